@@ -1,0 +1,66 @@
+# make demo: Table 1 and the figures of the paper, at demo scale, from nothing. make help: the rest.
+# Paths are relative and quoted, so that the folder may have spaces in its name.
+
+SHELL := bash
+PYTHON ?= python3
+CORES ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
+
+RESULTS := results/demo
+REPORT := $(RESULTS)/report.html
+
+# What is in .venv comes first for every command and for the jobs that Snakemake starts; nothing else of Python's leaks in.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+unexport PYTHONPATH PYTHONHOME
+# Nothing is looked up on a model hub: the demo makes all it needs.
+export HF_HUB_OFFLINE := 1
+export HF_DATASETS_OFFLINE := 1
+
+.PHONY: help demo table report test lint unit install install-test clean-env
+
+help:
+	@echo 'make demo       make .venv, run the DAG of study demo, print Table 1 and where the report and figures are'
+	@echo 'make test       make .venv with the test tools, then all checks and all tests'
+	@echo 'make lint       the checks alone: ruff, pyright, import-linter, snakefmt, snakemake --lint, codespell'
+	@echo 'make unit       the tests alone; choose with ARGS="-k mu"'
+	@echo 'make clean-env  remove .venv (results stay)'
+	@echo 'PYTHON=python3.12 picks the Python that .venv is made of, CORES=4 the number of cores (here $(CORES))'
+
+demo: install
+	@echo '[demo] running the DAG of study demo on $(CORES) cores'
+	@python -m snakemake --cores $(CORES) --rerun-incomplete --config study=demo
+	@$(MAKE) --no-print-directory report table
+
+table:
+	@python -m chord.tabulate --show $(RESULTS)/table1.json
+	@echo '[demo] tables and figures: $(RESULTS)/'
+	@echo '[demo] report:             $(REPORT)  (one file, opens offline)'
+
+# Anew only when a table, a figure, a caption or the report's own page is newer than it.
+report:
+	@if [ ! -e $(REPORT) ] || [ -n "$$(find $(RESULTS)/*.json workflow/report -newer $(REPORT) -print -quit)" ]; then \
+		echo '[demo] writing the report'; \
+		python -m snakemake --cores 1 --config study=demo --report $(REPORT); \
+	fi
+
+install:
+	@command -v $(PYTHON) > /dev/null || { echo 'found no $(PYTHON), expected Python 3.11 or newer'; exit 1; }
+	@$(PYTHON) envs/install.py run
+
+install-test: install
+	@$(PYTHON) envs/install.py test
+
+test: lint unit
+
+lint: install-test
+	@echo '[test] ruff'        && python -m ruff check . && python -m ruff format --check .
+	@echo '[test] pyright'     && python -m pyright
+	@echo '[test] the floors'  && lint-imports
+	@echo '[test] snakefmt'    && snakefmt --check Snakefile workflow
+	@echo '[test] snakemake'   && python -m snakemake --lint
+	@echo '[test] codespell'   && codespell
+
+unit: install-test
+	@echo '[test] pytest' && python -m pytest --durations 10 $(ARGS)
+
+clean-env:
+	rm -rf .venv

@@ -1,0 +1,165 @@
+"""Make `.venv` hold exactly what envs/pins.txt says, or do nothing when it already does.
+
+    python3 envs/install.py run     what the DAG needs
+    python3 envs/install.py test    and what the tests need besides
+
+Runs on the bare interpreter, before anything is installed: standard library only, and plain enough that an old Python
+reaches the message about its age. It knows pip and nothing about the project.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+OLDEST = (3, 11)
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+LOG = VENV / "install.log"
+PINS = ROOT / "envs" / "pins.txt"
+TEST_PINS = ROOT / "envs" / "pins-test.txt"
+# Has no wheel in the registry and is built with a C compiler; only reasoning-gym's zebra puzzles use it.
+NEEDS_COMPILER = "pycosat"
+LEFT_OUT = """def __getattr__(name):
+    raise ImportError("pycosat was left out when .venv was made: building it needs a C compiler")
+"""
+CUDA_HINT = """  this build carries CUDA libraries (several GB) that this machine cannot use. For the small CPU build
+  stop here (Ctrl-C), set PIP_EXTRA_INDEX_URL to the CPU address on PyTorch's page "Start Locally", and run this again"""
+
+
+def main() -> None:
+    """Install what the argument names, unless a stamp says that it is there."""
+    wanted = sys.argv[1:]
+    if wanted not in (["run"], ["test"]):
+        stop(f"found arguments {wanted}, expected `run` or `test`")
+    if sys.version_info[:2] < OLDEST:
+        found = f"Python {platform.python_version()} at {sys.executable}"
+        stop(f"found {found}, expected 3.11 or newer; name another one: make demo PYTHON=/path/to/python3.12")
+    began = time.monotonic()
+    made = install_run()
+    if wanted == ["test"]:
+        made = install_test() or made
+    if made:
+        say(f"ready after {time.monotonic() - began:.0f} s; what pip said is in .venv/install.log")
+
+
+def install_run() -> bool:
+    """Whether `.venv` had to be made anew for what the DAG needs."""
+    stamp = stamp_of("run", PINS)
+    if stamp.exists():
+        return False
+    say(f"making .venv with Python {platform.python_version()} ({sys.executable})")
+    if subprocess.call([sys.executable, "-m", "venv", "--clear", str(VENV)]) != 0:
+        stop("`python -m venv` failed; on Debian and Ubuntu it is in the package python3-venv")
+    pip("install", "--no-deps", pins(PINS)["setuptools"])
+    install_torch()
+    install_pins(PINS)
+    pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+    stamp.touch()
+    return True
+
+
+def install_test() -> bool:
+    """Whether anything had to be added to `.venv` for the tests."""
+    stamp = stamp_of("test", TEST_PINS)
+    if stamp.exists():
+        return False
+    install_pins(TEST_PINS)
+    stamp.touch()
+    return True
+
+
+def install_torch() -> None:
+    """Install torch with what its build needs: a CUDA build pins its own libraries, a CPU build has none."""
+    wanted = pins(PINS)["torch"]
+    report = pip("install", "--dry-run", "--no-deps", "--quiet", "--report", "-", wanted)
+    version = json.loads(report[report.index("{") : report.rindex("}") + 1])["install"][0]["metadata"]["version"]
+    gpu = shutil.which("nvidia-smi") is not None
+    say(f"installing torch {version} ({'an' if gpu else 'no'} NVIDIA GPU here)")
+    if sys.platform == "linux" and not gpu and "+cpu" not in version:
+        say(CUDA_HINT)
+    if gpu and "+cpu" in version:
+        say("  pip's own settings offer a CPU build, so the GPU will not be used")
+    pip("install", "--constraint", str(PINS), wanted, show_progress=True)
+
+
+def install_pins(path: Path) -> None:
+    """Install every package of the file; without a C compiler all but the one that needs it."""
+    flags = ["--no-deps", "--no-build-isolation", "--use-pep517"]
+    lines = pins(path)
+    rest = [line for name, line in lines.items() if name not in (NEEDS_COMPILER, "torch", "setuptools")]
+    say(f"installing the {len(rest)} packages of {path.relative_to(ROOT)}")
+    pip("install", *flags, *rest, show_progress=True)
+    if NEEDS_COMPILER in lines and not pip("install", *flags, lines[NEEDS_COMPILER], may_fail=True):
+        say(f"  without a C compiler {NEEDS_COMPILER} is left out; only reasoning-gym's zebra puzzles use it")
+        query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        packages = subprocess.check_output([str(PYTHON), "-c", query], universal_newlines=True).strip()
+        Path(packages, f"{NEEDS_COMPILER}.py").write_text(LEFT_OUT, encoding="utf-8")
+
+
+def stamp_of(part: str, path: Path) -> Path:
+    """A file whose name changes with the pins, the Python version and the folder (a venv holds absolute paths)."""
+    parts = [path.read_text(encoding="utf-8"), platform.python_version(), str(VENV)]
+    return VENV / f".installed-{part}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
+
+
+def pins(path: Path) -> dict:
+    """`name==version` by name."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return {line.split("==")[0]: line for line in lines if line and not line.startswith("#")}
+
+
+def pip(command: str, *arguments: str, show_progress: bool = False, may_fail: bool = False) -> str:
+    """What pip printed, which the log gets too; nothing if it failed and may."""
+    start = [str(PYTHON), "-m", "pip", command, "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
+    printed = []
+    with LOG.open("a", encoding="utf-8") as log:
+        log.write(f"\n$ pip {command} {' '.join(arguments)}\n")
+        with subprocess.Popen(
+            [*start, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+            env={key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")},
+        ) as process:
+            for line in process.stdout:
+                printed.append(line)
+                log.write(line)
+                if show_progress:
+                    tell(line, printed)
+    if process.returncode == 0:
+        return "".join(printed) or "done"
+    if not may_fail:
+        stop(f"pip failed; its last words (the rest is in .venv/install.log):\n  {'  '.join(printed[-8:])}")
+    return ""
+
+
+def tell(line: str, printed: list) -> None:
+    """Progress for whoever waits: every 30th package, large downloads, and the long silent end."""
+    seen = sum(old.startswith("Collecting ") for old in printed)
+    if line.startswith("Collecting ") and seen % 30 == 0:
+        say(f"  {seen} found")
+    elif line.startswith("  Downloading ") and line.endswith(" MB)\n") and float(line.split("(")[-1][:-5]) > 20:
+        say(f"  fetching {line.split('/')[-1].strip()}")
+    elif line.startswith("Installing collected"):
+        say("  unpacking")
+
+
+def say(text: str) -> None:
+    """Print one line for whoever waits."""
+    print(f"[install] {text}", flush=True)
+
+
+def stop(text: str) -> None:
+    """End with a message."""
+    sys.exit(f"[install] {text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From sequences to gradients: packing, the policy forward, distributed sums, checkpoints."""

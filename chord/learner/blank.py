@@ -1,0 +1,57 @@
+"""A small Llama with random weights and a character tokenizer, for studies that train their own base model."""
+
+import math
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+PAD, END, USER, ASSISTANT = "<pad>", "<end>", "<user>", "<assistant>"
+CHAT = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}" + USER + "{{ message['content'] }}"
+    "{% else %}" + ASSISTANT + "{{ message['content'] }}" + END + "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
+)
+
+
+def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
+    """One token a character of `alphabet`; four special tokens; a chat template. Other characters become <unk>."""
+    vocabulary = {token: index for index, token in enumerate([PAD, END, USER, ASSISTANT, "<unk>", *alphabet])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        unk_token="<unk>",
+        additional_special_tokens=[USER, ASSISTANT],
+        clean_up_tokenization_spaces=False,
+    )
+    wrapped.chat_template = CHAT
+    return wrapped
+
+
+def blank_model(architecture: dict[str, int], tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+    """A Llama of this architecture with weights drawn from `seed` alone (normal, standard deviation 0.02)."""
+    config = LlamaConfig(
+        **architecture,
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):  # transformers draws initial weights from the global generator
+        model = LlamaForCausalLM(config)
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    for name, parameter in sorted(model.named_parameters()):
+        if parameter.dim() > 1:
+            spread = 0.02 / math.sqrt(2 * config.num_hidden_layers) if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
+            nn.init.normal_(parameter, std=spread, generator=generator)
+        else:
+            nn.init.ones_(parameter)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return model

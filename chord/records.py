@@ -1,0 +1,96 @@
+"""What flows between steps: one frozen record a line of JSON. No torch, no config, no maths."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+
+class RecordError(Exception):
+    """A file that should hold records does not; the message names file, line, what was found and expected."""
+
+
+class Outcome(str, Enum):
+    """What a grader says of one text."""
+
+    RIGHT = "right"
+    WRONG = "wrong"  # an answer in the right form, but not the right one
+    UNPARSABLE = "unparsable"  # no answer in the form that was asked for
+    TOO_LONG = "too_long"  # the token limit was reached before the text ended
+    KILLED = "killed"  # grading it took too long or too much memory
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with its answer. `prompt` is the text of the user's message; `source` says where it came from."""
+
+    id: str
+    task: str
+    prompt: str
+    answer: str
+    source: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An expert's answer to a problem, already checked by the grader. `expert` names who wrote it."""
+
+    id: str
+    problem: str  # Problem.id
+    prompt: str
+    response: str
+    expert: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sampled answer to one benchmark problem."""
+
+    benchmark: str
+    problem: str  # Problem.id
+    sample: int
+    prompt: str
+    text: str
+    finish: str  # "stop" or "length"
+    response_tokens: int
+    seed: int
+
+
+Record = TypeVar("Record", Problem, Trace, Answer)
+
+
+def write_lines(records: Iterable[Any]) -> str:
+    """The records as JSON lines, keys in field order, so that equal records give equal bytes."""
+    return "".join(json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n" for record in records)
+
+
+def read_lines(path: Path, kind: type[Record]) -> list[Record]:
+    """All records of `kind` in the file, at least one. Raises RecordError for a missing, empty, cut or foreign file."""
+    records = list(_parsed(path, kind))
+    if not records:
+        raise RecordError(f"{path}: found an empty file, expected at least one {kind.__name__} a line")
+    return records
+
+
+def _parsed(path: Path, kind: type[Record]) -> Iterator[Record]:
+    names = {field.name for field in dataclasses.fields(kind)}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecordError(f"{path}: found no such file, expected JSON lines of {kind.__name__}") from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise RecordError(f"{path}: found something other than text ({error}), expected JSON lines") from None
+    if text and not text.endswith("\n"):
+        raise RecordError(f"{path}: the last line has no end, so the file was cut off; make it again")
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        try:
+            raw = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RecordError(f"{path}, line {number}: found text that is not JSON ({error.msg})") from None
+        if not isinstance(raw, dict) or set(raw) != names:
+            found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
+            raise RecordError(f"{path}, line {number}: found {found}, expected the fields {sorted(names)}")
+        yield kind(**raw)

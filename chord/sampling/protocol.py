@@ -1,0 +1,30 @@
+"""What a sampler is: prompts as tokens in, responses as tokens out. It knows neither text nor rewards."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+class Request(NamedTuple):
+    """One response that is wanted. Its seed alone decides the random numbers, whatever else is in the batch."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A response. `ids` ends with the end token if `finish` is "stop"; `logp` is in nats at the sampling temperature."""
+
+    ids: list[int]
+    logp: list[float]
+    finish: str  # "stop" or "length"
+
+
+class Sampler(Protocol):
+    """Anything that samples responses from the policy's present weights."""
+
+    def sample(self, requests: Sequence[Request], max_tokens: int, temperature: float) -> list[Sampled]:
+        """One response for each request, in order. Raises ValueError for an empty or over-long prompt."""
+        ...

@@ -1,4 +1,4 @@
-"""Which process is this, and does that one still live. Reads /proc where there is one; knows no files of the project."""
+"""Which process is this, and does that one still live. Reads /proc where there is one; knows no file of ours."""
 
 import os
 import socket

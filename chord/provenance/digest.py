@@ -1,0 +1,183 @@
+"""What a program means, as a hash: the meaning of every module of the package that it can reach by import.
+
+Comments, docstrings, formatting and the place of the project do not count; anything else does, also the name of a
+local variable. Counted too: lazy imports inside functions, the `__init__` of every package on the way, modules named
+in a literal `["-m", "chord.x"]` or `import_module("chord.x")`. Not seen, so to be declared as inputs or avoided:
+data files, other packages (pins say those), names of modules that are computed, `exec` of text. What stands under
+`if TYPE_CHECKING` is not followed. The Python version can change a digest where its grammar tree changes.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from chord.provenance.files import UserError
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class Module(NamedTuple):
+    """One source file: the hash of its meaning, and the names it may import, submodules or not."""
+
+    digest: str
+    imports: tuple[str, ...]
+
+
+@cache
+def code_digest(module: str, root: Path | None = None, without: tuple[str, ...] = ()) -> str:
+    """`digest_of` the `code_closure`, read once per process: what is edited later in the same process is not seen."""
+    return digest_of(code_closure(module, root, without))
+
+
+def digest_of(closure: dict[str, str]) -> str:
+    """One SHA-256 for the modules of a `code_closure` and their digests."""
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in closure.items()).encode()).hexdigest()
+
+
+def code_closure(module: str, root: Path | None = None, without: tuple[str, ...] = ()) -> dict[str, str]:
+    """Every module of its package that `module` can reach by import, in order of name, each with a digest.
+
+    `root` is the folder that holds the package. `without` leaves out what does not concern the caller: a module, a
+    package with all below it (`chord.provenance`), or one top-level name of a module (`chord.objective.weights:phi`).
+    What only they import is left out with them. Raises UserError for a module that is not there or cannot be parsed.
+    """
+    root = root or PROJECT
+    left_out = tuple(name for name in without if ":" not in name)
+    found: dict[str, str] = {}
+    waiting = [*_prefixes(module)]
+    if _source(root, module) is None:
+        raise UserError(f"{module}: found no such module under {root}, expected a file of the package")
+    while waiting:
+        name = waiting.pop()
+        path = _source(root, name)
+        if name in found or path is None or _within(name, left_out):
+            continue
+        dropped = tuple(sorted(item.partition(":")[2] for item in without if item.partition(":")[0] == name))
+        parsed = _parsed(path, name, dropped, path.read_bytes())
+        found[name] = parsed.digest
+        waiting += parsed.imports
+    return dict(sorted(found.items()))
+
+
+def _within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def _source(root: Path, module: str) -> Path | None:
+    base = root.joinpath(*module.split("."))
+    for path in (base.with_name(base.name + ".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+@cache
+def _parsed(path: Path, name: str, dropped: tuple[str, ...], source: bytes) -> Module:
+    try:
+        tree = ast.parse(source, filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        place = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
+        raise UserError(f"{path}: {place}found code that Python cannot parse ({error}), expected a module") from None
+    tree.body = [statement for statement in tree.body if not _defines(statement, dropped)]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    imports = {prefix for target in _imports(tree, package) for prefix in _prefixes(target)}
+    top = name.partition(".")[0]
+    own = {target for target in imports if target == top or target.startswith(top + ".")}
+    shape: list[str] = []
+    _describe(tree, shape)
+    return Module(hashlib.sha256("".join(shape).encode()).hexdigest(), tuple(sorted(own)))
+
+
+def _prefixes(target: str) -> Iterator[str]:
+    """`a`, `a.b` and `a.b.c` of `a.b.c`: importing the last runs them all."""
+    parts = target.split(".")
+    return (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+
+
+def _defines(statement: ast.stmt, names: tuple[str, ...]) -> bool:
+    """Whether a top-level statement only gives a meaning to one of `names`."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return statement.name in names
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return all(isinstance(target, ast.Name) and target.id in names for target in targets)
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """Dotted names that the code of a module in `package` may import; some may turn out to be functions."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*_parents(package, node.level), *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.List | ast.Tuple):
+            yield from _started_as_module(node.elts)
+        elif isinstance(node, ast.Call) and _last_name(node.func) == "import_module":
+            yield from _texts(node.args[:1])
+        if isinstance(node, ast.If) and _last_name(node.test) == "TYPE_CHECKING":
+            waiting.extend(node.orelse)
+        else:
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def _parents(package: str, level: int) -> list[str]:
+    """Where a relative import of `level` dots starts; nothing for an absolute one."""
+    parts = package.split(".")
+    return parts[: len(parts) - level + 1] if level else []
+
+
+def _last_name(node: ast.expr) -> str:
+    """`c` of the expressions `c` and `a.b.c`."""
+    return getattr(node, "attr", getattr(node, "id", ""))
+
+
+def _started_as_module(items: list[ast.expr]) -> Iterator[str]:
+    """The module of a command line `[..., "-m", "chord.x", ...]`."""
+    for flag, module in pairwise(items):
+        if "-m" in _texts([flag]):
+            yield from _texts([module])
+
+
+def _texts(nodes: list[ast.expr]) -> list[str]:
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def _describe(node: object, out: list[str]) -> None:
+    """Append the tree as text: node types, set fields and constants; no positions, no docstrings.
+
+    Fields that are empty are not written, so that a new optional field of a later Python changes nothing.
+    """
+    if isinstance(node, ast.Constant):
+        out.append(f"{type(node.value).__name__} {node.value!r};")
+    elif isinstance(node, ast.AST):
+        out.append(type(node).__name__ + "(")
+        for field in node._fields:
+            value = getattr(node, field, None)
+            if field == "body" and isinstance(value, list):
+                value = _without_docstring(node, value)
+            if value is None or value == []:
+                continue
+            out.append(field + "=")
+            _describe(value, out)
+        out.append(")")
+    elif isinstance(node, list):
+        out.append("[")
+        for item in node:
+            _describe(item, out)
+        out.append("]")
+    else:
+        out.append(f"{node!r};")
+
+
+def _without_docstring(node: ast.AST, body: list[ast.stmt]) -> list[ast.stmt]:
+    documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    if documented and body and isinstance(body[0], ast.Expr) and _texts([body[0].value]):
+        return body[1:]
+    return body

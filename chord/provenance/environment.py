@@ -1,0 +1,182 @@
+"""Where a program ran: git state, packages, pins, machine, allowed environment. Records nothing that may be a secret.
+
+The environment is an allow-list. Every text that is written down goes through `scrubbed`, which takes out passwords
+in addresses, values of options with telling names, well-known forms of tokens, and the value of every environment
+variable whose name says that it is a secret, wherever that value stands.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+REMOVED = "[removed]"
+_PACKAGES = """accelerate datasets deepspeed lm-eval math-verify matplotlib numpy pydantic pyyaml reasoning-gym
+    safetensors snakemake sympy tensorboard tokenizers torch transformers triton vllm xgrammar flash-attn"""
+_VARIABLES = """OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS OMP_PROC_BIND CUDA_VISIBLE_DEVICES
+    CUBLAS_WORKSPACE_CONFIG CUDA_LAUNCH_BLOCKING NVIDIA_TF32_OVERRIDE NCCL_ALGO NCCL_PROTO PYTHONHASHSEED
+    PYTHONOPTIMIZE TOKENIZERS_PARALLELISM ATEN_CPU_CAPABILITY MKL_CBWR ONEDNN_MAX_CPU_ISA HF_HUB_OFFLINE
+    TRANSFORMERS_OFFLINE HF_DATASETS_OFFLINE VLLM_BATCH_INVARIANT VLLM_ENABLE_V1_MULTIPROCESSING
+    VLLM_ATTENTION_BACKEND VLLM_USE_FLASHINFER_SAMPLER RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE SLURM_JOB_ID
+    SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SLURM_JOB_NODELIST SLURM_JOB_NUM_NODES SLURM_JOB_PARTITION SLURM_NTASKS
+    SLURM_CPUS_PER_TASK SLURM_GPUS SLURM_RESTART_COUNT"""
+KEY_PACKAGES = _PACKAGES.split()
+ALLOWED_ENVIRONMENT = _VARIABLES.split()
+_SECRET_NAME = re.compile(
+    r"TOKEN(?!S|I)|SECRET|PASSW|PASSPHRASE|CREDENTIAL|(API|ACCESS|PRIVATE|SIGNING)[-_]?KEY|AUTH|COOKIE|[-_]KEY$|[-_]PAT$",
+    re.IGNORECASE,
+)
+_OPTION = re.compile(r"(--?[A-Za-z][\w-]*|[A-Za-z_]\w*)=(.*)", re.DOTALL)
+_SECRET_TEXT = [
+    (re.compile(r"(?i)([a-z][a-z0-9+.-]*://)[^/@\s]+@"), rf"\1{REMOVED}@"),
+    (re.compile(r"(?i)\b(bearer|basic) +[\w.~+/=-]{8,}"), rf"\1 {REMOVED}"),
+    (re.compile(r"(?i)([?&;][\w-]*(?:token|secret|passw\w*|key|signature)=)[^&\s]+"), rf"\1{REMOVED}"),
+    (
+        re.compile(
+            r"\b(hf_\w{10,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|sk-[\w-]{16,}|xox[abeprs]-[\w-]{10,}"
+            r"|AKIA[0-9A-Z]{16}|AIza[\w-]{30,}|nvapi-[\w-]{16,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)"
+        ),
+        REMOVED,
+    ),
+]
+
+
+# --- secrets -----------------------------------------------------------------------------------
+
+
+def scrubbed(value: Any) -> Any:
+    """`value` (text, or lists and mappings of it) with everything that looks like a secret taken out."""
+    if isinstance(value, str):
+        for secret in _secret_values():
+            value = value.replace(secret, REMOVED)
+        for pattern, replacement in _SECRET_TEXT:
+            value = pattern.sub(replacement, value)
+        return value
+    if isinstance(value, Mapping):
+        return {scrubbed(key): scrubbed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [scrubbed(item) for item in value]
+    return value
+
+
+def scrubbed_command(arguments: list[str]) -> list[str]:
+    """A command line without the values of options whose names say that they are secret, otherwise `scrubbed`."""
+    out: list[str] = []
+    hide_next = False
+    for argument in arguments:
+        option = _OPTION.fullmatch(argument)
+        if hide_next:
+            out.append(REMOVED)
+        elif option and _SECRET_NAME.search(option[1]):
+            out.append(f"{option[1]}={REMOVED}")
+        else:
+            out.append(scrubbed(argument))
+        hide_next = not hide_next and argument.startswith("-") and not option and bool(_SECRET_NAME.search(argument))
+    return out
+
+
+def _secret_values() -> list[str]:
+    """Values of secret environment variables, longest first; a short one would also be found where it is not meant."""
+    values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 6}
+    return sorted(values, key=len, reverse=True)
+
+
+# --- what is recorded --------------------------------------------------------------------------
+
+
+def environment() -> dict[str, str]:
+    """The allowed variables that are set."""
+    return {name: scrubbed(os.environ[name])[:300] for name in ALLOWED_ENVIRONMENT if name in os.environ}
+
+
+def machine() -> dict[str, str | int]:
+    """System, processor and number of cores; the device that computes is for the verb to add."""
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "architecture": platform.machine(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count() or 0,
+        "libc": " ".join(platform.libc_ver()),
+    }
+
+
+def git_state(root: Path) -> dict[str, Any]:
+    """Commit of the project in `root`, whether the tree differs from it, and the hash of the difference.
+
+    The difference itself is not kept: it may hold a secret. Untracked files are counted; the code among them is in
+    the code digest. `why` says why there is no commit: no git, not a checkout, not the project's own checkout.
+    """
+    none = {"commit": None, "dirty": None, "diff_sha256": None, "untracked": None}
+    try:
+        _git(root, "ls-files", "--error-unmatch", "chord/__init__.py")
+        commit = _git(root, "rev-parse", "HEAD").decode().strip()
+        status = _git(root, "status", "--porcelain=v1", "-z", "--", ".").split(b"\0")
+        untracked = sum(line.startswith(b"?? ") for line in status)
+        dirty = any(line and not line.startswith(b"?? ") for line in status)
+        arguments = ("diff", "HEAD", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--", ".")
+        difference = hashlib.sha256(_git(root, *arguments)).hexdigest() if dirty else None
+    except FileNotFoundError:
+        return {**none, "why": "git is not installed"}
+    except subprocess.TimeoutExpired:
+        return {**none, "why": "git did not answer within 30 s"}
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        return {**none, "why": scrubbed(lines[0][:200] if lines else f"git ended with {error.returncode}")}
+    return {"commit": commit, "dirty": dirty, "diff_sha256": difference, "untracked": untracked, "why": None}
+
+
+@cache
+def installed() -> dict[str, str]:
+    """Version of every distribution on the import path, read from the names of their dist-info folders."""
+    found: dict[str, str] = {}
+    for place in sys.path:
+        try:
+            names = sorted(os.listdir(place or "."))
+        except OSError:
+            continue
+        for name in names:
+            if name.endswith(".dist-info") and "-" in name:
+                distribution, version = name.removesuffix(".dist-info").rsplit("-", 1)
+                found.setdefault(re.sub(r"[-_.]+", "-", distribution).lower(), version)
+    return dict(sorted(found.items()))
+
+
+def key_packages() -> dict[str, str]:
+    """Installed versions of the packages that decide results."""
+    return {name: installed()[name] for name in KEY_PACKAGES if name in installed()}
+
+
+def packages_sha256() -> str:
+    """One hash over everything installed, name and version, so that a difference outside `key_packages` shows too."""
+    return hashlib.sha256("".join(f"{name}=={version}\n" for name, version in installed().items()).encode()).hexdigest()
+
+
+def pins(root: Path) -> dict[str, str]:
+    """SHA-256 of each `envs/*.txt` of the project."""
+    return {
+        f"envs/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(root.glob("envs/*.txt"))
+    }
+
+
+def _git(root: Path, *arguments: str) -> bytes:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    clean |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    command = ["git", "-C", str(root), "-c", "core.fsmonitor=false", *arguments]
+    return subprocess.run(
+        command, env=clean, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=30
+    ).stdout
+
+
+def _cpu() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    match = re.search(r"model name\s*:\s*(.+)", text)
+    return match[1].strip() if match else platform.processor()

@@ -6,6 +6,7 @@ leaves that behind; the next one that writes the same name removes it.
 
 import ctypes
 import errno
+import fcntl
 import itertools
 import os
 import shutil
@@ -102,6 +103,18 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def lock(handle: int, shown: Path) -> None:
+    """An exclusive lock (flock) on an open file, until it is closed; waits for who has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        raise UserError(
+            f"{shown}: found a file system without locks, expected one where flock works; mount it so"
+        ) from None
 
 
 def _sync_tree(folder: Path) -> None:

@@ -7,7 +7,6 @@ while it writes leaves a torn last line; the next append closes it and vouches f
 Needs a file system whose flock reaches every machine that writes (local disks, NFS 4, Lustre mounted with flock).
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chord.provenance.files import UserError, sync_folder
+from chord.provenance.files import UserError, lock, sync_folder
 
 FIRST = "0" * 64
 _TAIL_BYTES = 1 << 16
@@ -43,7 +42,7 @@ def append(ledger: Path, event: str, fields: Mapping[str, Any]) -> str:
     ledger.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(ledger, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle, ledger)
         previous, before = _close_end(handle)
         line = _line(previous, event, fields)
         _write(handle, before + line + b"\n")

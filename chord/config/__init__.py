@@ -1,0 +1,84 @@
+"""What an experiment is: typed, frozen, unknown keys refused. Knows YAML; knows no torch and no results folder.
+
+Every file under `config/` is read here and nowhere else. `load` checks all of them together and raises one
+`ConfigError` that lists every problem as: file, key, what was found, what was expected.
+"""
+
+from chord.config.artefacts import Artefact, Choice, Figure, Panel, Paper, Table
+from chord.config.base import ConfigError, Frozen
+from chord.config.loading import load
+from chord.config.project import Project, Run
+from chord.config.recipe import (
+    Arm,
+    Mu,
+    MuAdaptive,
+    MuConstant,
+    MuDecay,
+    MuGradientNorm,
+    Recipe,
+    TokenWeight,
+    WeightEntropyTop,
+    WeightFocal,
+    WeightIsClip,
+    WeightPlain,
+)
+from chord.config.study import (
+    Architecture,
+    BaseCorpus,
+    Benchmark,
+    CorpusPart,
+    Data,
+    Execution,
+    Expert,
+    Grading,
+    Model,
+    Optimiser,
+    PolicyLoss,
+    Rollouts,
+    Split,
+    Study,
+    Task,
+    Validation,
+)
+
+__all__ = [
+    "Architecture",
+    "Arm",
+    "Artefact",
+    "BaseCorpus",
+    "Benchmark",
+    "Choice",
+    "ConfigError",
+    "CorpusPart",
+    "Data",
+    "Execution",
+    "Expert",
+    "Figure",
+    "Frozen",
+    "Grading",
+    "Model",
+    "Mu",
+    "MuAdaptive",
+    "MuConstant",
+    "MuDecay",
+    "MuGradientNorm",
+    "Optimiser",
+    "Panel",
+    "Paper",
+    "PolicyLoss",
+    "Project",
+    "Recipe",
+    "Rollouts",
+    "Run",
+    "Split",
+    "Study",
+    "Table",
+    "Task",
+    "TokenWeight",
+    "Validation",
+    "WeightEntropyTop",
+    "WeightFocal",
+    "WeightIsClip",
+    "WeightPlain",
+    "load",
+]

@@ -1,0 +1,111 @@
+"""What no single file shows: names that do not exist, circles, methods without their data."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from chord.config.artefacts import Artefact, Choice, Figure, Table
+from chord.config.messages import expected
+from chord.config.recipe import Arm
+from chord.config.study import Study
+
+
+def crossed(
+    study: Study, arms: Mapping[str, Arm], artefacts: Mapping[str, Artefact], choice: Choice, root: Path
+) -> Iterator[str]:
+    """Every such problem, one line each: file, key, found, expected."""
+    yield from _study(study, choice, root)
+    for name, arm in arms.items():
+        yield from _arm(name, arm, arms)
+    used = {name for key in choice.artefacts if key in artefacts for name in artefacts[key].arms}
+    yield from _data(study, {name: arm for name, arm in arms.items() if name in used})
+    yield from _names(choice.artefacts, artefacts, "config/config.yaml: artefacts")
+    yield from _repeats(choice.seeds or (), "config/config.yaml: seeds")
+    for key, artefact in artefacts.items():
+        yield from _artefact(key, artefact, study, arms)
+
+
+def _study(study: Study, choice: Choice, root: Path) -> Iterator[str]:
+    file = f"config/studies/{choice.study}.yaml"
+    if study.name != choice.study:
+        yield f"{file}: name is '{study.name}', expected '{choice.study}', the name of the file"
+    have = sorted(path.name for path in (root / "config" / "benchmarks").glob("*.yaml"))
+    for name, benchmark in study.benchmarks.items():
+        if benchmark.file not in have:
+            yield f"{file}: benchmarks.{name}.file is '{benchmark.file}', {expected(benchmark.file, have)}"
+
+
+def _arm(name: str, arm: Arm, arms: Mapping[str, Arm]) -> Iterator[str]:
+    file = "config/arms.yaml"
+    trained = [key for key, other in arms.items() if other.recipe]
+    if arm.choose:
+        yield from _names(arm.choose, trained, f"{file}: {name}.choose")
+    if arm.recipe and arm.recipe.init not in ("base", *(key for key in arms if not arms[key].same_as)):
+        known = ["base", *(key for key in arms if key != name and not arms[key].same_as)]
+        yield f"{file}: {name}.recipe.init is '{arm.recipe.init}', {expected(arm.recipe.init, known)}"
+    if circle := _circle(name, arms):
+        key = "recipe.init" if arm.recipe else "choose"
+        yield f"{file}: {name}.{key} starts from itself ({' -> '.join(circle)}), expected a chain that ends at base"
+
+
+def _circle(start: str, arms: Mapping[str, Arm]) -> list[str] | None:
+    """The chain of starting models that leads from `start` back to it, if there is one."""
+    chains, seen = [[start]], set[str]()
+    while chains:
+        chain = chains.pop()
+        arm = arms.get(chain[-1])
+        for following in (arm.choose or (arm.recipe and [arm.recipe.init]) or ()) if arm else ():
+            if following == start:
+                return [*chain, following]
+            if following not in seen:
+                chains.append([*chain, following])
+                seen.add(following)
+    return None
+
+
+def _data(study: Study, used: Mapping[str, Arm]) -> Iterator[str]:
+    """What the arms to be built need of the study and do not get."""
+    file = f"config/studies/{study.name}.yaml"
+    groups = [name for name, arm in used.items() if arm.recipe and arm.recipe.needs_rollouts]
+    if groups and study.rollouts.per_prompt < 2:
+        yield (
+            f"{file}: rollouts.per_prompt is {study.rollouts.per_prompt}, expected at least 2: the rollouts of one"
+            f" prompt are compared with each other by {', '.join(groups)}"
+        )
+    aligned = [name for name, arm in used.items() if arm.recipe and arm.recipe.traces == "aligned"]
+    if aligned and not study.data.aligned_traces:
+        yield (
+            f"{file}: data.aligned_traces is false, expected true: {', '.join(aligned)} need expert traces of the"
+            " training prompts themselves"
+        )
+
+
+def _artefact(key: str, artefact: Artefact, study: Study, arms: Mapping[str, Arm]) -> Iterator[str]:
+    file = f"config/experiments/{key}.yaml"
+    if not re.fullmatch(r"[a-z][a-z0-9]*", key):
+        yield f"{file}: found a file of this name, expected small letters and digits: it is what is typed to build it"
+    yield from _names(artefact.arms, arms, f"{file}: arms")
+    if isinstance(artefact, Figure):
+        for name in artefact.arms:
+            if name in arms and arms[name].same_as:
+                yield f"{file}: arms names '{name}', expected arms that are trained: only those have curves"
+    if isinstance(artefact, Table):
+        yield from _names(artefact.benchmarks or (), study.benchmarks, f"{file}: benchmarks")
+        for row in artefact.paper.cells:
+            near = difflib.get_close_matches(row, arms, n=1, cutoff=0.8)
+            if row not in arms and near:
+                yield f"{file}: paper.cells has a row '{row}', expected `{near[0]}` (nearest) or another arm"
+
+
+def _names(names: Sequence[str], known: Mapping[str, object] | Sequence[str], where: str) -> Iterator[str]:
+    for name in names:
+        if name not in known:
+            yield f"{where} names '{name}', {expected(name, known)}"
+    yield from _repeats(names, where)
+
+
+def _repeats(items: Sequence[object], where: str) -> Iterator[str]:
+    for item in dict.fromkeys(items):
+        if items.count(item) > 1:
+            yield f"{where} has '{item}' {items.count(item)} times, expected once"

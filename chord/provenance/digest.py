@@ -102,7 +102,9 @@ def _defines(statement: ast.stmt, names: tuple[str, ...]) -> bool:
     """Whether a top-level statement only gives a meaning to one of `names`."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return statement.name in names
-    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    if isinstance(statement, ast.AnnAssign):
+        return isinstance(statement.target, ast.Name) and statement.target.id in names
+    targets = statement.targets if isinstance(statement, ast.Assign) else [None]
     return all(isinstance(target, ast.Name) and target.id in names for target in targets)
 
 

@@ -167,9 +167,7 @@ def _remove_leftovers(path: Path) -> None:
 
 def run_verb(name: str, main: Callable[[], int | None]) -> NoReturn:
     """Run `main` as the program `name` and exit: 0 or what it returns; 2 and one line where the user can mend it."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _terminate)
+    _end_in_order()
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -200,6 +198,16 @@ def _complain(name: str, message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)
-    raise Terminated(number)
+def _end_in_order() -> None:
+    """Make SIGTERM and SIGHUP raise `Terminated`; in a forked child they go on to end the process at once."""
+    installed_by = os.getpid()
+
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        if os.getpid() != installed_by:
+            os._exit(128 + number)
+        signal.signal(number, signal.SIG_IGN)
+        raise Terminated(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, terminate)

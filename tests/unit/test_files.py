@@ -1,0 +1,346 @@
+"""Property: what stands under its final name is whole, whatever happens; a verb fails in one line; a hash sees all."""
+
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from chord.provenance import files
+from chord.provenance.files import UserError, atomic_folder, write_atomically
+from chord.provenance.hashing import content_hash, file_sha256, size_bytes, tree_hash
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def python(code: str, *arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    """Runs `code` in a process of its own."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, **options)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    write_atomically(path, "first µ")
+    write_atomically(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert names(path.parent) == ["a.txt"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    write_atomically(path, "old")
+
+    def full(_handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file_and_the_next_writer_clears_up(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomically(path, "old")
+    code = """
+import os, signal, sys
+from pathlib import Path
+from chord.provenance import files
+files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+files.write_atomically(Path(sys.argv[1]), "half")
+"""
+    assert python(code, path).returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    assert len(names(tmp_path)) == 2
+    write_atomically(path, "new")
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_what_a_living_process_is_writing_is_left_alone(tmp_path):
+    with atomic_folder(tmp_path / "model") as outer:
+        (outer / "weights").write_text("x")
+        with atomic_folder(tmp_path / "model") as inner:
+            (inner / "weights").write_text("y")
+        assert (outer / "weights").exists()
+    assert (tmp_path / "model" / "weights").read_text() == "x"
+
+
+def test_what_another_machine_left_goes_after_a_day_and_other_names_stay(tmp_path):
+    young, old = tmp_path / ".a.new.elsewhere+7+1+0", tmp_path / ".a.new.elsewhere+8+1+0"
+    others = [tmp_path / ".a.new.notes", tmp_path / ".ab.new.elsewhere+8+1+0"]
+    for path in (young, old, *others):
+        path.write_text("x")
+        os.utime(path, (time.time() - 23 * 3600,) * 2)
+    os.utime(old, (time.time() - 25 * 3600,) * 2)
+    write_atomically(tmp_path / "a", "x")
+    assert not old.exists()
+    assert young.exists()
+    assert all(path.exists() for path in others)
+
+
+def test_writing_a_file_over_a_folder_is_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserError, match="found a folder, expected a file"):
+        write_atomically(tmp_path / "a", "x")
+
+
+# --- folders -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_takes_the_place_of_the_old_one_with_nothing_of_it(tmp_path, monkeypatch, can_exchange):
+    if not can_exchange:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    for name in ("first", "second"):
+        with atomic_folder(tmp_path / "model") as folder:
+            (folder / name).write_text(name)
+    assert names(tmp_path / "model") == ["second"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_an_error_leaves_the_old_folder_as_it_was(tmp_path):
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "weights").write_text("old")
+    with pytest.raises(ValueError, match="no"), atomic_folder(tmp_path / "model") as folder:
+        (folder / "weights").write_text("new")
+        raise ValueError("no")
+    assert (tmp_path / "model" / "weights").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_process_killed_in_the_middle_leaves_the_old_folder_and_the_next_one_clears_up(tmp_path):
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "weights").write_text("old")
+    code = """
+import os, signal, sys
+from pathlib import Path
+from chord.provenance.files import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as folder:
+    (folder / "weights").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert python(code, tmp_path / "model").returncode == -signal.SIGKILL
+    assert (tmp_path / "model" / "weights").read_text() == "old"
+    assert len(names(tmp_path)) == 2
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "weights").write_text("new")
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_reader_sees_a_whole_folder_at_every_moment_of_being_replaced(tmp_path):
+    model = tmp_path / "model"
+    with atomic_folder(model) as folder:
+        (folder / "weights").write_text("0" * 1000)
+    absent = []
+    done = threading.Event()
+
+    def look():
+        while not done.is_set():
+            if not model.exists():
+                absent.append(time.time())
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for number in range(100):
+        with atomic_folder(model) as folder:
+            (folder / "weights").write_text(str(number % 10) * 1000)
+    done.set()
+    reader.join()
+    assert absent == []
+
+
+def test_a_link_or_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "file").write_text("x")
+    for name in ("link", "file"):
+        with pytest.raises(UserError, match="found a file or a link"), atomic_folder(tmp_path / name):
+            pass
+
+
+# --- verbs -------------------------------------------------------------------------------------
+
+VERB = """
+import os, sys, time
+from pathlib import Path
+from chord.config import ConfigError
+from chord.provenance.files import UserError, atomic_folder, run_verb
+from chord.records import RecordError
+def main():
+    {body}
+run_verb("chord.test", main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("return None", 0, ""),
+        ("return 85", 85, ""),
+        ("raise UserError('a.txt: found nothing')", 2, "chord.test: a.txt: found nothing\n"),
+        ("raise RecordError('b.jsonl: found text')", 2, "chord.test: b.jsonl: found text\n"),
+        ("raise ConfigError('one\\ntwo')", 2, "chord.test: one\nchord.test: two\n"),
+    ],
+)
+def test_what_the_user_can_mend_is_said_without_a_traceback(body, code, said):
+    done = python(VERB.format(body=body))
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_a_full_disk_is_said_in_one_line():
+    done = python(VERB.format(body="open('/dev/full', 'w', buffering=1).write('x\\n')"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("chord.test: ")
+    assert "found the disk full" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_error_of_ours_keeps_its_traceback():
+    done = python(VERB.format(body="return {}['x']"))
+    assert done.returncode == 1
+    assert "KeyError" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+def test_a_reader_that_goes_away_ends_a_verb_quietly():
+    body = "[print('x' * 1000) for _ in range(100_000)]"
+    verb = subprocess.Popen(
+        [sys.executable, "-c", VERB.format(body=body)], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    verb.stdout.read(10)
+    verb.stdout.close()
+    assert verb.stderr.read() == b""
+    assert verb.wait(timeout=30) == 128 + signal.SIGPIPE
+
+
+def test_a_verb_that_is_told_to_end_clears_up_what_it_was_writing(tmp_path):
+    body = """
+    with atomic_folder(Path(sys.argv[1])) as folder:
+        (folder / 'half').write_text('x')
+        print('ready', flush=True)
+        time.sleep(60)
+"""
+    verb = subprocess.Popen(
+        [sys.executable, "-c", VERB.format(body=body), str(tmp_path / "model")], cwd=PROJECT, stdout=subprocess.PIPE
+    )
+    verb.stdout.readline()
+    assert len(names(tmp_path)) == 1
+    verb.terminate()
+    assert verb.wait(timeout=30) == 128 + signal.SIGTERM
+    verb.stdout.close()
+    assert names(tmp_path) == []
+
+
+def test_a_child_that_is_told_to_end_does_not_clear_up_for_its_parent(tmp_path):
+    body = """
+    with atomic_folder(Path(sys.argv[1])) as folder:
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+        os.kill(child, 15)
+        os.waitpid(child, 0)
+        (folder / 'whole').write_text('x')
+"""
+    done = python(VERB.format(body=body), tmp_path / "model")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert names(tmp_path / "model") == ["whole"]
+
+
+# --- hashes ------------------------------------------------------------------------------------
+
+
+def test_a_file_has_the_hash_that_sha256sum_gives(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1
+    assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_folder_has_the_hash_worked_out_by_hand(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b").write_bytes(b"B")
+    (tmp_path / "a").write_bytes(b"A")
+
+    def sha(content: bytes) -> str:
+        return hashlib.sha256(content).hexdigest()
+
+    sub = sha(f"tree\nfile {sha(b'B')} b\n".encode())
+    assert tree_hash(tmp_path) == sha(f"tree\nfile {sha(b'A')} a\nfolder {sub} sub\n".encode())
+    assert content_hash(tmp_path) == tree_hash(tmp_path)
+    assert size_bytes(tmp_path) == 2
+
+
+def test_every_change_of_a_folder_changes_its_hash_and_touching_does_not(tmp_path):
+    def make(folder: Path) -> Path:
+        (folder / "sub" / "empty").mkdir(parents=True)
+        (folder / "sub" / "b").write_bytes(b"B")
+        (folder / "a").write_bytes(b"A")
+        return folder
+
+    edits = [
+        lambda folder: (folder / "a").write_bytes(b"X"),
+        lambda folder: (folder / "a").rename(folder / "c"),
+        lambda folder: (folder / "a").unlink(),
+        lambda folder: (folder / "new").write_bytes(b""),
+        lambda folder: (folder / "sub" / "b").rename(folder / "b"),
+        lambda folder: (folder / "sub" / "empty").rmdir(),
+        lambda folder: ((folder / "a").write_bytes(b"B"), (folder / "sub" / "b").write_bytes(b"A")),
+        lambda folder: ((folder / "a").unlink(), (folder / "a").mkdir()),
+    ]
+    plain = make(tmp_path / "plain")
+    seen = {tree_hash(plain)}
+    for number, edit in enumerate(edits):
+        edit(make(tmp_path / str(number)))
+        seen.add(tree_hash(tmp_path / str(number)))
+    assert len(seen) == len(edits) + 1
+    os.utime(plain / "a", (1, 1))
+    (plain / "a").chmod(0o600)
+    assert tree_hash(plain) in seen
+
+
+def test_a_name_cannot_be_made_to_look_like_two_entries(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    (two / "a").write_bytes(b"A")
+    (two / "b").write_bytes(b"B")
+    (one / f"a\nfile {file_sha256(two / 'b')} b").write_bytes(b"A")
+    assert tree_hash(one) != tree_hash(two)
+
+
+def test_links_pipes_and_absent_things_are_refused_by_name(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to("/etc/hostname")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"folder/link: found a symbolic link"):
+        content_hash(tmp_path / "folder")
+    with pytest.raises(UserError, match=r"pipe: found a device, a pipe"):
+        content_hash(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"absent: found nothing there"):
+        content_hash(tmp_path / "absent")
+
+
+def test_a_big_file_is_read_in_pieces(tmp_path):
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(200 * 2**20)
+    tracemalloc.start()
+    file_sha256(tmp_path / "big")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * 2**20

@@ -1,0 +1,402 @@
+"""Property: a manifest says truly what a verb read and wrote; every attempt is in the ledger; no secret gets in."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chord.provenance import environment, ledger
+from chord.provenance.digest import code_closure, code_digest
+from chord.provenance.files import UserError
+from chord.provenance.hashing import tree_hash
+from chord.provenance.manifest import Manifest, locate, read_manifest
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A results folder with one input file and one input folder."""
+    folder = tmp_path / "results" / "demo"
+    (folder / "data" / "parts").mkdir(parents=True)
+    (folder / "data" / "train.jsonl").write_text("abc")
+    (folder / "data" / "parts" / "one").write_text("1")
+    return folder
+
+
+def record(study: Path, work=lambda: None, **options) -> Path:
+    """A verb that reads the study's data and writes runs/sft/model."""
+    out = study / "runs" / "sft"
+    inputs = {"train": study / "data" / "train.jsonl", "parts": study / "data" / "parts"}
+    asked = {"verb": "chord.seeds", "inputs": inputs, "outputs": {"model": out / "model"}, **options}
+    with Manifest.recording(out / "train.manifest.json", **asked):
+        (out / "model").mkdir(parents=True, exist_ok=True)
+        (out / "model" / "weights").write_text("w" * 10)
+        work()
+    return out / "train.manifest.json"
+
+
+def attempts(study: Path) -> list[dict]:
+    return ledger.read(study / "provenance" / "ledger.jsonl")
+
+
+# --- what it says ------------------------------------------------------------------------------
+
+
+def test_a_manifest_holds_hash_and_size_of_all_that_was_read_and_written(study):
+    manifest = read_manifest(record(study))
+    # FIPS 180-2, appendix B.1: SHA-256 of "abc"
+    train = manifest.inputs["train"]
+    assert train.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (train.path, train.root, train.kind, train.bytes) == ("data/train.jsonl", "study", "file", 3)
+    model = manifest.outputs["model"]
+    assert (model.path, model.root, model.kind, model.bytes) == ("runs/sft/model", "study", "folder", 10)
+    assert model.sha256 == tree_hash(study / "runs" / "sft" / "model")
+
+
+def test_a_manifest_holds_code_seeds_machine_and_what_the_verb_adds(study, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("HOMEMADE_SETTING", "not on the list")
+    path = record(study, seeds={"run": 7}, extra={"device": {"name": "cpu"}}, without=("chord.seeds",))
+    manifest = read_manifest(path)
+    assert manifest.code.modules == code_closure("chord.seeds")
+    assert manifest.code.digest == code_digest("chord.seeds", without=("chord.seeds",)) != code_digest("chord.seeds")
+    assert manifest.seeds == {"run": 7}
+    assert manifest.extra == {"device": {"name": "cpu"}}
+    assert (manifest.environment["OMP_NUM_THREADS"], manifest.attempt.job) == ("3", "4711")
+    assert manifest.command[:3] == ("python", "-m", "chord.seeds")
+    assert (manifest.machine["cores"], manifest.attempt.pid) == (os.cpu_count(), os.getpid())
+    assert manifest.started <= manifest.ended
+    assert "not on the list" not in path.read_text()
+
+
+def test_versions_are_those_that_python_finds():
+    found = environment.key_packages()
+    assert {"pydantic", "pyyaml"} <= found.keys()
+    assert found == {name: importlib.metadata.version(name) for name in found}
+
+
+def test_the_hash_over_all_packages_and_pins_shows_one_change(tmp_path, monkeypatch):
+    before = environment.packages_sha256()
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "train.txt").write_bytes(b"abc")
+    (tmp_path / "new_package-1.0.dist-info").mkdir()
+    assert environment.pins(tmp_path)["envs/train.txt"].startswith("ba7816bf")
+    monkeypatch.syspath_prepend(tmp_path)
+    environment.installed.cache_clear()
+    assert environment.installed()["new-package"] == "1.0"
+    assert environment.packages_sha256() != before
+    monkeypatch.undo()
+    environment.installed.cache_clear()
+
+
+def test_a_verb_may_add_to_its_manifest_while_it_works(study):
+    with Manifest.recording(study / "a.json", verb="chord.seeds", inputs={}, outputs={}) as recording:
+        recording.extra["resumed_from_step"] = 20
+        recording.seeds["sampling"] = 3
+    manifest = read_manifest(study / "a.json")
+    assert (manifest.extra, manifest.seeds) == ({"resumed_from_step": 20}, {"sampling": 3})
+
+
+def test_files_are_found_again_after_the_study_was_moved_or_renamed(study, tmp_path):
+    record(study)
+    moved = tmp_path / "else where" / "results" / "renamed"
+    shutil.copytree(study, moved)
+    shutil.rmtree(study)
+    path = moved / "runs" / "sft" / "train.manifest.json"
+    for content in (*read_manifest(path).inputs.values(), *read_manifest(path).outputs.values()):
+        assert locate(content, path).exists()
+        assert locate(content, path).is_relative_to(moved)
+
+
+def test_files_outside_of_the_study_are_found_from_the_project_the_code_or_the_root(study, tmp_path):
+    config, stray = tmp_path / "config" / "demo.yaml", tmp_path.parent / f"{tmp_path.name} stray"
+    config.parent.mkdir()
+    config.write_text("x")
+    stray.write_text("x")
+    inputs = {"config": config, "code": PROJECT / "chord" / "seeds.py", "stray": stray}
+    path = record(study, inputs=inputs)
+    found = read_manifest(path).inputs
+    assert [found[name].root for name in inputs] == ["project", "code", "elsewhere"]
+    assert found["config"].path == "config/demo.yaml"
+    assert {name: locate(found[name], path) for name in inputs} == inputs
+
+
+# --- how an attempt can end --------------------------------------------------------------------
+
+
+def test_an_attempt_that_ends_well_is_two_lines_and_the_manifest_points_to_the_first(study):
+    path = record(study)
+    begin, end = attempts(study)
+    assert (begin["event"], begin["verb"], begin["manifest"]) == (
+        "start",
+        "chord.seeds",
+        "runs/sft/train.manifest.json",
+    )
+    assert (end["event"], end["outcome"], end["attempt"]) == ("end", "ok", begin["attempt"])
+    assert end["manifest_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    mine = read_manifest(path).attempt
+    assert mine.id == begin["attempt"]
+    assert mine.ledger_line_sha256 == ledger.line_hashes(study / "provenance" / "ledger.jsonl")[0]
+
+
+def fail(error: BaseException):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("it broke\nhere"), {"outcome": "failed", "error": "ValueError: it broke here"}),
+        (SystemExit(85), {"outcome": "stopped", "exit_code": 85}),
+        (SystemExit(0), {"outcome": "stopped", "exit_code": 0}),
+        (KeyboardInterrupt(), {"outcome": "signal", "signal": "SIGINT"}),
+    ],
+)
+def test_an_attempt_that_does_not_end_well_is_told_and_leaves_no_manifest(study, error, told):
+    with pytest.raises(type(error)):
+        record(study, fail(error))
+    assert not (study / "runs" / "sft" / "train.manifest.json").exists()
+    end = attempts(study)[-1]
+    assert {key: end[key] for key in told} == told
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGTERM, ["start", "end"]), (signal.SIGKILL, ["start"])], ids=["SIGTERM", "SIGKILL"]
+)
+def test_an_attempt_ended_by_a_signal_is_in_the_ledger_and_leaves_no_manifest(study, number, ends):
+    code = """
+import sys, time
+from pathlib import Path
+from chord.provenance.files import run_verb
+from chord.provenance.manifest import Manifest
+def main():
+    with Manifest.recording(Path(sys.argv[1]), verb="chord.seeds", inputs={}, outputs={}):
+        print("ready", flush=True)
+        time.sleep(60)
+run_verb("chord.seeds", main)
+"""
+    path = study / "a.manifest.json"
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=PROJECT, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.send_signal(number)
+    assert process.returncode == (128 + number if number == signal.SIGTERM else -number)
+    assert not path.exists()
+    told = attempts(study)
+    assert [line["event"] for line in told] == ends
+    if number == signal.SIGTERM:
+        assert (told[1]["outcome"], told[1]["signal"]) == ("signal", "SIGTERM")
+
+
+def test_a_missing_input_or_output_is_named_and_leaves_no_manifest(study):
+    with pytest.raises(UserError, match=r"absent\.jsonl: found nothing there"):
+        record(study, inputs={"train": study / "absent.jsonl"})
+    with pytest.raises(UserError, match=r"forgotten: found nothing there"):
+        record(study, outputs={"model": study / "forgotten"})
+    assert not (study / "runs" / "sft" / "train.manifest.json").exists()
+    assert [line["outcome"] for line in attempts(study) if line["event"] == "end"] == ["failed", "failed"]
+
+
+@pytest.mark.parametrize("name", ["data/train.jsonl", "data/parts/one", "data/parts/new"])
+def test_an_input_that_changes_while_the_verb_works_is_an_error(study, name):
+    with pytest.raises(UserError, match=r"found it changed while chord\.seeds ran"):
+        record(study, lambda: (study / name).write_text("xyz"))
+
+
+def test_an_input_that_is_only_touched_is_no_error(study):
+    record(study, lambda: os.utime(study / "data" / "train.jsonl"))
+
+
+def test_where_the_ledger_cannot_be_written_there_is_no_manifest_either(study, monkeypatch):
+    whole = ledger.append
+
+    def full(path, event, fields):
+        if event == "end":
+            raise OSError(28, "No space left on device")
+        return whole(path, event, fields)
+
+    monkeypatch.setattr(ledger, "append", full)
+    with pytest.raises(OSError, match="No space"):
+        record(study)
+    assert not (study / "runs" / "sft" / "train.manifest.json").exists()
+
+
+def test_outside_of_a_study_there_is_a_manifest_and_no_ledger_unless_one_is_given(tmp_path):
+    with Manifest.recording(tmp_path / "a.json", verb="chord.seeds", inputs={}, outputs={}):
+        pass
+    assert read_manifest(tmp_path / "a.json").attempt.ledger_line_sha256 is None
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    with Manifest.recording(
+        tmp_path / "b.json", verb="chord.seeds", inputs={}, outputs={}, ledger=tmp_path / "l.jsonl"
+    ):
+        pass
+    assert len(ledger.read(tmp_path / "l.jsonl")) == 2
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: "", "Invalid JSON"),
+        (lambda text: text[:200], "Invalid JSON"),
+        (lambda text: "{}", "format: Field required"),
+        (lambda text: text.replace("chord-manifest-1", "other-2"), "format: Input should be 'chord-manifest-1'"),
+        (lambda text: text.replace('"seeds"', '"seed"'), "seed"),
+        (
+            lambda text: text.replace('"bytes": 3', '"bytes": "3"'),
+            "inputs.train.bytes: Input should be a valid integer",
+        ),
+        (lambda text: "[1]", "Input should be an object"),
+    ],
+    ids=["empty", "cut", "foreign", "version", "key", "type", "list"],
+)
+def test_a_damaged_or_foreign_manifest_is_refused_by_name(study, damage, said):
+    path = record(study)
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(UserError) as refused:
+        read_manifest(path)
+    assert str(path) in str(refused.value)
+    assert said in str(refused.value)
+
+
+def test_an_absent_manifest_or_a_folder_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match="found no such file"):
+        read_manifest(tmp_path / "absent.json")
+    with pytest.raises(UserError, match="found a folder"):
+        read_manifest(tmp_path)
+
+
+# --- git and secrets, in a project of their own ------------------------------------------------
+
+SECRETS = {
+    "HF_TOKEN": "hf-value-of-the-environment",
+    "WANDB_API_KEY": "wandb-value-of-the-environment",
+    "PGPASSWORD": "pg-value-of-the-environment",
+}
+ON_THE_WAY = [
+    "remotepassword",
+    "optionsecret",
+    "equalssecret",
+    "ghp_0123456789abcdefghij",
+    "urlpassword",
+    "querysecret",
+]
+VERB = """
+import os, sys
+from pathlib import Path
+from chord.provenance.manifest import Manifest
+study = Path(sys.argv[1])
+extra = {"where": "https://user:urlpassword@example.org/x?token=querysecret", "note": [os.environ["HF_TOKEN"]]}
+with Manifest.recording(study / "a.json", verb="chord.seeds", inputs={}, outputs={}, extra=extra):
+    pass
+with Manifest.recording(study / "b.json", verb="chord.seeds", inputs={}, outputs={}):
+    raise ValueError("could not log in with " + os.environ["WANDB_API_KEY"])
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A checkout with a copy of the package, a remote with a password in it, and one commit."""
+    root = tmp_path / "project"
+    shutil.copytree(PROJECT / "chord", root / "chord", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / ".gitignore").write_text("results/\n__pycache__/\n")
+    git(root, "init", "-q")
+    git(root, "remote", "add", "origin", "https://user:remotepassword@example.org/project.git")
+    git(root, "add", ".")
+    git(root, "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-q", "-m", "first")
+    return root
+
+
+def git(root: Path, *arguments: str) -> bytes:
+    return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True).stdout
+
+
+def run_in(root: Path, code: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "PYTHON"))}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=root, env={**clean, **variables}, capture_output=True, text=True, timeout=60)
+
+
+def test_no_secret_reaches_any_file(project):
+    study = project / "results" / "demo"
+    options = [
+        "--hf-token",
+        "optionsecret",
+        "--api_key=equalssecret",
+        "ghp_0123456789abcdefghij",
+        SECRETS["PGPASSWORD"],
+    ]
+    done = run_in(project, VERB, study, *options, "--max-tokens", "512", "--tokenizer=char", **SECRETS)
+    assert "ValueError: could not log in" in done.stderr
+    written = [path for path in study.rglob("*") if path.is_file()]
+    assert sorted(path.name for path in written) == ["a.json", "ledger.jsonl"]
+    for path in written:
+        text = path.read_text()
+        assert [secret for secret in (*SECRETS.values(), *ON_THE_WAY) if secret in text] == []
+    command = read_manifest(study / "a.json").command
+    assert command[4:] == (
+        *("--hf-token", "[removed]", "--api_key=[removed]", "[removed]", "[removed]"),
+        *("--max-tokens", "512", "--tokenizer=char"),
+    )
+    failed = ledger.read(study / "provenance" / "ledger.jsonl")[-1]
+    assert failed["error"] == "ValueError: could not log in with [removed]"
+
+
+STATE = """
+import json, sys
+from chord.provenance.digest import PROJECT
+from chord.provenance.environment import git_state
+print(json.dumps(git_state(PROJECT)))
+"""
+
+
+def test_git_state_says_commit_and_whether_and_how_the_tree_differs(project):
+    commit = git(project, "rev-parse", "HEAD").decode().strip()
+    clean = json.loads(run_in(project, STATE).stdout)
+    assert clean == {"commit": commit, "dirty": False, "diff_sha256": None, "untracked": 0, "why": None}
+    (project / "chord" / "new.py").write_text("x = 1\n")
+    assert json.loads(run_in(project, STATE).stdout) == {**clean, "untracked": 1}
+    with (project / "chord" / "seeds.py").open("a") as file:
+        file.write("x = 1\n")
+    dirty = json.loads(run_in(project, STATE).stdout)
+    difference = hashlib.sha256(git(project, "diff", "HEAD", "--binary")).hexdigest()
+    assert dirty == {**clean, "dirty": True, "diff_sha256": difference, "untracked": 1}
+
+
+def test_git_state_says_why_there_is_no_commit(project, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert json.loads(run_in(project, STATE, PATH=str(tmp_path / "empty")).stdout)["why"] == "git is not installed"
+    shutil.rmtree(project / ".git")
+    gone = json.loads(run_in(project, STATE).stdout)
+    assert gone["commit"] is None
+    assert "not a git repository" in gone["why"]
+
+
+def test_the_commit_of_another_project_around_ours_is_not_taken_for_ours(project, tmp_path):
+    shutil.move(project / ".git", tmp_path / ".git")
+    git(tmp_path, "rm", "-r", "-q", "--cached", ".")
+    assert json.loads(run_in(project, STATE).stdout)["commit"] is None
+
+
+def test_a_git_hook_around_us_does_not_change_which_project_is_meant(project, tmp_path):
+    git(tmp_path, "init", "-q", "other")
+    state = json.loads(run_in(project, STATE, GIT_DIR=str(tmp_path / "other" / ".git")).stdout)
+    assert state["commit"] == git(project, "rev-parse", "HEAD").decode().strip()
+
+
+def test_provenance_loads_no_torch():
+    code = "import chord.provenance.manifest, chord.provenance.lease, sys; print('torch' in sys.modules)"
+    assert run_in(PROJECT, code).stdout == "False\n"

@@ -1,0 +1,178 @@
+"""A model and a benchmark -> sampled answers, through lm-eval. Nothing is graded here.
+
+python -m chord.generate --study STUDY.yaml --benchmark NAME --model DIR --problems FILE --seed N --answers OUT
+    --manifest OUT [--ahead NAME=PROBLEMS=ANSWERS ...]
+
+`--ahead` names other benchmarks of the same model: their answers are sampled by this process too, unless they are
+there, and wait for their own jobs (see chord.provenance.ahead). So start-up is paid once for a model, while a change
+of one benchmark still makes only that one again. Such a job ends before anything heavy is imported.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chord.config import ConfigError, Study
+from chord.provenance import ahead
+from chord.provenance.digest import code_digest
+from chord.provenance.environment import key_packages
+from chord.provenance.files import UserError, run_verb, write_atomically
+from chord.provenance.hashing import file_sha256, tree_hash
+from chord.provenance.manifest import Manifest
+from chord.records import Problem, RecordError, write_lines
+from chord.tasks.benchmarks import Benchmark, ask, keep_offline, read_benchmark, read_problems
+from chord.tasks.studies import read_study
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from chord.sampling.harness import PolicyModel
+
+VERB = "chord.generate"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Answers that are wanted: to which problems, under which seed, and the key of all that decides them."""
+
+    benchmark: Benchmark
+    file: Path
+    problems: tuple[Problem, ...]
+    seed: int
+    answers: Path
+    key: str
+
+
+def main() -> None:
+    """Answer one benchmark; then those of its siblings that nobody has answered yet."""
+    args = _arguments()
+    root, study = args.study.resolve().parents[2], read_study(args.study)
+    benchmark = read_benchmark(root, study, args.benchmark)
+    inputs = {"model": args.model, "problems": args.problems, "benchmark": benchmark.file}
+    outputs = {"answers": args.answers}
+    seeds = {"evaluate": args.seed}
+    with Manifest.recording(args.manifest, verb=VERB, inputs=inputs, outputs=outputs, seeds=seeds) as recording:
+        _check_model(args.model)
+        decisive = _decisive(study, args.model, args.seed)
+        job = _job(benchmark, args.problems, args.answers, args.seed, decisive)
+        recording.extra |= {"key": job.key, "settings": decisive["settings"]}
+        made_by = ahead.take(args.answers, job.key)
+        if made_by is not None:
+            recording.extra["made_ahead_by"] = made_by
+            return
+        answers_text, device = load_answerer(args.model, study)
+        recording.extra["device"] = device
+        write_atomically(args.answers, answers_text(job))
+    for name, problems, answers in args.ahead:
+        try:
+            sibling = _job(read_benchmark(root, study, name), problems, answers, args.seed, decisive)
+            if not ahead.is_done(answers, sibling.key):
+                ahead.leave(answers, sibling.key, answers_text(sibling), {"device": device})
+        except (UserError, ConfigError, RecordError) as error:
+            print(f"{VERB}: {name} is left to its own job: {error}", file=sys.stderr)
+
+
+def load_answerer(folder: Path, study: Study) -> tuple[Callable[[Job], str], str]:
+    """A function that gives the content of a job's answers.jsonl, and the device it runs on. Loads the model once."""
+    keep_offline()
+    import torch
+    from safetensors import SafetensorError
+
+    from chord.learner.policy import DTYPES, load_policy
+    from chord.sampling.harness import PolicyModel
+    from chord.sampling.protocol import Sampled
+    from chord.sampling.transformers_sampler import TransformersSampler
+    from chord.tasks.prompts import prompt_ids
+
+    execution = study.execution
+    torch.set_num_threads(execution.cpu_threads)
+    torch.use_deterministic_algorithms(execution.deterministic)
+    try:
+        model, tokenizer = load_policy(folder, DTYPES[execution.compute_dtype])
+    except (OSError, ValueError, SafetensorError) as error:
+        found = " ".join(str(error).split())
+        raise UserError(f"{folder}: found a model that cannot be loaded ({found:.200}); make it again") from None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.nn.Module.to(model, device)
+    sampler = TransformersSampler(model, _end_ids(model, tokenizer), execution.sampler_rows)
+
+    def decode(sampled: Sampled) -> str:
+        ids = sampled.ids[:-1] if sampled.finish == "stop" else sampled.ids
+        return str(tokenizer.decode(ids, skip_special_tokens=False))
+
+    def answers_text(job: Job) -> str:
+        policy = PolicyModel(sampler, lambda text: prompt_ids(tokenizer, text), decode, job.benchmark.name, job.seed)
+        return sampled_answers(job, policy)
+
+    return answers_text, device
+
+
+def sampled_answers(job: Job, policy: "PolicyModel") -> str:
+    """The content of answers.jsonl: every answer of `policy`, sorted by problem and sample."""
+    from chord.sampling.harness import UnfitPrompt
+
+    began = time.monotonic()
+    try:
+        ask(policy, job.benchmark, job.problems)
+    except UnfitPrompt as error:
+        raise UserError(f"{job.file}: {error}; this model cannot answer this benchmark") from None
+    print(f"{job.benchmark.name}: {len(policy.answers)} answers in {time.monotonic() - began:.1f} s", file=sys.stderr)
+    return write_lines(sorted(policy.answers, key=lambda answer: (answer.problem, answer.sample)))
+
+
+def _end_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The tokens that end an answer, the same as in training."""
+    configured: Any = getattr(model.generation_config, "eos_token_id", None)
+    own: Any = tokenizer.eos_token_id
+    found = [*(configured if isinstance(configured, list) else [configured]), own]
+    return sorted({int(token) for token in found if token is not None})
+
+
+def _check_model(folder: Path) -> None:
+    """Raises UserError at once, and not after seconds of imports, for a folder that holds no model."""
+    for needed in ("config.json", "*.safetensors", "tokenizer.json"):
+        if not any(folder.glob(needed)):
+            raise UserError(f"{folder}: found no {needed}, expected the folder of a finished model; train it again")
+
+
+def _decisive(study: Study, model: Path, seed: int) -> dict[str, Any]:
+    """What decides the answers to any benchmark. How they are graded later is no part of it."""
+    kept = ("compute_dtype", "cpu_threads", "sampler_rows", "deterministic")
+    return {
+        "code": code_digest(VERB),
+        "packages": key_packages(),
+        "model": tree_hash(model),
+        "seed": seed,
+        "settings": {name: getattr(study.execution, name) for name in kept},
+    }
+
+
+def _job(benchmark: Benchmark, file: Path, answers: Path, seed: int, decisive: dict[str, Any]) -> Job:
+    """The job, with its problems read and checked."""
+    problems = read_problems(file)
+    own = {"benchmark": [benchmark.name, benchmark.sha256], "problems": file_sha256(file)}
+    return Job(benchmark, file, tuple(problems), seed, answers, ahead.key_of(decisive | own))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=VERB, description="Sample a model's answers to a benchmark through lm-eval.")
+    parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
+    parser.add_argument("--benchmark", required=True, help="name of the benchmark in the study")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model and its tokenizer")
+    parser.add_argument("--problems", type=Path, required=True, help="problems of the benchmark, JSON lines")
+    parser.add_argument("--seed", type=int, required=True, help="decides every draw")
+    parser.add_argument("--answers", type=Path, required=True, help="JSON lines that are written")
+    parser.add_argument("--manifest", type=Path, required=True, help="JSON: where the answers come from")
+    shape = "NAME=PROBLEMS=ANSWERS"
+    parser.add_argument(
+        "--ahead", type=ahead.sibling(shape), action="append", default=[], metavar=shape, help="see above"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_verb(VERB, main)

@@ -1,0 +1,392 @@
+"""Sampling answers to benchmarks: seeds, order, what is left ahead for later jobs, and a real model at a tiny size."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chord import generate
+from chord.config import Study, load
+from chord.provenance.files import UserError
+from chord.records import Answer, Problem, read_lines, write_lines
+from chord.sampling.harness import PolicyModel
+from chord.sampling.protocol import Request, Sampled
+from chord.seeds import derive
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("in-distribution", "harder", "other-skill")
+
+
+class Fake:
+    """A sampler that answers with its request's seed as text, and counts how often it is called."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[int, int, float]] = []
+
+    def sample(self, requests: Sequence[Request], max_tokens: int, temperature: float) -> list[Sampled]:
+        for request in requests:
+            if len(request.prompt_ids) > 20:
+                raise ValueError(f"{request.id}: found a prompt of {len(request.prompt_ids)} tokens, expected 1 to 20")
+        self.calls.append((len(requests), max_tokens, temperature))
+        return [Sampled([*map(int, str(request.seed)), 99], [0.0] * 3, "stop") for request in requests]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    sampler = Fake()
+
+    def load_answerer(folder: Path, study: Study) -> tuple[Callable[[generate.Job], str], str]:
+        def answers_text(job: generate.Job) -> str:
+            policy = PolicyModel(sampler, lambda text: [ord(c) for c in text], text_of, job.benchmark.name, job.seed)
+            return generate.sampled_answers(job, policy)
+
+        return answers_text, "cpu"
+
+    monkeypatch.setattr("chord.generate.load_answerer", load_answerer)
+    return sampler
+
+
+def text_of(sampled: Sampled) -> str:
+    return "".join(map(str, sampled.ids[:-1]))
+
+
+class Place:
+    """A folder with a model, problems and places for answers, and the config that belongs to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.model, self.seed = folder, folder / "model", 5
+        shutil.copytree(ROOT / "config", folder / "config")
+        self.model.mkdir()
+        for name in ("config.json", "tokenizer.json", "model.safetensors"):
+            (self.model / name).write_text(name)
+        (folder / "data").mkdir()
+        for name in NAMES:
+            problems = [Problem(f"{name}-{n}", "sum-3", f"{n}+{n}", str(2 * n), {}) for n in (3, 1, 2)]
+            self.problems(name).write_text(write_lines(problems))
+
+    def problems(self, name: str) -> Path:
+        return self.root / "data" / f"{name}.jsonl"
+
+    def answers(self, name: str) -> Path:
+        return self.root / "eval" / name / "answers.jsonl"
+
+    def left(self, name: str) -> list[str]:
+        return sorted(path.name for path in self.answers(name).parent.glob("*"))
+
+    def arguments(self, name: str, siblings: Sequence[str]) -> list[str]:
+        ahead = [f"--ahead={other}={self.problems(other)}={self.answers(other)}" for other in siblings if other != name]
+        given = {
+            "study": self.root / "config/studies/demo.yaml",
+            "benchmark": name,
+            "model": self.model,
+            "problems": self.problems(name),
+            "seed": self.seed,
+            "answers": self.answers(name),
+            "manifest": self.answers(name).with_suffix(".manifest.json"),
+        }
+        return [*(f"--{key}={value}" for key, value in given.items()), *ahead]
+
+    def run(self, name: str, *siblings: str) -> bytes:
+        sys.argv = ["chord.generate", *self.arguments(name, siblings)]
+        generate.main()
+        return self.answers(name).read_bytes()
+
+    def extra(self, name: str) -> dict[str, Any]:
+        return json.loads(self.answers(name).with_suffix(".manifest.json").read_text())["extra"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr("sys.argv", [])  # run() sets it; this puts it back
+    return Place(tmp_path / "a place")
+
+
+def test_each_problem_is_answered_k_times_each_under_a_seed_of_its_own(place: Place, fake: Fake) -> None:
+    place.run("harder")
+    answers = read_lines(place.answers("harder"), Answer)
+    assert [(a.problem, a.sample) for a in answers] == [(f"harder-{n}", k) for n in (1, 2, 3) for k in range(4)]
+    for answer in answers:
+        seed = derive(5, "evaluate", "harder", answer.problem, answer.sample)
+        assert (answer.seed, answer.text, answer.response_tokens) == (seed, str(seed), len(str(seed)) + 1)
+        assert answer.prompt == f"{answer.problem[-1]}+{answer.problem[-1]}"
+    assert fake.calls == [(12, 96, 1.0)]  # all at once, as long and as warm as the benchmark says
+    assert place.left("harder") == ["answers.jsonl", "answers.manifest.json"]
+
+
+def test_the_order_of_problems_does_not_change_the_answers(place: Place, fake: Fake) -> None:
+    before = place.run("harder")
+    lines = place.problems("harder").read_text().splitlines(keepends=True)
+    place.problems("harder").write_text("".join(reversed(lines)))
+    assert place.run("harder") == before
+
+
+def test_answers_made_ahead_are_the_bytes_of_answers_made_directly(tmp_path: Path, fake: Fake, place: Place) -> None:
+    apart, together = Place(tmp_path / "apart"), place
+    direct = {name: apart.run(name) for name in NAMES}
+    together.run("harder", *NAMES)
+    assert together.left("other-skill") == ["answers.ahead.jsonl", "answers.ahead.key.json"]
+    calls = len(fake.calls)
+    assert {name: together.run(name, *NAMES) for name in ("in-distribution", "other-skill")} | {
+        "harder": together.answers("harder").read_bytes()
+    } == direct
+    assert len(fake.calls) == calls == 6
+    assert together.left("other-skill") == ["answers.jsonl", "answers.manifest.json"]
+    made_by = together.extra("other-skill")["made_ahead_by"]
+    assert (made_by["pid"], made_by["device"]) == (os.getpid(), "cpu")
+    assert together.extra("other-skill")["key"] == apart.extra("other-skill")["key"]
+
+
+def change_model(place: Place) -> None:
+    (place.model / "model.safetensors").write_text("other weights")
+
+
+def change_tokenizer(place: Place) -> None:
+    (place.model / "tokenizer.json").write_text("other tokens")
+
+
+def change_seed(place: Place) -> None:
+    place.seed = 6
+
+
+def change_problems(place: Place) -> None:
+    place.problems("harder").write_text(write_lines([Problem("harder-1", "sum-3", "1+1", "2", {})]))
+
+
+def change_benchmark(place: Place) -> None:
+    edit(place.root / "config/benchmarks/harder.yaml", "max_gen_toks: 96", "max_gen_toks: 95")
+
+
+def change_precision(place: Place) -> None:
+    edit(place.root / "config/studies/demo.yaml", "compute_dtype: float32", "compute_dtype: float64")
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+
+
+CHANGES = [change_model, change_tokenizer, change_seed, change_problems, change_benchmark, change_precision]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_answers_ahead_of_anything_that_decides_them_are_never_used(
+    change: Callable[[Place], None], place: Place, fake: Fake
+) -> None:
+    place.run("other-skill", "harder")
+    change(place)
+    place.run("harder")
+    assert [calls[0] for calls in fake.calls] == [12, 12, 4 if change is change_problems else 12]
+    assert "made_ahead_by" not in place.extra("harder")
+    assert place.left("harder") == ["answers.jsonl", "answers.manifest.json"]
+
+
+def test_another_version_of_the_code_never_uses_answers_ahead(
+    place: Place, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.run("other-skill", "harder")
+    monkeypatch.setattr("chord.generate.code_digest", lambda module: "another")
+    place.run("harder")
+    assert len(fake.calls) == 3
+
+
+def test_grading_labels_and_comments_do_not_spoil_answers_ahead(place: Place, fake: Fake) -> None:
+    place.run("other-skill", "harder")
+    edit(place.root / "config/studies/demo.yaml", "reward: paper-math", "reward: binary")
+    edit(place.root / "config/studies/demo.yaml", "label: four-digit sums", "label: sums of four digits")
+    edit(place.root / "config/benchmarks/other-skill.yaml", "version: 1", "version: 2")
+    place.run("harder")
+    assert len(fake.calls) == 2 and "made_ahead_by" in place.extra("harder")
+
+
+def cut_result(place: Place) -> None:
+    file = place.answers("harder").with_name("answers.ahead.jsonl")
+    file.write_bytes(file.read_bytes()[:-30])
+
+
+def cut_note(place: Place) -> None:
+    file = place.answers("harder").with_name("answers.ahead.key.json")
+    file.write_bytes(file.read_bytes()[:-30])
+
+
+def lose_note(place: Place) -> None:
+    place.answers("harder").with_name("answers.ahead.key.json").unlink()
+
+
+def lose_result(place: Place) -> None:
+    place.answers("harder").with_name("answers.ahead.jsonl").unlink()
+
+
+def foreign_note(place: Place) -> None:
+    place.answers("harder").with_name("answers.ahead.key.json").write_text("[1, 2]\n")
+
+
+@pytest.mark.parametrize("damage", [cut_result, cut_note, lose_note, lose_result, foreign_note])
+def test_answers_ahead_that_are_not_whole_are_removed_and_made_afresh(
+    damage: Callable[[Place], None], place: Place, fake: Fake
+) -> None:
+    place.run("other-skill", "harder")
+    whole = place.answers("harder").with_name("answers.ahead.jsonl").read_bytes()
+    damage(place)
+    assert place.run("harder") == whole
+    assert len(fake.calls) == 3
+    assert place.left("harder") == ["answers.jsonl", "answers.manifest.json"]
+
+
+def test_a_sibling_that_is_up_to_date_is_not_answered_again(place: Place, fake: Fake) -> None:
+    place.run("harder")
+    place.run("other-skill", *NAMES)  # leaves in-distribution alone ahead
+    assert len(fake.calls) == 3
+    place.run("other-skill", *NAMES)
+    assert len(fake.calls) == 4  # what lies ready is not made twice either
+    assert place.left("harder") == ["answers.jsonl", "answers.manifest.json"]
+
+
+def test_a_sibling_that_is_out_of_date_or_lost_is_answered_ahead(place: Place, fake: Fake) -> None:
+    place.run("harder")
+    place.run("in-distribution")
+    change_problems(place)
+    place.answers("in-distribution").unlink()
+    place.run("other-skill", *NAMES)
+    assert "answers.ahead.jsonl" in place.left("harder") and "answers.ahead.jsonl" in place.left("in-distribution")
+
+
+def test_a_sibling_that_cannot_be_answered_spoils_nothing(
+    place: Place, fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.problems("harder").write_text("")
+    place.problems("in-distribution").write_text(write_lines([Problem("long", "sum-3", "1" * 21, "2", {})]))
+    place.run("other-skill", *NAMES, "no-such")
+    assert place.left("other-skill") == ["answers.jsonl", "answers.manifest.json"]
+    assert not place.left("harder") and not place.left("in-distribution")
+    err = capsys.readouterr().err
+    for name, why in {
+        "harder": "empty file",
+        "in-distribution": "a prompt of 21 tokens",
+        "no-such": "no benchmark",
+    }.items():
+        assert f"{name} is left to its own job" in err and why in err
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_the_file(place: Place, fake: Fake) -> None:
+    place.problems("harder").write_text(write_lines([Problem("long", "sum-3", "1" * 21, "2", {})]))
+    with pytest.raises(UserError) as error:
+        place.run("harder")
+    assert str(error.value).startswith(f"{place.problems('harder')}: long#0: found a prompt of 21 tokens")
+    assert not place.left("harder")
+
+
+def program(place: Place, name: str, *siblings: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "chord.generate", *place.arguments(name, siblings)]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def no_problems(place: Place) -> Path:
+    place.problems("harder").unlink()
+    return place.problems("harder")
+
+
+def foreign_problems(place: Place) -> Path:
+    place.problems("harder").write_text('{"question": "?"}\n')
+    return place.problems("harder")
+
+
+def no_weights(place: Place) -> Path:
+    (place.model / "model.safetensors").unlink()
+    return place.model
+
+
+def no_model(place: Place) -> Path:
+    shutil.rmtree(place.model)
+    return place.model
+
+
+@pytest.mark.parametrize("spoil", [no_problems, foreign_problems, no_weights, no_model])
+def test_input_that_cannot_be_used_ends_in_one_line_and_no_output(spoil: Callable[[Place], Path], place: Place) -> None:
+    named = spoil(place)
+    result = program(place, "harder")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"chord.generate: {named}") and result.stderr.count("\n") == 1, result.stderr
+    assert not place.left("harder")
+
+
+def test_a_sibling_named_in_another_form_is_refused_with_the_form(place: Place) -> None:
+    command = [sys.executable, "-m", "chord.generate", *place.arguments("harder", ()), "--ahead", "other-skill=x"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and "expected NAME=PROBLEMS=ANSWERS" in result.stderr
+
+
+def test_a_job_done_ahead_imports_nothing_heavy(place: Place, fake: Fake) -> None:
+    place.run("other-skill", "harder")
+    code = (
+        "import sys; from chord import generate; generate.main();"
+        "sys.exit(sorted({'torch', 'lm_eval', 'datasets', 'transformers', 'numpy'} & set(sys.modules)) or 0)"
+    )
+    command = [sys.executable, "-c", code, *place.arguments("harder", ())]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "made_ahead_by" in place.extra("harder")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of the demo's kind, much smaller, as `chord.train` would leave it."""
+    from chord.learner.blank import blank_model, character_tokenizer
+
+    described = load(ROOT, "demo").study.model
+    assert described.alphabet is not None and described.architecture is not None
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    tokenizer = character_tokenizer(described.alphabet)
+    folder = tmp_path_factory.mktemp("tiny")
+    blank_model(described.architecture.model_dump() | small, tokenizer, seed=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_real_model_answers_all_benchmarks_in_one_process_as_in_three_and_is_scored(
+    tmp_path: Path, place: Place, tiny: Path
+) -> None:
+    """Through transformers, lm-eval and the command line; nothing is left in the home or among temporary files."""
+    apart = Place(tmp_path / "apart")
+    for each in (apart, place):
+        shutil.rmtree(each.model)
+        shutil.copytree(tiny, each.model)
+    elsewhere = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"), "OMP_NUM_THREADS": "1"}
+    for folder in ("home", "tmp"):
+        (tmp_path / folder).mkdir()
+    result = program(place, "harder", *NAMES, **elsewhere)
+    assert result.returncode == 0, result.stderr
+    assert not any((tmp_path / "home").iterdir()) and not any((tmp_path / "tmp").iterdir())
+    for name in NAMES:
+        assert apart.run(name) == place.run(name, *NAMES), name
+        assert ("made_ahead_by" in place.extra(name)) == (name != "harder")
+    answers = read_lines(place.answers("harder"), Answer)
+    assert len({answer.text for answer in answers}) == 12  # random models say something else each time
+    assert {answer.finish for answer in answers} <= {"stop", "length"}
+    assert all(answer.response_tokens == 96 for answer in answers if answer.finish == "length")
+    scores = place.answers("harder").with_name("scores.json")
+    given = {"answers": place.answers("harder"), "problems": place.problems("harder"), "scores": scores}
+    command = [sys.executable, "-m", "chord.score", "--study", str(place.root / "config/studies/demo.yaml")]
+    command += ["--benchmark", "harder", "--manifest", str(scores.with_suffix(".manifest.json"))]
+    command += [part for key, value in given.items() for part in (f"--{key}", str(value))]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert sum(json.loads(scores.read_text())["outcomes"].values()) == 12
+
+
+def test_a_model_file_that_is_cut_off_is_refused_in_one_line(place: Place, tiny: Path) -> None:
+    shutil.rmtree(place.model)
+    shutil.copytree(tiny, place.model)
+    weights = place.model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    result = program(place, "harder")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith(
+        f"chord.generate: {place.model}: found a model that cannot be loaded"
+    )
+    assert "Traceback" not in result.stderr and not place.left("harder")

@@ -180,9 +180,7 @@ def test_a_link_or_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
 VERB = """
 import os, sys, time
 from pathlib import Path
-from chord.config import ConfigError
 from chord.provenance.files import UserError, atomic_folder, run_verb
-from chord.records import RecordError
 def main():
     {body}
 run_verb("chord.test", main)
@@ -195,8 +193,16 @@ run_verb("chord.test", main)
         ("return None", 0, ""),
         ("return 85", 85, ""),
         ("raise UserError('a.txt: found nothing')", 2, "chord.test: a.txt: found nothing\n"),
-        ("raise RecordError('b.jsonl: found text')", 2, "chord.test: b.jsonl: found text\n"),
-        ("raise ConfigError('one\\ntwo')", 2, "chord.test: one\nchord.test: two\n"),
+        (
+            "from chord.records import RecordError; raise RecordError('b.jsonl: found text')",
+            2,
+            "chord.test: b.jsonl: found text\n",
+        ),
+        (
+            "from chord.config import ConfigError; raise ConfigError('one\\ntwo')",
+            2,
+            "chord.test: one\nchord.test: two\n",
+        ),
     ],
 )
 def test_what_the_user_can_mend_is_said_without_a_traceback(body, code, said):
@@ -251,9 +257,13 @@ def test_a_verb_that_is_told_to_end_clears_up_what_it_was_writing(tmp_path):
 def test_a_child_that_is_told_to_end_does_not_clear_up_for_its_parent(tmp_path):
     body = """
     with atomic_folder(Path(sys.argv[1])) as folder:
+        ready, tell = os.pipe()
         child = os.fork()
         if child == 0:
-            time.sleep(60)
+            os.write(tell, b'x')
+            time.sleep(20)
+            os._exit(1)
+        os.read(ready, 1)
         os.kill(child, 15)
         os.waitpid(child, 0)
         (folder / 'whole').write_text('x')

@@ -60,18 +60,20 @@ def main() -> None:
         decisive = _decisive(study, args.model, args.seed)
         job = _job(benchmark, args.problems, args.answers, args.seed, decisive)
         recording.extra |= {"key": job.key, "settings": decisive["settings"]}
-        made_by = ahead.take(args.answers, job.key)
-        if made_by is not None:
-            recording.extra["made_ahead_by"] = made_by
-            return
-        answers_text, device = load_answerer(args.model, study)
-        recording.extra["device"] = device
-        write_atomically(args.answers, answers_text(job))
+        with ahead.claimed(args.answers, wait=True):
+            made_by = ahead.take(args.answers, job.key)
+            if made_by is not None:
+                recording.extra["made_ahead_by"] = made_by
+                return
+            answers_text, device = load_answerer(args.model, study)
+            recording.extra["device"] = device
+            write_atomically(args.answers, answers_text(job))
     for name, problems, answers in args.ahead:
         try:
             sibling = _job(read_benchmark(root, study, name), problems, answers, args.seed, decisive)
-            if not ahead.is_done(answers, sibling.key):
-                ahead.leave(answers, sibling.key, answers_text(sibling), {"device": device})
+            with ahead.claimed(answers, wait=False) as mine:
+                if mine and not ahead.is_done(answers, sibling.key):
+                    ahead.leave(answers, sibling.key, answers_text(sibling), {"device": device})
         except (UserError, ConfigError, RecordError) as error:
             print(f"{VERB}: {name} is left to its own job: {error}", file=sys.stderr)
 

@@ -54,11 +54,12 @@ def main() -> None:
     with Manifest.recording(args.manifest, verb=VERB, inputs=inputs, outputs={"scores": args.scores}) as recording:
         job = _job(benchmark, study.grading, args.answers, args.problems, args.scores)
         recording.extra |= {"key": job.key, "grading": job.grading.model_dump()}
-        made_by = ahead.take(args.scores, job.key)
-        if made_by is not None:
-            recording.extra["made_ahead_by"] = made_by
-            return
-        write_atomically(args.scores, scores_text(job))
+        with ahead.claimed(args.scores, wait=True):
+            made_by = ahead.take(args.scores, job.key)
+            if made_by is not None:
+                recording.extra["made_ahead_by"] = made_by
+                return
+            write_atomically(args.scores, scores_text(job))
     for name, answers, problems, scores in args.ahead:
         try:
             if answers.exists():
@@ -68,8 +69,9 @@ def main() -> None:
 
 
 def _score_ahead(job: Job) -> None:
-    if not ahead.is_done(job.scores, job.key):
-        ahead.leave(job.scores, job.key, scores_text(job), {})
+    with ahead.claimed(job.scores, wait=False) as mine:
+        if mine and not ahead.is_done(job.scores, job.key):
+            ahead.leave(job.scores, job.key, scores_text(job), {})
 
 
 def _job(benchmark: Benchmark, grading: Grading, answers: Path, problems: Path, scores: Path) -> Job:

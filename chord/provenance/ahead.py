@@ -6,10 +6,13 @@ works out for itself and its bytes have the hash that was written down; anything
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,39 @@ def sibling(shape: str) -> Callable[[str], tuple[Any, ...]]:
         return name, *map(Path, paths)
 
     return parse
+
+
+@contextmanager
+def claimed(final: Path, wait: bool) -> Iterator[bool]:
+    """Whether this process makes `final` now: not while another one does. With `wait`, once the other one has ended.
+
+    Two jobs of one model that run at the same time thus share the benchmarks between them, and make none twice.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    place = final.with_suffix(".ahead.lock")
+    handle = _locked(place, wait)
+    try:
+        yield handle is not None
+    finally:
+        if handle is not None:
+            place.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _locked(place: Path, wait: bool) -> int | None:
+    """The lock on a file that its holder removes at the end; None if somebody else has it and `wait` is not wanted."""
+    while True:
+        handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if place.exists() and os.path.samestat(os.fstat(handle), place.stat()):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except FileNotFoundError:
+            pass  # removed by its holder since `exists`
+        os.close(handle)
 
 
 def leave(final: Path, key: str, content: str, about: Mapping[str, Any]) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from chord.provenance.files import UserError
 
+# Snakemake puts it into every folder that a job made, after the job; it is no part of what was made.
+TIMESTAMP = ".snakemake_timestamp"
+
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of the bytes of a file of any size, in hex."""
@@ -22,11 +25,16 @@ def file_sha256(path: Path) -> str:
 def tree_hash(folder: Path) -> str:
     """Merkle root over the folder's entries, sorted by name: empty folders and names count, times and modes do not.
 
+    Snakemake's own mark in the folder is left out.
+
     Leaf: the file's SHA-256. Node: SHA-256 over one line `file|folder HASH NAME` an entry, names as bytes,
     a backslash before line breaks and backslashes. Raises UserError for a link or a special file.
     """
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
+        entries = sorted(
+            (entry for entry in os.scandir(folder) if entry.name != TIMESTAMP),
+            key=lambda entry: os.fsencode(entry.name),
+        )
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder}: found no such folder, expected one that can be read; make it first") from None
     lines: list[bytes] = []

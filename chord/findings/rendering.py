@@ -1,0 +1,106 @@
+"""A table's JSON as Markdown, and the words that stand below it wherever it is shown. Computes nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from chord.findings.reading import read_json
+from chord.provenance.files import UserError
+
+NONE = "–"
+SYMBOLS = {"holds here": "✓", "does not hold here": "✗", "undecided": "?"}
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The table in a JSON file that `chord.tabulate` wrote."""
+    remedy = "build it with snakemake"
+    table = read_json(path, "a table that chord.tabulate wrote", remedy)
+    if lacking := {"title", "study_title", "columns", "rows", "claims", "paper", "seeds"} - table.keys():
+        raise UserError(
+            f"{path}: found no {', '.join(sorted(lacking))}, expected a table that chord.tabulate wrote; {remedy}"
+        )
+    return table
+
+
+def value(cell: dict[str, Any]) -> str:
+    """Mean and standard error in percent with one decimal."""
+    return f"{cell['mean']:.1f} ± {cell['se']:.1f}"
+
+
+def count(cell: dict[str, Any]) -> str:
+    """Seeds × problems × samples a problem."""
+    return f"{cell['n_seeds']} × {cell['n_problems']} × {cell['samples_per_problem']}"
+
+
+def paper_value(cell: dict[str, Any]) -> str:
+    """The paper's number as it was published."""
+    number = cell["paper"]
+    return NONE if number is None else f"{number:.1f}" if round(number, 1) == number else f"{number:g}"
+
+
+def paper_heading(table: dict[str, Any]) -> str:
+    """What stands above the paper's numbers."""
+    return f"paper: {table['paper']['model']}"
+
+
+def caption(table: dict[str, Any]) -> str:
+    """How to read the table: what is averaged over what, and what the paper's numbers are."""
+    seeds = len(table["seeds"])
+    text = (
+        "Percent of answers that are right: mean ± standard error, n = training seeds × problems × samples a problem. "
+        "The error is for new seeds and new problems together"
+    )
+    text += f"; with {seeds} seeds it is a rough one. " if 1 < seeds < 10 else ". "
+    if seeds == 1:
+        text = text.replace("new seeds and new problems together", "new problems alone, since there is one seed")
+    others = [c for c in table["columns"] if c["paper_column"] and c["paper_column"] != c["label"]]
+    if others:
+        pairs = ", ".join(f"{c['paper_column']} beside {c['label']}" for c in others)
+        text += (
+            f"The columns headed “{paper_heading(table)}” are another model on other benchmarks ({pairs}): they are for"
+            " orientation, not for comparison. "
+        )
+    return text + f"{NONE}: not published or not found."
+
+
+def notes(table: dict[str, Any]) -> list[str]:
+    """What must be known about single rows."""
+    return [f"{row['label']}: {row['note']}." for row in table["rows"] if row["note"]]
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The table with its caption and verdicts."""
+    heads, rule = ["arm"], ["---"]
+    for column in table["columns"]:
+        heads += [
+            f"{column['label']}, {column['metric']} (n)",
+            f"{paper_heading(table)}, {column['paper_column'] or NONE}",
+        ]
+        rule += ["---:", "---:"]
+    lines = [f"# {table['title']}", "", table["study_title"] + ".", "", _line(heads), _line(rule)]
+    for row in table["rows"]:
+        cells = [row["label"]]
+        for column in table["columns"]:
+            cell = row["cells"][column["benchmark"]]
+            cells += [f"{value(cell)} ({count(cell)})", paper_value(cell)]
+        lines.append(_line(cells))
+    lines += ["", caption(table), *(f"\n{note}" for note in notes(table))]
+    if table["claims"]:
+        lines += ["", "## What the paper claims, and what is found here", "", verdict_rule(table), ""]
+        lines += [f"- **{claim['verdict']}**: {claim['claim']} ({claim['found']})" for claim in table["claims"]]
+    return "\n".join(lines) + "\n"
+
+
+def verdict_rule(table: dict[str, Any]) -> str:
+    """How verdicts are made."""
+    return (
+        f"Claims of the paper ({table['paper']['model']}), tried on the runs of this study. A verdict needs a"
+        " difference of at least 1.96 standard errors, paired by seed and, in the table, by problem; otherwise:"
+        " undecided. A claim with several parts holds if each part does, and fails if one part fails by a bar"
+        " raised for their number. Chance passes a bar one time in twenty, and more often where few seeds differ much:"
+        " up to one in five with three."
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

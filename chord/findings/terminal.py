@@ -1,0 +1,101 @@
+"""A table's JSON in a terminal: within its width and character set, in colour only if it is one. Computes nothing."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from chord.findings.rendering import NONE, caption, count, notes, paper_heading, paper_value, value
+
+PLAIN = str.maketrans({"±": "+-", "×": "x", "–": "-", "µ": "mu", "φ": "phi", "“": '"', "”": '"'})
+STYLES = {"holds here": "green", "does not hold here": "red", "undecided": "yellow"}
+NARROW_LABEL = 11
+
+
+def show(table: Mapping[str, Any], claims: Sequence[Mapping[str, Any]], files: Mapping[str, Sequence[Path]]) -> None:
+    """Print the table, its caption, the verdicts, and where the other files are."""
+    console = Console(highlight=False)
+    plain = not console.encoding.lower().replace("-", "").startswith("utf8")
+
+    def text(words: str, style: str = "") -> Text:
+        return Text(words.translate(PLAIN) if plain else words, style=style)
+
+    console.print()
+    console.print(text(table["title"], "bold"))
+    console.print(text(table["study_title"]))
+    for part in _fitting(table, console, plain):
+        console.print(part)
+    console.print()
+    console.print(text(caption(dict(table)), "dim"))
+    for note in notes(dict(table)):
+        console.print(text(note, "dim"))
+    if claims:
+        console.print()
+        console.print(text("What the paper claims, and what is found here", "bold"))
+        verdicts = Table.grid(padding=(0, 2, 0, 0))
+        for claim in claims:
+            found = text(claim["claim"]).append_text(text(f" ({claim['found']})", "dim"))
+            verdicts.add_row(text(claim["verdict"], STYLES.get(claim["verdict"], "")), found)
+        console.print(verdicts)
+    if any(files.values()):
+        console.print()
+    for name, paths in files.items():
+        for number, path in enumerate(paths):
+            console.print(text(f"{name if number == 0 else '':<10}{path}"), soft_wrap=True)
+
+
+def _fitting(table: Mapping[str, Any], console: Console, plain: bool) -> list[Any]:
+    """The table with wide headings, else with narrow ones, else one table a benchmark: the first that fits."""
+    keys = [column["benchmark"] for column in table["columns"]]
+    wide = console.options.update(max_width=10_000)
+    for narrow in (False, True):
+        whole = _drawn(table, keys, narrow, plain)
+        if Measurement.get(console, wide, whole).maximum <= console.width:
+            return [Text(_legend(table, plain)), whole] if narrow else [Text(), whole]
+    return [Text(), *(_drawn(table, [key], False, plain) for key in keys)]
+
+
+def _legend(table: Mapping[str, Any], plain: bool) -> str:
+    """What narrow headings leave out."""
+    metrics = dict.fromkeys(column["metric"] for column in table["columns"])
+    words = f"\n{' | '.join(metrics)} in percent ± standard error; {paper_heading(dict(table))}"
+    counts = {count(cell) for row in table["rows"] for cell in row["cells"].values()}
+    words += f"\nn = {counts.pop()} (seeds × problems × samples) in every cell" if len(counts) == 1 else ""
+    return words.translate(PLAIN) if plain else words
+
+
+def _drawn(table: Mapping[str, Any], keys: Sequence[str], narrow: bool, plain: bool) -> Table:
+    """The columns `keys`; n stands in the heading where it is the same for the column, else in the cells."""
+
+    def said(words: str) -> str:
+        return words.translate(PLAIN) if plain else words
+
+    counts = {key: {count(row["cells"][key]) for row in table["rows"]} for key in keys}
+    everywhere = len({n for key in keys for n in counts[key]}) == 1
+    style = box.ASCII_DOUBLE_HEAD if plain else box.SIMPLE_HEAD
+    drawn = Table(box=style, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    drawn.add_column("arm", no_wrap=True, vertical="bottom")
+    for column in (column for column in table["columns"] if column["benchmark"] in keys):
+        n = next(iter(counts[column["benchmark"]])) if len(counts[column["benchmark"]]) == 1 else ""
+        if narrow:
+            head = "\n".join(textwrap.wrap(column["label"], NARROW_LABEL))
+            head += f"\nn {n}" if n and not everywhere else ""
+            paper = f"paper:\n{column['paper_column'] or NONE}"
+        else:
+            head = f"{column['label']}\n{column['metric']}, %" + (f"\nn {n}" if n else "")
+            paper = paper_heading(dict(table)).replace(": ", ":\n") + f"\n{column['paper_column'] or NONE}"
+        drawn.add_column(said(head), justify="right", no_wrap=True, vertical="bottom")
+        drawn.add_column(said(paper), justify="right", no_wrap=True, vertical="bottom", style="dim")
+    for row in table["rows"]:
+        cells = [row["label"]]
+        for key in keys:
+            cell = row["cells"][key]
+            cells += [value(cell) + ("" if len(counts[key]) == 1 else f" (n {count(cell)})"), paper_value(cell)]
+        drawn.add_row(*map(said, cells))
+    return drawn

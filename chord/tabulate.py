@@ -1,0 +1,96 @@
+"""A table of the paper from the scores of its runs, as JSON, Markdown and HTML; or, with --show, in the terminal."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from chord.config import Project, Table, load
+from chord.findings import claims, page, rendering, table, terminal
+from chord.findings.reading import read_json
+from chord.provenance.files import UserError, run_verb, write_atomically
+from chord.provenance.manifest import Manifest
+from chord.tasks.benchmarks import read_benchmark
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write or show the table named on the command line."""
+    given = _parser().parse_args(arguments)
+    if given.show:
+        return show(given.show)
+    lacking = [
+        name for name in ("study", "artefact", "results", "json", "markdown", "html") if not getattr(given, name)
+    ]
+    if lacking:
+        raise UserError(f"command line: found no --{', --'.join(lacking)}, expected all of them, or --show FILE alone")
+    project = load(given.root, given.study, tuple(given.seeds or ()))
+    artefact = project.artefacts.get(given.artefact)
+    if not isinstance(artefact, Table):
+        known = ", ".join(name for name, other in project.artefacts.items() if isinstance(other, Table))
+        raise UserError(f"--artefact: found '{given.artefact}', expected a table, one of: {known}")
+    data = tabulated(given.root, project, given.artefact, artefact, given.results)
+    outputs = {
+        given.json: json.dumps(data, ensure_ascii=False, sort_keys=True, indent=1) + "\n",
+        given.markdown: rendering.markdown(data),
+        given.html: page.table_page(data),
+    }
+    manifest = given.manifest or given.json.with_suffix(".manifest.json")
+    with Manifest.recording(
+        manifest,
+        verb="chord.tabulate",
+        inputs=_inputs(project, artefact, given.results),
+        outputs={path.name: path for path in outputs},
+        extra={"study": project.study.name, "artefact": given.artefact, "training_seeds": list(project.seeds)},
+    ):
+        for path, text in outputs.items():
+            write_atomically(path, text)
+    return None
+
+
+def tabulated(root: Path, project: Project, name: str, artefact: Table, results: Path) -> dict[str, Any]:
+    """The table as JSON: cells, the paper's numbers, and verdicts on the paper's claims."""
+    keys = table.columns(project, artefact)
+    versions = {key: str(read_benchmark(root, project.study, key).version) for key in keys}
+    grid = table.gather(project, artefact, results, versions)
+    return table.as_data(project, name, artefact, grid) | {"claims": claims.of_table(project, artefact, grid)}
+
+
+def show(path: Path) -> None:
+    """Print a table that was written before, the verdicts of the figures beside it, and where to find the rest."""
+    data = rendering.read_table(path)
+    verdicts = list(data["claims"])
+    for beside in sorted(path.parent.glob("figure*.json"), key=lambda file: (len(file.name), file.name)):
+        if not beside.name.endswith(".manifest.json"):
+            verdicts += read_json(beside, "a figure that chord.plot wrote", "build it with snakemake").get("claims", [])
+    files = {"overview": [path.parent / "overview.html"], "report": [path.parent / "report.html"]}
+    files["figures"] = sorted(path.parent.glob("figure*.svg"), key=lambda file: (len(file.name), file.name))
+    terminal.show(data, verdicts, {name: [file for file in those if file.is_file()] for name, those in files.items()})
+
+
+def _inputs(project: Project, artefact: Table, results: Path) -> dict[str, Path]:
+    """What the table is made of; labels and the paper's numbers are in its JSON."""
+    return {
+        f"{arm}/seed-{seed}/{key}": table.scores_path(results, arm, seed, key)
+        for arm in artefact.arms
+        for seed in project.seeds
+        for key in table.columns(project, artefact)
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m chord.tabulate", description=__doc__)
+    parser.add_argument("--show", type=Path, metavar="FILE", help="print a table's JSON neatly, and write nothing")
+    parser.add_argument("--study")
+    parser.add_argument("--artefact", help="a file of config/experiments, without .yaml")
+    parser.add_argument("--results", type=Path, help="the study's folder: the one that holds runs/")
+    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds (default: those of config/)")
+    parser.add_argument("--root", default=Path("."), type=Path, help="the folder that holds config/ (default: here)")
+    for name in ("json", "markdown", "html"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--manifest", type=Path, help="default: beside --json, ending in .manifest.json")
+    return parser
+
+
+if __name__ == "__main__":
+    run_verb("chord.tabulate", main)

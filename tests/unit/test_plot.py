@@ -1,0 +1,283 @@
+"""Figures: the points, what is refused, the drawing, and what is said of the paper's claims about curves."""
+
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chord import plot
+from chord.config import load
+from chord.config.artefacts import Panel
+from chord.findings import claims
+from chord.findings.curves import Curve
+from chord.provenance.files import UserError
+from tests.unit.results_tree import write_metrics
+
+ROOT = Path(__file__).parents[2]
+PROJECT = load(ROOT, "demo", (1, 2, 3))
+FIGURES = [name for name, artefact in PROJECT.artefacts.items() if artefact.kind == "figure"]
+SVG_DATE = re.compile(rb"20\d\d-\d\d-\d\dT")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    results = tmp_path_factory.mktemp("results") / "demo"
+    write_metrics(results, PROJECT)
+    return results
+
+
+@pytest.fixture
+def results(made, tmp_path):
+    shutil.copytree(made, tmp_path / "demo")
+    return tmp_path / "demo"
+
+
+def plotted(results, name, out=None, seeds=(1, 2, 3)):
+    out = out or results
+    files = {ending: out / f"{name}.{ending}" for ending in ("json", "svg", "png")}
+    plot.main([
+        "--study", "demo", "--seeds", *map(str, seeds), "--artefact", name, "--results", str(results),
+        "--root", str(ROOT), *(part for ending, file in files.items() for part in (f"--{ending}", str(file))),
+    ])  # fmt: skip
+    return json.loads(files["json"].read_text())
+
+
+def metrics(results, arm, seed=1):
+    return results / "runs" / arm / f"seed-{seed}" / "metrics.jsonl"
+
+
+def rewrite(path, change):
+    """The metrics in the file, each line put through `change`; lines that become None are left out."""
+    lines = [change(json.loads(line)) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines if line is not None))
+
+
+# --- points ------------------------------------------------------------------------------------
+
+
+def test_points_are_the_mean_over_seeds_and_one_standard_error_to_both_sides(results):
+    for seed, reward in ((1, 0.1), (2, 0.2), (3, 0.3)):
+        for arm in ("grpo", "chord-phi"):
+            lines = [{"step": step, "reward": None if step == 0 else reward} for step in range(4)]
+            metrics(results, arm, seed).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curve = plotted(results, "figure9")["panels"][0]["curves"][0]
+    assert curve["x"] == [1, 2, 3]  # step 0 has no reward
+    assert curve["mean"] == pytest.approx([0.2] * 3)
+    # values 0.1, 0.2, 0.3: standard deviation 0.1, over the root of three seeds 0.057735
+    assert curve["low"] == pytest.approx([0.2 - 0.057735] * 3, abs=1e-6)
+    assert curve["high"] == pytest.approx([0.2 + 0.057735] * 3, abs=1e-6)
+    assert curve["by_seed"]["3"] == pytest.approx([0.3] * 3)
+
+
+def test_smoothing_is_a_centred_moving_mean_and_is_named(results):
+    for arm in ("grpo", "chord-phi"):
+        for seed in PROJECT.seeds:
+            lines = [{"step": step, "reward": float(step == 4)} for step in range(1, 8)]
+            metrics(results, arm, seed).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    panel = plotted(results, "figure9")["panels"][0]
+    assert panel["smoothing"]["points"] == 5
+    # the only 1 is at step 4: windows of 4 at step 2, of 5 at steps 3 to 5, of 4 at step 6 reach it
+    assert panel["curves"][0]["mean"] == pytest.approx([0, 0.25, 0.2, 0.2, 0.2, 0.25, 0])
+
+
+def test_validation_is_drawn_where_it_was_measured_against_passes_over_the_expert_set(results):
+    data = plotted(results, "figure2")
+    curve = data["panels"][0]["curves"][0]
+    assert data["x"] == {"key": "expert_epochs", "label": "epochs over the expert set"}
+    assert curve["x"] == pytest.approx([1.25 * i for i in range(11)])  # 0.125 epochs a step, every 10 steps
+    first = json.loads(metrics(results, "sft-lr-low").read_text().splitlines()[0])
+    assert curve["by_seed"]["1"][0] == first["validation"]["accuracy"]
+
+
+def test_one_seed_has_no_band_and_says_so(results):
+    data = plotted(results, "figure9", seeds=(2,))
+    for curve in data["panels"][0]["curves"]:
+        assert curve["low"] == curve["mean"] == curve["high"]
+    assert data["band"] == "none: one seed"
+
+
+def test_an_arm_without_values_is_left_out_and_named(results):
+    for seed in PROJECT.seeds:
+        rewrite(metrics(results, "chord-is", seed), lambda line: line | {"policy_entropy": None})
+    panel = plotted(results, "figure5")["panels"][0]
+    assert [curve["arm"] for curve in panel["curves"]] == ["grpo", "mu-0.1"]
+    assert panel["arms_without_values"] == ["chord-is"]
+
+
+# --- refusals ----------------------------------------------------------------------------------
+
+
+def every_seed(results, arm, change):
+    for seed in PROJECT.seeds:
+        rewrite(metrics(results, arm, seed), change)
+
+
+DAMAGE = {
+    "found no such file": lambda results: metrics(results, "grpo").unlink(),
+    "found an empty file": lambda results: metrics(results, "grpo").write_text(""),
+    "cut off": lambda results: metrics(results, "grpo").write_text(metrics(results, "grpo").read_text()[:-5]),
+    "not JSON": lambda results: metrics(results, "grpo").write_text("{}}\n"),
+    "no whole number under 'step'": lambda results: metrics(results, "grpo").write_text('{"loss": 1}\n'),
+    "found step 0 after 100": lambda results: metrics(results, "grpo").write_text(
+        metrics(results, "grpo").read_text() * 2
+    ),
+    "at other places than": lambda results: rewrite(
+        metrics(results, "grpo", 2), lambda line: None if line["step"] == 50 else line
+    ),
+    "found no metric 'reward'": lambda results: rewrite(
+        metrics(results, "grpo"), lambda line: {key: line[key] for key in line if key != "reward"}
+    ),
+    "expected numbers": lambda results: rewrite(metrics(results, "grpo"), lambda line: line | {"reward": "high"}),
+    "found no value of 'reward'": lambda results: [
+        every_seed(results, arm, lambda line: line | {"reward": None}) for arm in ("grpo", "chord-phi")
+    ],
+}
+
+
+@pytest.mark.parametrize("said", DAMAGE)
+def test_metrics_that_cannot_be_used_are_refused_and_nothing_is_drawn(results, said):
+    DAMAGE[said](results)
+    with pytest.raises(UserError) as refusal:
+        plotted(results, "figure9")
+    assert said in str(refusal.value)
+    assert str(results) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not list(results.glob("figure*"))
+
+
+def test_an_artefact_that_is_no_figure_is_refused_with_the_figures_there_are(results):
+    with pytest.raises(UserError, match="found 'table1', expected a figure, one of: figure2"):
+        plotted(results, "table1")
+
+
+# --- the drawing -------------------------------------------------------------------------------
+
+
+def test_the_same_points_give_the_same_bytes_without_a_date(results, tmp_path):
+    plotted(results, "figure7", tmp_path / "a")
+    plotted(results, "figure7", tmp_path / "b")
+    for ending in ("json", "svg", "png"):
+        one, other = (tmp_path / folder / f"figure7.{ending}" for folder in "ab")
+        assert one.read_bytes() == other.read_bytes()
+    assert not SVG_DATE.search((tmp_path / "a" / "figure7.svg").read_bytes())
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_in_a_figure_overlaps_or_is_cut_off(results, name):
+    import matplotlib
+
+    with matplotlib.rc_context(plot.RC):
+        figure = plot.compose(plotted(results, name))
+        figure.canvas.draw()
+        page = figure.bbox
+        axes = [ax.get_tightbbox() for ax in figure.axes]
+        legend = figure.legends[0].get_window_extent()
+        boxes = [*axes, legend]
+    for box in boxes:
+        assert page.x0 <= box.x0 and box.x1 <= page.x1 + 1 and page.y0 <= box.y0 and box.y1 <= page.y1
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+    for ax in figure.axes:
+        assert ax.get_ylabel()
+    assert figure.axes[-1].get_xlabel()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_arm_has_a_colour_dashes_and_marker_of_its_own(results, name):
+    looks = plot.looks(plotted(results, name))
+    assert set(looks) <= set(PROJECT.artefacts[name].arms)
+    for part in range(3):
+        values = [look[part] for look in looks.values()]
+        if part != 1:  # solid lines are shared by the arms that matter most
+            assert len(set(values)) == len(values)
+
+
+def test_arms_without_a_look_of_their_own_get_different_ones_each_time_the_same():
+    arms = ["grpo", *(f"arm-{i}" for i in range(12))]
+    data = {"panels": [{"curves": [{"arm": arm} for arm in arms]}]}
+    found = plot.looks(data)
+    assert len(set(found.values())) == len(arms)
+    assert found == plot.looks(data)
+    assert len({found[arm][0] for arm in arms[:7]}) == 7  # seven colours before one comes again
+
+
+def test_the_picture_is_one_column_wide_at_200_dots_per_inch(results):
+    plotted(results, "figure4")
+    picture = Image.open(io.BytesIO((results / "figure4.png").read_bytes()))
+    assert picture.width == round(3.5 * 200)
+    assert [round(each) for each in picture.info["dpi"]] == [200, 200]
+
+
+# --- claims ------------------------------------------------------------------------------------
+
+
+def curve(by_seed, arm="sft-lr-mid"):
+    values = np.array(by_seed, dtype=float)
+    return Curve(arm, PROJECT.arms[arm].label, np.arange(values.shape[1], dtype=float), values)
+
+
+def turn(by_seed):
+    """The verdict that SFT's curve falls and then rises."""
+    figure = PROJECT.artefacts["figure2"]
+    (found,) = claims.of_figure("figure2", figure, [[curve(by_seed)]])
+    return found
+
+
+def test_a_curve_that_falls_before_it_rises_is_seen_in_numbers():
+    found = turn([[0.40, 0.05, 0.10, 0.70], [0.38, 0.04, 0.12, 0.72], [0.39, 0.06, 0.08, 0.74]])
+    assert found["verdict"] == "holds here"
+    # means 0.39, 0.05, 0.1, 0.72; the weaker leg is the fall by 0.35, 0.34, 0.33
+    assert found["difference"] == pytest.approx(34)
+    assert "39.0 % at epoch 0, 5.0 % at epoch 1, 72.0 % at epoch 3; falls by 34.0 ± 0.6" in found["found"]
+
+
+@pytest.mark.parametrize("course", [[0.1, 0.2, 0.4, 0.8], [0.8, 0.6, 0.3, 0.1]])
+def test_a_curve_that_only_rises_or_only_falls_does_not_fall_and_then_rise(course):
+    assert turn([[value + shift for value in course] for shift in (0.0, 0.01, 0.02)])["verdict"] == "does not hold here"
+
+
+def test_one_seed_and_two_points_leave_a_turn_undecided():
+    assert turn([[0.4, 0.0, 0.7]])["verdict"] == "undecided"
+    assert turn([[0.4, 0.7]] * 3)["verdict"] == "undecided"
+
+
+def test_noise_is_seldom_taken_for_a_fall_and_a_rise():
+    rng = np.random.default_rng(11)
+    verdicts = [turn(rng.normal(0.5, 0.1, (3, 100)))["verdict"] for _ in range(300)]
+    # looking for the lowest point in the very values that it is judged by says "holds" for 31 % of such curves
+    assert verdicts.count("holds here") / 300 < 0.1
+
+
+def test_every_fixed_mu_must_end_below_the_decay_for_the_claim_to_hold():
+    figure = PROJECT.artefacts["figure7"]
+
+    def found(**ends):
+        arms = {arm: ends.get(re.sub(r"\W", "_", arm), 0.8) for arm in figure.arms if arm != "grpo"}
+        curves = [curve([[0.4, end + shift] for shift in (0, 0.01, 0.02)], arm) for arm, end in arms.items()]
+        (claim,) = claims.of_figure("figure7", figure, [curves])
+        return claim
+
+    assert found(chord_mu=0.9)["verdict"] == "holds here"
+    beaten = found(chord_mu=0.9, mu_0_1=0.95)
+    assert beaten["verdict"] == "does not hold here"
+    assert "minus fixed µ = 0.1, the closest: -5.0" in beaten["found"]
+
+
+def test_a_length_that_rises_and_then_falls_is_told_in_tokens():
+    figure = PROJECT.artefacts["figure6"]
+    by_seed = [[8, 40, 30], [9, 42, 31], [10, 44, 29]]
+    (found,) = claims.of_figure("figure6", figure, [[curve(by_seed, "chord-mu")]])
+    assert found["verdict"] == "holds here"
+    assert found["claim"] == "CHORD-µ: response length rises, then falls"
+    assert found["found"].endswith("falls by 12.0 ± 1.5 tokens")  # 10, 11, 15
+
+
+def test_a_window_has_a_centre():
+    from chord.findings.curves import window
+
+    assert [window(Panel(metric="reward", label="reward", smooth_steps=n)) for n in (1, 2, 5, 6)] == [1, 3, 5, 7]

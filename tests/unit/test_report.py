@@ -1,0 +1,188 @@
+"""The page over a whole study, and the captions of Snakemake's own report."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jinja2
+import pytest
+from docutils.core import publish_parts
+
+from chord import plot, report, tabulate
+from chord.config import load
+from chord.findings.curves import window
+from chord.provenance.files import UserError
+from tests.unit.results_tree import write_history, write_metrics, write_scores
+
+ROOT = Path(__file__).parents[2]
+CHOSEN = ("table1", "figure2", "figure4", "figure8")
+PROJECT = load(ROOT, "demo", (1, 2), {"artefacts": list(CHOSEN)})
+CAPTIONS = ROOT / "workflow" / "report"
+
+
+def given(results, *more):
+    return ["--study", "demo", "--seeds", "1", "2", "--results", str(results), "--root", str(ROOT), *more]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    results = tmp_path_factory.mktemp("results") / "demo"
+    write_scores(results, PROJECT)
+    write_metrics(results, PROJECT)
+    write_history(results, PROJECT)
+    for name in CHOSEN:
+        verb, endings = (tabulate, ("json", "markdown", "html")) if name == "table1" else (plot, ("json", "svg", "png"))
+        files = [part for ending in endings for part in (f"--{ending}", str(results / f"{name}.{ending}"))]
+        verb.main(given(results, "--artefact", name, *files))
+    return results
+
+
+@pytest.fixture
+def results(made, tmp_path):
+    shutil.copytree(made, tmp_path / "demo")
+    return tmp_path / "demo"
+
+
+def page(results):
+    html = results / "overview.html"
+    report.main(given(results, "--artefacts", *CHOSEN, "--html", str(html)))
+    return html.read_text()
+
+
+class Page(HTMLParser):
+    """What a page would load, its ids, what refers to them, and whether its tags close."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.loads, self.ids, self.tags, self.words = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.loads += [found[key] for key in ("src", "href", "xlink:href") if key in found]
+        self.loads += [match for value in found.values() if value for match in re.findall(r"url\(([^)]*)\)", value)]
+        self.ids += [found["id"]] if "id" in found else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+def test_the_page_is_whole_and_refers_to_nothing_but_itself(results):
+    found = Page(page(results))
+    assert found.open == []
+    assert len(found.ids) == len(set(found.ids))
+    assert found.loads  # the drawings refer to their own parts
+    assert all(each.startswith("#") and each[1:] in found.ids for each in found.loads)
+    assert not {"script", "link", "iframe", "object", "img"} & set(found.tags)
+
+
+def test_the_page_shows_every_chosen_artefact_and_verdict(results):
+    text = page(results)
+    assert text.count("<figure ") == 3
+    for name in CHOSEN:
+        assert PROJECT.artefacts[name].title in text
+        for claim in json.loads((results / f"{name}.json").read_text())["claims"]:
+            assert claim["claim"] in text
+    assert "Its words give no threshold to compute, so there is no verdict." in text  # figure 8
+
+
+def test_the_page_says_what_ran_where_and_for_how_long(results):
+    text = page(results).replace("\N{NO-BREAK SPACE}", " ")
+    runs = [name for name in report.used_arms(PROJECT) if PROJECT.arms[name].recipe]
+    assert "mu-0.5" not in runs  # only figure 7 needs it
+    assert f"{2 * len(runs) + 1} training runs" in text
+    # 101 timed steps of 0.6 s are 60.6 s; the base model's manifest says 60 s, so the steps count
+    assert "<td>base model</td><td>1 of 1</td><td>100</td><td>1 min 01 s</td>" in text
+    assert "sample 67 %, reward 2 %, learn 25 %, validate 5 %, save 2 %" in text
+
+
+def test_the_page_gives_the_values_of_every_arm(results):
+    text = page(results)
+    mu = PROJECT.arms["chord-mu"].recipe.mu
+    assert f"{mu.peak:g} → {mu.valley:g} over {mu.decay_steps} steps".replace(" ", "\N{NO-BREAK SPACE}") in text
+    assert "<td>p(1-p)</td>" in text
+
+
+def test_the_page_lists_what_was_not_run(results):
+    text = page(results)
+    listed = text[text.index("<h2>Not run</h2>") :]
+    assert "Columns of the paper&#x27;s Table 1 without a benchmark here: AIME25, BFCL." in listed
+    assert "fixed µ = 0.5" in listed
+    assert "figure7" in listed
+
+
+def test_a_run_without_a_manifest_is_said_to_have_no_record(results):
+    (results / "runs" / "grpo" / "seed-2" / "train.manifest.json").unlink()
+    text = page(results).replace("\N{NO-BREAK SPACE}", " ")
+    assert "<td>GRPO (pure RL)</td><td>1 of 2</td>" in text
+    assert "<td>grpo/seed-2</td><td>no record</td>" in text
+
+
+def test_the_same_results_give_the_same_page(results):
+    assert page(results) == page(results)
+
+
+DAMAGE = {
+    "table1.json": lambda path: path.unlink(),
+    "figure2.json": lambda path: path.write_text("{}"),
+    "figure4.json": lambda path: path.write_text(path.read_text()[:100]),
+    "figure4.svg": lambda path: path.write_text(path.read_text()[:1000]),
+    "figure8.svg": lambda path: path.unlink(),
+    "runs/grpo/seed-1/train.manifest.json": lambda path: path.write_text("{}"),
+    "runs/grpo/seed-1/timing.jsonl": lambda path: path.write_text('{"step": 1'),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_part_that_is_missing_or_damaged_is_named_and_no_page_is_written(results, name):
+    DAMAGE[name](results / name)
+    with pytest.raises(UserError) as refusal:
+        page(results)
+    assert str(results / name) in str(refusal.value)
+    assert "expected" in str(refusal.value) or "train again" in str(refusal.value)
+    assert not list(results.glob("overview*"))
+
+
+# --- captions of Snakemake's report -------------------------------------------------------------
+
+
+def rendered(name, **wildcards):
+    """A caption as Snakemake renders it: Jinja with strict names, then reStructuredText."""
+    snakemake = {"wildcards": wildcards, "params": {"seeds": [1, 2, 3]}, "config": {"study": "demo"}}
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    text = environment.from_string((CAPTIONS / name).read_text()).render(snakemake=snakemake)
+    body = publish_parts(text, writer="html", settings_overrides={"halt_level": 2})["html_body"]
+    return " ".join(re.sub(r"<[^>]+>", "", body).split())
+
+
+@pytest.mark.parametrize("name", ["workflow.rst", "table.rst", "overview.rst"])
+def test_captions_are_whole_text(name):
+    assert len(rendered(name, table="table1")) > 200
+
+
+FIGURES = [name for name, artefact in load(ROOT, "demo").artefacts.items() if artefact.kind == "figure"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_figure_has_a_caption_of_its_own_that_names_its_smoothing(name):
+    text = rendered("figure.rst", figure=name)
+    common = rendered("figure.rst", figure="another")
+    assert text != common.replace("another.json", f"{name}.json")
+    windows = {window(panel) for panel in load(ROOT, "demo").artefacts[name].panels} - {1}
+    assert {int(found) for found in re.findall(r"moving mean over (\d+)", text)} == windows
+    assert "seeds 1, 2, 3" in text
+    assert f"{name}.json" in text

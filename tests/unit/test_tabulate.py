@@ -1,0 +1,315 @@
+"""Tables: what stands in a cell, what is refused, how it is shown, and what is said of the paper's claims."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chord import tabulate
+from chord.config import load
+from chord.findings import claims
+from chord.findings.statistics import two_way
+from chord.findings.table import Cell
+from chord.provenance.files import UserError
+from tests.unit.results_tree import write_scores
+
+ROOT = Path(__file__).parents[2]
+PROJECT = load(ROOT, "demo")
+TABLE = PROJECT.artefacts["table1"]
+SEED = PROJECT.seeds[0]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    results = tmp_path_factory.mktemp("results") / "demo"
+    write_scores(results, PROJECT)
+    return results
+
+
+@pytest.fixture
+def results(made, tmp_path):
+    shutil.copytree(made, tmp_path / "demo")
+    return tmp_path / "demo"
+
+
+def command(results, out):
+    return [
+        "--study", "demo", "--artefact", "table1", "--results", str(results), "--root", str(ROOT),
+        "--json", str(out / "table1.json"), "--markdown", str(out / "table1.md"), "--html", str(out / "table1.html"),
+    ]  # fmt: skip
+
+
+def tabulated(results):
+    tabulate.main(command(results, results))
+    return json.loads((results / "table1.json").read_text())
+
+
+def scores(results, arm, seed=SEED, benchmark="in-distribution"):
+    return results / "runs" / arm / f"seed-{seed}" / "eval" / benchmark / "scores.json"
+
+
+# --- cells -------------------------------------------------------------------------------------
+
+
+def test_a_cell_holds_mean_error_counts_seeds_and_the_papers_number(results):
+    table = tabulated(results)
+    assert [row["arm"] for row in table["rows"]] == list(TABLE.arms)
+    found = next(row for row in table["rows"] if row["arm"] == "chord-mu")["cells"]["in-distribution"]
+    raw = [json.loads(scores(results, "chord-mu", seed).read_text()) for seed in PROJECT.seeds]
+    right = np.array([[row["outcomes"].count("right") / 4 for row in each["problems"]] for each in raw])
+    assert found["mean"] == pytest.approx(100 * right.mean(), abs=1e-5)
+    assert found["se"] == pytest.approx(100 * two_way(right).se, abs=1e-5)
+    assert found["by_seed"] == pytest.approx([100 * each["mean"] for each in raw], abs=1e-5)
+    assert (found["n_seeds"], found["n_problems"], found["samples_per_problem"]) == (len(PROJECT.seeds), 40, 4)
+    assert found["paper"] == TABLE.paper.cells["chord-mu"]["AMC"]
+
+
+def test_a_number_that_the_paper_does_not_give_is_null_and_not_zero(results):
+    table = tabulated(results)
+    light = next(row for row in table["rows"] if row["arm"] == "sft-light")
+    assert light["cells"]["in-distribution"]["paper"] is None
+    assert "| SFT-light |" in (results / "table1.md").read_text()
+    assert re.search(r"SFT-light \| [^|]+ \| – \|", (results / "table1.md").read_text())
+
+
+def test_the_same_scores_give_the_same_bytes_whatever_order_their_problems_have(results):
+    tabulated(results)
+    before = {name: (results / name).read_bytes() for name in ("table1.json", "table1.md", "table1.html")}
+    path = scores(results, "grpo")
+    raw = json.loads(path.read_text())
+    raw["problems"].reverse()
+    path.write_text(json.dumps(raw))
+    tabulated(results)
+    assert {name: (results / name).read_bytes() for name in before} == before
+
+
+def test_the_manifest_names_every_scores_file(results):
+    tabulated(results)
+    manifest = json.loads((results / "table1.manifest.json").read_text())
+    assert len(manifest["inputs"]) == len(TABLE.arms) * len(PROJECT.seeds) * len(PROJECT.study.benchmarks)
+    assert set(manifest["outputs"]) == {"table1.json", "table1.md", "table1.html"}
+
+
+# --- refusals ----------------------------------------------------------------------------------
+
+
+def change(path, **new):
+    path.write_text(json.dumps(json.loads(path.read_text()) | new))
+
+
+def drop_problem(path):
+    raw = json.loads(path.read_text())
+    change(path, problems=raw["problems"][1:], mean=float(np.mean(
+        [row["outcomes"].count("right") / 4 for row in raw["problems"][1:]]
+    )))  # fmt: skip
+
+
+DAMAGE = {
+    "no such file": lambda path: path.unlink(),
+    "an empty file": lambda path: path.write_text(""),
+    "not whole JSON": lambda path: path.write_text(path.read_text()[:200]),
+    "a JSON list": lambda path: path.write_text("[]"),
+    "benchmark 'harder'": lambda path: change(path, benchmark="harder"),
+    "version 0": lambda path: change(path, version="0"),
+    "metric avg@8": lambda path: change(path, metric="avg@8"),
+    "mean 0.123": lambda path: change(path, mean=0.123),
+    "no problems": lambda path: path.write_text(json.dumps(
+        {key: value for key, value in json.loads(path.read_text()).items() if key != "problems"}
+    )),
+    "other problems": drop_problem,
+    "other things under 'problems'": lambda path: change(path, problems=[{"id": "a", "outcomes": ["correct"]}] * 2),
+    "problems twice": lambda path: change(path, problems=[{"id": "a", "outcomes": ["right"]}] * 2, mean=1.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", DAMAGE)
+def test_scores_that_cannot_be_used_are_refused_by_name_and_nothing_is_written(results, said):
+    path = scores(results, "chord-phi")
+    DAMAGE[said](path)
+    with pytest.raises(UserError) as refusal:
+        tabulated(results)
+    message = str(refusal.value)
+    assert message.startswith(str(path))
+    assert said in message
+    assert "expected" in message or "but its outcomes give" in message
+    assert "\n" not in message
+    assert not list(results.glob("table1*"))
+
+
+def test_as_a_program_it_says_one_line_and_ends_with_2(results):
+    scores(results, "grpo").unlink()
+    line = [sys.executable, "-m", "chord.tabulate", *command(results, results)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"chord.tabulate: {scores(results, 'grpo')}: found no such file")
+
+
+@pytest.mark.parametrize("artefact", ["figure2", "table9"])
+def test_an_artefact_that_is_no_table_is_refused_with_the_tables_there_are(results, artefact):
+    line = command(results, results)
+    line[line.index("table1")] = artefact
+    with pytest.raises(UserError, match=f"found '{artefact}', expected a table, one of: table1"):
+        tabulate.main(line)
+
+
+def test_verbs_that_show_findings_start_without_torch():
+    code = "import sys, chord.tabulate, chord.plot, chord.report; print({'torch', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+# --- how it is shown ---------------------------------------------------------------------------
+
+
+def shown(results, monkeypatch, capsys, width=80):
+    tabulated(results)
+    monkeypatch.setenv("COLUMNS", str(width))
+    capsys.readouterr()
+    tabulate.main(["--show", str(results / "table1.json")])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_the_terminal_table_fits_its_width_and_shows_every_cell(results, monkeypatch, capsys, width):
+    text = shown(results, monkeypatch, capsys, width)
+    pathless = [line for line in text.splitlines() if str(results) not in line]
+    assert max(map(len, pathless)) <= width
+    table = json.loads((results / "table1.json").read_text())
+    for row in table["rows"]:
+        for cell in row["cells"].values():
+            assert f"{cell['mean']:.1f} ± {cell['se']:.1f}" in text
+    assert "paper: Qwen2.5-7B" in text
+    assert "\x1b" not in text
+
+
+def test_at_80_columns_each_arm_is_one_line(results, monkeypatch, capsys):
+    lines = shown(results, monkeypatch, capsys).splitlines()
+    for arm in TABLE.arms:
+        label = PROJECT.arms[arm].label
+        line = next(line for line in lines if line.startswith(label + " "))
+        assert line.count("±") == len(PROJECT.study.benchmarks)
+
+
+def test_a_terminal_without_greek_letters_gets_their_names(results):
+    tabulated(results)
+    line = [sys.executable, "-m", "chord.tabulate", "--show", str(results / "table1.json")]
+    env = {"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert b"CHORD-mu" in done.stdout
+    assert b" +- " in done.stdout
+
+
+def test_showing_names_the_pictures_that_exist_and_the_verdicts_of_the_figures(results, monkeypatch, capsys):
+    (results / "figure2.svg").write_text("<svg/>")
+    claim = {"claim": "SFT falls, then rises", "verdict": "holds here", "found": "by much"}
+    (results / "figure2.json").write_text(json.dumps({"claims": [claim]}))
+    (results / "figure2.manifest.json").write_text("not a figure")
+    text = shown(results, monkeypatch, capsys)
+    assert str(results / "figure2.svg") in text
+    assert "overview" not in text
+    assert "SFT falls, then rises (by much)" in text
+
+
+def test_showing_a_file_that_is_no_table_is_refused(results):
+    with pytest.raises(UserError, match=r"expected a table that chord\.tabulate wrote"):
+        tabulate.main(["--show", str(scores(results, "grpo"))])
+
+
+class Tags(HTMLParser):
+    """Open tags that were not closed, and everything that a page could load."""
+
+    VOID = ("meta", "br", "link", "img", "path", "use")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.loads, self.ids = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.loads += [found[key] for key in ("src", "href", "xlink:href") if key in found]
+        self.ids += [found["id"]] if "id" in found else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_loads_nothing(results):
+    tabulated(results)
+    tags = Tags((results / "table1.html").read_text())
+    assert tags.open == []
+    assert tags.loads == []
+    assert "url(" not in (results / "table1.html").read_text()
+
+
+def test_labels_cannot_break_out_of_the_page(results):
+    table = tabulated(results)
+    table["rows"][0]["label"] = "<script>alert(1)</script>"
+    from chord.findings.page import table_page
+
+    assert "<script>" not in table_page(table)
+
+
+# --- claims ------------------------------------------------------------------------------------
+
+
+def grid(draw=5, **shift):
+    """Cells of every arm, equal but for seed noise and the shift of the arms named."""
+    rng = np.random.default_rng(draw)
+    hard = rng.normal(0, 0.2, (1, 100))
+    return {
+        (arm, key): Cell(
+            0.5 + hard + shift.get(arm.replace("-", "_"), 0) + rng.normal(0, 0.02, (3, 100)), 4, "1", "avg@4"
+        )
+        for arm in TABLE.arms
+        for key in PROJECT.study.benchmarks
+    }
+
+
+def verdict(found, start):
+    return next(claim for claim in found if claim["claim"].startswith(start))
+
+
+def test_a_claim_holds_fails_or_stays_open_as_the_difference_says():
+    up = claims.of_table(PROJECT, TABLE, grid(chord_mu=0.1))
+    down = claims.of_table(PROJECT, TABLE, grid(chord_mu=-0.1))
+    level = claims.of_table(PROJECT, TABLE, grid(chord_mu=0.001))
+    assert verdict(up, "CHORD-µ ends above GRPO")["verdict"] == "holds here"
+    assert verdict(up, "CHORD-µ ends above GRPO")["difference"] == pytest.approx(10, abs=1)
+    assert verdict(down, "CHORD-µ ends above GRPO")["verdict"] == "does not hold here"
+    assert verdict(level, "CHORD-µ ends above GRPO")["verdict"] == "undecided"
+
+
+def test_arms_that_differ_by_noise_alone_seldom_get_a_verdict():
+    found = [claim["verdict"] for draw in range(60) for claim in claims.of_table(PROJECT, TABLE, grid(draw))]
+    assert sum(each != "undecided" for each in found) / len(found) < 0.08
+
+
+def test_keeping_the_other_skill_best_needs_every_trained_rival_to_be_worse():
+    ahead = claims.of_table(PROJECT, TABLE, grid(chord_phi=0.1))
+    assert verdict(ahead, "CHORD-φ keeps")["verdict"] == "holds here"
+    beaten = verdict(claims.of_table(PROJECT, TABLE, grid(chord_phi=0.1, grpo=0.2)), "CHORD-φ keeps")
+    assert beaten["verdict"] == "does not hold here"
+    assert "minus GRPO (pure RL), the closest" in beaten["found"]
+
+
+def test_the_untouched_model_is_no_rival_for_keeping_a_skill():
+    found = verdict(claims.of_table(PROJECT, TABLE, grid(chord_phi=0.1, original=0.4)), "CHORD-φ keeps")
+    assert found["verdict"] == "holds here"
+
+
+def test_claims_about_arms_that_are_not_in_the_table_are_left_out():
+    small = TABLE.model_copy(update={"arms": ("original", "grpo")})
+    found = claims.of_table(PROJECT, small, grid())
+    assert [claim["claim"] for claim in found] == ["GRPO (pure RL) ends above Original model on three-digit sums"]

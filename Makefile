@@ -10,7 +10,7 @@ REPORT := $(RESULTS)/report.html
 
 # What is in .venv comes first for every command and for the jobs that Snakemake starts; nothing else of Python's leaks in.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-unexport PYTHONPATH PYTHONHOME
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 # Nothing is looked up on a model hub: the demo makes all it needs.
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
@@ -27,7 +27,7 @@ help:
 
 demo: install
 	@echo '[demo] running the DAG of study demo on $(CORES) cores'
-	@python -m snakemake --cores $(CORES) --rerun-incomplete --config study=demo
+	@python -m snakemake --cores $(CORES) --config study=demo
 	@$(MAKE) --no-print-directory report table
 
 table:

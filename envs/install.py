@@ -4,7 +4,7 @@
     python3 envs/install.py test    and what the tests need besides
 
 Runs on the bare interpreter, before anything is installed: standard library only, and plain enough that an old Python
-reaches the message about its age. It knows pip and nothing about the project.
+reaches the message about its age. It knows pip, and of the project only which packages it imports.
 """
 
 import hashlib
@@ -30,7 +30,12 @@ LEFT_OUT = """def __getattr__(name):
     raise ImportError("pycosat was left out when .venv was made: building it needs a C compiler")
 """
 CUDA_HINT = """  this build carries CUDA libraries (several GB) that this machine cannot use. For the small CPU build
-  stop here (Ctrl-C), set PIP_EXTRA_INDEX_URL to the CPU address on PyTorch's page "Start Locally", and run this again"""
+  stop here (Ctrl-C), set PIP_EXTRA_INDEX_URL to the CPU address on PyTorch's page "Start Locally", and run it again"""
+# Compiling all of 2 GB takes minutes, compiling what is imported does not; one line a process.
+FIRST_IMPORTS = (
+    "import torch, transformers.models.llama.modeling_llama, lm_eval.models.huggingface, torch.utils.tensorboard",
+    "import snakemake.cli, reasoning_gym, datasets, math_verify, matplotlib.pyplot",
+)
 
 
 def main() -> None:
@@ -61,6 +66,7 @@ def install_run() -> bool:
     install_torch()
     install_pins(PINS)
     pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+    import_once()
     stamp.touch()
     return True
 
@@ -86,21 +92,38 @@ def install_torch() -> None:
         say(CUDA_HINT)
     if gpu and "+cpu" in version:
         say("  pip's own settings offer a CPU build, so the GPU will not be used")
-    pip("install", "--constraint", str(PINS), wanted, show_progress=True)
+    pip("install", "--no-compile", "--constraint", str(PINS), wanted, show_progress=True)
 
 
 def install_pins(path: Path) -> None:
     """Install every package of the file; without a C compiler all but the one that needs it."""
-    flags = ["--no-deps", "--no-build-isolation", "--use-pep517"]
+    flags = ["--no-deps", "--no-compile", "--no-build-isolation", "--use-pep517"]
     lines = pins(path)
     rest = [line for name, line in lines.items() if name not in (NEEDS_COMPILER, "torch", "setuptools")]
     say(f"installing the {len(rest)} packages of {path.relative_to(ROOT)}")
     pip("install", *flags, *rest, show_progress=True)
     if NEEDS_COMPILER in lines and not pip("install", *flags, lines[NEEDS_COMPILER], may_fail=True):
-        say(f"  without a C compiler {NEEDS_COMPILER} is left out; only reasoning-gym's zebra puzzles use it")
+        say(f"  {NEEDS_COMPILER} is left out, there may be no C compiler; only reasoning-gym's zebra puzzles use it")
         query = "import sysconfig; print(sysconfig.get_path('purelib'))"
         packages = subprocess.check_output([str(PYTHON), "-c", query], universal_newlines=True).strip()
         Path(packages, f"{NEEDS_COMPILER}.py").write_text(LEFT_OUT, encoding="utf-8")
+
+
+def import_once() -> None:
+    """Show that the main packages load, and leave their bytecode behind, which later processes only read."""
+    say("importing the main packages for the first time")
+    start = [str(PYTHON), "-W", "ignore", "-c"]
+    with LOG.open("a", encoding="utf-8") as log:
+        processes = [subprocess.Popen([*start, code], stderr=log, env=environment()) for code in FIRST_IMPORTS]
+    exit_codes = [process.wait() for process in processes]
+    if any(exit_codes):
+        stop("a package was installed but cannot be imported; the end of .venv/install.log says which")
+
+
+def environment() -> dict:
+    """Our own environment without what would lead Python to other packages or keep it from storing bytecode."""
+    misleading = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
+    return {key: value for key, value in os.environ.items() if key not in misleading}
 
 
 def stamp_of(part: str, path: Path) -> Path:
@@ -126,7 +149,7 @@ def pip(command: str, *arguments: str, show_progress: bool = False, may_fail: bo
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             universal_newlines=True,
-            env={key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")},
+            env=environment(),
         ) as process:
             for line in process.stdout:
                 printed.append(line)
@@ -142,13 +165,14 @@ def pip(command: str, *arguments: str, show_progress: bool = False, may_fail: bo
 
 def tell(line: str, printed: list) -> None:
     """Progress for whoever waits: every 30th package, large downloads, and the long silent end."""
-    seen = sum(old.startswith("Collecting ") for old in printed)
-    if line.startswith("Collecting ") and seen % 30 == 0:
+    begins = ("Collecting ", "Processing ", "Requirement already satisfied")
+    seen = sum(old.startswith(begins) for old in printed)
+    if line.startswith(begins) and seen % 30 == 0:
         say(f"  {seen} found")
     elif line.startswith("  Downloading ") and line.endswith(" MB)\n") and float(line.split("(")[-1][:-5]) > 20:
-        say(f"  fetching {line.split('/')[-1].strip()}")
+        say(f"  fetching {line.split('/')[-1].replace('Downloading', '').strip()}")
     elif line.startswith("Installing collected"):
-        say("  unpacking")
+        say("  unpacking, about a minute")
 
 
 def say(text: str) -> None:

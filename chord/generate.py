@@ -52,14 +52,14 @@ def main() -> None:
     args = _arguments()
     root, study = args.study.resolve().parents[2], read_study(args.study)
     benchmark = read_benchmark(root, study, args.benchmark)
-    inputs = {"model": args.model, "problems": args.problems, "benchmark": benchmark.file}
+    inputs = {"model": args.model, "problems": args.problems}
     outputs = {"answers": args.answers}
     seeds = {"evaluate": args.seed}
     with Manifest.recording(args.manifest, verb=VERB, inputs=inputs, outputs=outputs, seeds=seeds) as recording:
         _check_model(args.model)
         decisive = _decisive(study, args.model, args.seed)
         job = _job(benchmark, args.problems, args.answers, args.seed, decisive)
-        recording.extra |= {"key": job.key, "settings": decisive["settings"]}
+        recording.extra |= {"key": job.key, "settings": decisive["settings"], "benchmark": benchmark.meaning}
         with ahead.claimed(args.answers, wait=True):
             made_by = ahead.take(args.answers, job.key)
             if made_by is not None:
@@ -156,7 +156,7 @@ def _decisive(study: Study, model: Path, seed: int) -> dict[str, Any]:
 def _job(benchmark: Benchmark, file: Path, answers: Path, seed: int, decisive: dict[str, Any]) -> Job:
     """The job, with its problems read and checked."""
     problems = read_problems(file)
-    own = {"benchmark": [benchmark.name, benchmark.sha256], "problems": file_sha256(file)}
+    own = {"benchmark": [benchmark.name, benchmark.meaning], "problems": file_sha256(file)}
     return Job(benchmark, file, tuple(problems), seed, answers, ahead.key_of(decisive | own))
 
 

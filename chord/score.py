@@ -50,10 +50,10 @@ def main() -> None:
     args = _arguments()
     root, study = args.study.resolve().parents[2], read_study(args.study)
     benchmark = read_benchmark(root, study, args.benchmark)
-    inputs = {"answers": args.answers, "problems": args.problems, "benchmark": benchmark.file}
+    inputs = {"answers": args.answers, "problems": args.problems}
     with Manifest.recording(args.manifest, verb=VERB, inputs=inputs, outputs={"scores": args.scores}) as recording:
         job = _job(benchmark, study.grading, args.answers, args.problems, args.scores)
-        recording.extra |= {"key": job.key, "grading": job.grading.model_dump()}
+        recording.extra |= {"key": job.key, "grading": job.grading.model_dump(), "benchmark": benchmark.meaning}
         with ahead.claimed(args.scores, wait=True):
             made_by = ahead.take(args.scores, job.key)
             if made_by is not None:
@@ -81,7 +81,7 @@ def _job(benchmark: Benchmark, grading: Grading, answers: Path, problems: Path, 
     parts = {
         "code": code_digest(VERB),
         "packages": key_packages(),
-        "benchmark": [benchmark.name, benchmark.sha256],
+        "benchmark": [benchmark.name, benchmark.meaning],
         "grading": grading.model_dump(),
         "answers": file_sha256(answers),
         "problems": file_sha256(problems),

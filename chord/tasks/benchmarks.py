@@ -30,12 +30,15 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What one benchmark asks of a model. `task` is the name that lm-eval knows it by."""
+    """What one benchmark asks of a model. `task` is the name that lm-eval knows it by.
+
+    `meaning` is a hash over all that its file says; comments and layout do not count.
+    """
 
     name: str
     task: str
     file: Path
-    sha256: str
+    meaning: str
     version: int | str
     samples_per_problem: int
     max_response_tokens: int
@@ -83,15 +86,14 @@ def read_benchmark(root: Path, study: Study, name: str) -> Benchmark:
             f" {', '.join(study.benchmarks)}"
         )
     file = root / "config" / "benchmarks" / study.benchmarks[name].file
-    content = file.read_bytes()
     shown = f"config/benchmarks/{file.name}"
-    definition = _definition(content, shown)
+    meaning, definition = _read(file, shown)
     _check_k(definition, shown)
     return Benchmark(
         name=name,
         task=definition.task,
         file=file,
-        sha256=hashlib.sha256(content).hexdigest(),
+        meaning=meaning,
         version=definition.metadata.version,
         samples_per_problem=definition.repeats,
         max_response_tokens=definition.generation_kwargs.max_gen_toks,
@@ -163,11 +165,18 @@ def _document(problem: Problem) -> dict[str, str]:
     return {name: getattr(problem, name) for name in ("id", "prompt", "answer")}
 
 
-def _definition(content: bytes, shown: str) -> _Definition:
+def _read(file: Path, shown: str) -> tuple[str, _Definition]:
+    """The hash of what the file says, and what it says."""
     try:
+        content = file.read_text(encoding="utf-8")
         raw = yaml.load(content, Loader=_TaskYaml)
+        meaning = yaml.serialize(yaml.compose(content, Loader=_TaskYaml), canonical=True)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{shown}: found text that is not YAML ({' '.join(str(error).split())})") from None
+    return hashlib.sha256(meaning.encode()).hexdigest(), _definition(raw, shown)
+
+
+def _definition(raw: Any, shown: str) -> _Definition:
     if not isinstance(raw, dict) or "include" in raw:
         found = "`include`" if isinstance(raw, dict) else "no mapping of keys to values"
         raise UserError(f"{shown}: found {found}, expected a whole lm-eval task in this one file")

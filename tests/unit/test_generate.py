@@ -200,6 +200,7 @@ def test_grading_labels_and_comments_do_not_spoil_answers_ahead(place: Place, fa
     edit(place.root / "config/studies/demo.yaml", "reward: paper-math", "reward: binary")
     edit(place.root / "config/studies/demo.yaml", "label: four-digit sums", "label: sums of four digits")
     edit(place.root / "config/benchmarks/other-skill.yaml", "version: 1", "version: 2")
+    edit(place.root / "config/benchmarks/harder.yaml", "max_gen_toks: 96   ", "max_gen_toks: 96 # another comment")
     place.run("harder")
     assert len(fake.calls) == 2 and "made_ahead_by" in place.extra("harder")
 

@@ -20,13 +20,13 @@ from chord.provenance.manifest import Manifest
 WIDTH_INCHES, PANEL_INCHES, LEGEND_LINE_INCHES, PNG_DPI = 3.5, 2.1, 0.17, 200
 MARKED_POINTS = 11  # markers a curve
 
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = (
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
 Style = tuple[str, Any, str]  # colour, dashes, marker
 STYLES: dict[str, Style] = {
     "grpo": (BLACK, "solid", "o"),
-    "chord-mu": (VERMILLION, "solid", "s"),
+    "chord-mu": (VERMILION, "solid", "s"),
     "chord-phi": (BLUE, "solid", "^"),
     "mu-0.02": (SKY, (0, (5, 1.5)), "v"),
     "mu-0.1": (ORANGE, (0, (5, 1.5, 1, 1.5)), "D"),
@@ -36,7 +36,7 @@ STYLES: dict[str, Style] = {
     "sft-lr-mid": (BLUE, "solid", "o"),
     "sft-lr-high": (ORANGE, (0, (5, 1.5)), "D"),
 }
-RC = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
     "font.size": 7.5,
     "axes.labelsize": 7.5,
@@ -118,7 +118,7 @@ def compose(data: dict[str, Any]) -> Any:
     for panel, ax in zip(data["panels"], axes, strict=True):
         _draw_panel(panel, ax, styles)
     axes[-1].set_xlabel(data["x"]["label"])
-    _add_legend(figure, axes)
+    _add_legend(figure, list(axes))
     return figure
 
 

@@ -141,7 +141,7 @@ def _what_ran(trainings: dict[str, list[history.Training]]) -> Iterator[str]:
         f" Commit: {escape(commits)}.</p>"
     )
     yield page.rows_part(
-        ("arm", "runs", "steps", "a run took", "of which", "peak memory"),
+        ("arm", "runs", "steps", "a run took", "mostly for", "peak memory"),
         (_ran(arm, runs) for arm, runs in trainings.items()),
     )
     yield "<details><summary>Every run with its start and end</summary>"
@@ -176,7 +176,7 @@ def _ran(arm: str, runs: list[history.Training]) -> tuple[str, ...]:
             phases[phase] = phases.get(phase, 0.0) + spent
     whole = sum(phases.values()) or 1.0
     parts = ", ".join(
-        f"{phase} {100 * spent / whole:.0f} %" for phase, spent in phases.items() if spent / whole >= 0.005
+        f"{phase} {100 * spent / whole:.0f} %" for phase, spent in phases.items() if spent / whole >= 0.02
     )
     peak = max((line.get("peak_memory_mb") or 0 for one in runs for line in one.timing), default=0)
     steps = history.shared(str(one.steps) for one in runs if one.timing)
@@ -190,9 +190,7 @@ def _values(project: Project) -> Iterator[str]:
     """Every value that decides a model, by arm; what the study sets for all of them below."""
     yield "<h2>Values</h2>"
     rows = [_recipe(project.arms[name], project) for name in used_arms(project)]
-    yield page.rows_part(
-        ("arm", "starts from", "µ", "expert tokens weigh", "length", "learning rate", "keeps step"), rows
-    )
+    yield page.rows_part(("arm", "starts from", "µ", "expert weight", "length", "learning rate", "keeps step"), rows)
     study = project.study.model_dump(mode="json")
     yield "<details><summary>What the study sets for every arm</summary>"
     shown = ("model", "data", "expert", "grading", "rollouts", "expert_rows_per_step", "optimiser", "policy_loss",

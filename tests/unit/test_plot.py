@@ -47,6 +47,13 @@ def plotted(results, name, out=None, seeds=(1, 2, 3)):
     return json.loads(files["json"].read_text())
 
 
+@pytest.fixture(scope="module")
+def drawn(made, tmp_path_factory):
+    """The JSON of every figure, from metrics that nothing happened to."""
+    out = tmp_path_factory.mktemp("drawn")
+    return {name: plotted(made, name, out) for name in FIGURES}
+
+
 def metrics(results, arm, seed=1):
     return results / "runs" / arm / f"seed-{seed}" / "metrics.jsonl"
 
@@ -168,11 +175,11 @@ def test_the_same_points_give_the_same_bytes_without_a_date(results, tmp_path):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_nothing_in_a_figure_overlaps_or_is_cut_off(results, name):
+def test_nothing_in_a_figure_overlaps_or_is_cut_off(drawn, name):
     import matplotlib
 
     with matplotlib.rc_context(plot.RC):
-        figure = plot.compose(plotted(results, name))
+        figure = plot.compose(drawn[name])
         figure.canvas.draw()
         page = figure.bbox
         axes = [ax.get_tightbbox() for ax in figure.axes]
@@ -188,8 +195,8 @@ def test_nothing_in_a_figure_overlaps_or_is_cut_off(results, name):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_each_arm_has_a_colour_dashes_and_marker_of_its_own(results, name):
-    looks = plot.looks(plotted(results, name))
+def test_each_arm_has_a_colour_dashes_and_marker_of_its_own(drawn, name):
+    looks = plot.looks(drawn[name])
     assert set(looks) <= set(PROJECT.artefacts[name].arms)
     for part in range(3):
         values = [look[part] for look in looks.values()]

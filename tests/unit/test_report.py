@@ -107,7 +107,7 @@ def test_the_page_says_what_ran_where_and_for_how_long(results):
     assert f"{2 * len(runs) + 1} training runs" in text
     # 101 timed steps of 0.6 s are 60.6 s; the base model's manifest says 60 s, so the steps count
     assert "<td>base model</td><td>1 of 1</td><td>100</td><td>1 min 01 s</td>" in text
-    assert "sample 67 %, reward 2 %, learn 25 %, validate 5 %, save 2 %" in text
+    assert "<td>sample 67 %, learn 25 %, validate 5 %</td>" in text
 
 
 def test_the_page_gives_the_values_of_every_arm(results):

@@ -117,7 +117,6 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join([*_parents(package, node.level), *([node.module] if node.module else [])])
-            yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.List | ast.Tuple):
             yield from _started_as_module(node.elts)

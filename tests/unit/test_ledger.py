@@ -102,6 +102,15 @@ def test_torn_lines_in_a_row_are_told_together_and_guarded_like_the_others(ledge
     assert check(ledger) == ledgers.Break(6, "found text that is not an attempt, expected a line of JSON")
 
 
+@pytest.mark.parametrize("torn", [b'{"previous": "12\n', b"\n", b'{"previous": "12\n\n'])
+def test_a_process_that_dies_while_it_closes_a_torn_line_is_followed_by_a_whole_chain(ledger, torn):
+    with ledger.open("ab") as file:
+        file.write(torn)
+    append(ledger, "start", {"name": "f"})
+    assert check(ledger) is None
+    assert [entry.get("name", entry["event"]) for entry in read(ledger)] == [*"abcde", "torn", "f"]
+
+
 def test_a_ledger_that_begins_with_a_torn_line_goes_on(tmp_path):
     ledger = tmp_path / "ledger.jsonl"
     ledger.write_bytes(b'{"previous": "00')

@@ -371,6 +371,7 @@ def test_git_state_says_commit_and_whether_and_how_the_tree_differs(project):
     assert json.loads(run_in(project, STATE).stdout) == {**clean, "untracked": 1}
     with (project / "chord" / "seeds.py").open("a") as file:
         file.write("x = 1\n")
+    git(project, "add", "chord/seeds.py")
     dirty = json.loads(run_in(project, STATE).stdout)
     difference = hashlib.sha256(git(project, "diff", "HEAD", "--binary")).hexdigest()
     assert dirty == {**clean, "dirty": True, "diff_sha256": difference, "untracked": 1}

@@ -324,6 +324,13 @@ def test_every_change_of_a_folder_changes_its_hash_and_touching_does_not(tmp_pat
     assert tree_hash(plain) in seen
 
 
+def test_the_mark_that_snakemake_leaves_in_a_folder_does_not_change_its_hash(tmp_path):
+    (tmp_path / "a").write_bytes(b"A")
+    before = tree_hash(tmp_path)
+    (tmp_path / ".snakemake_timestamp").touch()
+    assert tree_hash(tmp_path) == before
+
+
 def test_a_name_cannot_be_made_to_look_like_two_entries(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()

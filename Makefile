@@ -59,6 +59,8 @@ lint: install-test
 	@echo '[test] snakemake'   && python -m snakemake --lint
 	@echo '[test] codespell'   && codespell
 
+# The models of the tests are so small that a second thread only costs.
+unit: export OMP_NUM_THREADS := 1
 unit: install-test
 	@echo '[test] pytest' && python -m pytest --durations 10 $(ARGS)
 

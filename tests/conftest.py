@@ -1,6 +1,7 @@
 """What all tests share: tests marked `gpu` are skipped without a CUDA device, and every skip is counted by reason."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,11 +17,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was skipped and why, just above pytest's own last line."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """After all else but pytest's last line: the counts, zeros too, and why tests were skipped."""
+    yield
+    count = {name: len(reports) for name, reports in terminalreporter.stats.items()}
+    failed = count.get("failed", 0) + count.get("error", 0)
     skipped = terminalreporter.stats.get("skipped", [])
-    if skipped:
-        terminalreporter.section("skipped, by reason")
+    terminalreporter.section(f"{count.get('passed', 0)} passed, {failed} failed, {len(skipped)} skipped")
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
-    for reason, count in reasons.most_common():
-        terminalreporter.write_line(f"{count} skipped: {reason}")
+    for reason, times in reasons.most_common():
+        terminalreporter.write_line(f"{times} skipped: {reason}")

@@ -8,6 +8,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 PAD, END, USER, ASSISTANT = "<pad>", "<end>", "<user>", "<assistant>"
+EMBEDDING_SPREAD = 0.05
+RESIDUAL = ("o_proj.weight", "down_proj.weight")
 CHAT = (
     "{% for message in messages %}{% if message['role'] == 'user' %}" + USER + "{{ message['content'] }}"
     "{% else %}" + ASSISTANT + "{{ message['content'] }}" + END + "{% endif %}{% endfor %}"
@@ -34,7 +36,12 @@ def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
 
 
 def blank_model(architecture: dict[str, int], tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """A Llama of this architecture with weights drawn from `seed` alone (normal, standard deviation 0.02)."""
+    """A Llama of this architecture with weights drawn from `seed` alone.
+
+    ours: standard deviation 1/sqrt(inputs), further divided by sqrt(2 x layers) where a layer writes to the residual
+    stream, and 0.05 for the embedding. With transformers' 0.02 throughout, a model this narrow learned nothing in the
+    demo's 400 steps; so drawn, it answered two thirds of three-digit sums.
+    """
     config = LlamaConfig(
         **architecture,
         vocab_size=len(tokenizer),
@@ -47,11 +54,13 @@ def blank_model(architecture: dict[str, int], tokenizer: PreTrainedTokenizerFast
         model = LlamaForCausalLM(config)
     generator = torch.Generator().manual_seed(seed % 2**63)
     for name, parameter in sorted(model.named_parameters()):
-        if parameter.dim() > 1:
-            spread = 0.02 / math.sqrt(2 * config.num_hidden_layers) if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
-            nn.init.normal_(parameter, std=spread, generator=generator)
-        else:
+        if parameter.dim() < 2:
             nn.init.ones_(parameter)
+            continue
+        spread = EMBEDDING_SPREAD if "embed" in name else 1 / math.sqrt(parameter.shape[1])
+        if name.endswith(RESIDUAL):
+            spread /= math.sqrt(2 * config.num_hidden_layers)
+        nn.init.normal_(parameter, std=spread, generator=generator)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return model

@@ -48,11 +48,13 @@ def entropy_above(entropy: Tensor, threshold: float) -> Tensor:
 
 
 def top_threshold(entropies: Tensor, share: float) -> float:
-    """The entropy that the ceil(share x N) most uncertain tokens of the whole batch reach. (N,) -> nats.
+    """An entropy that just the ceil(share x N) most uncertain tokens of the whole batch exceed. (N,) -> nats.
 
-    Taken over the global batch, so that micro-batches and ranks cannot matter; ties at the threshold all count.
+    Taken over the global batch, so that micro-batches and ranks cannot matter; half way to the next lower entropy, so
+    that last bits, which differ from one forward pass to the next, cannot either.
     """
-    if entropies.numel() == 0:
-        return math.inf
     count = max(1, math.ceil(share * entropies.numel() - 1e-9))
-    return float(entropies.topk(count).values[-1])
+    if entropies.numel() <= count:
+        return -math.inf
+    last_in, first_out = entropies.topk(count + 1).values[-2:].tolist()
+    return (last_in + first_out) / 2

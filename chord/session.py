@@ -1,0 +1,233 @@
+"""A training run's surroundings: command line, start model, data, resume state, outputs. Part of the verb `train`."""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import resource
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from chord.config import Run
+from chord.learner import checkpoint
+from chord.learner.blank import blank_model, character_tokenizer
+from chord.learner.checkpoint import Progress
+from chord.learner.log import Curves, LineLog
+from chord.learner.policy import load_policy
+from chord.learner.world import World
+from chord.provenance.digest import code_digest
+from chord.provenance.files import UserError, atomic_folder, write_atomically
+from chord.provenance.hashing import content_hash
+from chord.records import Problem, Trace, read_lines
+from chord.rollout import Feed
+from chord.sampling.transformers_sampler import TransformersSampler
+from chord.seeds import derive
+from chord.tasks.graders import Grader
+
+
+@dataclass
+class Training:
+    """One run in progress. Only the leading rank has logs."""
+
+    run: Run
+    world: World
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    optimiser: torch.optim.Optimizer
+    feed: Feed
+    state: Path
+    steps: int
+    progress: Progress
+    metrics: LineLog | None = None
+    timing: LineLog | None = None
+    curves: Curves | None = None
+    stop: str = ""  # the signal that asked for a stop
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def say(self, message: str) -> None:
+        """One plain line for a person or a log; the leading rank speaks."""
+        if self.world.leads:
+            print(f"chord.train: {message}", file=sys.stderr, flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line of `chord.train`."""
+    parser = argparse.ArgumentParser(prog="chord.train", description="Train one arm: see run.json for what it is told.")
+    for name, required, what in (
+        ("run", True, "the resolved recipe, run.json"),
+        ("start", False, "folder of the model to start from; none for a recipe with init: random"),
+        ("prompts", False, "training problems (JSON lines); for recipes that sample"),
+        ("traces", False, "expert traces (JSON lines); for recipes that imitate"),
+        ("validation", True, "validation problems (JSON lines)"),
+        ("model", True, "folder to write the trained model to"),
+        ("metrics", True, "file to write the metrics to, a JSON line a step"),
+        ("timing", True, "file to write seconds and memory to, a JSON line a step"),
+        ("manifest", True, "file to write the manifest to"),
+        ("state", True, "folder for checkpoints; the same folder continues a run that was stopped"),
+        ("tensorboard", False, "folder for TensorBoard events"),
+    ):
+        parser.add_argument(f"--{name}", type=Path, required=required, help=what)
+    return parser.parse_args()
+
+
+def set_up(args: argparse.Namespace, run: Run, world: World, grader: Grader, inputs: dict[str, Path]) -> Training:
+    """Model, optimiser, data and logs as of the newest whole checkpoint."""
+    recipe = run.recipe
+    prompts = _read(args, "prompts", Problem, recipe.needs_rollouts, run)
+    traces = _read(args, "traces", Trace, recipe.needs_experts, run)
+    validation = read_lines(args.validation, Problem)
+    _check_alignment(run, prompts, traces, args)
+    model, tokenizer = _start(args, run)
+    optimiser = torch.optim.AdamW(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        betas=(run.optimiser.beta1, run.optimiser.beta2),
+        eps=run.optimiser.epsilon,
+        weight_decay=run.optimiser.weight_decay,
+        fused=True,
+    )
+    state = args.state / _state_digest(inputs)
+    progress = checkpoint.resume(state, model, optimiser) or Progress()
+    sampler = TransformersSampler(model, _end_ids(model, tokenizer), run.execution.sampler_rows)
+    feed = Feed(run, tokenizer, sampler, grader, world, prompts, traces, validation)
+    training = Training(
+        run, world, model, tokenizer, optimiser, feed, state, _steps(run, len(traces)), progress
+    )
+    if world.leads:
+        others = {path.parent for path in args.state.glob("*/step-*")} - {state}
+        if progress.step == 0 and others:
+            training.say(f"{args.state} holds the state of another recipe, code or data; starting fresh beside it")
+        training.metrics = LineLog(state / "metrics.jsonl", progress.metrics_bytes)
+        training.timing = LineLog(state / "timing.jsonl", progress.timing_bytes)
+        training.curves = Curves(args.tensorboard)
+    return training
+
+
+def save(training: Training) -> None:
+    """Writes a checkpoint; a no-op on other ranks, which hold the same weights."""
+    if not training.world.leads:
+        return
+    assert training.metrics is not None and training.timing is not None
+    training.progress.metrics_bytes = training.metrics.sync()
+    training.progress.timing_bytes = training.timing.sync()
+    checkpoint.save(training.state, training.progress, training.model, training.optimiser)
+    training.saved_at = time.monotonic()
+
+
+def write_outputs(training: Training, args: argparse.Namespace) -> None:
+    """The kept model with its tokenizer, the metrics and the timing, each whole or absent."""
+    run, progress = training.run, training.progress
+    assert training.metrics is not None and training.timing is not None
+    training.metrics.sync(), training.timing.sync()
+    if run.recipe.keep == "best":
+        checkpoint.load_weights(training.model, load_file(checkpoint.best_file(training.state, progress.best_step)))
+        training.say(f"keeps step {progress.best_step}, validation accuracy {progress.best_accuracy:.3f}")
+    with atomic_folder(args.model) as folder:
+        training.model.config._attn_implementation = "sdpa"  # what any other reader of the folder should use
+        training.model.save_pretrained(folder)
+        training.tokenizer.save_pretrained(folder)
+    for source, target in ((training.state / "metrics.jsonl", args.metrics), (training.state / "timing.jsonl", args.timing)):
+        write_atomically(target, source.read_bytes())
+
+
+def drop_state(training: Training) -> None:
+    """Removes the checkpoints of a run whose outputs and manifest are written."""
+    shutil.rmtree(training.state)
+
+
+def machine(run: Run) -> dict[str, Any]:
+    """The device and the switches that may move last bits, for the manifest."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "device": gpu or "cpu",
+        "cpu_threads": run.execution.cpu_threads,
+        "deterministic": run.execution.deterministic,
+        "compute_dtype": run.execution.compute_dtype,
+        "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held: of the GPU where there is one, else of the host."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def dump_not_finite(training: Training, error: Exception) -> Path:
+    """Writes what is known of a step that gave no finite number; weights are those before it."""
+    path = training.state / f"not-finite-step-{training.progress.step:06d}.json"
+    report = {"step": training.progress.step, "what": str(error), "run": json.loads(training.run.model_dump_json())}
+    write_atomically(path, json.dumps(report, indent=1))
+    return path
+
+
+def _steps(run: Run, traces: int) -> int:
+    """The number of updates; epochs count passes over the expert set, and a started step is a whole one."""
+    if run.recipe.steps is not None:
+        return run.recipe.steps
+    assert run.recipe.epochs is not None
+    return max(1, math.ceil(run.recipe.epochs * traces / run.expert_rows_per_step - 1e-9))
+
+
+def _read(args: argparse.Namespace, name: str, kind: Any, needed: bool, run: Run) -> list[Any]:
+    """The records of one input, none if the recipe has no use for them."""
+    path = getattr(args, name)
+    if not needed:
+        return []
+    if path is None:
+        raise UserError(f"--{name}: found nothing, expected a file of {kind.__name__} lines: arm '{run.arm}' reads them")
+    return read_lines(path, kind)
+
+
+def _check_alignment(run: Run, prompts: list[Problem], traces: list[Trace], args: argparse.Namespace) -> None:
+    """LUFFY's expert answers the very prompts that the policy answers."""
+    if run.recipe.traces != "aligned":
+        return
+    missing = {problem.id for problem in prompts} - {trace.problem for trace in traces}
+    if missing:
+        raise UserError(
+            f"{args.traces}: found no trace for {len(missing)} of {len(prompts)} training prompts (first: {min(missing)}),"
+            f" expected one for each: method {run.recipe.method} needs prompt-aligned traces"
+        )
+
+
+def _start(args: argparse.Namespace, run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model to train, weights in float32 (float64 if computed so): a blank one, or the one of --start."""
+    dtype = torch.float64 if run.execution.compute_dtype == "float64" else torch.float32
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+    if run.recipe.init == "random":
+        if run.model is None or run.model.architecture is None or run.model.alphabet is None:
+            raise UserError(f"{args.run}: recipe.init is random, expected `model` with architecture and alphabet")
+        tokenizer = character_tokenizer(run.model.alphabet)
+        model = blank_model(run.model.architecture.model_dump(), tokenizer, derive(run.seed, "initial weights"))
+        return model.to(device=device, dtype=dtype), tokenizer
+    if args.start is None or not (args.start / "config.json").is_file():
+        raise UserError(f"--start: found {args.start or 'nothing'}, expected the folder of a model: arm '{run.arm}' starts from {run.recipe.init}")
+    try:
+        model, tokenizer = load_policy(args.start, dtype)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{args.start}: found no model that can be read ({error}), expected config.json, safetensors, tokenizer") from None
+    return model.to(device), tokenizer
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a response."""
+    configured = model.generation_config.eos_token_id if model.generation_config else None
+    found = configured if isinstance(configured, list) else [configured]
+    return sorted({int(token) for token in (*found, tokenizer.eos_token_id) if token is not None})
+
+
+def _state_digest(inputs: dict[str, Path]) -> str:
+    """What resume state belongs to: the recipe, the data, the start model and the code."""
+    parts = [f"{name} {content_hash(path)}" for name, path in sorted(inputs.items())]
+    return hashlib.sha256("\n".join([*parts, f"code {code_digest('chord.train')}"]).encode()).hexdigest()[:16]

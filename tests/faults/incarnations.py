@@ -1,0 +1,90 @@
+"""Runs one training command again and again, each time in a forked child that is killed, until one gets through.
+
+    python -m tests.faults.incarnations PLAN.json      {"arguments": [...], "deaths": [["save", 1], ["after", 0.2], ...]}
+
+Heavy modules are imported once, so a death costs a fraction of a second. Prints one JSON list: how each child ended.
+A death is a place in the code and how often it is passed before SIGKILL, or "after" and seconds of life.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+import chord.train
+from chord.learner import checkpoint, gradient
+from chord.learner.log import LineLog
+from chord.sampling.transformers_sampler import TransformersSampler
+
+PLACES = {
+    "sampling": (TransformersSampler, "_decode"),
+    "forward": (gradient, "token_statistics"),
+    "backward": (torch.Tensor, "backward"),
+    "optimiser": (torch.optim.AdamW, "step"),
+    "writing metrics": (LineLog, "write"),
+    "syncing metrics": (LineLog, "sync"),
+    "best weights": (checkpoint, "save_best"),
+    "writing a checkpoint": (checkpoint, "save_file"),
+    "hashing a checkpoint": (checkpoint, "file_sha256"),
+    "dropping old checkpoints": (checkpoint.shutil, "rmtree"),
+    "outputs": (chord.train, "write_outputs"),
+    "dropping the state": (chord.train, "drop_state"),
+}
+
+
+def die_at(place: str, passes: int) -> None:
+    """SIGKILLs this process when `place` has been passed `passes` times: half of the deaths before, half after it."""
+    owner, name = PLACES[place]
+    real = getattr(owner, name)
+    left = [passes]
+
+    def wrapped(*args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0 and passes % 2 == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = real(*args, **kwargs)
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    setattr(owner, name, wrapped)
+
+
+def incarnation(arguments: list[str], death: list | None) -> str:
+    """One child from start to end: "killed", or its exit code."""
+    child = os.fork()
+    if child == 0:
+        try:
+            if death and death[0] == "after":
+                threading.Timer(death[1], lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+            elif death:
+                die_at(*death)
+            sys.argv = ["chord.train", *arguments]
+            code = chord.train.main()
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException as error:  # a child must never run on into the parent's loop
+            print(f"incarnation: {error!r}", file=sys.stderr, flush=True)
+            code = 99
+        os._exit(int(code or 0))
+    _, status = os.waitpid(child, 0)
+    return "killed" if os.WIFSIGNALED(status) else str(os.WEXITSTATUS(status))
+
+
+def main() -> None:
+    """All deaths of the plan in order, then one child that is left alone."""
+    plan = json.loads(Path(sys.argv[1]).read_text())
+    ends = []
+    for death in [*plan["deaths"], None]:
+        started = time.monotonic()
+        ends.append([*(death or ["none", 0]), incarnation(plan["arguments"], death), time.monotonic() - started])
+    print(json.dumps(ends))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Loss and every gradient equal a float64 reference for any micro-batch split, packing, order, and number of ranks."""
+
+import random
+import socket
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from tests.parity.reference import (
+    POLICY,
+    WORST,
+    assert_close,
+    execution,
+    random_batch,
+    recipe,
+    reference_gradient,
+    small_model,
+)
+
+from chord.learner.gradient import NotFinite, accumulate_gradient
+from chord.learner.policy import token_statistics
+from chord.learner.world import World
+
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+WEIGHTS = {
+    "one": {},
+    "p": {},
+    "p(1-p)": {},
+    "entropy-norm": {},
+    "entropy-top": {"share": 0.25},
+    "is-clip": {"ceiling": 0.4},
+    "focal": {"gamma": 2.0},
+}
+
+
+def gradient(model, sequences, mu, budget, weight="one", chunk=10_000, dtype="float64", world=World()):  # noqa: B008
+    model.zero_grad(set_to_none=True)
+    chosen = recipe(mu, weight, **WEIGHTS[weight])
+    sums = accumulate_gradient(model, sequences, mu, chosen, POLICY, execution(budget, chunk, dtype), 1.0, world)
+    return sums.values["loss"]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("budget", [1, 17, 40, 100_000])
+@pytest.mark.parametrize("mu", [0.0, 0.1, 0.9, 1.0])
+def test_any_micro_batch_split_gives_the_reference_gradient(kind, budget, mu, dtype):
+    model, sequences = small_model(kind, getattr(torch, dtype)), random_batch()
+    expected = reference_gradient(model, sequences, mu)
+    assert_close(model, gradient(model, sequences, mu, budget, dtype=dtype), expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_every_token_weight_gives_the_reference_gradient_however_it_is_split(weight):
+    model, sequences = small_model(), random_batch(4)
+    expected = reference_gradient(model, sequences, 0.3, weight)
+    for budget in (1, 33, 100_000):
+        assert_close(model, gradient(model, sequences, 0.3, budget, weight), expected, 1e-10)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_sequences_does_not_matter(seed):
+    model, sequences = small_model(), random_batch(seed)
+    expected = reference_gradient(model, sequences, 0.2)
+    shuffled = random.Random(seed).sample(sequences, len(sequences))
+    assert_close(model, gradient(model, shuffled, 0.2, 30), expected, 1e-10)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 64])
+def test_logits_in_chunks_give_the_same_gradient(chunk):
+    model, sequences = small_model("qwen2"), random_batch(1)
+    expected = reference_gradient(model, sequences, 0.5)
+    assert_close(model, gradient(model, sequences, 0.5, 60, chunk=chunk), expected, 1e-10)
+
+
+def test_a_batch_without_experts_or_without_rollouts_is_divided_by_what_is_there():
+    model = small_model()
+    for sequences in (random_batch(2, experts=0), random_batch(2, rollouts=0)):
+        expected = reference_gradient(model, sequences, 0.4)
+        assert_close(model, gradient(model, sequences, 0.4, 25), expected, 1e-10)
+
+
+def test_groups_with_equal_rewards_push_nothing_and_still_count_in_the_mean():
+    model, sequences = small_model(), random_batch(5, equal_group=True)
+    silent = sum(len(s.response) for s in sequences if not s.is_expert and s.advantage == 0)
+    assert silent > 0
+    assert_close(model, gradient(model, sequences, 0.0, 25), reference_gradient(model, sequences, 0.0), 1e-10)
+
+
+def _rank(rank, size, port, shards, mu, queue):
+    import os
+
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
+    model = small_model()
+    loss = gradient(model, shards[rank], mu, 30, "entropy-top", world=World(rank, size))
+    if rank == 0:
+        queue.put((loss, {name: p.grad.numpy() for name, p in model.named_parameters()}))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(("size", "mu"), [(1, 0.3), (2, 0.3), (4, 0.3), (2, 0.0), (2, 1.0)])
+def test_uneven_shards_over_ranks_give_the_reference_gradient(size, mu):
+    """Rank 1 of 2 has no expert token, rank 3 of 4 nothing at all."""
+    sequences = random_batch(7)
+    cuts = {1: [sequences], 2: [sequences[3:], sequences[:3]], 4: [sequences[:1], sequences[1:9], sequences[9:], []]}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = mp.get_context("spawn")
+    queue = context.SimpleQueue()
+    ranks = mp.spawn(_rank, (size, port, cuts[size], mu, queue), nprocs=size, join=False)
+    loss, gradients = queue.get()
+    while not ranks.join():
+        pass
+    model = small_model()
+    expected = reference_gradient(model, sequences, mu, "entropy-top")
+    for name, parameter in model.named_parameters():
+        parameter.grad = torch.from_numpy(gradients[name])
+    assert_close(model, loss, expected, 1e-10)
+
+
+def test_pure_sft_is_bit_equal_to_a_plain_sft_loop():
+    model, sequences = small_model(dtype=torch.float32), random_batch(8, rollouts=0)
+    gradient(model, sequences, 1.0, 100_000, dtype="float32")
+    mixed = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    logp = _all_logp(model, sequences)
+    (-(logp.sum()) / logp.numel()).backward()
+    assert all(torch.equal(mixed[name], p.grad) for name, p in model.named_parameters())
+
+
+def test_pure_grpo_is_bit_equal_to_a_plain_policy_gradient():
+    model, sequences = small_model(dtype=torch.float32), random_batch(9, experts=0, equal_group=False)
+    gradient(model, sequences, 0.0, 100_000, dtype="float32")
+    mixed = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    ordered = sorted(sequences, key=lambda s: -len(s))
+    logp = _all_logp(model, sequences)
+    advantage = torch.tensor([s.advantage for s in ordered for _ in s.response])
+    (-((logp - logp.detach()).exp() * advantage).sum() / logp.numel()).backward()
+    assert all(torch.equal(mixed[name], p.grad) for name, p in model.named_parameters())
+
+
+def _all_logp(model, sequences):
+    """Log-probabilities of all response tokens in one packed row, in the order of the plan (longest first)."""
+    from chord.learner.packing import pack, plan
+
+    order = plan([len(s) for s in sequences], 100_000)[0]
+    batch = pack([sequences[index] for index in order], torch.device("cpu"), torch.float32)
+    return token_statistics(model, batch, 10_000, torch.float32).logp
+
+
+def test_a_loss_that_is_not_finite_names_its_sequences_and_leaves_the_weights():
+    model, sequences = small_model(), random_batch(1)
+    bad = [*sequences[:-1], sequences[-1].__class__(**{**sequences[0].__dict__, "name": "culprit", "advantage": float("nan")})]
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with pytest.raises(NotFinite, match="culprit"):
+        gradient(model, bad, 0.5, 1)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+def test_the_largest_relative_error_of_this_session_is_shown(capsys):
+    """Runs last in this file; the closing figures of the README come from here."""
+    with capsys.disabled():
+        print(f"\n  largest relative error: float64 {WORST[torch.float64].error:.2g}, float32 {WORST[torch.float32].error:.2g}")
+    assert 0 < WORST[torch.float64].error <= 1e-10

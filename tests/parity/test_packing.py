@@ -1,0 +1,93 @@
+"""Packing: attention never crosses sequences, the plan is a pure function, the forward is that of plain transformers."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.parity.reference import plain_copy, random_batch, small_model
+
+from chord.learner.packing import Sequence, pack, plan
+from chord.learner.policy import token_statistics
+
+LENGTHS = st.lists(st.integers(1, 50), max_size=40)
+
+
+@given(LENGTHS, st.integers(1, 120))
+def test_a_plan_holds_every_sequence_once_longest_first_within_its_budget(lengths, budget):
+    batches = plan(lengths, budget)
+    flat = [index for batch in batches for index in batch]
+    assert sorted(flat) == list(range(len(lengths)))
+    assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
+    assert all(len(batch) == 1 or sum(lengths[index] for index in batch) <= budget for batch in batches)
+    assert plan(lengths, budget) == batches
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_log_probabilities_and_entropies_are_those_of_each_sequence_alone(kind):
+    model, sequences = small_model(kind), random_batch(3)
+    found = token_statistics(model, pack(sequences, torch.device("cpu"), torch.float64), 7, torch.float64)
+    plain = plain_copy(model)
+    start = 0
+    for sequence in sequences:
+        logits = plain(torch.tensor([sequence.prompt + sequence.response])).logits[0]
+        logp = logits.log_softmax(-1)[len(sequence.prompt) - 1 : -1]
+        here = slice(start, start + len(sequence.response))
+        expected = logp.gather(1, torch.tensor(sequence.response)[:, None])[:, 0]
+        assert torch.allclose(found.logp[here], expected, atol=1e-12)
+        assert torch.allclose(found.entropy[here], -(logp.exp() * logp).sum(-1), atol=1e-12)
+        start += len(sequence.response)
+
+
+def test_changing_a_neighbour_changes_nothing():
+    model, sequences = small_model(), random_batch(6)
+    middle = sequences[4]
+    device = torch.device("cpu")
+
+    def seen(neighbours):
+        batch = pack([*neighbours[:4], middle, *neighbours[5:]], device, torch.float64)
+        start = sum(len(s.response) for s in neighbours[:4])
+        return token_statistics(model, batch, 10_000, torch.float64).logp[start : start + len(middle.response)]
+
+    changed = [
+        Sequence(s.name, tuple((t + 1) % 23 for t in s.prompt), tuple((t + 5) % 23 for t in s.response), s.is_expert)
+        for s in sequences
+    ]
+    assert torch.equal(seen(sequences), seen(changed))
+
+
+def test_temperature_divides_the_logits():
+    model, sequences = small_model(), random_batch(2, rollouts=1, experts=0)
+    batch = pack(sequences, torch.device("cpu"), torch.float64)
+    found = token_statistics(model, batch, 10_000, torch.float64, temperature=0.5).logp
+    s = sequences[0]
+    logits = plain_copy(model)(torch.tensor([s.prompt + s.response])).logits[0] / 0.5
+    expected = logits.log_softmax(-1)[len(s.prompt) - 1 : -1].gather(1, torch.tensor(s.response)[:, None])[:, 0]
+    assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_the_whole_batch_of_logits_never_exists():
+    """No tensor that autograd keeps, and none that forward or backward makes, has more than a chunk of logit rows."""
+    model, sequences = small_model(), random_batch(0, rollouts=60, experts=0, equal_group=False)
+    batch = pack(sequences, torch.device("cpu"), torch.float64)
+    tokens, rows = batch.target.numel(), 8
+    kept: list[tuple[int, ...]] = []
+
+    def keep(tensor):
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.profiler.profile(record_shapes=True) as profile:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            stats = token_statistics(model, batch, rows, torch.float64)
+        stats.logp.sum().backward()
+    made = [tuple(shape) for event in profile.function_events for shape in event.input_shapes if shape]
+    tall = {shape for shape in kept + made if len(shape) == 2 and shape[1] == 23 and shape[0] > rows and shape[0] != 16}
+    assert tokens > 10 * rows
+    assert (rows, 23) in made  # logits are seen at all
+    assert not tall  # (16, 23) is the transposed embedding
+
+
+def test_an_empty_prompt_or_response_is_refused_by_name():
+    for prompt, response in (((), (1,)), ((1,), ())):
+        with pytest.raises(ValueError, match="culprit"):
+            pack([Sequence("culprit", prompt, response, True)], torch.device("cpu"), torch.float32)

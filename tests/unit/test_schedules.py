@@ -1,0 +1,71 @@
+"""mu schedules: hand-computed points, bounds, monotone parts, continuity, edge cases."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chord.objective.schedules import adaptive_mu, decayed_mu
+
+STEPS = st.integers(0, 3000)
+LENGTHS = st.integers(0, 1000)
+SHARES = st.floats(0, 1)
+
+
+def test_the_papers_schedule_at_points_worked_out_by_hand():
+    # 0.9 -> 0.05 over 200 steps (section 4.3): half way 0.05 + 0.85/2 = 0.475; a quarter 0.05 + 0.85 (1 + cos 45 deg)/2
+    values = [decayed_mu(step, 0, 200, 0.9, 0.05) for step in (0, 50, 100, 200, 1499)]
+    assert values == pytest.approx([0.9, 0.05 + 0.85 * (1 + math.sqrt(0.5)) / 2, 0.475, 0.05, 0.05], abs=1e-15)
+
+
+def test_the_mean_over_the_papers_decay_is_the_one_of_the_fact_sheet():
+    mean = sum(decayed_mu(step, 0, 200, 0.9, 0.05) for step in range(200)) / 200
+    assert mean == pytest.approx(0.477, abs=5e-4)
+
+
+def test_a_warm_up_starts_at_zero_and_reaches_the_peak():
+    assert [decayed_mu(step, 4, 10, 0.8, 0.1) for step in (0, 1, 4)] == pytest.approx([0.0, 0.2, 0.8], abs=1e-15)
+
+
+def test_without_warm_up_and_decay_every_step_has_the_valley_whatever_the_peak():
+    assert {decayed_mu(step, 0, 0, 0.9, 0.1) for step in range(5)} == {0.1}
+
+
+def test_a_warm_up_without_decay_falls_to_the_valley_at_its_end():
+    assert [decayed_mu(step, 2, 0, 1.0, 0.25) for step in (1, 2, 3)] == [0.5, 0.25, 0.25]
+
+
+@given(STEPS, LENGTHS, LENGTHS, SHARES, SHARES)
+def test_mu_stays_between_zero_and_the_larger_end_point(step, warmup, decay, peak, valley):
+    assert 0 <= decayed_mu(step, warmup, decay, peak, valley) <= max(peak, valley) + 1e-15
+
+
+@given(LENGTHS, st.integers(1, 1000), SHARES, SHARES)
+def test_mu_rises_in_the_warm_up_and_moves_one_way_in_the_decay(warmup, decay, one, other):
+    peak, valley = max(one, other), min(one, other)
+    values = [decayed_mu(step, warmup, decay, peak, valley) for step in range(warmup + decay + 2)]
+    assert all(a <= b + 1e-15 for a, b in zip(values[:warmup], values[1 : warmup + 1], strict=True))
+    assert all(a >= b - 1e-15 for a, b in zip(values[warmup:], values[warmup + 1 :], strict=False))
+    assert values[-1] == valley
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000), SHARES, SHARES)
+def test_mu_never_jumps_by_more_than_its_steepest_slope(warmup, decay, peak, valley):
+    values = [decayed_mu(step, warmup, decay, peak, valley) for step in range(warmup + decay + 2)]
+    steepest = max(peak / warmup, abs(peak - valley) * math.pi / (2 * decay)) + 1e-12
+    assert max(abs(a - b) for a, b in zip(values, values[1:], strict=False)) <= steepest
+
+
+@pytest.mark.parametrize("bad", [(-1, 0, 0, 0.5, 0.5), (0, -1, 0, 0.5, 0.5), (0, 0, 0, 1.1, 0.5), (0, 0, 0, 0.5, -0.1)])
+def test_impossible_schedules_are_refused(bad):
+    with pytest.raises(ValueError, match="expected"):
+        decayed_mu(*bad)
+
+
+@given(st.floats(-1, 1), SHARES)
+def test_the_adaptive_rule_is_the_papers_and_stays_a_share(reward, threshold):
+    mu = adaptive_mu(reward, threshold)
+    assert 0 <= mu <= 1
+    if 0 <= threshold - reward <= 1:
+        assert mu == threshold - reward

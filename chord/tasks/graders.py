@@ -1,0 +1,164 @@
+"""From a text to an outcome. The same graders pay rewards, check expert traces and score benchmarks.
+
+Text that a model wrote is hostile: every grader reads it in linear time, compares only numbers of bounded length, and
+evaluates nothing. The one that needs computer algebra asks a child process that can be killed (`math_checker`).
+"""
+
+import atexit
+import re
+import unicodedata
+from decimal import Decimal
+from functools import cache
+from types import TracebackType
+from typing import Self
+
+from chord.config import Grading
+from chord.provenance.files import UserError
+from chord.records import Outcome
+from chord.tasks.math_checker import MathChecker
+from chord.tasks.tool_calls import same_calls
+
+MAX_TEXT_CHARACTERS = 1_000_000  # 16k tokens, the paper's limit, are below 200 thousand characters
+MAX_ANSWER_CHARACTERS = 1_000
+INTEGER = re.compile(r"-?[0-9]{1,64}")
+NUMBER = re.compile(
+    r"(?:(?<![0-9A-Za-z_.)\]])-)?"  # a sign, not a subtraction
+    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?"
+)
+MAX_NUMBER_CHARACTERS = 64
+BOXED = "\\boxed{"
+
+
+class Grader:
+    """Grades many texts of one kind. Use it as a context manager: the child process of the math grader ends with it."""
+
+    def __init__(self, grading: Grading) -> None:
+        self.grading = grading
+        self._checker = MathChecker()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child process, if there is one."""
+        self._checker.close()
+
+    def grade(self, text: str, finish: str, problem_answer: str) -> Outcome:
+        """What `text` is worth against the answer of its problem.
+
+        `finish` is "stop" or "length". A text cut at the token limit without a final answer is TOO_LONG, as in the
+        paper; one that ended by itself without one is UNPARSABLE. Raises UserError if `problem_answer` is not of the
+        form that the grader reads.
+        """
+        if finish not in ("stop", "length"):
+            raise ValueError(f"found finish '{finish}', expected 'stop' or 'length'")
+        cut = finish == "length"
+        outcome = self._read(text, cut, problem_answer) if len(text) <= MAX_TEXT_CHARACTERS else None
+        if outcome is None:
+            return Outcome.TOO_LONG if cut else Outcome.UNPARSABLE
+        return outcome
+
+    def _read(self, text: str, cut: bool, answer: str) -> Outcome | None:
+        """None where the text has no final answer that can be read."""
+        match self.grading.grader:
+            case "marked-text":
+                assert self.grading.mark is not None
+                return None if cut else marked_text(text, self.grading.mark, answer)
+            case "last-number":
+                return last_number(text, cut, answer)
+            case "math":
+                return self._math(text, answer)
+            case "tool-call":
+                return _outcome(same_calls(text, answer))
+
+    def _math(self, text: str, answer: str) -> Outcome | None:
+        given = last_boxed(text)
+        if given is None:
+            return None
+        short, wanted = _compact(given), _compact(answer)
+        if short == wanted:
+            return Outcome.RIGHT
+        if INTEGER.fullmatch(short) and INTEGER.fullmatch(wanted):
+            return _outcome(int(short) == int(wanted))
+        verdict = self._checker.equal(answer, given)
+        return Outcome.KILLED if verdict is None else _outcome(verdict)
+
+
+def grade(text: str, finish: str, problem_answer: str, grading: Grading) -> Outcome:
+    """What one text is worth; see `Grader.grade`. The math grader's child process is kept until this process ends."""
+    return _kept(grading).grade(text, finish, problem_answer)  # pyright: ignore[reportArgumentType] # frozen, so hashable
+
+
+@cache
+def _kept(grading: Grading) -> Grader:
+    grader = Grader(grading)
+    atexit.register(grader.close)
+    return grader
+
+
+def marked_text(text: str, mark: str, answer: str) -> Outcome | None:
+    """Compares all that follows the last mark, but for white space around it; None if it is no answer.
+
+    It must be the exact text of the answer, where that is an integer any way of writing that integer ("007" is 7).
+    The answer goes on until the text ends, so a text that was cut has none.
+    """
+    _, found, after = text.rpartition(mark)
+    given = after.strip()
+    if not found or not given or len(given) > MAX_ANSWER_CHARACTERS:
+        return None
+    if INTEGER.fullmatch(answer):
+        return _outcome(int(given) == int(answer)) if INTEGER.fullmatch(given) else None
+    return None if _hides(given) else _outcome(given == answer)
+
+
+def last_number(text: str, cut: bool, answer: str) -> Outcome | None:
+    """Compares the last number of the text, thousands with or without commas; None if there is none.
+
+    Nor is there one where a cut text ends in the number, which may have gone on, or where it is over 64 characters.
+    """
+    if not NUMBER.fullmatch(answer) or len(answer) > MAX_NUMBER_CHARACTERS:
+        raise UserError(
+            f"found a problem whose answer is '{answer[:80]}', expected a number of at most {MAX_NUMBER_CHARACTERS}"
+            " characters with grader last-number; change grading.grader or the task"
+        )
+    last = None
+    for match in NUMBER.finditer(text):
+        last = match
+    if last is None or len(last[0]) > MAX_NUMBER_CHARACTERS or (cut and not text[last.end() :].strip(".,")):
+        return None
+    return _outcome(Decimal(last[0].replace(",", "")) == Decimal(answer.replace(",", "")))
+
+
+def last_boxed(text: str) -> str | None:
+    """What stands in the text's last box (LaTeX); None if it is not closed, empty, too long or hides characters."""
+    start = text.rfind(BOXED) + len(BOXED)
+    if start < len(BOXED):
+        return None
+    depth, escaped = 1, False
+    for index, character in enumerate(text[start : start + MAX_ANSWER_CHARACTERS + 1]):
+        if not escaped:
+            depth += (character == "{") - (character == "}")
+        escaped = character == "\\" and not escaped
+        if depth == 0:
+            given = " ".join(text[start : start + index].split())
+            return given if given and not _hides(given) else None
+    return None
+
+
+def _compact(answer: str) -> str:
+    """Without spaces and dollar signs, which no answer needs."""
+    return "".join(answer.replace("$", "").split())
+
+
+def _hides(text: str) -> bool:
+    """Whether it has characters that do not show or change how others show: controls, bidi marks, half surrogates."""
+    return any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn") for character in text)
+
+
+def _outcome(equal: bool | None) -> Outcome | None:
+    return None if equal is None else Outcome.RIGHT if equal else Outcome.WRONG

@@ -1,0 +1,18 @@
+"""The study that a verb was told of by its file. Knows nothing of what is in it."""
+
+from pathlib import Path
+
+from chord.config import Study, load
+from chord.provenance.files import UserError
+
+
+def read_study(file: Path) -> Study:
+    """The study described in `file`, which lies in config/studies; everything under its config/ is checked with it.
+
+    Raises UserError for a file elsewhere or none, ConfigError for one that cannot be run.
+    """
+    folder = file.resolve().parent
+    if not file.is_file() or (folder.parent.name, folder.name) != ("config", "studies"):
+        found = "no such file" if not file.exists() else "something else"
+        raise UserError(f"{file}: found {found}, expected the file of a study, config/studies/NAME.yaml")
+    return load(folder.parents[1], study=file.stem).study

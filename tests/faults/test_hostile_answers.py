@@ -1,0 +1,247 @@
+"""No text that a model can write hangs a grader, crashes it, fills memory, or is evaluated."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chord.config import Grading
+from chord.provenance.files import UserError
+from chord.records import Outcome
+from chord.tasks import math_worker
+from chord.tasks.graders import MAX_TEXT_CHARACTERS, Grader
+from chord.tasks.math_checker import MathChecker
+
+ROOT = Path(__file__).parents[2]
+FULL = MAX_TEXT_CHARACTERS - 100  # texts just below the bound, so that all of it is read
+LIMIT_SECONDS = 2.0  # for one answer
+SLACK_SECONDS = 5.0  # to notice that, on a busy machine
+CALLS = '[{"name": "a", "arguments": {}}]'
+GRADINGS = {
+    "marked-text": (Grading(grader="marked-text", mark="=", reward="paper-math"), "624"),
+    "marked-word": (Grading(grader="marked-text", mark="=", reward="paper-math"), "noen"),
+    "last-number": (Grading(grader="last-number", reward="last-number-format"), "624"),
+    "math": (Grading(grader="math", reward="paper-math"), "624"),
+    "tool-call": (Grading(grader="tool-call", reward="binary"), CALLS),
+}
+BOXES = {
+    "tower of powers": "9^{9^{9^{9^{9}}}}",
+    "tower without braces": "9**9**9**9",
+    "a power of ten to a power of ten": "10^{10^{10}}",
+    "factorials of factorials": "((((((10!)!)!)!)!)!)",
+    "large factorial": "100000000!",
+    "long product": "\\prod_{i=1}^{100000000} i",
+    "long sum": "\\sum_{n=1}^{10000000} n!",
+    "integral without an end": "\\int_0^1 e^{x^2}\\sin(x^x) dx",
+    "nested braces": "{" * 30 + "623" + "}" * 30,
+    "open brackets": "(" * 400,
+    "nested roots": "\\sqrt{" * 130 + "2" + "}" * 130,
+    "nested fractions": "\\frac{1}{" * 90 + "2" + "}" * 90,
+    "many digits": "1" * 990,
+    "import": "__import__('os').system('touch owned')",
+    "import as text": "\\text{__import__('os').system('touch owned')}",
+    "Python": "[x for x in ().__class__.__base__.__subclasses__()]",
+    "write18": "\\immediate\\write18{touch owned}",
+    "input": "\\input{/etc/passwd}",
+    "command without an end": "\\",
+    "exponent": "1e999999999",
+    "matrix": "\\begin{pmatrix}" + "1&2\\\\" * 150 + "\\end{pmatrix}",
+}
+TEXTS = {
+    "nothing": "",
+    "null bytes": "=\x00623\x00 \\boxed{\x00623}",
+    "only null bytes": "\x00" * FULL,
+    "bidi marks": "=\u202e326 \\boxed{\u202e326\u202c} \u2066",
+    "half a surrogate": "=\ud800 \\boxed{\ud800} 62\udfff",
+    "a million digits": "=" + "7" * FULL,
+    "a million digits in a box": "\\boxed{" + "7" * FULL + "}",
+    "ten million characters": "x" * 10_000_000,
+    "ten million marks": "=" * 10_000_000,
+    "ten million digits": "1" * 10_000_000,
+    "marks": "=" * FULL,
+    "numbers": "1 " * (FULL // 2),
+    "thousands": "1" + ",111" * (FULL // 4) + "1",
+    "signs": "-" * FULL,
+    "open boxes": "\\boxed{" * (FULL // 7),
+    "two boxes, one open": "\\boxed{623} \\boxed{",
+    "backslashes": "\\boxed{" + "\\" * FULL,
+    "open braces": "\\boxed{" + "{" * FULL,
+    "closed braces": "}" * FULL,
+    "open thoughts": "<think>" * (FULL // 7),
+    "open calls": "<think></think>" + "<tool_call>" * (FULL // 12),
+    "deep list": "<think></think><tool_call>" + "[" * 99_000 + "]" * 900 + "</tool_call>",
+    "deep object": "<think></think><tool_call>" + '[{"a":' * 16_000 + "</tool_call>",
+    "long number": "<think></think><tool_call>" + "1" * 99_000 + "</tool_call>",
+    "infinite number": '<think></think><tool_call>[{"name": "a", "arguments": {"x": 1e999}}]</tool_call>',
+    "many calls": "<think></think><tool_call>[" + CALLS[1:-1] + ("," + CALLS[1:-1]) * 3000 + "]</tool_call>",
+    "import": "=__import__('os').system('touch owned')",
+    "import in a call": "<think></think><tool_call>__import__('os').system('touch owned')</tool_call>",
+    **{f"box: {name}": f"<think>a</think> = \\boxed{{{box}}}" for name, box in BOXES.items()},
+}
+
+
+@pytest.fixture(scope="module")
+def graders() -> Iterator[dict[str, Grader]]:
+    made = {name: Grader(grading) for name, (grading, _) in GRADINGS.items()}
+    yield made
+    for grader in made.values():
+        grader.close()
+
+
+@pytest.mark.parametrize("finish", ["stop", "length"])
+@pytest.mark.parametrize("name", [name for name in GRADINGS if name != "math"])
+def test_no_hostile_text_is_right_or_takes_long(graders: dict[str, Grader], name: str, finish: str) -> None:
+    for title, text in TEXTS.items():
+        began = time.process_time()  # nothing is waited for here
+        outcome = graders[name].grade(text, finish, GRADINGS[name][1])
+        assert time.process_time() - began < LIMIT_SECONDS, title
+        assert outcome in (Outcome.WRONG, Outcome.UNPARSABLE, Outcome.TOO_LONG), (title, outcome)
+
+
+@pytest.mark.parametrize("title", TEXTS)
+def test_no_hostile_text_holds_the_math_grader_for_long_or_is_right(graders: dict[str, Grader], title: str) -> None:
+    grader = graders["math"]
+    assert grader._checker.equal("1", "\\frac{2}{2}", seconds=60) is True  # the child is up before the clock runs
+    began = time.monotonic()
+    outcome = grader.grade(TEXTS[title], "stop", "7")
+    assert time.monotonic() - began < LIMIT_SECONDS + SLACK_SECONDS
+    assert outcome in (Outcome.WRONG, Outcome.UNPARSABLE, Outcome.KILLED)
+    assert not Path("owned").exists()
+
+
+def test_a_tower_of_powers_is_killed_and_counted_and_the_next_answer_is_graded(graders: dict[str, Grader]) -> None:
+    grader = graders["math"]
+    assert grader.grade(f"\\boxed{{{BOXES['nested braces']}}}", "stop", "7") is Outcome.KILLED
+    assert grader._checker.equal("1", "\\frac{2}{2}", seconds=60) is True
+    assert grader.grade("\\boxed{\\frac{14}{2}}", "stop", "7") is Outcome.RIGHT
+    assert grader.grade("\\boxed{\\frac{13}{2}}", "stop", "7") is Outcome.WRONG
+
+
+def test_a_child_that_died_costs_no_answer_that_it_did_not_get(graders: dict[str, Grader]) -> None:
+    checker = graders["math"]._checker
+    assert checker.equal("1", "\\frac{2}{2}", seconds=60) is True
+    assert checker._worker
+    checker._worker.kill()
+    checker._worker.wait()
+    assert checker.equal("1", "\\frac{2}{2}", seconds=60) is True
+
+
+def test_hostile_texts_leave_no_child_and_no_memory_behind() -> None:
+    with Grader(GRADINGS["math"][0]) as grader:
+        grader.grade("\\boxed{\\frac{14}{2}}", "stop", "7")
+        assert grader._checker._worker
+        child = grader._checker._worker.pid
+        assert Path(f"/proc/{child}").exists()
+    assert not Path(f"/proc/{child}").exists()
+    largest_child_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert largest_child_kib * 1024 < math_worker.MEMORY_BYTES * 1.1
+
+
+@pytest.fixture
+def checker() -> Iterator[MathChecker]:
+    made = MathChecker()
+    yield made
+    made.close()
+
+
+def test_the_child_has_limits_and_none_of_the_environments_secrets(
+    checker: MathChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_TOKEN", "hunter2")
+    assert checker.equal("1", "\\frac{2}{2}", seconds=60) is True
+    assert checker._worker
+    folder = Path(f"/proc/{checker._worker.pid}")
+    assert b"hunter2" not in (folder / "environ").read_bytes()
+    limits = {line[:26].strip(): line[26:].split()[0] for line in (folder / "limits").read_text().splitlines()}
+    assert limits["Max address space"] == str(math_worker.MEMORY_BYTES)
+    assert limits["Max file size"] == "0"
+    assert limits["Max core file size"] == "0"
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "open('owned', 'w')",
+        "open('owned', 'ab')",
+        "os.open('owned', os.O_CREAT)",
+        "os.system('touch owned')",
+        "os.mkdir('owned')",
+        "os.posix_spawn('/usr/bin/touch', ['touch', 'owned'], {})",
+        "subprocess.run(['touch', 'owned'])",
+        "socket.socket().connect(('127.0.0.1', 9))",
+        "os.rename('kept', 'owned')",
+        "os.remove('kept')",
+        "os.kill(os.getppid(), 0)",
+    ],
+)
+def test_the_guard_ends_the_child_at_the_first_act_on_the_world(tmp_path: Path, act: str) -> None:
+    (tmp_path / "kept").write_text("kept")
+    program = (
+        "import os, socket, subprocess, sys; from chord.tasks import math_worker;"
+        f"sys.addaudithook(math_worker._guard); open('kept').read(); print('reads', flush=True); {act}; print('acted')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout) == (3, "reads\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_the_child_ends_when_its_parent_is_killed() -> None:
+    program = (
+        "import time; from chord.tasks.math_checker import MathChecker; c = MathChecker();"
+        "c.equal('1', '\\\\frac{2}{2}', 60); print(c._worker.pid, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout
+        child = Path("/proc") / parent.stdout.readline().strip()
+        assert child.exists()
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    deadline = time.monotonic() + 20
+    while child.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not child.exists()
+
+
+def test_a_busy_child_whose_parent_was_killed_runs_out_of_processor_time() -> None:
+    program = (
+        "from chord.tasks.math_checker import MathChecker; c = MathChecker(); c.equal('1', '\\\\frac{2}{2}', 60);"
+        f"print(c._worker.pid, flush=True); c.equal('1', '{'{' * 30}1{'}' * 30}', 600)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout
+        child = Path("/proc") / parent.stdout.readline().strip()
+        time.sleep(0.5)  # the question is on its way
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    assert child.exists()  # it is busy, and does not see that its questions ended
+    try:
+        deadline = time.monotonic() + 60
+        while child.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not child.exists()
+    finally:
+        if child.exists():
+            os.kill(int(child.name), signal.SIGKILL)
+
+
+def test_a_child_that_cannot_start_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chord.tasks.math_checker.sys.executable", "/bin/echo")
+    with pytest.raises(UserError, match="expected it ready; install math-verify"):
+        MathChecker().equal("1", "2")

@@ -1,0 +1,212 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chord.records import Problem, Trace, read_lines
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"chord.{verb}", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def write_study(folder: Path, **changes: object) -> Path:
+    """A config folder with a small demo study, some of whose values are changed."""
+    shutil.copytree(ROOT / "config", folder / "config", dirs_exist_ok=True)
+    file = folder / "config" / "studies" / "demo.yaml"
+    study: dict[str, Any] = yaml.safe_load(file.read_text())
+    study["data"] |= {"train": {"task": "sum-3", "size": 40}, "expert": {"task": "sum-3", "size": 20}}
+    study["base_corpus"]["size"] = 2000
+    for name in study["benchmarks"]:
+        study["benchmarks"][name]["problems"]["size"] = 5
+    for place, value in changes.items():
+        *above, last = place.split("__")
+        node = study
+        for key in above:
+            node = node[key]
+        node[last] = value
+    file.write_text(yaml.safe_dump(study))
+    return file
+
+
+def demonstrate(study: Path, problems: Path, data: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    paths = ("--problems", problems, "--traces", data / "traces", "--counts", data / "demonstrate.json")
+    return run("demonstrate", "--study", study, *paths, *more)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo study with problems and traces."""
+    folder = tmp_path_factory.mktemp("a study")
+    study, data = write_study(folder), folder / "data"
+    paths = ("--problems", data / "problems", "--benchmarks", data / "benchmarks", "--counts", data / "prepare.json")
+    for done in (run("prepare", "--study", study, *paths), demonstrate(study, data / "problems", data)):
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def again(made: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs demonstrate on the same problems for a changed study; files go under `tmp_path/data`."""
+
+    def rerun(**changes: object) -> subprocess.CompletedProcess[str]:
+        return demonstrate(write_study(tmp_path, **changes), made / "data" / "problems", tmp_path / "data")
+
+    return rerun
+
+
+def records(made: Path, name: str) -> tuple[list[Trace], dict[str, Problem]]:
+    source = {"aligned": "train"}.get(name, name)
+    problems = read_lines(made / "data" / "problems" / f"{source}.jsonl", Problem)
+    return read_lines(made / "data" / "traces" / f"{name}.jsonl", Trace), {problem.id: problem for problem in problems}
+
+
+def test_every_expert_problem_has_a_trace_that_checks_its_digits_twice_and_is_right(made: Path) -> None:
+    traces, problems = records(made, "expert")
+    assert [trace.problem for trace in traces] == list(problems)
+    for trace in traces:
+        steps, answer = trace.response.removeprefix(">").split("=")
+        first, second = steps.split(";")
+        assert first == second and first.count(":") == 3
+        assert int(answer) == sum(map(int, trace.prompt.split("+")))
+        assert trace.prompt == problems[trace.problem].prompt
+        assert trace.expert == "scripted expert"
+
+
+def test_the_aligned_traces_answer_the_training_prompts_one_each(made: Path) -> None:
+    traces, problems = records(made, "aligned")
+    assert [trace.problem for trace in traces] == list(problems) and len(traces) == 40
+    assert {trace.expert for trace in traces} == {"scripted expert"}
+
+
+def test_the_base_corpus_has_the_shares_and_styles_of_its_parts_in_a_mixed_order(made: Path) -> None:
+    traces, problems = records(made, "base")
+    kinds = [(problems[trace.problem].task, "worked" if ":" in trace.response else "terse") for trace in traces]
+    assert Counter(kinds) == {
+        ("sum-3", "terse"): 1000,
+        ("sum-1", "worked"): 200,
+        ("sum-2", "worked"): 200,
+        ("sum-3", "worked"): 200,
+        ("sum-4", "worked"): 200,
+        ("reversal", "terse"): 200,
+    }
+    assert 350 < sum(kind == ("sum-3", "terse") for kind in kinds[:1000]) < 650  # 500 +- 16 if mixed, 0 or 1000 if not
+    assert {trace.expert for trace in traces} == {"base corpus writer"}
+
+
+def test_every_trace_has_a_name_of_its_own_also_where_a_problem_repeats(made: Path) -> None:
+    for name in ("expert", "aligned", "base"):
+        traces, _ = records(made, name)
+        assert len({trace.id for trace in traces}) == len(traces)
+    assert len({trace.problem for trace in records(made, "base")[0]}) < 2000  # 200 of 100 sums of two digits
+
+
+def test_the_counts_have_kept_rejected_and_lengths(made: Path) -> None:
+    counts = json.loads((made / "data" / "demonstrate.json").read_text())
+    expert = counts["files"]["expert"]
+    lengths = [len(trace.response) + 1 for trace in records(made, "expert")[0]]  # one token a character, one to end
+    assert expert["kept"] == 20 and expert["rejected"] == {}
+    assert expert["response_tokens"] == {
+        "mean": round(sum(lengths) / 20, 3),
+        "min": min(lengths),
+        "median": sorted(lengths)[9],
+        "max": max(lengths),
+    }
+    assert counts["files"]["base"]["writer"] == "base corpus writer"
+    assert counts["length_measured_in"].startswith("characters")
+
+
+def test_the_same_problems_give_the_same_bytes(made: Path, again: Callable[..., Any], tmp_path: Path) -> None:
+    assert again().returncode == 0
+    for name in ("traces/expert.jsonl", "traces/aligned.jsonl", "traces/base.jsonl", "demonstrate.json"):
+        assert (made / "data" / name).read_bytes() == (tmp_path / "data" / name).read_bytes()
+
+
+def test_traces_over_the_token_limit_are_rejected_and_counted(again: Callable[..., Any], tmp_path: Path) -> None:
+    # a step has 7 characters or, with a sum over 9, one more: 57 tokens on average, so that some do not fit in 57
+    done = again(rollouts__max_response_tokens=57, data__aligned_traces=False)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads((tmp_path / "data" / "demonstrate.json").read_text())["files"]["expert"]
+    assert 0 < counts["rejected"]["too_long"] == 20 - counts["kept"] < 20
+    traces = read_lines(tmp_path / "data" / "traces" / "expert.jsonl", Trace)
+    assert len(traces) == counts["kept"] and max(len(trace.response) for trace in traces) + 1 <= 57
+
+
+def test_traces_that_the_grader_does_not_find_right_are_rejected(
+    again: Callable[..., Any], made: Path, tmp_path: Path
+) -> None:
+    problems = tmp_path / "wrong"
+    shutil.copytree(made / "data" / "problems", problems)
+    lines = (problems / "expert.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    lines[0] = json.dumps(first | {"answer": str(int(first["answer"]) + 1)})
+    (problems / "expert.jsonl").write_text("\n".join(lines) + "\n")
+    done = demonstrate(made / "config" / "studies" / "demo.yaml", problems, tmp_path / "data")
+    assert done.returncode == 0, done.stderr
+    counts = json.loads((tmp_path / "data" / "demonstrate.json").read_text())["files"]["expert"]
+    assert counts["kept"] == 19 and counts["rejected"] == {"wrong": 1}
+    assert first["id"] not in {t.problem for t in read_lines(tmp_path / "data" / "traces" / "expert.jsonl", Trace)}
+
+
+def test_traces_with_a_character_that_the_model_lacks_are_rejected(again: Callable[..., Any]) -> None:
+    done = again(model__alphabet="0123456789+-=>:,~abcdefghijklmnopqrstuvwxyz")  # no ; which parts work from check
+    assert done.returncode == 2
+    assert "20 of 20 problems without a right expert trace ({'a character outside the alphabet': 20})" in done.stderr
+
+
+def test_a_training_prompt_without_its_trace_stops_a_study_that_needs_one_each(
+    again: Callable[..., Any], tmp_path: Path
+) -> None:
+    done = again(rollouts__max_response_tokens=57)
+    assert done.returncode == 2
+    assert "train.jsonl: found" in done.stderr and "without a right aligned trace" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_style_that_a_task_does_not_have_is_one_line(again: Callable[..., Any], tmp_path: Path) -> None:
+    parts = [{"task": "reversal", "style": "worked", "share": 0.1}]
+    parts += [{"task": "sum-3", "style": "terse", "share": 0.6}]
+    parts += [{"task": f"sum-{n}", "style": "terse", "share": 0.1} for n in (1, 2, 4)]
+    done = again(base_corpus__parts=parts)
+    assert done.returncode == 2
+    assert "found style worked" in done.stderr and "of task 'reversal', expected terse" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda file: file.unlink(), "found no such file"),
+        (lambda file: file.write_text(""), "found an empty file"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-9]), "cut off"),
+        (lambda file: file.write_text("{}\n"), "expected the fields"),
+        (lambda file: file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n"), "run chord.prepare again"),
+    ],
+)
+def test_a_damaged_input_is_one_line_that_names_it_and_leaves_no_file(
+    made: Path, tmp_path: Path, spoil: Callable[[Path], object], said: str
+) -> None:
+    problems = tmp_path / "problems"
+    shutil.copytree(made / "data" / "problems", problems)
+    spoil(problems / "base.jsonl")
+    done = demonstrate(made / "config" / "studies" / "demo.yaml", problems, tmp_path / "data")
+    assert done.returncode == 2
+    assert str(problems / "base.jsonl") in done.stderr and said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "data").exists()

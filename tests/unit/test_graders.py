@@ -1,0 +1,204 @@
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from chord.config import Grading
+from chord.provenance.files import UserError
+from chord.records import Outcome
+from chord.tasks.graders import Grader, grade
+
+RIGHT, WRONG, UNPARSABLE, TOO_LONG = Outcome.RIGHT, Outcome.WRONG, Outcome.UNPARSABLE, Outcome.TOO_LONG
+MARKED = Grading(grader="marked-text", mark="=", reward="paper-math")
+LAST = Grading(grader="last-number", reward="last-number-format")
+MATH = Grading(grader="math", reward="paper-math")
+TOOLS = Grading(grader="tool-call", reward="binary")
+
+
+@pytest.fixture(scope="module")
+def math_grader() -> Iterator[Grader]:
+    with Grader(MATH) as grader:
+        yield grader
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "outcome"),
+    [
+        ("=623", "623", RIGHT),
+        (">8+5+0:13=623", "623", RIGHT),
+        ("=1=623", "623", RIGHT),  # the last mark counts
+        ("=623=1", "623", WRONG),
+        ("=007", "7", RIGHT),
+        ("=-0", "0", RIGHT),
+        ("=-7", "7", WRONG),
+        ("=623 \n", "623", RIGHT),
+        ("=62 3", "623", UNPARSABLE),
+        ("=623.", "623", UNPARSABLE),
+        ("=6e2", "600", UNPARSABLE),
+        ("=1_000", "1000", UNPARSABLE),  # int() would read it
+        ("=\u0666\u0662\u0663", "623", UNPARSABLE),  # Arabic digits: int() would read them
+        ("=" + "0" * 64 + "7", "7", UNPARSABLE),  # over 64 digits
+        ("623", "623", UNPARSABLE),
+        ("=", "623", UNPARSABLE),
+        ("", "623", UNPARSABLE),
+        ("=noen", "noen", RIGHT),
+        ("=Noen", "noen", WRONG),
+        ("=neon", "noen", WRONG),
+        ("=no\u200ben", "noen", UNPARSABLE),  # a space of no width
+        ("=" + "n" * 1001, "noen", UNPARSABLE),
+    ],
+)
+def test_marked_text_is_all_that_follows_the_last_mark(text: str, answer: str, outcome: Outcome) -> None:
+    assert grade(text, "stop", answer, MARKED) is outcome
+
+
+def test_a_text_cut_at_the_limit_has_no_marked_answer_yet() -> None:
+    assert grade("=623", "length", "623", MARKED) is TOO_LONG  # 6234 might have followed
+    assert grade(">8+5", "length", "623", MARKED) is TOO_LONG
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "outcome"),
+    [
+        ("12 + 35 = 47", "47", RIGHT),
+        ("The answer is 47.", "47", RIGHT),
+        ("47, not 48", "47", WRONG),
+        ("x = -47", "-47", RIGHT),
+        ("50-3", "3", RIGHT),  # a subtraction, not a negative number
+        ("50 - 3", "-3", WRONG),
+        ("(-3)", "-3", RIGHT),
+        ("1,234", "1234", RIGHT),
+        ("1,23", "23", RIGHT),  # not thousands: a list
+        ("12,345,6789", "6789", RIGHT),
+        ("47.50", "47.5", RIGHT),
+        ("47.0", "47", RIGHT),
+        ("047", "47", RIGHT),
+        ("none", "47", UNPARSABLE),
+        ("\u0664\u0667", "47", UNPARSABLE),
+        ("9" * 65, "47", UNPARSABLE),
+    ],
+)
+def test_the_last_number_of_the_reply_is_its_answer(text: str, answer: str, outcome: Outcome) -> None:
+    assert grade(text, "stop", answer, LAST) is outcome
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("it is 47", TOO_LONG),
+        ("it is 47.", TOO_LONG),
+        ("it is 47 because", RIGHT),
+        ("it is 48 because", WRONG),
+        ("it", TOO_LONG),
+    ],
+)
+def test_a_number_that_a_cut_text_ends_in_may_have_gone_on(text: str, outcome: Outcome) -> None:
+    assert grade(text, "length", "47", LAST) is outcome
+
+
+def test_last_number_refuses_problems_whose_answer_is_no_number() -> None:
+    with pytest.raises(UserError, match="'noen', expected a number"):
+        grade("47", "stop", "noen", LAST)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "outcome"),
+    [
+        ("so \\boxed{42}.", "42", RIGHT),
+        ("\\boxed{1} or \\boxed{42}", "42", RIGHT),  # the last counts
+        ("\\boxed{42} or \\boxed{1}", "42", WRONG),
+        ("\\boxed{\\boxed{42}}", "42", RIGHT),
+        ("\\boxed{042}", "42", RIGHT),
+        ("\\boxed{$42$}", "42", RIGHT),
+        ("\\boxed{\\frac{84}{2}}", "42", RIGHT),
+        ("\\boxed{\\frac{85}{2}}", "42", WRONG),
+        ("\\boxed{0.5}", "\\frac{1}{2}", RIGHT),
+        ("\\boxed{1,000}", "1000", RIGHT),
+        ("\\boxed{(x+1)^2}", "x^2+2x+1", RIGHT),
+        ("\\boxed{\\{2, 1\\}}", "\\{1, 2\\}", RIGHT),
+        ("\\boxed{\\}}", "\\}", RIGHT),  # an escaped brace does not close the box
+        ("\\boxed{\\text{forty two}}", "42", WRONG),
+        ("42", "42", UNPARSABLE),
+        ("\\boxed{}", "42", UNPARSABLE),
+        ("\\boxed{42} \\boxed{4", "42", UNPARSABLE),  # the last box is not closed
+        ("\\boxed{4\u202e2}", "42", UNPARSABLE),
+    ],
+)
+def test_mathematics_reads_the_last_box(math_grader: Grader, text: str, answer: str, outcome: Outcome) -> None:
+    assert math_grader.grade(text, "stop", answer) is outcome
+
+
+def test_a_cut_text_with_a_closed_box_has_its_answer_and_one_without_is_too_long(math_grader: Grader) -> None:
+    assert math_grader.grade("\\boxed{42} and so", "length", "42") is RIGHT
+    assert math_grader.grade("\\boxed{41} and so", "length", "42") is WRONG
+    assert math_grader.grade("let x be", "length", "42") is TOO_LONG
+    assert math_grader.grade("\\boxed{4", "length", "42") is TOO_LONG
+
+
+def test_integers_never_reach_the_child_process() -> None:
+    with Grader(MATH) as grader:
+        assert grader.grade("\\boxed{42}", "stop", "42") is RIGHT
+        assert grader.grade("\\boxed{43}", "stop", "42") is WRONG
+        assert grader._checker._worker is None
+
+
+A = {"name": "a", "arguments": {"x": 1, "y": [1, 2]}}
+B = {"name": "b", "arguments": {}}
+
+
+def reply(calls: object, thought: str = "<think>t</think>") -> str:
+    return f"{thought} <tool_call>{json.dumps(calls)}</tool_call>"
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        (reply([A, B]), RIGHT),
+        (reply([B, A]), RIGHT),
+        (reply([B, {"arguments": {"y": [1, 2], "x": 1}, "name": "a", "id": 7}]), RIGHT),
+        (reply([A, B, B]), WRONG),
+        (reply([A]), WRONG),
+        (reply([]), WRONG),
+        (reply([A, {"name": "b", "arguments": {"z": None}}]), WRONG),
+        (reply([B, {"name": "a", "arguments": {"x": 1.0, "y": [1, 2]}}]), WRONG),
+        (reply([B, {"name": "a", "arguments": {"x": True, "y": [1, 2]}}]), WRONG),
+        (reply([B, {"name": "a", "arguments": {"x": 1, "y": [2, 1]}}]), WRONG),
+        (reply(A), UNPARSABLE),  # not a list
+        (reply([{"name": "a", "arguments": {"x": int("9" * 64)}}]), WRONG),
+        (reply([{"name": "a", "arguments": {"x": int("9" * 65)}}]), UNPARSABLE),
+        (reply([{"name": "a", "arguments": {"x": 0.1}}]).replace("0.1", "0." + "1" * 63), UNPARSABLE),
+        (reply(["a"]), UNPARSABLE),
+        (reply([{"name": "a"}]), UNPARSABLE),
+        (reply([{"name": ["a"], "arguments": {}}]), UNPARSABLE),
+        (reply([{"name": "a", "arguments": "{}"}]), UNPARSABLE),
+        (reply([A, B], thought=""), UNPARSABLE),
+        (reply([A, B], thought="<think>t"), UNPARSABLE),
+        (reply([A, B], thought="</think><think>"), UNPARSABLE),
+        (reply([A, B], thought="<think>t</think><think>u</think>"), UNPARSABLE),
+        (reply([A, B], thought="") + "<think>t</think>", UNPARSABLE),  # thinks after it calls
+        (reply([A]) + reply([A, B], thought=""), RIGHT),  # the last list counts
+        ("<think>t</think>" + json.dumps([A, B]), UNPARSABLE),
+        ("<think>t</think></tool_call><tool_call>[]", UNPARSABLE),
+        ("<think>t</think><tool_call>[{'name': 'a', 'arguments': {}}]</tool_call>", UNPARSABLE),  # Python, not JSON
+        ('<think>t</think><tool_call>[{"name": "a", "name": "b", "arguments": {}}]</tool_call>', UNPARSABLE),
+        ('<think>t</think><tool_call>[{"name": "a", "arguments": {"x": NaN}}]</tool_call>', UNPARSABLE),
+    ],
+)
+def test_a_reply_calls_the_wanted_tools_in_any_order_after_one_thought(text: str, outcome: Outcome) -> None:
+    assert grade(text, "stop", json.dumps([A, B]), TOOLS) is outcome
+
+
+def test_a_cut_tool_reply_is_too_long_unless_its_calls_are_whole() -> None:
+    whole = reply([A, B])
+    assert grade(whole + " and", "length", json.dumps([A, B]), TOOLS) is RIGHT
+    assert grade(whole[:-5], "length", json.dumps([A, B]), TOOLS) is TOO_LONG
+
+
+def test_tool_calls_refuse_problems_whose_answer_is_no_list_of_calls() -> None:
+    with pytest.raises(UserError, match="expected a JSON list of calls"):
+        grade(reply([A]), "stop", "623", TOOLS)
+
+
+def test_a_way_to_finish_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected 'stop' or 'length'"):
+        grade("=1", "eos", "1", MARKED)

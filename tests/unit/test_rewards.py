@@ -1,0 +1,51 @@
+import pytest
+
+from chord.records import Outcome
+from chord.tasks.rewards import reward
+
+THOUGHT = "<think>a</think> b"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "paper", "shipped", "last_number", "binary"),
+    [
+        (Outcome.RIGHT, 1.0, 1.0, 1.0, 1.0),
+        (Outcome.WRONG, 0.0, 0.0, 0.0, 0.0),
+        (Outcome.UNPARSABLE, -0.1, 0.0, -0.1, 0.0),
+        (Outcome.TOO_LONG, -1.0, 0.0, -0.1, 0.0),
+        (Outcome.KILLED, -0.1, 0.0, -0.1, 0.0),
+    ],
+)
+def test_each_outcome_has_its_reward(
+    outcome: Outcome, paper: float, shipped: float, last_number: float, binary: float
+) -> None:
+    names = ("paper-math", "shipped-math", "last-number-format", "binary")
+    assert [reward(outcome, THOUGHT, name) for name in names] == [paper, shipped, last_number, binary]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no thought at all",
+        "<think>not closed",
+        "not opened</think>",
+        "</think>the wrong way round<think>",
+        "<think>twice</think><think></think>",
+        "<think>closed twice</think></think>",
+    ],
+)
+def test_the_shipped_reward_takes_a_tenth_for_bad_thinking_whatever_the_outcome(text: str) -> None:
+    # paper.md, section 2: a correct but badly tagged answer gets 0.9
+    assert reward(Outcome.RIGHT, text, "shipped-math") == pytest.approx(0.9)
+    assert reward(Outcome.WRONG, text, "shipped-math") == pytest.approx(-0.1)
+    assert reward(Outcome.RIGHT, text, "paper-math") == 1.0
+
+
+def test_what_the_grader_was_killed_for_pays_no_more_than_an_honest_wrong_answer() -> None:
+    for name in ("paper-math", "shipped-math", "last-number-format", "binary"):
+        assert reward(Outcome.KILLED, THOUGHT, name) <= reward(Outcome.WRONG, THOUGHT, name)
+
+
+def test_an_unknown_reward_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected paper-math"):
+        reward(Outcome.RIGHT, "", "math-paper")

@@ -1,0 +1,29 @@
+# The whole paper as one graph: problems -> traces -> models -> answers -> scores -> tables, figures, one page.
+# `snakemake table1` builds one artefact, `snakemake` all that config/config.yaml names; profiles/ say where jobs run.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+include: "workflow/rules/common.smk"  # checks everything under config/, or ends here
+
+
+configfile: "config/config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        collect("results/{study}/overview.html", study=project.study.name),
+        [file for artefact in project.choice.artefacts for file in files_of(artefact)],
+    message:
+        "All that config/config.yaml names is in results/"

@@ -1,0 +1,309 @@
+"""What `config/` may say: every mistake is told as file, key, what was found, what was expected; nothing is guessed."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from chord.config import ConfigError, MuDecay, Run, load
+
+ROOT = Path(__file__).resolve().parents[2]
+ARMS, DEMO, TABLE1, FIGURE2 = "arms.yaml", "studies/demo.yaml", "experiments/table1.yaml", "experiments/figure2.yaml"
+SFT_LIGHT = "init: base\n    mu: {schedule: constant, value: 1.0}           # eq. 1"
+CHOOSE = "choose: [sft-lr-low, sft-lr-mid, sft-lr-high]"
+
+# file, what stands there (<n> is any number), what is put in its place, what is said
+MISTAKES = [
+    # keys
+    (ARMS, "peak: <n>", "peek: 0.9", "arms.yaml: chord-mu.recipe.mu.peak is missing, expected a value"),
+    (ARMS, "peak: <n>", "peek: 0.9", "arms.yaml: chord-mu.recipe.mu.peek is not a key here, expected `peak` (nearest)"),
+    (
+        ARMS,
+        "label: SFT-light\n",
+        "labl: x\n",
+        "arms.yaml: sft-light.labl is not a key here, expected `label` (nearest)",
+    ),
+    (
+        DEMO,
+        "per_prompt: <n>",
+        "per_promt: 8",
+        "studies/demo.yaml: rollouts.per_promt is not a key here, expected `per_prompt`",
+    ),
+    ("config.yaml", "study: demo", "studi: demo", "config.yaml: studi is not a key here, expected `study` (nearest)"),
+    # types
+    (ARMS, "peak: <n>", "peak: high", 'arms.yaml: chord-mu.recipe.mu.peak is "high", expected a number'),
+    (ARMS, "steps: budget.rl_steps", "steps: '100'", 'arms.yaml: grpo.recipe.steps is "100", expected a whole number'),
+    (ARMS, "steps: budget.rl_steps", "steps: 1.5", "arms.yaml: grpo.recipe.steps is 1.5, expected a whole number"),
+    (ARMS, "steps: budget.rl_steps", "steps: true", "arms.yaml: grpo.recipe.steps is true, expected a whole number"),
+    (DEMO, "  rl_steps: <n>", "  rl_steps: ten", 'studies/demo.yaml: budget.rl_steps is "ten", expected a number'),
+    (
+        DEMO,
+        "min_terms: <n>",
+        "min_terms: {a: 2}",
+        'tasks.sum-1.settings.min_terms is {"a": 2}, expected a number or text',
+    ),
+    (DEMO, "deterministic: true", "deterministic: 1", "execution.deterministic is 1, expected true or false"),
+    ("config.yaml", "study: demo\n", "study: demo\nseeds: 1\n", "config.yaml: seeds is 1, expected a list"),
+    # ranges
+    (ARMS, "peak: <n>", "peak: 1.9", "arms.yaml: chord-mu.recipe.mu.peak is 1.9, expected at most 1"),
+    (ARMS, "value: 0.02", "value: -0.02", "arms.yaml: mu-0.02.recipe.mu.value is -0.02, expected at least 0"),
+    (ARMS, "peak: <n>", "peak: .nan", "arms.yaml: chord-mu.recipe.mu.peak is NaN, expected a number"),
+    (ARMS, "steps: budget.rl_steps", "steps: 0", "arms.yaml: grpo.recipe.steps is 0, expected at least 1"),
+    (DEMO, "prompts_per_step: <n>", "prompts_per_step: 0", "rollouts.prompts_per_step is 0, expected at least 1"),
+    (
+        DEMO,
+        "per_prompt: <n>",
+        "per_prompt: 1",
+        "demo.yaml: rollouts.per_prompt is 1, expected at least 2: the rollouts of one",
+    ),
+    (DEMO, "temperature: <n>", "temperature: 0.0", "rollouts.temperature is 0.0, expected more than 0"),
+    (DEMO, "share: <n>", "share: 0.99", "base_corpus: found shares of `parts` that add up to"),
+    (DEMO, "seeds: [<n>,", "seeds: [] # [", "studies/demo.yaml: seeds is [], expected at least one and no repeats"),
+    (
+        DEMO,
+        "seeds: [<n>,",
+        "seeds: [2, 2] # [",
+        "studies/demo.yaml: seeds is [2, 2], expected at least one and no repeats",
+    ),
+    (
+        DEMO,
+        "validation: {every_steps: <n>, problems: <n>",
+        "validation: {every_steps: 10, problems: 99999",
+        "expected at most",
+    ),
+    # words
+    (ARMS, "schedule: decay", "schedule: decai", 'chord-mu.recipe.mu.schedule is "decai", expected `decay` (nearest)'),
+    (
+        ARMS,
+        "schedule: decay, ",
+        "",
+        "chord-mu.recipe.mu.schedule is missing, expected one of: constant, decay, adaptive",
+    ),
+    (
+        ARMS,
+        "weight: p(1-p)",
+        "weight: p(1-q)",
+        'expert_tokens.weight is "p(1-q)", expected `p(1-p)` (nearest) or one of',
+    ),
+    (DEMO, "source: random", "source: rnd", 'studies/demo.yaml: model.source is "rnd", expected `random` (nearest)'),
+    (TABLE1, "kind: table", "kind: tabel", 'experiments/table1.yaml: kind is "tabel", expected `table` (nearest)'),
+    (FIGURE2, "x: epoch", "x: epochs", 'experiments/figure2.yaml: x is "epochs", expected `epoch` (nearest)'),
+    (FIGURE2, "metric: validation.accuracy", "metric: validation.acuracy", "expected `validation.accuracy` (nearest)"),
+    # names
+    (ARMS, "init: sft-best", "init: sft-bset", "sft-best+rl.recipe.init is 'sft-bset', expected `sft-best` (nearest)"),
+    (
+        ARMS,
+        "init: sft-best",
+        "init: original",
+        "sft-best+rl.recipe.init is 'original', expected one of: base, sft-light",
+    ),
+    (ARMS, CHOOSE, "choose: [sft-lr-lo]", "sft-best.choose names 'sft-lr-lo', expected `sft-lr-low` (nearest)"),
+    (ARMS, CHOOSE, "choose: [original]", "sft-best.choose names 'original', expected one of: sft-light"),
+    (ARMS, "grpo:", "Grpo:", "arms.yaml: Grpo is a name that no arm may have"),
+    (ARMS, "grpo:", "base:", "arms.yaml: base is a name that no arm may have"),
+    (DEMO, "name: demo\n", "name: dmo\n", "studies/demo.yaml: name is 'dmo', expected 'demo', the name of the file"),
+    (DEMO, "task: sum-4, size", "task: sum-5, size", "benchmarks.harder.problems.task is 'sum-5', expected `sum-4`"),
+    (
+        DEMO,
+        "file: harder.yaml",
+        "file: hard.yaml",
+        "benchmarks.harder.file is 'hard.yaml', expected `harder.yaml` (nearest)",
+    ),
+    ("config.yaml", "study: demo", "study: dmeo", 'config.yaml: study is "dmeo", expected `demo` (nearest)'),
+    ("config.yaml", "table1", "tabel1", "config.yaml: artefacts names 'tabel1', expected `table1` (nearest)"),
+    (TABLE1, "[original, sft-light", "[original, sft-lite", "table1.yaml: arms names 'sft-lite', expected `sft-light`"),
+    (
+        TABLE1,
+        "kind: table\n",
+        "kind: table\nbenchmarks: [hardr]\n",
+        "benchmarks names 'hardr', expected `harder` (nearest)",
+    ),
+    (
+        TABLE1,
+        "original: {AMC",
+        "orignal: {AMC",
+        "table1.yaml: paper.cells has a row 'orignal', expected `original` (nearest)",
+    ),
+    (FIGURE2, "[sft-lr-low", "[original", "figure2.yaml: arms names 'original', expected arms that are trained"),
+    # what belongs together
+    (ARMS, "steps: budget.rl_steps", "", "grpo.recipe: found neither `steps` nor `epochs`, expected exactly one"),
+    (
+        ARMS,
+        "steps: budget.rl_steps",
+        "epochs: 2.0",
+        "grpo.recipe: found `epochs`, passes over the expert set, with a mu",
+    ),
+    (ARMS, "init: base", "init: base\n    method: luffy", "found `traces: expert`, expected `aligned`"),
+    (ARMS, "init: base", "init: base\n    method: sasr", "found method sasr with schedule constant, expected both"),
+    (ARMS, CHOOSE, "", "arms.yaml: sft-best: found none of `recipe`, `choose` and `same_as`, expected exactly one"),
+    (ARMS, CHOOSE, "choose: []", "arms.yaml: sft-best.choose is [], expected at least 1 of them"),
+    (DEMO, 'mark: "=", ', "", "grading: found no `mark` with grader marked-text"),
+    (
+        DEMO,
+        "source: random",
+        "source: package",
+        "model: found source package, expected `architecture` and `alphabet` with",
+    ),
+    # circles
+    (
+        ARMS,
+        "init: sft-best",
+        "init: sft-best+rl",
+        "sft-best+rl.recipe.init starts from itself (sft-best+rl -> sft-best+rl)",
+    ),
+    (ARMS, SFT_LIGHT, SFT_LIGHT.replace("base", "sft-light+rl"), "(sft-light -> sft-light+rl -> sft-light), expected"),
+    (ARMS, CHOOSE, "choose: [sft-best+rl]", "sft-best.choose starts from itself (sft-best -> sft-best+rl -> sft-best)"),
+    # repeats
+    (ARMS, "\ngrpo:", "\noriginal:", "column 1: found the key 'original' a second time, expected each key once"),
+    (
+        ARMS,
+        "label: SFT-light\n",
+        "label: a\n  label: b\n",
+        "found the key 'label' a second time, expected each key once",
+    ),
+    (TABLE1, "[original, ", "[original, original, ", "table1.yaml: arms has 'original' 2 times, expected once"),
+    ("config.yaml", "study: demo\n", "study: demo\nseeds: [4, 4]\n", "config.yaml: seeds has '4' 2 times"),
+    # budgets
+    (ARMS, "steps: budget.rl_steps", "steps: budget.rl_step", "budget has no 'rl_step', expected `rl_steps` (nearest)"),
+    (
+        DEMO,
+        "  rl_steps: <n>\n",
+        "",
+        "asked for in config/arms.yaml: grpo.recipe.steps; config/arms.yaml: sft-light+rl.recipe",
+    ),
+    # whole files
+    (ARMS, None, "", "arms.yaml: found nothing, expected a mapping of keys to values"),
+    (ARMS, None, "- a\n", "arms.yaml: found a list, expected a mapping of keys to values"),
+    (ARMS, None, "a: [", "arms.yaml, line 1, column 5: found text that is not YAML (expected the node content"),
+    (
+        ARMS,
+        None,
+        "a: &b [*b]",
+        "arms.yaml, line 1, column 4: found text that is not YAML (found unconstructable recursive",
+    ),
+    (ARMS, None, "? [a, b]\n: 3", "arms.yaml, line 1, column 3: found the key ['a', 'b'], expected text"),
+    (ARMS, None, "grpo: 3", "arms.yaml: grpo is 3, expected a mapping of keys to values"),
+    (ARMS, None, "grpo:", "arms.yaml: grpo is nothing, expected a mapping of keys to values"),
+    (ARMS, None, "grpo: 2020-01-01", 'arms.yaml: grpo is "2020-01-01", expected a mapping of keys to values'),
+    (ARMS, None, "a\x00", "arms.yaml: found text that is not YAML (unacceptable character"),
+    (DEMO, None, "", "studies/demo.yaml: found nothing, expected a mapping of keys to values"),
+    (FIGURE2, None, "panels: [", "experiments/figure2.yaml, line 1, column 10: found text that is not YAML"),
+    ("config.yaml", None, "", "config.yaml: found nothing, expected a mapping of keys to values"),
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    return tmp_path
+
+
+def edit(root: Path, file: str, old: str, new: str) -> None:
+    """Put `new` where `old` first stands; <n> in it is any number, so that these tests outlive a change of values."""
+    path = root / "config" / file
+    pattern = re.escape(old).replace("<n>", r"[-+.\de]+")
+    text, count = re.subn(pattern, lambda _: new, path.read_text(encoding="utf-8"), count=1)
+    assert count == 1, f"found no {old!r} in {file}"
+    path.write_text(text, encoding="utf-8")
+
+
+def refused(root: Path, **given: object) -> str:
+    with pytest.raises(ConfigError) as error:
+        load(root, **given)  # type: ignore[arg-type]
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("file", "old", "new", "said"), MISTAKES, ids=range(len(MISTAKES)))
+def test_a_mistake_is_told(root: Path, file: str, old: str | None, new: str, said: str) -> None:
+    if old is None:
+        (root / "config" / file).write_text(new, encoding="utf-8")
+    else:
+        edit(root, file, old, new)
+    told = refused(root)
+    assert said in told
+    assert all(line.startswith("config/") for line in told.splitlines())
+
+
+def test_all_mistakes_of_all_files_are_told_at_once(root: Path) -> None:
+    edit(root, ARMS, "peak: <n>", "peak: 2")
+    edit(root, DEMO, "per_prompt: <n>", "per_prompt: 0")
+    edit(root, FIGURE2, "x: ", "y: ")
+    lines = refused(root).splitlines()
+    assert [line.split(" ")[0] for line in lines] == [
+        "config/studies/demo.yaml:",
+        "config/arms.yaml:",
+        "config/experiments/figure2.yaml:",
+        "config/experiments/figure2.yaml:",
+    ]
+
+
+def test_a_missing_file_and_one_that_is_not_text_are_told(root: Path) -> None:
+    (root / "config" / ARMS).write_bytes(b"\xff\xfe")
+    assert refused(root) == "config/arms.yaml: found bytes that are not UTF-8 text (at 0), expected a YAML file"
+    (root / "config" / ARMS).unlink()
+    assert refused(root) == "config/arms.yaml: found no such file, expected a YAML file"
+    (root / "config" / ARMS).mkdir()
+    assert refused(root) == "config/arms.yaml: found something unreadable (Is a directory), expected a YAML file"
+
+
+def test_an_arm_that_nothing_asks_for_may_need_what_the_study_lacks(root: Path) -> None:
+    edit(root, DEMO, "per_prompt: <n>", "per_prompt: 1")
+    assert load(root, given={"artefacts": ["figure2"]}).choice.artefacts == ("figure2",)  # SFT alone samples nothing
+
+
+def test_every_study_here_can_be_run() -> None:
+    for path in (ROOT / "config" / "studies").glob("*.yaml"):
+        project = load(ROOT, study=path.stem)
+        assert project.study.name == path.stem
+        for arm in ("base", *(name for name, one in project.arms.items() if one.recipe)):
+            if arm != "base" or project.study.base_corpus:
+                assert project.run(arm, 1).study == path.stem
+
+
+def test_values_given_for_one_command_replace_those_of_the_file() -> None:
+    assert load(ROOT).seeds == load(ROOT).study.seeds
+    assert load(ROOT, seeds=(7,)).seeds == (7,)
+    assert load(ROOT, given={"seeds": ["4", "5"], "study": "demo"}).seeds == (4, 5)  # Snakemake gives texts
+    for given, said in (
+        ({"seeds": ["one"]}, '--config: seeds.0 is "one", expected a whole number'),
+        ({"seeds": 5}, "--config: seeds is 5, expected a list"),
+        (
+            {"seed": [1]},
+            "--config: seed is not a key here, expected `seeds` (nearest) or one of: artefacts, seeds, study",
+        ),
+        ({"study": "xyz"}, '--config: study is "xyz", expected one of: demo'),
+    ):
+        assert refused(ROOT, given=given).startswith(said)
+
+
+def test_recipes_are_resolved_for_the_study_and_say_which_data_they_need() -> None:
+    project = load(ROOT)
+    recipes = {name: arm.recipe for name, arm in project.arms.items() if arm.recipe}
+    mu = recipes["chord-mu"].mu
+    assert isinstance(mu, MuDecay)
+    assert (mu.decay_steps, mu.peak, mu.valley) == (project.study.budget["mu_decay_steps"], 0.9, 0.05)
+    assert (recipes["grpo"].needs_rollouts, recipes["grpo"].needs_experts) == (True, False)
+    assert (recipes["sft-light"].needs_rollouts, recipes["sft-light"].needs_experts) == (False, True)
+    assert (recipes["chord-phi"].needs_rollouts, recipes["chord-phi"].needs_experts) == (True, True)
+    assert "CHORD" not in project.run("chord-phi", 3).model_dump_json()  # no label, no number of the paper
+
+
+def test_run_json_is_read_back_whole_and_a_damaged_one_is_told(tmp_path: Path) -> None:
+    run = load(ROOT).run("chord-phi", 3)
+    path = tmp_path / "run.json"
+    path.write_text(run.model_dump_json(indent=2))
+    assert Run.read(path) == run
+    raw = json.loads(run.model_dump_json())
+    for content, said in (
+        (json.dumps(raw)[:-40], f"{path}: found text that is not JSON"),
+        ("", f"{path}: found an empty file, expected a whole run.json"),
+        (json.dumps(raw | {"sead": 1}), f"{path}: sead is not a key here, expected `seed` (nearest)"),
+        (json.dumps(raw | {"seed": -1}), f"{path}: seed is -1, expected at least 0"),
+        ("[]", f"{path}: found [], expected a mapping of keys to values"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ConfigError) as error:
+            Run.read(path)
+        assert str(error.value).startswith(said)

@@ -1,0 +1,67 @@
+"""A config that cannot be run ends `snakemake` at once: reasons, no traceback, and nothing on disk is touched.
+
+What is said of every other mistake is tested without Snakemake in tests/unit/test_config.py.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.tree import copied, everything_below, replace, snakemake
+
+CASES = {
+    "an unknown key": (
+        "config/arms.yaml",
+        ("peak: <n>,", "peek: 0.9,"),
+        "config/arms.yaml: chord-mu.recipe.mu.peek is not a key here, expected `peak` (nearest)",
+    ),
+    "a value out of range": (
+        "config/arms.yaml",
+        ("value: 0.02", "value: 1.02"),
+        "config/arms.yaml: mu-0.02.recipe.mu.value is 1.02, expected at most 1",
+    ),
+    "an arm that is not there": (
+        "config/experiments/table1.yaml",
+        ("arms: [original, sft-light,", "arms: [original, sft-lite,"),
+        "config/experiments/table1.yaml: arms names 'sft-lite', expected `sft-light` (nearest)",
+    ),
+    "a benchmark that lm-eval could not ask": (
+        "config/benchmarks/harder.yaml",
+        ("repeats: <n> ", "repeats: 0 "),
+        "config/benchmarks/harder.yaml: repeats is 0, expected: ",
+    ),
+    "an empty file": ("config/config.yaml", None, "config/config.yaml: found nothing, expected a mapping"),
+    "text that is not YAML": (
+        "config/config.yaml",
+        ("artefacts: [", "artefacts: [["),
+        "config/config.yaml, line 5, column 1: found text that is not YAML",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_starts_and_the_reason_is_told(case: str, tmp_path: Path) -> None:
+    file, edit, reason = CASES[case]
+    tree = copied(tmp_path / "a tree")
+    if edit:
+        replace(tree / file, *edit)
+    else:
+        (tree / file).write_text("")
+    before = everything_below(tree)
+    told = snakemake(tree, "--cores", "1")
+    assert told.returncode == 1
+    lines = told.stdout.splitlines()
+    assert any(line.startswith(reason) for line in lines), told.stdout
+    assert "Traceback" not in told.stdout
+    assert '  File "' not in told.stdout
+    assert all(line.startswith(("config/", "Using workflow specific profile")) for line in lines), told.stdout
+    assert everything_below(tree) == before
+
+
+def test_a_wrong_value_on_the_command_line_is_told_as_such(tmp_path: Path) -> None:
+    tree = copied(tmp_path / "a tree")
+    told = snakemake(tree, "--dry-run", "--config", "study=dmeo")
+    assert told.returncode == 1
+    assert told.stdout.splitlines()[-1] == '--config: study is "dmeo", expected `demo` (nearest) or one of: demo'
+    told = snakemake(tree, "--dry-run", "--config", "seeds=[1, 1]", "sead=1")
+    assert told.stdout.splitlines()[-1].startswith("--config: sead is not a key here, expected `seeds` (nearest)")

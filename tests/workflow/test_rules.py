@@ -1,0 +1,86 @@
+"""Rules are thin, the schemas are in step with chord.config, and the key of every setting is explained."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import jsonschema
+import pytest
+from pydantic import BaseModel
+
+from chord import config
+from chord.config.reading import read_yaml
+from tests.workflow.tree import ROOT
+
+RULES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "workflow/rules").glob("*.smk"))}
+RULES["Snakefile"] = (ROOT / "Snakefile").read_text(encoding="utf-8")
+SCHEMAS = {
+    "config": ["config/config.yaml"],
+    "arms": ["config/arms.yaml"],
+    "study": sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("config/studies/*.yaml")),
+    "experiment": sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("config/experiments/*.yaml")),
+}
+
+
+def rules() -> dict[str, str]:
+    """The text of every rule with a name, by that name."""
+    found = {}
+    for text in RULES.values():
+        for name, body in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", text + "\n", flags=re.MULTILINE):
+            found[name] = body
+    return found
+
+
+def test_rules_are_one_command_each_without_python_in_them() -> None:
+    assert len(rules()) == 13
+    for name, text in RULES.items():
+        assert not re.search(r"\blambda\b|^\s*(?:run|script|notebook|wrapper):", text, flags=re.MULTILINE), name
+    for name, body in rules().items():
+        if name != "all":
+            assert "    log:\n" in body and "    shell:\n" in body and "    conda:\n" in body, name
+        if "python -m" in body:
+            verb = re.search(r"python -m (chord\.\w+)", body)
+            assert verb and f'code=code_digest("{verb[1]}")' in body, name
+
+
+def test_what_the_snakefile_imports_loads_no_torch() -> None:
+    imports = re.findall(r"^(?:from|import) .*", RULES["common.smk"], flags=re.MULTILINE)
+    assert any("chord.config" in line for line in imports)
+    code = "\n".join(
+        [*imports, "import sys", "print(sorted({'torch', 'lm_eval', 'transformers', 'numpy'} & set(sys.modules)))"]
+    )
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout == "[]\n"
+
+
+def test_schemas_are_in_step_with_the_typed_configuration() -> None:
+    path = ROOT / "workflow/schemas/write.py"
+    spec = importlib.util.spec_from_file_location("write_schemas", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, text in module.schemas().items():
+        assert (path.parent / name).read_text(encoding="utf-8") == text, "run python workflow/schemas/write.py"
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_file_fits_its_schema_and_a_misspelt_key_does_not(name: str) -> None:
+    schema = json.loads((ROOT / f"workflow/schemas/{name}.schema.json").read_text(encoding="utf-8"))
+    for file in SCHEMAS[name]:
+        value: Any = read_yaml(ROOT / file, file)
+        jsonschema.Draft202012Validator(schema).validate(value)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.Draft202012Validator(schema).validate(value | {"Studdy": "demo"})
+
+
+def test_every_key_of_the_configuration_is_explained() -> None:
+    text = (ROOT / "config/README.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"`([^`\s]+)`", text))
+    records = [one for one in vars(config).values() if isinstance(one, type) and issubclass(one, BaseModel)]
+    keys = {key for record in records if record not in (config.Run, config.Project) for key in record.model_fields}
+    assert len(keys) > 80
+    unexplained = sorted(key for key in keys if not any(key in word.split(".") for word in explained))
+    assert not unexplained

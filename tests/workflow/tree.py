@@ -1,0 +1,70 @@
+"""Copies of the project in folders of their own, where Snakemake is really run and really plans."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VERBS = ("prepare", "demonstrate", "train", "choose", "generate", "score", "tabulate", "plot", "report")
+PARTS = ("Snakefile", "workflow", "profiles", "config", "envs", "chord")
+
+
+def copied(folder: Path) -> Path:
+    """`folder` with the project in it, its verbs replaced by stubs: they make files and compute nothing."""
+    folder.mkdir(parents=True)
+    unwanted = shutil.ignore_patterns("__pycache__")
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=unwanted)
+        else:
+            shutil.copy2(ROOT / part, folder / part)
+    for verb in VERBS:
+        shutil.copy2(Path(__file__).with_name("stub_verb.py"), folder / "chord" / f"{verb}.py")
+    return folder
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `snakemake` says in `folder`, standard error in with the rest."""
+    left_out = ("PYTHONPATH", "SNAKEMAKE_PROFILE")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("snakemake")), *arguments],
+        cwd=folder,
+        env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def planned(folder: Path, *arguments: str) -> set[str]:
+    """The files below results/demo that the next `snakemake` would make, manifests left out: every job has one."""
+    told = snakemake(folder, "--summary", *arguments)
+    assert told.returncode == 0, told.stdout
+    lines = [line.split("\t") for line in told.stdout.splitlines()]
+    start = next(number for number, line in enumerate(lines) if line[0] == "output_file")
+    plan = lines[start].index("plan")
+    files = {line[0].removeprefix("results/demo/") for line in lines[start + 1 :] if line[plan] != "no update"}
+    return {file for file in files if not file.endswith(".manifest.json")}
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    """Change the first place where `old` stands in the file; <n> in it is any number."""
+    pattern = re.escape(old).replace("<n>", r"[-+.\de]+")
+    text, count = re.subn(pattern, lambda _: new, file.read_text(encoding="utf-8"), count=1)
+    assert count == 1, f"found no {old!r} in {file}"
+    file.write_text(text, encoding="utf-8")
+
+
+def everything_below(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder with its content, and every folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+        if "__pycache__" not in path.parts
+    }

@@ -1,0 +1,301 @@
+# What the rules look up: the checked configuration, and the narrowest slice of it that each job depends on.
+# Results are named by the paths in the rules; functions here only choose among them.
+import hashlib
+import os
+import re
+import shlex
+import sys
+from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
+
+from pydantic_core import to_json
+
+from chord.config import ConfigError, Figure, Table, load
+from chord.provenance.digest import code_digest as digest_of_code
+from chord.provenance.files import UserError
+from chord.tasks.benchmarks import read_benchmark
+
+# They read and check config/; what they find reaches every job as a value, in its params or in run.json.
+READERS = ("chord.config.artefacts", "chord.config.checks", "chord.config.loading", "chord.config.messages")
+
+
+def checked_project(given):
+    """All of config/ with what `--config` changed. If it cannot be run, Snakemake ends here: reasons, and no trace."""
+    try:
+        found = load(Path("."), given=given)
+        for name in found.study.benchmarks:
+            read_benchmark(Path("."), found.study, name)
+        return found
+    except (ConfigError, UserError) as error:
+        for log in workflow.logger_manager.get_logfile():
+            with suppress(OSError):
+                os.remove(log)
+                os.removedirs(os.path.dirname(log))
+        sys.exit(str(error))
+
+
+project = checked_project(config)
+
+# `.venv/bin/snakemake` starts jobs with its own Python, activated or not. With conda or containers they bring theirs.
+if not workflow.deployment_settings.deployment_method:
+    shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
+
+
+wildcard_constraints:
+    study=re.escape(project.study.name),
+    arm="|".join(map(re.escape, project.arms)),
+    seed="|".join(map(str, project.seeds)),
+    benchmark="|".join(map(re.escape, project.study.benchmarks)),
+    table="|".join(name for name, artefact in project.artefacts.items() if isinstance(artefact, Table)) or "-",
+    figure="|".join(name for name, artefact in project.artefacts.items() if isinstance(artefact, Figure)) or "-",
+
+
+def code_digest(verb):
+    """The meaning of all code that decides what `verb` writes."""
+    return digest_of_code(verb, without=READERS)
+
+
+def arms_that(kind):
+    """A wildcard constraint: arms with this key in config/arms.yaml."""
+    return "|".join(re.escape(name) for name, arm in project.arms.items() if getattr(arm, kind) is not None) or "-"
+
+
+# --- data --------------------------------------------------------------------------------------
+
+
+def problem_sets():
+    """The sets of problems that the study has."""
+    return ["train", "validation", "expert", *(["base"] if project.study.base_corpus else [])]
+
+
+def solved_sets():
+    """The sets of problems whose expert traces the study has, by the name of the traces."""
+    study = project.study
+    known = {"expert": True, "aligned": study.data.aligned_traces, "base": study.base_corpus is not None}
+    return [name for name, wanted in known.items() if wanted]
+
+
+def problems_to_solve(wildcards):
+    """Where the problems of `solved_sets` stand: the aligned traces answer the training problems."""
+    names = ["train" if name == "aligned" else name for name in solved_sets()]
+    return [f"results/{{study}}/data/problems/{name}.jsonl" for name in names]
+
+
+def problem_settings(wildcards):
+    """What of the study decides its problems, as JSON."""
+    study = project.study
+    corpus = study.base_corpus and [
+        study.base_corpus.size,
+        *((part.task, part.share) for part in study.base_corpus.parts),
+    ]
+    benchmarks = {name: benchmark.problems for name, benchmark in study.benchmarks.items()}
+    splits = study.data.model_dump(exclude={"aligned_traces"})
+    fits = {"alphabet": study.model.alphabet, "max_prompt_tokens": study.rollouts.max_prompt_tokens}
+    return to_json({"tasks": study.tasks, "data": splits, "benchmarks": benchmarks, "base": corpus, **fits}).decode()
+
+
+def trace_settings(wildcards):
+    """What of the study decides its expert traces, as JSON."""
+    study = project.study
+    corpus = study.base_corpus and {"size": study.base_corpus.size, "parts": study.base_corpus.parts}
+    fits = {"alphabet": study.model.alphabet, "max_response_tokens": study.rollouts.max_response_tokens}
+    order = {"seed": study.data.seed, "aligned": study.data.aligned_traces}
+    return to_json({"expert": study.expert, "grading": study.grading, "base": corpus, **order, **fits}).decode()
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+def run_of_arm(wildcards):
+    """run.json: all that this training is told; labels and the paper's numbers are not in it."""
+    return project.run(wildcards.arm, int(wildcards.seed)).model_dump_json(indent=2)
+
+
+def run_of_base(wildcards):
+    """run.json of the study's own base model, which every seed starts from; its seed is that of the data."""
+    return project.run("base", project.study.data.seed).model_dump_json(indent=2)
+
+
+def model_of(arm):
+    """Where the model of an arm is; `base` and arms that are the same as it have one for all seeds."""
+    own = arm in project.arms and not project.arms[arm].same_as
+    return f"results/{{study}}/runs/{arm}/seed-{{seed}}/model" if own else "results/{study}/models/base/model"
+
+
+def training_inputs(wildcards):
+    """What this training reads, by flag: data that its recipe cannot touch is no input."""
+    recipe = project.arms[wildcards.arm].recipe
+    inputs = {"run": "results/{study}/runs/{arm}/seed-{seed}/run.json", "start": model_of(recipe.init)}
+    inputs |= {"prompts": "results/{study}/data/problems/train.jsonl"} if recipe.needs_rollouts else {}
+    inputs |= {"traces": f"results/{{study}}/data/traces/{recipe.traces}.jsonl"} if recipe.needs_experts else {}
+    return inputs | {"validation": "results/{study}/data/problems/validation.jsonl"}
+
+
+def as_flags(wildcards, input):
+    """The job's inputs as flags of the same names. Snakemake compares the inputs themselves, not this text."""
+    return " ".join(f"--{name} {shlex.quote(path)}" for name, path in input.items())
+
+
+def candidates(wildcards):
+    """The runs between which a chosen arm chooses: models and metrics of each."""
+    runs = [f"results/{{study}}/runs/{name}/seed-{{seed}}" for name in project.arms[wildcards.arm].choose]
+    return {"models": [f"{run}/model" for run in runs], "metrics": [f"{run}/metrics.jsonl" for run in runs]}
+
+
+def folders_of_models(wildcards, input):
+    """The folder of each candidate's run."""
+    return [os.path.dirname(model) for model in input.models]
+
+
+def started_from(arm):
+    """The arms that this one starts from or chooses between."""
+    return arm.choose or (arm.recipe and [arm.recipe.init]) or []
+
+
+def training_turn(wildcards):
+    """Runs that other arms start from go first, so that the longest chain never waits."""
+    return 80 if any(wildcards.arm in started_from(arm) for arm in project.arms.values()) else 70
+
+
+# --- evaluation --------------------------------------------------------------------------------
+
+
+def evaluated_model(wildcards):
+    """The model that answers."""
+    return model_of(wildcards.arm)
+
+
+@cache
+def benchmark_named(name):
+    """What the benchmark asks, out of its lm-eval task."""
+    return read_benchmark(Path("."), project.study, name)
+
+
+def benchmark_meaning(wildcards):
+    """The benchmark's lm-eval task as a hash; comments and layout of the YAML do not count."""
+    return benchmark_named(wildcards.benchmark).meaning
+
+
+def grading(wildcards):
+    """How the study grades, as JSON."""
+    return project.study.grading.model_dump_json()
+
+
+def ahead(wildcards, shape):
+    """`--ahead` for each other benchmark of the model: the first job does their work too, so that start-up is paid once."""
+    data, evaluated = "results/{study}/data/benchmarks", "results/{study}/runs/{arm}/seed-{seed}/eval"
+    places = {"data": data.format(**wildcards), "eval": evaluated.format(**wildcards)}
+    others = [name for name in project.study.benchmarks if name != wildcards.benchmark]
+    return " ".join(f"--ahead {shape.format(name=name, **places)}" for name in others)
+
+
+def answers_ahead(wildcards, output):
+    """`ahead` for answers. A function of `output`: Snakemake does not count that as part of what the job is."""
+    return ahead(wildcards, "{name}={data}/{name}.jsonl={eval}/{name}/answers.jsonl")
+
+
+def scores_ahead(wildcards, output):
+    """`ahead` for scores. A function of `output`: Snakemake does not count that as part of what the job is."""
+    return ahead(wildcards, "{name}={eval}/{name}/answers.jsonl={data}/{name}.jsonl={eval}/{name}/scores.json")
+
+
+def scoring_turn(wildcards):
+    """The same benchmark of every model first: it does the others ahead."""
+    return -list(project.study.benchmarks).index(wildcards.benchmark)
+
+
+def generating_turn(wildcards):
+    """As `scoring_turn`, and all answers before the first scores."""
+    return 10 + scoring_turn(wildcards)
+
+
+# --- tables and figures ------------------------------------------------------------------------
+
+CHOSEN = project.choice.artefacts
+TABLES = [name for name, artefact in project.artefacts.items() if isinstance(artefact, Table)]
+
+
+def cells_of(table):
+    """Arms and benchmarks of a table, by wildcard."""
+    return {
+        "arm": project.artefacts[table].arms,
+        "benchmark": project.artefacts[table].benchmarks or project.study.benchmarks,
+    }
+
+
+def table_scores(wildcards):
+    """The scores of each cell."""
+    path = "results/{{study}}/runs/{arm}/seed-{seed}/eval/{benchmark}/scores.json"
+    return expand(path, seed=project.seeds, **cells_of(wildcards.table))
+
+
+def figure_metrics(wildcards):
+    """The metrics of each run in the figure."""
+    path = "results/{{study}}/runs/{arm}/seed-{seed}/metrics.jsonl"
+    return expand(path, arm=project.artefacts[wildcards.figure].arms, seed=project.seeds)
+
+
+def shown(wildcards):
+    """What a table or figure shows beside numbers, as JSON: titles, labels, the paper's cells, how to smooth."""
+    name = wildcards.get("table") or wildcards.get("figure")
+    arms = {arm: [project.arms[arm].label, project.arms[arm].note] for arm in project.artefacts[name].arms}
+    columns = (
+        {key: [one.label, one.paper_column] for key, one in project.study.benchmarks.items()} if name in TABLES else {}
+    )
+    return to_json({"artefact": project.artefacts[name], "arms": arms, "columns": columns}).decode()
+
+
+def arms_below(artefacts):
+    """The arms of the artefacts, and those that they start from or choose between."""
+    used, waiting = set(), [arm for name in artefacts for arm in project.artefacts[name].arms]
+    while waiting:
+        name = waiting.pop()
+        if name in project.arms and name not in used:
+            used.add(name)
+            waiting += started_from(project.arms[name])
+    return [name for name in project.arms if name in used]
+
+
+def page_parts(wildcards):
+    """What the page shows of the chosen artefacts."""
+    parts = [f"results/{{study}}/{name}.json" for name in CHOSEN]
+    return parts + [f"results/{{study}}/{name}.svg" for name in CHOSEN if name not in TABLES]
+
+
+def page_runs(wildcards):
+    """What the page tells of training: the manifest and timings of each run that the artefacts stand on."""
+    trained = [name for name in arms_below(CHOSEN) if project.arms[name].recipe]
+    runs = ["results/{study}/models/base"] if project.study.base_corpus else []
+    runs += expand("results/{{study}}/runs/{arm}/seed-{seed}", arm=trained, seed=project.seeds)
+    return [f"{run}/{file}" for run in runs for file in ("train.manifest.json", "timing.jsonl")]
+
+
+def all_settings(wildcards):
+    """The whole checked configuration as a hash: the page shows most of it."""
+    return hashlib.sha256(project.model_dump_json().encode()).hexdigest()
+
+
+def files_of(artefact):
+    """The files of a table or figure; and those far below that are gone: Snakemake misses a file only where it is used."""
+    every = partial(expand, study=project.study.name, seed=project.seeds)
+    own = (
+        every(rules.tabulate.output, table=artefact)
+        if artefact in TABLES
+        else every(rules.plot.output, figure=artefact)
+    )
+    own = list(dict.fromkeys(own))
+    below = files_below(artefact, every) if all(map(os.path.exists, own)) else []
+    return own + [file for file in below if not os.path.exists(file)]
+
+
+def files_below(artefact, every):
+    """All files of all jobs that the artefact stands on; `every` expands study and seeds."""
+    arms, base = arms_below([artefact]), rules.describe_base.output + rules.train_base.output
+    trained = [name for name in arms if project.arms[name].recipe]
+    files = every(rules.prepare.output + rules.demonstrate.output + (base if project.study.base_corpus else []))
+    files += every(rules.describe_run.output + rules.train.output, arm=trained)
+    files += every(rules.choose.output, arm=[name for name in arms if project.arms[name].choose])
+    if artefact in TABLES:
+        files += every(rules.generate.output + rules.score.output, **cells_of(artefact))
+    return sorted(set(files))

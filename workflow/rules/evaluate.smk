@@ -1,0 +1,54 @@
+# Answers and scores, one job for each benchmark of a model, so that each is made again alone.
+# The first job of a model does the work of its siblings ahead; theirs then take what lies ready.
+
+
+rule generate:
+    input:
+        model=evaluated_model,
+        problems="results/{study}/data/benchmarks/{benchmark}.jsonl",
+    output:
+        answers="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/answers.jsonl",
+        manifest="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/answers.manifest.json",
+    log:
+        "results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/generate.log",
+    benchmark:
+        "results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/generate.benchmark.tsv"
+    priority: generating_turn
+    conda:
+        "../../envs/evaluate.yaml"
+    threads: project.study.execution.cpu_threads
+    params:
+        code=code_digest("chord.generate"),
+        task=benchmark_meaning,
+        ahead=answers_ahead,
+    message:
+        "Answering {wildcards.benchmark} with {wildcards.arm}, seed {wildcards.seed}"
+    shell:
+        "python -m chord.generate --study config/studies/{wildcards.study}.yaml --benchmark {wildcards.benchmark}"
+        " --model {input.model} --problems {input.problems} --seed {wildcards.seed}"
+        " --answers {output.answers} --manifest {output.manifest} {params.ahead} > {log} 2>&1"
+
+
+rule score:
+    input:
+        answers="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/answers.jsonl",
+        problems="results/{study}/data/benchmarks/{benchmark}.jsonl",
+    output:
+        scores="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/scores.json",
+        manifest="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/scores.manifest.json",
+    log:
+        "results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/score.log",
+    priority: scoring_turn
+    conda:
+        "../../envs/evaluate.yaml"
+    params:
+        code=code_digest("chord.score"),
+        task=benchmark_meaning,
+        grading=grading,
+        ahead=scores_ahead,
+    message:
+        "Scoring {wildcards.benchmark} of {wildcards.arm}, seed {wildcards.seed}"
+    shell:
+        "python -m chord.score --study config/studies/{wildcards.study}.yaml --benchmark {wildcards.benchmark}"
+        " --answers {input.answers} --problems {input.problems}"
+        " --scores {output.scores} --manifest {output.manifest} {params.ahead} > {log} 2>&1"

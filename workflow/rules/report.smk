@@ -1,0 +1,94 @@
+# Tables, figures and one page over all of them; and a target for each file in config/experiments.
+
+
+rule tabulate:
+    input:
+        scores=table_scores,
+    output:
+        json="results/{study}/{table}.json",
+        markdown="results/{study}/{table}.md",
+        html=report(
+            "results/{study}/{table}.html",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+        manifest="results/{study}/{table}.manifest.json",
+    log:
+        "results/{study}/logs/{table}.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        code=code_digest("chord.tabulate"),
+        shown=shown,
+        seeds=project.seeds,
+    message:
+        "Tabulating {wildcards.table}"
+    shell:
+        "python -m chord.tabulate --study {wildcards.study} --seeds {params.seeds} --artefact {wildcards.table}"
+        " --results results/{wildcards.study} --json {output.json} --markdown {output.markdown} --html {output.html}"
+        " --manifest {output.manifest} > {log} 2>&1"
+
+
+rule plot:
+    input:
+        metrics=figure_metrics,
+    output:
+        json="results/{study}/{figure}.json",
+        svg=report(
+            "results/{study}/{figure}.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}", "format": "SVG"},
+        ),
+        png="results/{study}/{figure}.png",
+        manifest="results/{study}/{figure}.manifest.json",
+    log:
+        "results/{study}/logs/{figure}.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        code=code_digest("chord.plot"),
+        shown=shown,
+        seeds=project.seeds,
+    message:
+        "Drawing {wildcards.figure}"
+    shell:
+        "python -m chord.plot --study {wildcards.study} --seeds {params.seeds} --artefact {wildcards.figure}"
+        " --results results/{wildcards.study} --json {output.json} --svg {output.svg} --png {output.png}"
+        " --manifest {output.manifest} > {log} 2>&1"
+
+
+rule overview:
+    input:
+        parts=page_parts,
+        runs=page_runs,
+    output:
+        html=report("results/{study}/overview.html", caption="../report/overview.rst", category="Overview"),
+        manifest="results/{study}/overview.manifest.json",
+    log:
+        "results/{study}/logs/overview.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        code=code_digest("chord.report"),
+        project=all_settings,
+        seeds=project.seeds,
+        artefacts=project.choice.artefacts,
+    message:
+        "Writing the page of study {wildcards.study}"
+    shell:
+        "python -m chord.report --study {wildcards.study} --seeds {params.seeds} --artefacts {params.artefacts}"
+        " --results results/{wildcards.study} --html {output.html} --manifest {output.manifest} > {log} 2>&1"
+
+
+# `snakemake figure2` builds what config/experiments/figure2.yaml describes.
+for artefact in project.artefacts:
+
+    rule:
+        name:
+            artefact
+        input:
+            files_of(artefact),
+        message:
+            "What was asked for is in results/"

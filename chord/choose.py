@@ -16,7 +16,7 @@ from typing import Any
 from chord.provenance.files import UserError, atomic_folder, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
 
-RULE = "the highest validation accuracy at any step; among equals the earlier step, then the earlier candidate"
+RULE = "the highest validation accuracy after any update; among equals the earlier step, then the earlier candidate"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_candidate(run: Path) -> Candidate:
 
 
 def _validations(file: Path) -> list[tuple[int, float]]:
-    """(step, accuracy) of each line that has a validation result, in order of steps."""
+    """(step, accuracy) of each line that has a validation result, in order of steps; step 0 is no trained model."""
     remedy = "expected the metrics of a finished run, a JSON object a line; train it again"
     try:
         text = file.read_text(encoding="utf-8")
@@ -72,7 +72,9 @@ def _validations(file: Path) -> list[tuple[int, float]]:
         found for number, line in enumerate(text.split("\n")[:-1], 1) if (found := _validation(line, number, file))
     ]
     if not results:
-        raise UserError(f"{file}: found no validation result, expected at least one; train with validation")
+        raise UserError(
+            f"{file}: found no validation result after step 0, expected at least one; train with validation"
+        )
     return sorted(results)
 
 
@@ -80,9 +82,10 @@ def _validation(line: str, number: int, file: Path) -> tuple[int, float] | None:
     try:
         row: Any = json.loads(line)
         validation = row["validation"]
-        if validation is None:
+        step = int(row["step"])
+        if validation is None or step == 0:
             return None
-        step, accuracy = int(row["step"]), float(validation["accuracy"])
+        accuracy = float(validation["accuracy"])
     except (ValueError, KeyError, TypeError) as error:
         found = f"{type(error).__name__}: {error}"
         raise UserError(f"{file}, line {number}: found no step and validation.accuracy ({found})") from None

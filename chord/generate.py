@@ -9,6 +9,7 @@ of one benchmark still makes only that one again. Such a job ends before anythin
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -91,6 +92,7 @@ def load_answerer(folder: Path, study: Study) -> tuple[Callable[[Job], str], str
     from chord.tasks.prompts import prompt_ids
 
     execution = study.execution
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else deterministic kernels refuse to run on CUDA
     torch.set_num_threads(execution.cpu_threads)
     torch.use_deterministic_algorithms(execution.deterministic)
     try:

@@ -100,7 +100,7 @@ def test_asking_grades_nothing(benchmark: Benchmark, monkeypatch: pytest.MonkeyP
 
 
 BAD = {
-    "repeats": (0, "repeats is 0"),
+    "repeats": (0, "repeats is 0, expected: "),
     "metadata": ({}, "metadata.version is nothing"),
     "generation_kwargs": (
         {"do_sample": True, "temperature": 0.0, "until": [], "max_gen_toks": 8},

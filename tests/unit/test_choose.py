@@ -41,9 +41,16 @@ def test_the_run_with_the_best_validation_accuracy_at_any_step_is_copied(tmp_pat
     assert len(manifest["inputs"]) == 4 and set(manifest["outputs"]) == {"model", "metrics", "chosen"}
 
 
+def test_the_model_before_training_is_not_chosen(tmp_path: Path) -> None:
+    worse = run_dir(tmp_path / "worse", {0: 0.9, 5: 0.2})
+    assert choose(tmp_path, worse, run_dir(tmp_path / "better", {0: 0.9, 5: 0.3})).returncode == 0
+    chosen = json.loads((tmp_path / "out/chosen.json").read_text())["chosen"]
+    assert (Path(chosen["run"]).name, chosen["step"], chosen["accuracy"]) == ("better", 5, 0.3)
+
+
 def test_among_equals_the_earlier_step_and_the_earlier_candidate_win(tmp_path: Path) -> None:
     first = run_dir(tmp_path / "first", {0: 0.1, 5: 0.5, 10: 0.5})
-    second = run_dir(tmp_path / "second", {0: 0.5})
+    second = run_dir(tmp_path / "second", {1: 0.5})
     assert choose(tmp_path, first, second).returncode == 0
     chosen = json.loads((tmp_path / "out/chosen.json").read_text())["chosen"]
     assert chosen == {"run": str(first), "step": 5, "accuracy": 0.5}
@@ -52,24 +59,27 @@ def test_among_equals_the_earlier_step_and_the_earlier_candidate_win(tmp_path: P
 def test_the_old_choice_is_replaced_whole(tmp_path: Path) -> None:
     (tmp_path / "out/model").mkdir(parents=True)
     (tmp_path / "out/model/stale.bin").write_text("x")
-    assert choose(tmp_path, run_dir(tmp_path / "only", {0: 0.5})).returncode == 0
+    assert choose(tmp_path, run_dir(tmp_path / "only", {1: 0.5})).returncode == 0
     assert sorted(path.name for path in (tmp_path / "out/model").iterdir()) == ["config.json", "model.safetensors"]
 
 
 BAD = {
     "missing": (None, "found no such text file"),
     "empty": ("", "found an empty file"),
-    "cut": ('{"step": 0, "validation": {"accuracy": 0.5}}', "found a last line without end"),
+    "cut": ('{"step": 1, "validation": {"accuracy": 0.5}}', "found a last line without end"),
     "foreign": ('{"loss": 1}\n', "line 1: found no step and validation.accuracy"),
-    "never validated": ('{"step": 0, "validation": null}\n', "found no validation result"),
-    "not a number": ('{"step": 0, "validation": {"accuracy": NaN}}\n', "line 1: found validation accuracy nan"),
+    "never validated": (
+        '{"step": 0, "validation": {"accuracy": 0.5}}\n{"step": 1, "validation": null}\n',
+        "found no validation result",
+    ),
+    "not a number": ('{"step": 1, "validation": {"accuracy": NaN}}\n', "line 1: found validation accuracy nan"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_candidate_without_whole_metrics_is_named_and_nothing_is_written(case: str, tmp_path: Path) -> None:
     content, expected = BAD[case]
-    good, bad = run_dir(tmp_path / "good", {0: 0.5}), run_dir(tmp_path / "bad", {0: 0.5})
+    good, bad = run_dir(tmp_path / "good", {1: 0.5}), run_dir(tmp_path / "bad", {1: 0.5})
     (bad / "metrics.jsonl").unlink()
     if content is not None:
         (bad / "metrics.jsonl").write_text(content)
@@ -81,7 +91,7 @@ def test_a_candidate_without_whole_metrics_is_named_and_nothing_is_written(case:
 
 
 def test_a_candidate_without_weights_is_named(tmp_path: Path) -> None:
-    bad = run_dir(tmp_path / "bad", {0: 0.5})
+    bad = run_dir(tmp_path / "bad", {1: 0.5})
     (bad / "model/model.safetensors").unlink()
     result = choose(tmp_path, bad)
     assert result.returncode == 2

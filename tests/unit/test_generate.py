@@ -313,6 +313,7 @@ def test_input_that_cannot_be_used_ends_in_one_line_and_no_output(spoil: Callabl
     result = program(place, "harder")
     assert result.returncode == 2
     assert result.stderr.startswith(f"chord.generate: {named}") and result.stderr.count("\n") == 1, result.stderr
+    assert spoil is not no_weights or "found no *.safetensors" in result.stderr  # said before seconds of imports
     assert not place.left("harder")
 
 

@@ -84,24 +84,28 @@ def problems_to_solve(wildcards):
 
 def problem_settings(wildcards):
     """What of the study decides its problems, as JSON."""
-    study = project.study
-    corpus = study.base_corpus and [
-        study.base_corpus.size,
-        *((part.task, part.share) for part in study.base_corpus.parts),
-    ]
-    benchmarks = {name: benchmark.problems for name, benchmark in study.benchmarks.items()}
-    splits = study.data.model_dump(exclude={"aligned_traces"})
-    fits = {"alphabet": study.model.alphabet, "max_prompt_tokens": study.rollouts.max_prompt_tokens}
-    return to_json({"tasks": study.tasks, "data": splits, "benchmarks": benchmarks, "base": corpus, **fits}).decode()
+    study, corpus = project.study, project.study.base_corpus
+    parts = {
+        "tasks": study.tasks,
+        "data": study.data.model_dump(exclude={"aligned_traces"}),
+        "benchmarks": {name: benchmark.problems for name, benchmark in study.benchmarks.items()},
+        "base": corpus and [corpus.size, *((part.task, part.share) for part in corpus.parts)],
+        "fit": [study.model.alphabet, study.rollouts.max_prompt_tokens],
+    }
+    return to_json(parts).decode()
 
 
 def trace_settings(wildcards):
     """What of the study decides its expert traces, as JSON."""
-    study = project.study
-    corpus = study.base_corpus and {"size": study.base_corpus.size, "parts": study.base_corpus.parts}
-    fits = {"alphabet": study.model.alphabet, "max_response_tokens": study.rollouts.max_response_tokens}
-    order = {"seed": study.data.seed, "aligned": study.data.aligned_traces}
-    return to_json({"expert": study.expert, "grading": study.grading, "base": corpus, **order, **fits}).decode()
+    study, corpus = project.study, project.study.base_corpus
+    parts = {
+        "expert": study.expert,
+        "grading": study.grading,
+        "aligned": study.data.aligned_traces,
+        "base": corpus and [study.data.seed, corpus.size, corpus.parts],
+        "fit": [study.model.alphabet, study.rollouts.max_response_tokens],
+    }
+    return to_json(parts).decode()
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -218,10 +222,8 @@ TABLES = [name for name, artefact in project.artefacts.items() if isinstance(art
 
 def cells_of(table):
     """Arms and benchmarks of a table, by wildcard."""
-    return {
-        "arm": project.artefacts[table].arms,
-        "benchmark": project.artefacts[table].benchmarks or project.study.benchmarks,
-    }
+    artefact = project.artefacts[table]
+    return {"arm": artefact.arms, "benchmark": artefact.benchmarks or project.study.benchmarks}
 
 
 def table_scores(wildcards):
@@ -239,11 +241,12 @@ def figure_metrics(wildcards):
 def shown(wildcards):
     """What a table or figure shows beside numbers, as JSON: titles, labels, the paper's cells, how to smooth."""
     name = wildcards.get("table") or wildcards.get("figure")
-    arms = {arm: [project.arms[arm].label, project.arms[arm].note] for arm in project.artefacts[name].arms}
-    columns = (
-        {key: [one.label, one.paper_column] for key, one in project.study.benchmarks.items()} if name in TABLES else {}
-    )
-    return to_json({"artefact": project.artefacts[name], "arms": arms, "columns": columns}).decode()
+    keys = {"label", "note", "same_as"} if name in TABLES else {"label"}
+    arms = {arm: project.arms[arm].model_dump(include=keys) for arm in project.artefacts[name].arms}
+    benchmarks = project.study.benchmarks.items() if name in TABLES else ()
+    columns = {key: [one.label, one.paper_column] for key, one in benchmarks}
+    parts = {"study": project.study.title, "artefact": project.artefacts[name], "arms": arms, "columns": columns}
+    return to_json(parts).decode()
 
 
 def arms_below(artefacts):
@@ -279,12 +282,8 @@ def all_settings(wildcards):
 def files_of(artefact):
     """The files of a table or figure; and those far below that are gone: Snakemake misses a file only where it is used."""
     every = partial(expand, study=project.study.name, seed=project.seeds)
-    own = (
-        every(rules.tabulate.output, table=artefact)
-        if artefact in TABLES
-        else every(rules.plot.output, figure=artefact)
-    )
-    own = list(dict.fromkeys(own))
+    maker, wildcard = (rules.tabulate, "table") if artefact in TABLES else (rules.plot, "figure")
+    own = list(dict.fromkeys(every(maker.output, **{wildcard: artefact})))
     below = files_below(artefact, every) if all(map(os.path.exists, own)) else []
     return own + [file for file in below if not os.path.exists(file)]
 

@@ -29,8 +29,6 @@ from chord.tasks.benchmarks import Benchmark, ask, keep_offline, read_benchmark,
 from chord.tasks.studies import read_study
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     from chord.sampling.harness import PolicyModel
 
 VERB = "chord.generate"
@@ -85,7 +83,7 @@ def load_answerer(folder: Path, study: Study) -> tuple[Callable[[Job], str], str
     import torch
     from safetensors import SafetensorError
 
-    from chord.learner.policy import DTYPES, load_policy
+    from chord.learner.policy import DTYPES, end_ids, load_policy
     from chord.sampling.harness import PolicyModel
     from chord.sampling.protocol import Sampled
     from chord.sampling.transformers_sampler import TransformersSampler
@@ -102,7 +100,7 @@ def load_answerer(folder: Path, study: Study) -> tuple[Callable[[Job], str], str
         raise UserError(f"{folder}: found a model that cannot be loaded ({found:.200}); make it again") from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.nn.Module.to(model, device)
-    sampler = TransformersSampler(model, _end_ids(model, tokenizer), execution.sampler_rows)
+    sampler = TransformersSampler(model, end_ids(model, tokenizer), execution.sampler_rows)
 
     def decode(sampled: Sampled) -> str:
         ids = sampled.ids[:-1] if sampled.finish == "stop" else sampled.ids
@@ -126,14 +124,6 @@ def sampled_answers(job: Job, policy: "PolicyModel") -> str:
         raise UserError(f"{job.file}: {error}; this model cannot answer this benchmark") from None
     print(f"{job.benchmark.name}: {len(policy.answers)} answers in {time.monotonic() - began:.1f} s", file=sys.stderr)
     return write_lines(sorted(policy.answers, key=lambda answer: (answer.problem, answer.sample)))
-
-
-def _end_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The tokens that end an answer, the same as in training."""
-    configured: Any = getattr(model.generation_config, "eos_token_id", None)
-    own: Any = tokenizer.eos_token_id
-    found = [*(configured if isinstance(configured, list) else [configured]), own]
-    return sorted({int(token) for token in found if token is not None})
 
 
 def _check_model(folder: Path) -> None:

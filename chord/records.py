@@ -4,16 +4,18 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 
 class RecordError(Exception):
     """A file that should hold records does not; the message names file, line, what was found and expected."""
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """What a grader says of one text."""
 
     RIGHT = "right"
@@ -85,12 +87,21 @@ def _parsed(path: Path, kind: type[Record]) -> Iterator[Record]:
         raise RecordError(f"{path}: found something other than text ({error}), expected JSON lines") from None
     if text and not text.endswith("\n"):
         raise RecordError(f"{path}: the last line has no end, so the file was cut off; make it again")
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
+    adapter = TypeAdapter(kind)
+    lines = text.split("\n")[:-1]
+    for number, line in enumerate(lines, start=1):
         try:
-            raw = json.loads(line)
+            raw: Any = json.loads(line)
         except json.JSONDecodeError as error:
             raise RecordError(f"{path}, line {number}: found text that is not JSON ({error.msg})") from None
-        if not isinstance(raw, dict) or set(raw) != names:
-            found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
+        keys = set(cast(dict[str, Any], raw)) if isinstance(raw, dict) else set[str]()
+        if keys != names:
+            found = sorted(keys) or type(raw).__name__
             raise RecordError(f"{path}, line {number}: found {found}, expected the fields {sorted(names)}")
-        yield kind(**raw)
+        try:
+            yield adapter.validate_json(line, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise RecordError(
+                f"{path}, line {number}: found {'.'.join(map(str, first['loc']))} = {first['input']!r:.80}, expected: {first['msg']}"
+            ) from None

@@ -57,9 +57,7 @@ class Feed:
         count = run.rollouts.per_prompt
         samples = self._sample(mine, count, ("rollout", step))
         graded = self._grade(mine, count, samples)
-        rewards = [
-            reward(outcome, text, run.grading.reward) for outcome, text in graded
-        ]
+        rewards = [reward(outcome, text, run.grading.reward) for outcome, text in graded]
         sequences: list[Sequence] = []
         if mine:
             values = torch.tensor(rewards, dtype=torch.float64).reshape(-1, count)
@@ -94,7 +92,8 @@ class Feed:
             worth = [reward(Outcome.RIGHT, trace.response, run.grading.reward) for trace in experts]
             advantages, expert_advantages = luffy_advantages(rewards, torch.tensor(worth, dtype=torch.float64))
             joined = [
-                self._expert(trace, float(advantage)) for trace, advantage in zip(experts, expert_advantages, strict=True)
+                self._expert(trace, float(advantage))
+                for trace, advantage in zip(experts, expert_advantages, strict=True)
             ]
         else:
             advantages = group_advantages(rewards, run.policy_loss.advantage_epsilon)

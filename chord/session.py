@@ -22,7 +22,7 @@ from chord.learner import checkpoint
 from chord.learner.blank import blank_model, character_tokenizer
 from chord.learner.checkpoint import Progress
 from chord.learner.log import Curves, LineLog
-from chord.learner.policy import load_policy
+from chord.learner.policy import as_policy, end_ids, load_policy
 from chord.learner.world import World
 from chord.provenance.digest import code_digest
 from chord.provenance.files import UserError, atomic_folder, write_atomically
@@ -97,11 +97,9 @@ def set_up(args: argparse.Namespace, run: Run, world: World, grader: Grader, inp
     )
     state = args.state / _state_digest(inputs)
     progress = checkpoint.resume(state, model, optimiser) or Progress()
-    sampler = TransformersSampler(model, _end_ids(model, tokenizer), run.execution.sampler_rows)
+    sampler = TransformersSampler(model, end_ids(model, tokenizer), run.execution.sampler_rows)
     feed = Feed(run, tokenizer, sampler, grader, world, prompts, traces, validation)
-    training = Training(
-        run, world, model, tokenizer, optimiser, feed, state, _steps(run, len(traces)), progress
-    )
+    training = Training(run, world, model, tokenizer, optimiser, feed, state, _steps(run, len(traces)), progress)
     if world.leads:
         others = {path.parent for path in args.state.glob("*/step-*")} - {state}
         if progress.step == 0 and others:
@@ -127,7 +125,8 @@ def write_outputs(training: Training, args: argparse.Namespace) -> None:
     """The kept model with its tokenizer, the metrics and the timing, each whole or absent."""
     run, progress = training.run, training.progress
     assert training.metrics is not None and training.timing is not None
-    training.metrics.sync(), training.timing.sync()
+    training.metrics.sync()
+    training.timing.sync()
     if run.recipe.keep == "best":
         checkpoint.load_weights(training.model, load_file(checkpoint.best_file(training.state, progress.best_step)))
         training.say(f"keeps step {progress.best_step}, validation accuracy {progress.best_accuracy:.3f}")
@@ -135,7 +134,10 @@ def write_outputs(training: Training, args: argparse.Namespace) -> None:
         training.model.config._attn_implementation = "sdpa"  # what any other reader of the folder should use
         training.model.save_pretrained(folder)
         training.tokenizer.save_pretrained(folder)
-    for source, target in ((training.state / "metrics.jsonl", args.metrics), (training.state / "timing.jsonl", args.timing)):
+    for source, target in (
+        (training.state / "metrics.jsonl", args.metrics),
+        (training.state / "timing.jsonl", args.timing),
+    ):
         write_atomically(target, source.read_bytes())
 
 
@@ -185,7 +187,9 @@ def _read(args: argparse.Namespace, name: str, kind: Any, needed: bool, run: Run
     if not needed:
         return []
     if path is None:
-        raise UserError(f"--{name}: found nothing, expected a file of {kind.__name__} lines: arm '{run.arm}' reads them")
+        raise UserError(
+            f"--{name}: found nothing, expected a file of {kind.__name__} lines: arm '{run.arm}' reads them"
+        )
     return read_lines(path, kind)
 
 
@@ -196,7 +200,7 @@ def _check_alignment(run: Run, prompts: list[Problem], traces: list[Trace], args
     missing = {problem.id for problem in prompts} - {trace.problem for trace in traces}
     if missing:
         raise UserError(
-            f"{args.traces}: found no trace for {len(missing)} of {len(prompts)} training prompts (first: {min(missing)}),"
+            f"{args.traces}: found no trace for {len(missing)} of {len(prompts)} prompts, {min(missing)} first;"
             f" expected one for each: method {run.recipe.method} needs prompt-aligned traces"
         )
 
@@ -204,27 +208,35 @@ def _check_alignment(run: Run, prompts: list[Problem], traces: list[Trace], args
 def _start(args: argparse.Namespace, run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model to train, weights in float32 (float64 if computed so): a blank one, or the one of --start."""
     dtype = torch.float64 if run.execution.compute_dtype == "float64" else torch.float32
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+    device = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
     if run.recipe.init == "random":
         if run.model is None or run.model.architecture is None or run.model.alphabet is None:
             raise UserError(f"{args.run}: recipe.init is random, expected `model` with architecture and alphabet")
         tokenizer = character_tokenizer(run.model.alphabet)
         model = blank_model(run.model.architecture.model_dump(), tokenizer, derive(run.seed, "initial weights"))
-        return model.to(device=device, dtype=dtype), tokenizer
+        return as_policy(_moved(model, device, dtype)), tokenizer
     if args.start is None or not (args.start / "config.json").is_file():
-        raise UserError(f"--start: found {args.start or 'nothing'}, expected the folder of a model: arm '{run.arm}' starts from {run.recipe.init}")
+        raise UserError(
+            f"--start: found {args.start or 'nothing'}, expected the folder of a model: arm '{run.arm}' starts from"
+            f" {run.recipe.init}"
+        )
     try:
         model, tokenizer = load_policy(args.start, dtype)
     except (OSError, ValueError) as error:
-        raise UserError(f"{args.start}: found no model that can be read ({error}), expected config.json, safetensors, tokenizer") from None
-    return model.to(device), tokenizer
+        raise UserError(
+            f"{args.start}: found no model that can be read ({error}), expected config.json, safetensors, tokenizer"
+        ) from None
+    return _moved(model, device, dtype), tokenizer
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a response."""
-    configured = model.generation_config.eos_token_id if model.generation_config else None
-    found = configured if isinstance(configured, list) else [configured]
-    return sorted({int(token) for token in (*found, tokenizer.eos_token_id) if token is not None})
+def _moved(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """The model on `device` in `dtype`, moved in place."""
+    torch.nn.Module.to(model, device=device, dtype=dtype)  # the method of transformers is typed for one argument
+    return model
 
 
 def _state_digest(inputs: dict[str, Path]) -> str:

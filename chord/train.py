@@ -7,6 +7,7 @@ the same bytes. Exit codes: 0 done, 75 saved and to be continued (after SIGTERM 
 """
 
 import argparse
+import json
 import math
 import signal
 import time
@@ -27,7 +28,17 @@ from chord.provenance.files import run_verb
 from chord.provenance.lease import Lease
 from chord.provenance.manifest import Manifest
 from chord.rollout import Rollouts
-from chord.session import Training, arguments, drop_state, dump_not_finite, machine, peak_memory_mb, save, set_up, write_outputs
+from chord.session import (
+    Training,
+    arguments,
+    drop_state,
+    dump_not_finite,
+    machine,
+    peak_memory_mb,
+    save,
+    set_up,
+    write_outputs,
+)
 from chord.tasks.graders import Grader
 
 CONTINUE_ME = 75
@@ -82,10 +93,13 @@ def _train(args: argparse.Namespace, run: Run, world: World, inputs: dict[str, P
         try:
             finished = _loop(training)
         except NotFinite as error:
-            training.say(f"step {training.progress.step + 1}: {error}; nothing was changed; see {dump_not_finite(training, error)}")
+            dump = dump_not_finite(training, error)
+            training.say(f"step {training.progress.step + 1}: {error}; no weight was changed; see {dump}")
             return NOT_FINITE, training
     if not finished:
-        training.say(f"{training.stop or 'stopped'}: saved after step {training.progress.step}; the same command continues")
+        training.say(
+            f"{training.stop or 'stopped'}: saved after step {training.progress.step}; the same command continues"
+        )
         return CONTINUE_ME, training
     if world.leads:
         write_outputs(training, args)
@@ -119,7 +133,7 @@ def _loop(training: Training) -> bool:
 
 
 def _step(training: Training, step: int, clock: Clock) -> dict[str, Any]:
-    """One update: draw, forward, backward, optimiser. Gives the step's metrics; weights change only if all is finite."""
+    """One update: draw, forward, backward, optimiser; gives the metrics. Weights change only if all is finite."""
     run, feed, progress = training.run, training.feed, training.progress
     mu = _known_mu(training, step)
     rollouts = feed.rollouts(step) if mu is None or mu < 1 else None
@@ -132,9 +146,10 @@ def _step(training: Training, step: int, clock: Clock) -> dict[str, Any]:
         experts = feed.experts(progress.expert_position, run.expert_rows_per_step)
         progress.expert_position += run.expert_rows_per_step
     training.optimiser.zero_grad(set_to_none=True)
+    batch = [*(rollouts.sequences if rollouts else []), *experts]
     sums = accumulate_gradient(
         training.model,
-        [*(rollouts.sequences if rollouts else []), *experts],
+        batch,
         mu,
         run.recipe,
         run.policy_loss,
@@ -144,7 +159,7 @@ def _step(training: Training, step: int, clock: Clock) -> dict[str, Any]:
     )
     norm = float(torch.nn.utils.clip_grad_norm_(training.model.parameters(), run.optimiser.max_grad_norm))
     if not math.isfinite(norm):
-        raise NotFinite(f"the gradient norm is {norm}")
+        raise NotFinite(f"the gradient norm is {norm}; sequences: {json.dumps([one.name for one in batch])}")
     rate = run.recipe.learning_rate * min(1.0, (step + 1) / max(1, run.optimiser.warmup_steps))
     for group in training.optimiser.param_groups:
         group["lr"] = rate
@@ -217,7 +232,12 @@ def _record(training: Training, record: dict[str, Any], clock: Clock) -> None:
     training.metrics.write(record)
     tokens = (record.get("rollout_tokens") or 0) + (record.get("expert_tokens") or 0)
     speed = tokens / max(1e-9, sum(clock.seconds.values()))
-    timing = {"step": record["step"], "seconds": clock.seconds, "tokens_per_second": speed, "peak_memory_mb": peak_memory_mb()}
+    timing = {
+        "step": record["step"],
+        "seconds": clock.seconds,
+        "tokens_per_second": speed,
+        "peak_memory_mb": peak_memory_mb(),
+    }
     training.timing.write(timing)
     training.curves.write(record["step"], time.time(), record)
 
@@ -243,7 +263,9 @@ def _due(training: Training) -> bool:
     """Whether a checkpoint is due, by steps or by minutes."""
     execution = training.run.execution
     minutes = (time.monotonic() - training.saved_at) / 60
-    return training.progress.step % execution.checkpoint_every_steps == 0 or minutes >= execution.checkpoint_every_minutes
+    return (
+        training.progress.step % execution.checkpoint_every_steps == 0 or minutes >= execution.checkpoint_every_minutes
+    )
 
 
 def _ask_to_stop(training: Training, number: int) -> None:

@@ -45,7 +45,7 @@ class Task(Frozen):
 
     dataset: str
     settings: dict[str, Number | str | bool | list[str]] = Field(default={})
-    keep: Literal["all", "sums"] = "all"
+    keep: Literal["all", "sums", "differences"] = "all"
     prompt: str
 
 

@@ -103,7 +103,9 @@ def _unfold(part: Tensor, layout: Layout) -> Tensor:
     return padded[layout.unfold].transpose(1, 2)
 
 
-def _attend_one(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, store: KeyValueStore) -> Tensor:
+def _attend_one(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, store: KeyValueStore
+) -> Tensor:
     """One new token for each row: query (1, H, R, D) -> (1, R, H, D)."""
     layer: int = module.layer_idx  # type: ignore[assignment]  # set by every attention module
     keys, values = store.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))

@@ -42,14 +42,9 @@ def blank_model(architecture: dict[str, int], tokenizer: PreTrainedTokenizerFast
     stream, and 0.05 for the embedding. With transformers' 0.02 throughout, a model this narrow learned nothing in the
     demo's 400 steps; so drawn, it answered two thirds of three-digit sums.
     """
-    config = LlamaConfig(
-        **architecture,
-        vocab_size=len(tokenizer),
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
+    pad, end = (tokenizer.get_vocab()[token] for token in (PAD, END))
+    sizes = {**architecture, "vocab_size": len(tokenizer), "pad_token_id": pad, "eos_token_id": end}
+    config = LlamaConfig.from_dict({**sizes, "bos_token_id": None, "tie_word_embeddings": True})
     with torch.random.fork_rng(devices=[]):  # transformers draws initial weights from the global generator
         model = LlamaForCausalLM(config)
     generator = torch.Generator().manual_seed(seed % 2**63)
@@ -61,6 +56,6 @@ def blank_model(architecture: dict[str, int], tokenizer: PreTrainedTokenizerFast
         if name.endswith(RESIDUAL):
             spread /= math.sqrt(2 * config.num_hidden_layers)
         nn.init.normal_(parameter, std=spread, generator=generator)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = pad
+    model.generation_config.eos_token_id = end
     return model

@@ -77,7 +77,9 @@ def resume(folder: Path, model: nn.Module, optimiser: Optimizer) -> Progress | N
     for path in sorted(folder.glob("step-*"), reverse=True):
         problem = _damage(path, folder)
         if problem is not None:
-            print(f"chord.train: {path}: {problem}; falling back to the checkpoint before it", file=sys.stderr, flush=True)
+            print(
+                f"chord.train: {path}: {problem}; falling back to the checkpoint before it", file=sys.stderr, flush=True
+            )
             continue
         load_weights(model, load_file(path / "model.safetensors"))
         _load_moments(model, optimiser, load_file(path / "optimiser.safetensors"))
@@ -94,7 +96,9 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Writes `weights` into the model in place. Raises ValueError if the names differ."""
     own = dict(model.named_parameters())
     if set(own) != set(weights):
-        raise ValueError(f"found weights {sorted(set(weights) ^ set(own))[:3]} on one side only, expected the same names")
+        raise ValueError(
+            f"found weights {sorted(set(weights) ^ set(own))[:3]} on one side only, expected the same names"
+        )
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])
@@ -125,7 +129,7 @@ def _damage(path: Path, folder: Path) -> str | None:
 
 def _moments(model: nn.Module, optimiser: Optimizer) -> dict[str, Tensor]:
     """Adam's state by parameter name; empty before the first step."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}|{key}": value.detach().cpu().contiguous()
         for parameter, state in optimiser.state.items()

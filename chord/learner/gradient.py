@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from chord.config import Execution, PolicyLoss, Recipe, TokenWeight
 from chord.learner.packing import Packed, Sequence, pack, plan
-from chord.learner.policy import DTYPES, TokenStatistics, token_statistics
+from chord.learner.policy import DTYPES, TokenStatistics, output_head, token_statistics
 from chord.learner.world import World
 from chord.objective import losses, weights
 
@@ -54,7 +54,7 @@ def accumulate_gradient(
     temperature: float,
     world: World,
 ) -> Sums:
-    """Adds the gradient of (1-mu) L_GRPO + mu L_SFT over the global batch to `model`'s gradients; gives the step's sums.
+    """Adds the gradient of (1-mu) L_GRPO + mu L_SFT over the global batch to the model's; gives the step's sums.
 
     `sequences` are this rank's own. Sequences that cannot teach (a rollout with advantage 0) are only looked at.
     Raises NotFinite, with the names of the micro-batch's sequences, for a loss that is not a finite number.
@@ -73,10 +73,22 @@ def accumulate_gradient(
             members = [group[index] for index in indices]
             with torch.set_grad_enabled(teaches):
                 batch, stats = run(members)
-                loss = _loss(batch, stats, mu, recipe, policy_loss, run.vocabulary, threshold, (rollout_tokens, expert_tokens), sums)
+                loss = _loss(
+                    batch,
+                    stats,
+                    mu,
+                    recipe,
+                    policy_loss,
+                    run.vocabulary,
+                    threshold,
+                    (rollout_tokens, expert_tokens),
+                    sums,
+                )
             sums.add("loss", loss.detach())
             if not bool(torch.isfinite(loss.detach())):
-                raise NotFinite(f"the loss is {float(loss.detach())}; sequences: {json.dumps([s.name for s in members])}")
+                raise NotFinite(
+                    f"the loss is {float(loss.detach())}; sequences: {json.dumps([s.name for s in members])}"
+                )
             if teaches:
                 loss.backward()
     world.sum_gradients(model)
@@ -94,7 +106,7 @@ class _Forward:
 
     @property
     def vocabulary(self) -> int:
-        return self.model.get_output_embeddings().weight.shape[0]
+        return output_head(self.model).out_features
 
     def __call__(self, sequences: List[Sequence]) -> tuple[Packed, TokenStatistics]:
         batch = pack(sequences, self.model.device, torch.float64 if self.dtype == torch.float64 else torch.float32)
@@ -128,9 +140,16 @@ def _loss(
     rollouts = experts = None
     if bool(rollout.any()):
         cap = policy_loss.importance_cap
-        correction = None if cap is None else losses.truncated_correction(stats.logp[rollout], batch.sampler_logp[rollout], cap)
+        correction = (
+            None if cap is None else losses.truncated_correction(stats.logp[rollout], batch.sampler_logp[rollout], cap)
+        )
         rollouts = losses.policy_gradient(
-            stats.logp[rollout], old[rollout], batch.advantage[rollout], policy_loss.clip_low, policy_loss.clip_high, correction
+            stats.logp[rollout],
+            old[rollout],
+            batch.advantage[rollout],
+            policy_loss.clip_low,
+            policy_loss.clip_high,
+            correction,
         )
         sums.add("rollout_tokens", rollouts.tokens)
         sums.add("policy_loss", rollouts.total.detach())

@@ -6,7 +6,9 @@ from chord.objective.losses import TokenSum
 from chord.objective.luffy import shaped_imitation
 
 
-def luffy_loss(rollouts: TokenSum | None, expert_logp: Tensor, expert_advantage: Tensor, gamma: float, tokens: int) -> Tensor:
+def luffy_loss(
+    rollouts: TokenSum | None, expert_logp: Tensor, expert_advantage: Tensor, gamma: float, tokens: int
+) -> Tensor:
     """Rollouts by the policy gradient, expert tokens by the shaped ratio, divided by all `tokens` of the batch.
 
     ours: one token mean over both, where ElliottYan/LUFFY sums and divides by a fixed maximum length; the gradient's

@@ -1,10 +1,10 @@
-"""The policy: a transformers causal LM read over packed rows. T tokens, N response tokens, V vocabulary, C hidden size."""
+"""The policy: a transformers causal LM over packed rows. T tokens, N response tokens, V vocabulary, C hidden size."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +27,42 @@ def load_policy(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTr
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation=attention.NAME, local_files_only=True, use_safetensors=True
     )
-    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return as_policy(model), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a response: those of the model's generation settings and the tokenizer's own."""
+    configured: Any = getattr(model.generation_config, "eos_token_id", None)
+    own: Any = tokenizer.eos_token_id
+    found = [*(configured if isinstance(configured, list) else [configured]), own]
+    return sorted({int(token) for token in found if token is not None})
+
+
+def output_head(model: PreTrainedModel) -> nn.Linear:
+    """The layer that turns hidden states into logits."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"found an output layer of type {type(head).__name__}, expected torch.nn.Linear")
+    return head
+
+
+def as_policy(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model in evaluation mode under packed attention."""
+    model.set_attn_implementation(attention.NAME)
+    return model.eval()
+
+
+def read_packed(model: PreTrainedModel, ids: Tensor, positions: Tensor, **places: object) -> Tensor:
+    """The last hidden states of a packed row, (1, T) -> (T, C).
+
+    Raises ValueError for a model under another attention, which would let sequences see each other.
+    """
+    if model.config._attn_implementation != attention.NAME:
+        raise ValueError(
+            f"found attention '{model.config._attn_implementation}', expected '{attention.NAME}' (`as_policy`)"
+        )
+    out = model.base_model(input_ids=ids, position_ids=positions, use_cache=False, **places)
+    return out.last_hidden_state[0]
 
 
 def token_statistics(
@@ -41,10 +76,8 @@ def token_statistics(
     layout = attention.Layout.of(batch.lengths, batch.ids.device)
     autocast = torch.autocast(batch.ids.device.type, compute_dtype, enabled=compute_dtype == torch.bfloat16)
     with autocast:
-        hidden = model.base_model(
-            input_ids=batch.ids, position_ids=batch.positions, layout=layout, use_cache=False
-        ).last_hidden_state[0][batch.source]  # (N, C)
-        head = model.get_output_embeddings()
+        hidden = read_packed(model, batch.ids, batch.positions, layout=layout)[batch.source]  # (N, C)
+        head = output_head(model)
         parts: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(hidden), chunk_tokens):
             here = slice(start, start + chunk_tokens)

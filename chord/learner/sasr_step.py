@@ -17,7 +17,9 @@ def choose_mu(rule: MuGradientNorm, step: int, seed: int, state: dict[str, float
     return 1.0 if drawn < chance else 0.0
 
 
-def observe(rule: MuGradientNorm, step: int, mu: float, gradient_norm: float, state: dict[str, float]) -> dict[str, float]:
+def observe(
+    rule: MuGradientNorm, step: int, mu: float, gradient_norm: float, state: dict[str, float]
+) -> dict[str, float]:
     """The state after a step. ours: the SFT gradient norm is that of the last SFT step, not measured anew each step."""
     if mu != 1:
         return state

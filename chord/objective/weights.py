@@ -56,5 +56,5 @@ def top_threshold(entropies: Tensor, share: float) -> float:
     count = max(1, math.ceil(share * entropies.numel() - 1e-9))
     if entropies.numel() <= count:
         return -math.inf
-    last_in, first_out = entropies.topk(count + 1).values[-2:].tolist()
-    return (last_in + first_out) / 2
+    around = entropies.topk(count + 1).values[-2:]
+    return float(around.double().mean())

@@ -7,7 +7,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from chord.records import Answer
-from chord.sampling.protocol import Request, Sampled, Sampler
+from chord.sampling.protocol import PromptError, Request, Sampled, Sampler
 from chord.seeds import derive
 
 
@@ -49,7 +49,7 @@ class PolicyModel(LM):
         wanted = [self._request(*place) for place in places]
         try:
             sampled = self.sampler.sample(wanted, settings["max_gen_toks"], settings["temperature"])
-        except ValueError as error:
+        except PromptError as error:
             raise UnfitPrompt(str(error)) from None
         for (problem, sample, prompt), request, got in zip(places, wanted, sampled, strict=True):
             text = self.decode(got)

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 
+class PromptError(ValueError):
+    """A prompt that cannot be answered: empty, or too long for the model's context; the message names it."""
+
+
 class Request(NamedTuple):
     """One response that is wanted. Its seed alone decides the random numbers, whatever else is in the batch."""
 
@@ -15,7 +19,7 @@ class Request(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampled:
-    """A response. `ids` ends with the end token if `finish` is "stop"; `logp` is in nats at the sampling temperature."""
+    """A response; `logp` in nats at the sampling temperature. With `finish` "stop" the last id is an end token."""
 
     ids: list[int]
     logp: list[float]
@@ -26,5 +30,5 @@ class Sampler(Protocol):
     """Anything that samples responses from the policy's present weights."""
 
     def sample(self, requests: Sequence[Request], max_tokens: int, temperature: float) -> list[Sampled]:
-        """One response for each request, in order. Raises ValueError for an empty or over-long prompt."""
+        """One response for each request, in order. Raises PromptError for an empty or over-long prompt."""
         ...

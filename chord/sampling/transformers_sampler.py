@@ -12,7 +12,8 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from chord.learner.attention import KeyValueStore, Layout
-from chord.sampling.protocol import Request, Sampled
+from chord.learner.policy import output_head, read_packed
+from chord.sampling.protocol import PromptError, Request, Sampled
 
 SHRINK = 0.75  # rows are dropped once this share or less of them is still running
 
@@ -27,10 +28,10 @@ class TransformersSampler:
         self.context: int = model.config.max_position_embeddings
 
     def sample(self, requests: Sequence[Request], max_tokens: int, temperature: float) -> list[Sampled]:
-        """One response for each request, in order. Raises ValueError for an empty or over-long prompt."""
+        """One response for each request, in order. Raises PromptError for an empty or over-long prompt."""
         for request in requests:
             if not 0 < len(request.prompt_ids) <= self.context - max_tokens:
-                raise ValueError(
+                raise PromptError(
                     f"{request.id}: found a prompt of {len(request.prompt_ids)} tokens, expected 1 to"
                     f" {self.context - max_tokens} (context {self.context} less {max_tokens} for the response)"
                 )
@@ -79,14 +80,12 @@ class TransformersSampler:
             config.num_key_value_heads,
             max(lengths) + max_tokens,
             size,
-            self.model.get_output_embeddings().weight,
+            output_head(self.model).weight,
         )
         ids = torch.tensor([[token for prompt in distinct for token in prompt]], device=self.model.device)
         positions = torch.tensor([[p for n in lengths for p in range(n)]], device=self.model.device)
         layout = Layout.of(lengths, self.model.device)
-        out = self.model.base_model(
-            input_ids=ids, position_ids=positions, layout=layout, store=store, use_cache=False
-        ).last_hidden_state[0]  # (T, C)
+        out = read_packed(self.model, ids, positions, layout=layout, store=store)  # (T, C)
         store.lengths = torch.tensor(lengths, device=self.model.device)
         store.width, store.ragged = max(lengths), len(set(lengths)) > 1
         store.keep(rows)
@@ -98,13 +97,11 @@ class TransformersSampler:
         positions = store.lengths.clone()
         store.lengths = store.lengths + 1
         store.width += 1
-        return self.model.base_model(
-            input_ids=tokens[None], position_ids=positions[None], store=store, use_cache=False
-        ).last_hidden_state[0]
+        return read_packed(self.model, tokens[None], positions[None], store=store)
 
     def _draw(self, hidden: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Tokens by inverting the cumulative distribution at `uniform`. (R, C), (R,) -> (R,), (R,) nats."""
-        head = self.model.get_output_embeddings()
+        head = output_head(self.model)
         logits = linear(hidden, head.weight, head.bias).double() / temperature
         logp = logits.log_softmax(dim=-1)  # (R, V)
         cumulative = logp.exp().cumsum(dim=-1)

@@ -1,9 +1,9 @@
 """The scripted expert: a written-out solver. No model wrote these answers, and every record of them says so.
 
-Styles for 178+445, in which a step is digit+digit+carry:sum, from right to left:
+Styles for 178+445, in which a step is the digits of one place, the carry, and their sum, from right to left:
 terse      =623
-worked     >8+5+0:13,7+4+1:12,1+4+1:6=623
-checked    >8+5+0:13,7+4+1:12,1+4+1:6;8+5+0:13,7+4+1:12,1+4+1:6=623
+worked     >850:13,741:12,141:6=623
+checked    >850:13,741:12,141:6;850:13,741:12,141:6=623
 """
 
 from chord.config import ConfigError, Grading
@@ -40,7 +40,7 @@ def _added(terms: list[list[int]]) -> tuple[list[str], str]:
     for place in range(max(map(len, terms))):
         digits = [term[place] if place < len(term) else 0 for term in terms]
         total = sum(digits) + carry
-        steps.append("+".join(map(str, [*digits, carry])) + f":{total}")
+        steps.append("".join(map(str, [*digits, carry])) + f":{total}")
         written, carry = str(total % 10) + written, total // 10
     return steps, (str(carry) if carry else "") + written
 

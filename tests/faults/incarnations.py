@@ -1,6 +1,8 @@
 """Runs one training command again and again, each time in a forked child that is killed, until one gets through.
 
-    python -m tests.faults.incarnations PLAN.json      {"arguments": [...], "deaths": [["save", 1], ["after", 0.2], ...]}
+    python -m tests.faults.incarnations PLAN.json
+
+The plan: {"arguments": [...], "deaths": [["sampling", 1], ["after", 0.2], ...]}
 
 Heavy modules are imported once, so a death costs a fraction of a second. Prints one JSON list: how each child ended.
 A death is a place in the code and how often it is passed before SIGKILL, or "after" and seconds of life.
@@ -68,7 +70,7 @@ def incarnation(arguments: list[str], death: list | None) -> str:
             code = chord.train.main()
         except SystemExit as stop:
             code = stop.code
-        except BaseException as error:  # a child must never run on into the parent's loop
+        except BaseException as error:  # noqa: BLE001 # a child must never run on into the parent's loop
             print(f"incarnation: {error!r}", file=sys.stderr, flush=True)
             code = 99
         os._exit(int(code or 0))

@@ -13,7 +13,9 @@ def small_run(folder: Path, **changes) -> Path:
     """Writes run.json and its data into `folder`; `changes` replace values by dotted key (`recipe.steps`)."""
     folder.mkdir(parents=True, exist_ok=True)
     problems = [
-        Problem(f"sum-{a}-{b}", "sum-1", f"{a}+{b}", str(a + b), {"expression": f"{a}+{b}"}) for a in range(8) for b in range(8)
+        Problem(f"sum-{a}-{b}", "sum-1", f"{a}+{b}", str(a + b), {"expression": f"{a}+{b}"})
+        for a in range(8)
+        for b in range(8)
     ]
     traces = [Trace(f"t-{p.id}", p.id, p.prompt, f">{p.answer}={p.answer}", "scripted expert") for p in problems[:20]]
     for name, records in (("prompts", problems[20:50]), ("validation", problems[50:]), ("traces", traces)):
@@ -42,10 +44,23 @@ def small_run(folder: Path, **changes) -> Path:
                 "max_position_embeddings": 64,
             },
         },
-        "rollouts": {"prompts_per_step": 4, "per_prompt": 4, "max_response_tokens": 8, "max_prompt_tokens": 16, "temperature": 1.0},
+        "rollouts": {
+            "prompts_per_step": 4,
+            "per_prompt": 4,
+            "max_response_tokens": 8,
+            "max_prompt_tokens": 16,
+            "temperature": 1.0,
+        },
         "expert_rows_per_step": 6,
         "grading": {"grader": "marked-text", "mark": "=", "reward": "paper-math"},
-        "optimiser": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0, "max_grad_norm": 1.0, "warmup_steps": 3},
+        "optimiser": {
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "epsilon": 1e-8,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "warmup_steps": 3,
+        },
         "policy_loss": {"clip_low": 0.2, "clip_high": 0.2, "advantage_epsilon": 1e-6},
         "validation": {"every_steps": 7, "problems": 14, "samples_per_problem": 1},
         "execution": {
@@ -72,7 +87,9 @@ def small_run(folder: Path, **changes) -> Path:
 
 def command(folder: Path, out: Path) -> list[str]:
     """The arguments of `chord.train` for this run, with outputs and state under `out`."""
-    inputs = [part for name in ("prompts", "traces", "validation") for part in (f"--{name}", str(folder / f"{name}.jsonl"))]
+    inputs = [
+        part for name in ("prompts", "traces", "validation") for part in (f"--{name}", str(folder / f"{name}.jsonl"))
+    ]
     outputs = {
         "model": "model",
         "metrics": "metrics.jsonl",

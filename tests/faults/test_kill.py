@@ -32,7 +32,11 @@ def lives(folder, arguments, deaths):
     plan = folder / "plan.json"
     plan.write_text(json.dumps({"arguments": arguments, "deaths": deaths}))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.incarnations", str(plan)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.faults.incarnations", str(plan)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout), done.stderr
@@ -49,7 +53,7 @@ def uninterrupted(tmp_path_factory):
 
 
 def test_the_same_run_in_another_folder_and_process_gives_the_same_bytes(uninterrupted, tmp_path):
-    folder, expected = uninterrupted
+    expected = uninterrupted[1]
     process = train(command(small_run(tmp_path / "elsewhere"), tmp_path / "out"))
     stderr = process.communicate()[1]
     assert process.returncode == 0, stderr
@@ -95,7 +99,6 @@ def test_a_signal_finishes_the_step_saves_and_exits_with_continue_me(uninterrupt
 
 
 def test_a_second_process_on_one_run_is_refused_and_names_the_first(uninterrupted, tmp_path):
-    folder, _ = uninterrupted
     small_run(tmp_path, **{"recipe.steps": 4000})
     first = train(command(tmp_path, tmp_path / "out"), SLURM_JOB_ID="4711")
     try:
@@ -149,12 +152,15 @@ def test_the_last_two_checkpoints_and_the_best_weights_are_kept(uninterrupted, t
     folder, _ = uninterrupted
     state = stop_half_way(folder, tmp_path / "out", 25)
     assert [path.name for path in sorted(state.glob("step-*"))] == ["step-000021", "step-000024"]
-    best = [json.loads((path / "progress.json").read_text())["progress"]["best_step"] for path in sorted(state.glob("step-*"))]
+    best = [
+        json.loads((path / "progress.json").read_text())["progress"]["best_step"]
+        for path in sorted(state.glob("step-*"))
+    ]
     assert all((state / f"best-{step:06d}.safetensors").is_file() for step in best)
 
 
 def test_another_recipe_never_resumes_and_starts_fresh_beside(uninterrupted, tmp_path):
-    folder, _ = uninterrupted
+    folder = uninterrupted[0]
     stop_half_way(folder, tmp_path / "out", 10)
     small_run(tmp_path / "other", **{"recipe.learning_rate": 1e-3})
     process = train(command(tmp_path / "other", tmp_path / "out"))
@@ -184,7 +190,16 @@ def test_a_full_disk_is_a_clear_error_and_earlier_checkpoints_stay(uninterrupted
     state = stop_half_way(folder, tmp_path / "out", 10)
     before = {path: path.read_bytes() for path in state.rglob("*") if path.is_file() and "step-" in str(path)}
     limited = subprocess.run(
-        ["bash", "-c", 'ulimit -f 8; trap "" XFSZ; exec "$@"', "-", sys.executable, "-m", "chord.train", *command(folder, tmp_path / "out")],
+        [
+            "bash",
+            "-c",
+            'ulimit -f 8; trap "" XFSZ; exec "$@"',
+            "-",
+            sys.executable,
+            "-m",
+            "chord.train",
+            *command(folder, tmp_path / "out"),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -36,7 +36,9 @@ def small_model(kind="llama", dtype=torch.float64, seed=3):
         torch.nn.init.normal_(parameter, std=0.4, generator=generator)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if type(child).__name__.endswith("RMSNorm"):  # transformers' own rounds to float32 inside, whatever its input
+            if type(child).__name__.endswith(
+                "RMSNorm"
+            ):  # transformers' own rounds to float32 inside, whatever its input
                 norm = torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon)
                 norm.weight = child.weight
                 setattr(module, name, norm)
@@ -69,7 +71,9 @@ def random_batch(seed=0, rollouts=9, experts=5, equal_group=True):
 
 def recipe(mu, weight="one", **values):
     """A recipe of which the gradient reads only the token weight and the method."""
-    return Recipe(init="base", mu=MuConstant(value=mu), expert_tokens={"weight": weight, **values}, steps=1, learning_rate=1.0)
+    return Recipe(
+        init="base", mu=MuConstant(value=mu), expert_tokens={"weight": weight, **values}, steps=1, learning_rate=1.0
+    )
 
 
 def execution(budget, chunk=10_000, dtype="float64"):
@@ -152,7 +156,9 @@ def assert_close(model, found_loss, expected, tolerance):
         reference = gradients.get(name)
         found = parameter.grad
         if reference is None or found is None:
-            assert (reference is None or float(reference.norm()) == 0) and (found is None or float(found.norm()) == 0), name
+            assert (reference is None or float(reference.norm()) == 0) and (
+                found is None or float(found.norm()) == 0
+            ), name
             continue
         difference = float((found.double() - reference).norm())
         worst = max(worst, difference / max(float(reference.norm()), 1e-3 * scale))

@@ -6,6 +6,10 @@ import socket
 import pytest
 import torch
 import torch.multiprocessing as mp
+
+from chord.learner.gradient import NotFinite, accumulate_gradient
+from chord.learner.policy import token_statistics
+from chord.learner.world import World
 from tests.parity.reference import (
     POLICY,
     WORST,
@@ -16,10 +20,6 @@ from tests.parity.reference import (
     reference_gradient,
     small_model,
 )
-
-from chord.learner.gradient import NotFinite, accumulate_gradient
-from chord.learner.policy import token_statistics
-from chord.learner.world import World
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 WEIGHTS = {
@@ -155,7 +155,10 @@ def _all_logp(model, sequences):
 
 def test_a_loss_that_is_not_finite_names_its_sequences_and_leaves_the_weights():
     model, sequences = small_model(), random_batch(1)
-    bad = [*sequences[:-1], sequences[-1].__class__(**{**sequences[0].__dict__, "name": "culprit", "advantage": float("nan")})]
+    bad = [
+        *sequences[:-1],
+        sequences[-1].__class__(**{**sequences[0].__dict__, "name": "culprit", "advantage": float("nan")}),
+    ]
     before = {name: p.clone() for name, p in model.named_parameters()}
     with pytest.raises(NotFinite, match="culprit"):
         gradient(model, bad, 0.5, 1)
@@ -165,5 +168,6 @@ def test_a_loss_that_is_not_finite_names_its_sequences_and_leaves_the_weights():
 def test_the_largest_relative_error_of_this_session_is_shown(capsys):
     """Runs last in this file; the closing figures of the README come from here."""
     with capsys.disabled():
-        print(f"\n  largest relative error: float64 {WORST[torch.float64].error:.2g}, float32 {WORST[torch.float32].error:.2g}")
+        double, single = WORST[torch.float64].error, WORST[torch.float32].error
+        print(f"\n  largest relative error: float64 {double:.2g}, float32 {single:.2g}")
     assert 0 < WORST[torch.float64].error <= 1e-10

@@ -1,13 +1,13 @@
-"""Packing: attention never crosses sequences, the plan is a pure function, the forward is that of plain transformers."""
+"""Packing: attention never crosses sequences, the plan is a pure function, the forward is plain transformers'."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.parity.reference import plain_copy, random_batch, small_model
 
 from chord.learner.packing import Sequence, pack, plan
 from chord.learner.policy import token_statistics
+from tests.parity.reference import plain_copy, random_batch, small_model
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=40)
 
@@ -53,6 +53,13 @@ def test_changing_a_neighbour_changes_nothing():
         for s in sequences
     ]
     assert torch.equal(seen(sequences), seen(changed))
+
+
+def test_a_model_under_another_attention_is_refused():
+    model = small_model()
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(ValueError, match="chord_packed"):
+        token_statistics(model, pack(random_batch(1), torch.device("cpu"), torch.float64), 7, torch.float64)
 
 
 def test_temperature_divides_the_logits():

@@ -52,7 +52,7 @@ def test_each_weight_has_its_value_at_one_fifth(name):
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_each_weight_is_a_constant_to_autograd(name):
-    """At p = 1/5 a phi that kept its gradient gives -p[(1-p) + (1-2p) ln p] = +0.033 instead of -0.16 (p = 1/2 hides it)."""
+    """At p = 1/5 a phi that kept its gradient gives -p[(1-p) + (1-2p) ln p] = +0.033, not -0.16; p = 1/2 hides it."""
     weight, expected = WEIGHTS[name]
     logp = torch.tensor([FIFTH], dtype=torch.float64, requires_grad=True)
     losses.imitation(logp, weight(logp)).total.backward()

@@ -19,12 +19,12 @@ def sum_of(expression: str) -> Problem:
     ("expression", "style", "response"),
     [
         ("178+445", "terse", "=623"),
-        ("178+445", "worked", ">8+5+0:13,7+4+1:12,1+4+1:6=623"),
-        ("178+445", "checked", ">8+5+0:13,7+4+1:12,1+4+1:6;8+5+0:13,7+4+1:12,1+4+1:6=623"),
-        ("9+4", "worked", ">9+4+0:13=13"),
-        ("0+0", "worked", ">0+0+0:0=0"),
-        ("999+1", "worked", ">9+1+0:10,9+0+1:10,9+0+1:10=1000"),  # the shorter term is filled up with zeros
-        ("99+99+99", "worked", ">9+9+9+0:27,9+9+9+2:29=297"),
+        ("178+445", "worked", ">850:13,741:12,141:6=623"),
+        ("178+445", "checked", ">850:13,741:12,141:6;850:13,741:12,141:6=623"),
+        ("9+4", "worked", ">940:13=13"),
+        ("0+0", "worked", ">000:0=0"),
+        ("999+1", "worked", ">910:10,901:10,901:10=1000"),  # the shorter term is filled up with zeros
+        ("99+99+99", "worked", ">9990:27,9992:29=297"),
     ],
 )
 def test_a_sum_is_worked_from_right_to_left_with_its_carries(expression: str, style: str, response: str) -> None:
@@ -53,6 +53,6 @@ def test_what_is_not_a_sum_has_no_steps(style: str) -> None:
 
 def test_the_answer_is_closed_in_the_way_that_the_grader_reads() -> None:
     assert solve(sum_of("9+4"), "terse", Grading(grader="math", reward="paper-math")) == "\\boxed{13}"
-    assert solve(sum_of("9+4"), "worked", Grading(grader="last-number", reward="binary")) == ">9+4+0:13=13"
+    assert solve(sum_of("9+4"), "worked", Grading(grader="last-number", reward="binary")) == ">940:13=13"
     with pytest.raises(ConfigError, match="expert that calls tools"):
         solve(sum_of("9+4"), "terse", Grading(grader="tool-call", reward="binary"))

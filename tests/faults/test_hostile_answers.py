@@ -1,10 +1,10 @@
 """No text that a model can write hangs a grader, crashes it, fills memory, or is evaluated."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,15 +132,67 @@ def test_a_child_that_died_costs_no_answer_that_it_did_not_get(graders: dict[str
     assert checker.equal("1", "\\frac{2}{2}", seconds=60) is True
 
 
-def test_hostile_texts_leave_no_child_and_no_memory_behind() -> None:
+def test_the_child_ends_with_its_grader() -> None:
     with Grader(GRADINGS["math"][0]) as grader:
         grader.grade("\\boxed{\\frac{14}{2}}", "stop", "7")
         assert grader._checker._worker
-        child = grader._checker._worker.pid
-        assert Path(f"/proc/{child}").exists()
-    assert not Path(f"/proc/{child}").exists()
-    largest_child_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    assert largest_child_kib * 1024 < math_worker.MEMORY_BYTES * 1.1
+        child = Path(f"/proc/{grader._checker._worker.pid}")
+        assert child.exists()
+    assert not child.exists()
+
+
+def test_an_answer_that_grows_is_ended_within_the_childs_limit_on_memory(
+    checker: MathChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert checker.equal("1", "\\frac{2}{2}", seconds=60) is True
+    assert checker._worker
+    status = Path(f"/proc/{checker._worker.pid}/status")
+    peaks: list[int] = []
+    watching = threading.Event()
+
+    def watch() -> None:
+        while not watching.wait(0.02) and status.exists():
+            lines = status.read_text().splitlines()
+            peaks.extend(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        assert checker.equal("7", "2^{2^{2^{2^{2^{2}}}}}", seconds=60) is None
+    finally:
+        watching.set()
+        watcher.join()
+    assert max(peaks) * 1024 < math_worker.MEMORY_BYTES
+
+
+@pytest.mark.parametrize(("peak", "said"), [("2**30", "ready\nequal\n"), ("1000", "ready\n")])
+def test_an_answer_that_took_much_memory_has_no_verdict_whatever_came_of_it(peak: str, said: str) -> None:
+    program = f"from chord.tasks import math_worker as w; w.MEASURED_PEAK_KIB = {peak}; w.main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        input='["7", "\\\\frac{14}{2}"]\n',
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (ended.returncode, ended.stdout) == (0, said), ended.stderr
+
+
+def test_a_grader_in_a_large_process_works_as_in_a_small_one() -> None:
+    # Linux counts a parent's memory as its child's peak (getrusage); a training process has gigabytes
+    program = (
+        "from chord.tasks.math_checker import MathChecker; held = bytearray(b'1') * (700 << 20);"
+        "print(MathChecker().equal('7', '\\\\frac{14}{2}', 60))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.stdout == "True\n", ended.stderr
 
 
 @pytest.fixture

@@ -1,53 +1,15 @@
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from chord.records import Problem, Trace, read_lines
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"chord.{verb}", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def write_study(folder: Path, **changes: object) -> Path:
-    """A config folder with a small demo study, some of whose values are changed."""
-    shutil.copytree(ROOT / "config", folder / "config", dirs_exist_ok=True)
-    file = folder / "config" / "studies" / "demo.yaml"
-    study: dict[str, Any] = yaml.safe_load(file.read_text())
-    study["data"] |= {"train": {"task": "sum-3", "size": 40}, "expert": {"task": "sum-3", "size": 20}}
-    study["base_corpus"]["size"] = 2000
-    for name in study["benchmarks"]:
-        study["benchmarks"][name]["problems"]["size"] = 5
-    for place, value in changes.items():
-        *above, last = place.split("__")
-        node = study
-        for key in above:
-            node = node[key]
-        node[last] = value
-    file.write_text(yaml.safe_dump(study))
-    return file
-
-
-def demonstrate(study: Path, problems: Path, data: Path, *more: object) -> subprocess.CompletedProcess[str]:
-    paths = ("--problems", problems, "--traces", data / "traces", "--counts", data / "demonstrate.json")
-    return run("demonstrate", "--study", study, *paths, *more)
+from tests.unit.small_study import PARTS, demonstrate, prepare, write_study
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +17,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo study with problems and traces."""
     folder = tmp_path_factory.mktemp("a study")
     study, data = write_study(folder), folder / "data"
-    paths = ("--problems", data / "problems", "--benchmarks", data / "benchmarks", "--counts", data / "prepare.json")
-    for done in (run("prepare", "--study", study, *paths), demonstrate(study, data / "problems", data)):
+    for done in (prepare(study, data), demonstrate(study, data / "problems", data)):
         assert done.returncode == 0, done.stderr
     return folder
 
@@ -138,14 +99,18 @@ def test_the_same_problems_give_the_same_bytes(made: Path, again: Callable[..., 
         assert (made / "data" / name).read_bytes() == (tmp_path / "data" / name).read_bytes()
 
 
-def test_traces_over_the_token_limit_are_rejected_and_counted(again: Callable[..., Any], tmp_path: Path) -> None:
-    # a step has 7 characters or, with a sum over 9, one more: 57 tokens on average, so that some do not fit in 57
-    done = again(rollouts__max_response_tokens=57, data__aligned_traces=False)
+def test_traces_over_the_token_limit_are_rejected_and_counted(
+    again: Callable[..., Any], made: Path, tmp_path: Path
+) -> None:
+    lengths = sorted(len(trace.response) + 1 for trace in records(made, "expert")[0])
+    done = again(rollouts__max_response_tokens=lengths[10], data__aligned_traces=False)
     assert done.returncode == 0, done.stderr
     counts = json.loads((tmp_path / "data" / "demonstrate.json").read_text())["files"]["expert"]
-    assert 0 < counts["rejected"]["too_long"] == 20 - counts["kept"] < 20
+    fit = [length for length in lengths if length <= lengths[10]]
+    assert 10 < len(fit) < 20  # else the lengths were all equal and nothing is tested
+    assert counts["kept"] == len(fit) and counts["rejected"] == {"too_long": 20 - len(fit)}
     traces = read_lines(tmp_path / "data" / "traces" / "expert.jsonl", Trace)
-    assert len(traces) == counts["kept"] and max(len(trace.response) for trace in traces) + 1 <= 57
+    assert sorted(len(trace.response) + 1 for trace in traces) == fit
 
 
 def test_traces_that_the_grader_does_not_find_right_are_rejected(
@@ -171,18 +136,17 @@ def test_traces_with_a_character_that_the_model_lacks_are_rejected(again: Callab
 
 
 def test_a_training_prompt_without_its_trace_stops_a_study_that_needs_one_each(
-    again: Callable[..., Any], tmp_path: Path
+    again: Callable[..., Any], made: Path, tmp_path: Path
 ) -> None:
-    done = again(rollouts__max_response_tokens=57)
+    longest = max(len(trace.response) + 1 for trace in records(made, "aligned")[0])
+    done = again(rollouts__max_response_tokens=longest - 1)
     assert done.returncode == 2
     assert "train.jsonl: found" in done.stderr and "without a right aligned trace" in done.stderr
     assert not (tmp_path / "data").exists()
 
 
 def test_a_style_that_a_task_does_not_have_is_one_line(again: Callable[..., Any], tmp_path: Path) -> None:
-    parts = [{"task": "reversal", "style": "worked", "share": 0.1}]
-    parts += [{"task": "sum-3", "style": "terse", "share": 0.6}]
-    parts += [{"task": f"sum-{n}", "style": "terse", "share": 0.1} for n in (1, 2, 4)]
+    parts = [part | {"style": "worked"} if part["task"] == "reversal" else part for part in PARTS]
     done = again(base_corpus__parts=parts)
     assert done.returncode == 2
     assert "found style worked" in done.stderr and "of task 'reversal', expected terse" in done.stderr

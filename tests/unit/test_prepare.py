@@ -1,35 +1,12 @@
 import json
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from chord.config import Study, load
 from chord.records import Problem, read_lines
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(verb: str, *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"chord.{verb}", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def prepare(study: Path, data: Path, *more: object) -> subprocess.CompletedProcess[str]:
-    folders = ("--problems", data / "problems", "--benchmarks", data / "benchmarks", "--counts", data / "prepare.json")
-    return run("prepare", "--study", study, *folders, *more)
+from tests.unit.small_study import ROOT, prepare, write_study
 
 
 @pytest.fixture(scope="module")
@@ -46,30 +23,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a config folder with a small demo study, some of whose values are changed; gives the study's file."""
-
-    def write(**changes: object) -> Path:
-        shutil.copytree(ROOT / "config", tmp_path / "project" / "config", dirs_exist_ok=True)
-        file = tmp_path / "project" / "config" / "studies" / "demo.yaml"
-        study = yaml.safe_load(file.read_text())
-        study["data"] |= {"train": {"task": "sum-3", "size": 20}, "expert": {"task": "sum-3", "size": 10}}
-        study["base_corpus"]["size"] = 50
-        for name in study["benchmarks"]:
-            study["benchmarks"][name]["problems"]["size"] = 10
-        for place, value in changes.items():
-            *above, last = place.split("__")
-            node = study
-            for key in above:
-                node = node[key]
-            node[last] = value
-        file.write_text(yaml.safe_dump(study))
-        return file
-
-    return write
-
-
 def files_of(demo: Study, data: Path) -> dict[str, list[Problem]]:
     names = [data / "problems" / f"{name}.jsonl" for name in ("train", "validation", "expert", "base")]
     names += [data / "benchmarks" / f"{name}.jsonl" for name in demo.benchmarks]
@@ -78,7 +31,7 @@ def files_of(demo: Study, data: Path) -> dict[str, list[Problem]]:
 
 def test_no_prompt_of_the_demo_study_is_in_two_of_its_files(demo: Study, prepared: Path) -> None:
     prompts = {name: {problem.prompt for problem in problems} for name, problems in files_of(demo, prepared).items()}
-    assert len(prompts) == 7
+    assert len(prompts) == 4 + len(demo.benchmarks)
     for (one, first), (other, second) in combinations(prompts.items(), 2):
         assert not first & second, (one, other)
 
@@ -98,18 +51,21 @@ def test_the_answers_of_the_demo_study_are_right(demo: Study, prepared: Path) ->
         for problem in problems:
             if problem.task == "reversal":
                 assert problem.answer == problem.prompt[:0:-1]  # all but the ~, backwards
-            else:
+            elif "+" in problem.prompt:
                 assert int(problem.answer) == sum(map(int, problem.prompt.split("+")))
+            else:
+                left, right = problem.prompt.split("-")
+                assert int(problem.answer) == int(left) - int(right)
 
 
-def test_the_counts_say_what_was_drawn_dropped_and_kept(prepared: Path) -> None:
+def test_the_counts_say_what_was_drawn_dropped_and_kept(demo: Study, prepared: Path) -> None:
     counts = json.loads((prepared / "prepare.json").read_text())
     assert counts["generator"].startswith("reasoning-gym ")
     for split in counts["splits"].values():
         assert split["drawn"] == split["kept"] + sum(split["dropped"].values())
     train = counts["splits"]["train"]
-    assert train["kept"] == train["distinct_prompts"] == 2048
-    assert train["dropped"]["an expression of another shape than tasks.keep"] > 1500  # half of chain_sum subtracts
+    assert train["kept"] == train["distinct_prompts"] == demo.data.train.size
+    assert train["dropped"]["an expression of another shape than tasks.keep"] > 0.8 * train["kept"]  # half subtracts
 
 
 def test_the_manifest_names_all_that_was_written(demo: Study, prepared: Path) -> None:
@@ -121,8 +77,8 @@ def test_the_manifest_names_all_that_was_written(demo: Study, prepared: Path) ->
     assert manifest["seeds"] == {"data": demo.data.seed}
 
 
-def test_the_same_study_makes_the_same_bytes(small: Callable[..., Path], tmp_path: Path) -> None:
-    study = small()
+def test_the_same_study_makes_the_same_bytes(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "project")
     for name in ("one", "other"):
         assert prepare(study, tmp_path / name).returncode == 0
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.json*"))
@@ -140,9 +96,9 @@ def test_the_same_study_makes_the_same_bytes(small: Callable[..., Path], tmp_pat
     ],
 )
 def test_a_study_that_cannot_be_filled_is_one_line_and_leaves_no_file(
-    small: Callable[..., Path], tmp_path: Path, changes: dict[str, object], said: str
+    tmp_path: Path, changes: dict[str, object], said: str
 ) -> None:
-    done = prepare(small(**changes), tmp_path / "data")
+    done = prepare(write_study(tmp_path / "project", **changes), tmp_path / "data")
     assert done.returncode == 2
     assert said in done.stderr and done.stderr.startswith("chord.prepare: config/studies/demo.yaml: ")
     assert len(done.stderr.splitlines()) == 1

@@ -1,18 +1,16 @@
-from pathlib import Path
-
 import pytest
 
 from chord.config import ConfigError, Split, Study, Task, load
 from chord.records import Problem
 from chord.tasks.corpus import divided, part_sizes, shuffled, task_sizes
 from chord.tasks.problems import OTHER_SHAPE, OUTSIDE, TOO_LONG, Pool, problem_id
-
-ROOT = Path(__file__).parents[2]
+from tests.unit.small_study import write_study
 
 
 @pytest.fixture(scope="module")
-def demo() -> Study:
-    return load(ROOT, study="demo").study
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    file = write_study(tmp_path_factory.mktemp("project"))
+    return load(file.parents[2], study="demo").study
 
 
 def changed(study: Study, **fields: object) -> Study:
@@ -46,6 +44,15 @@ def test_only_additions_are_kept_and_the_subtractions_are_counted(demo: Study) -
         assert int(left) + int(right) == int(problem.answer)
     assert draw.dropped[OTHER_SHAPE] > 50  # half of chain_sum subtracts
     assert draw.drawn == 100 + sum(draw.dropped.values())
+
+
+def test_only_differences_are_kept_where_those_are_wanted(demo: Study) -> None:
+    task = demo.tasks["sum-2"].model_copy(update={"keep": "differences"})
+    draw = Pool(changed(demo, tasks={"minus": task})).split("data.train", Split(task="minus", size=100))
+    for problem in draw.problems:
+        left, right = problem.prompt.split("-")
+        assert int(left) - int(right) == int(problem.answer)
+    assert draw.dropped[OTHER_SHAPE] > 50  # half of chain_sum adds
 
 
 def test_words_are_small_letters_and_their_answer_is_the_word_reversed(demo: Study) -> None:

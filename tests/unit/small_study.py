@@ -1,0 +1,75 @@
+"""A study for tests: the demo's file with small splits, and with tasks and parts that no tuning of the demo changes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TASKS: dict[str, Any] = {
+    f"sum-{digits}": {
+        "dataset": "chain_sum",
+        "settings": {"min_terms": 2, "max_terms": 2, "min_digits": digits, "max_digits": digits},
+        "keep": "sums",
+        "prompt": "{expression}",
+    }
+    for digits in (1, 2, 3, 4)
+} | {"reversal": {"dataset": "spell_backward", "settings": {"min_word_len": 3, "max_word_len": 5}, "prompt": "~{word}"}}
+PARTS = [
+    {"task": "sum-3", "style": "terse", "share": 0.5},
+    *({"task": f"sum-{digits}", "style": "worked", "share": 0.1} for digits in (1, 2, 3, 4)),
+    {"task": "reversal", "style": "terse", "share": 0.1},
+]
+
+
+def write_study(project: Path, **changes: object) -> Path:
+    """The study's file in a config folder of its own. `rollouts__per_prompt=2` changes rollouts.per_prompt."""
+    shutil.copytree(ROOT / "config", project / "config", dirs_exist_ok=True)
+    file = project / "config" / "studies" / "demo.yaml"
+    study: dict[str, Any] = yaml.safe_load((ROOT / "config" / "studies" / "demo.yaml").read_text())
+    study["model"]["alphabet"] = "0123456789+-=>:,;~abcdefghijklmnopqrstuvwxyz"
+    study["tasks"] = TASKS
+    study["data"] |= {name: {"task": "sum-3", "size": size} for name, size in (("train", 40), ("expert", 20))}
+    study["data"] |= {"validation": {"task": "sum-3", "size": study["validation"]["problems"]}, "aligned_traces": True}
+    study["base_corpus"] |= {"size": 2000, "parts": PARTS}
+    study["expert"]["style"] = "checked"
+    study["rollouts"] |= {"max_response_tokens": 100, "max_prompt_tokens": 32}
+    for (name, benchmark), task in zip(study["benchmarks"].items(), ("sum-3", "sum-4", "reversal"), strict=True):
+        study["benchmarks"][name] = benchmark | {"problems": {"task": task, "size": 5}}
+    study = yaml.safe_load(yaml.safe_dump(study))  # so that no change reaches the lists above
+    for place, value in changes.items():
+        *above, last = place.split("__")
+        node = study
+        for key in above:
+            node = node[key]
+        node[last] = value
+    file.write_text(yaml.safe_dump(study))
+    return file
+
+
+def run(verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The verb as a person would type it, at the root of the project."""
+    return subprocess.run(
+        [sys.executable, "-m", f"chord.{verb}", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def prepare(study: Path, data: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    """chord.prepare, with its files under `data` as in a results folder."""
+    folders = ("--problems", data / "problems", "--benchmarks", data / "benchmarks", "--counts", data / "prepare.json")
+    return run("prepare", "--study", study, *folders, *more)
+
+
+def demonstrate(study: Path, problems: Path, data: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    """chord.demonstrate, with its files under `data` as in a results folder."""
+    paths = ("--problems", problems, "--traces", data / "traces", "--counts", data / "demonstrate.json")
+    return run("demonstrate", "--study", study, *paths, *more)

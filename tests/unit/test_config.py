@@ -31,7 +31,7 @@ MISTAKES = [
         "per_promt: 8",
         "studies/demo.yaml: rollouts.per_promt is not a key here, expected `per_prompt`",
     ),
-    ("config.yaml", "study: demo", "studi: demo", "config.yaml: studi is not a key here, expected `study` (nearest)"),
+    ("config.yaml", "study: demo", "stuudy: demo", "config.yaml: stuudy is not a key here, expected `study` (nearest)"),
     # types
     (ARMS, "peak: <n>", "peak: high", 'arms.yaml: chord-mu.recipe.mu.peak is "high", expected a number'),
     (ARMS, "steps: budget.rl_steps", "steps: '100'", 'arms.yaml: grpo.recipe.steps is "100", expected a whole number'),
@@ -88,9 +88,9 @@ MISTAKES = [
         'expert_tokens.weight is "p(1-q)", expected `p(1-p)` (nearest) or one of',
     ),
     (DEMO, "source: random", "source: rnd", 'studies/demo.yaml: model.source is "rnd", expected `random` (nearest)'),
-    (TABLE1, "kind: table", "kind: tabel", 'experiments/table1.yaml: kind is "tabel", expected `table` (nearest)'),
+    (TABLE1, "kind: table", "kind: tablle", 'experiments/table1.yaml: kind is "tablle", expected `table` (nearest)'),
     (FIGURE2, "x: epoch", "x: epochs", 'experiments/figure2.yaml: x is "epochs", expected `epoch` (nearest)'),
-    (FIGURE2, "metric: validation.accuracy", "metric: validation.acuracy", "expected `validation.accuracy` (nearest)"),
+    (FIGURE2, "metric: validation.accuracy", "metric: validation.accuraccy", "expected `validation.accuracy` (nearest)"),
     # names
     (ARMS, "init: sft-best", "init: sft-bset", "sft-best+rl.recipe.init is 'sft-bset', expected `sft-best` (nearest)"),
     (
@@ -112,7 +112,7 @@ MISTAKES = [
         "benchmarks.harder.file is 'hard.yaml', expected `harder.yaml` (nearest)",
     ),
     ("config.yaml", "study: demo", "study: dmeo", 'config.yaml: study is "dmeo", expected `demo` (nearest)'),
-    ("config.yaml", "table1", "tabel1", "config.yaml: artefacts names 'tabel1', expected `table1` (nearest)"),
+    ("config.yaml", "table1", "table11", "config.yaml: artefacts names 'table11', expected `table1` (nearest)"),
     (TABLE1, "[original, sft-light", "[original, sft-lite", "table1.yaml: arms names 'sft-lite', expected `sft-light`"),
     (
         TABLE1,
@@ -123,8 +123,8 @@ MISTAKES = [
     (
         TABLE1,
         "original: {AMC",
-        "orignal: {AMC",
-        "table1.yaml: paper.cells has a row 'orignal', expected `original` (nearest)",
+        "originall: {AMC",
+        "table1.yaml: paper.cells has a row 'originall', expected `original` (nearest)",
     ),
     (FIGURE2, "[sft-lr-low", "[original", "figure2.yaml: arms names 'original', expected arms that are trained"),
     # what belongs together

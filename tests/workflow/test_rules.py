@@ -73,7 +73,7 @@ def test_every_file_fits_its_schema_and_a_misspelt_key_does_not(name: str) -> No
         value: Any = read_yaml(ROOT / file, file)
         jsonschema.Draft202012Validator(schema).validate(value)
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.Draft202012Validator(schema).validate(value | {"Studdy": "demo"})
+            jsonschema.Draft202012Validator(schema).validate(value | {"Stuudy": "demo"})
 
 
 def test_every_key_of_the_configuration_is_explained() -> None:

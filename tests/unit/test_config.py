@@ -88,9 +88,9 @@ MISTAKES = [
         'expert_tokens.weight is "p(1-q)", expected `p(1-p)` (nearest) or one of',
     ),
     (DEMO, "source: random", "source: rnd", 'studies/demo.yaml: model.source is "rnd", expected `random` (nearest)'),
-    (TABLE1, "kind: table", "kind: tablle", 'experiments/table1.yaml: kind is "tablle", expected `table` (nearest)'),
+    (TABLE1, "kind: table", "kind: tablex", 'experiments/table1.yaml: kind is "tablex", expected `table` (nearest)'),
     (FIGURE2, "x: epoch", "x: epochs", 'experiments/figure2.yaml: x is "epochs", expected `epoch` (nearest)'),
-    (FIGURE2, "metric: validation.accuracy", "metric: validation.accuraccy", "expected `validation.accuracy` (nearest)"),
+    (FIGURE2, "metric: validation.accuracy", "metric: validation.acc", "expected `validation.accuracy` (nearest)"),
     # names
     (ARMS, "init: sft-best", "init: sft-bset", "sft-best+rl.recipe.init is 'sft-bset', expected `sft-best` (nearest)"),
     (
@@ -123,8 +123,8 @@ MISTAKES = [
     (
         TABLE1,
         "original: {AMC",
-        "originall: {AMC",
-        "table1.yaml: paper.cells has a row 'originall', expected `original` (nearest)",
+        "orginal1: {AMC",
+        "table1.yaml: paper.cells has a row 'orginal1', expected `original` (nearest)",
     ),
     (FIGURE2, "[sft-lr-low", "[original", "figure2.yaml: arms names 'original', expected arms that are trained"),
     # what belongs together

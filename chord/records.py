@@ -66,7 +66,7 @@ Record = TypeVar("Record", Problem, Trace, Answer)
 
 def write_lines(records: Iterable[Any]) -> str:
     """The records as JSON lines, keys in field order, so that equal records give equal bytes."""
-    return "".join(json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n" for record in records)
+    return "".join(json.dumps(vars(record), ensure_ascii=False) + "\n" for record in records)
 
 
 def read_lines(path: Path, kind: type[Record]) -> list[Record]:
@@ -102,6 +102,5 @@ def _parsed(path: Path, kind: type[Record]) -> Iterator[Record]:
             yield adapter.validate_json(line, strict=True)
         except ValidationError as error:
             first = error.errors()[0]
-            raise RecordError(
-                f"{path}, line {number}: found {'.'.join(map(str, first['loc']))} = {first['input']!r:.80}, expected: {first['msg']}"
-            ) from None
+            found = f"{'.'.join(map(str, first['loc']))} = {first['input']!r:.80}"
+            raise RecordError(f"{path}, line {number}: found {found}, expected: {first['msg']}") from None

@@ -27,6 +27,7 @@ from chord.learner.world import World
 from chord.provenance.digest import code_digest
 from chord.provenance.files import UserError, atomic_folder, write_atomically
 from chord.provenance.hashing import content_hash
+from chord.provenance.lease import Lease
 from chord.records import Problem, Trace, read_lines
 from chord.rollout import Feed
 from chord.sampling.transformers_sampler import TransformersSampler
@@ -50,6 +51,7 @@ class Training:
     metrics: LineLog | None = None
     timing: LineLog | None = None
     curves: Curves | None = None
+    lease: Lease | None = None
     stop: str = ""  # the signal that asked for a stop
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -106,7 +108,7 @@ def set_up(args: argparse.Namespace, run: Run, world: World, grader: Grader, inp
             training.say(f"{args.state} holds the state of another recipe, code or data; starting fresh beside it")
         training.metrics = LineLog(state / "metrics.jsonl", progress.metrics_bytes)
         training.timing = LineLog(state / "timing.jsonl", progress.timing_bytes)
-        training.curves = Curves(args.tensorboard)
+        training.curves = Curves(args.tensorboard, state / "metrics.jsonl")
     return training
 
 
@@ -114,7 +116,8 @@ def save(training: Training) -> None:
     """Writes a checkpoint; a no-op on other ranks, which hold the same weights."""
     if not training.world.leads:
         return
-    assert training.metrics is not None and training.timing is not None
+    assert training.metrics is not None and training.timing is not None and training.lease is not None
+    training.lease.check()  # suspended for minutes, this process may have been replaced by another
     training.progress.metrics_bytes = training.metrics.sync()
     training.progress.timing_bytes = training.timing.sync()
     checkpoint.save(training.state, training.progress, training.model, training.optimiser)

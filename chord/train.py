@@ -69,24 +69,27 @@ def main() -> int:
     names = ("run", "start", "prompts", "traces", "validation")
     inputs: dict[str, Path] = {name: getattr(args, name) for name in names if getattr(args, name)}
     if not world.leads:
-        return _train(args, run, world, inputs)[0]
+        return _train(args, run, world, inputs, None)[0]
     outputs = {name: getattr(args, name) for name in ("model", "metrics", "timing")}
     recording = Manifest.recording(
         args.manifest, verb="chord.train", inputs=inputs, outputs=outputs, seeds={"run": run.seed}, extra=machine(run)
     )
-    with Lease.acquire(args.state):
+    with Lease.acquire(args.state) as lease:
         with recording:
-            code, training = _train(args, run, world, inputs)
+            code, training = _train(args, run, world, inputs, lease)
             if code:
                 raise SystemExit(code)
         drop_state(training)
     return 0
 
 
-def _train(args: argparse.Namespace, run: Run, world: World, inputs: dict[str, Path]) -> tuple[int, Training]:
+def _train(
+    args: argparse.Namespace, run: Run, world: World, inputs: dict[str, Path], lease: Lease | None
+) -> tuple[int, Training]:
     """Sets up or resumes, steps to the end, writes the outputs; gives the exit code."""
     with Grader(run.grading) as grader:
         training = set_up(args, run, world, grader, inputs)
+        training.lease = lease
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, lambda received, _frame: _ask_to_stop(training, received))
         training.say(f"{run.arm}, seed {run.seed}: {training.steps} steps, from step {training.progress.step}")

@@ -5,6 +5,8 @@ What repeats bit for bit (metrics) and what does not (wall clock, memory) live i
 
 import json
 import os
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,16 @@ class LineLog:
 class Curves:
     """TensorBoard events of every number in the metrics; none without a folder."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._writer = EventFileWriter(str(folder)) if folder else None
+    def __init__(self, folder: Path | None, past: Path) -> None:
+        """Starts `folder` anew with the lines of `past`, so that a resumed run shows each step once."""
+        self._writer = None
+        if folder is None:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        self._writer = EventFileWriter(str(folder))
+        for line in past.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            self.write(record["step"], time.time(), record)
 
     def write(self, step: int, wall_time: float, record: dict[str, Any]) -> None:
         """Adds the numbers of one step, nested ones as `outer/inner`."""

@@ -1,0 +1,116 @@
+"""Every recipe of config/arms.yaml trains, and does what its row says: mu, branches, weights, LUFFY and SASR."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chord.config import load
+from chord.objective.schedules import decayed_mu
+from chord.records import Problem, Trace, read_lines, write_lines
+from tests.faults.small_run import command, small_run
+
+ROOT = Path(__file__).parents[2]
+RECIPES = {name: arm.recipe for name, arm in load(ROOT).arms.items() if arm.recipe}
+STEPS = 12
+TRAIN_ALL = """
+import json, sys
+from tests.faults.incarnations import incarnation
+print(json.dumps([incarnation(arguments, None) for arguments in json.load(open(sys.argv[1]))]))
+"""
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory):
+    """The metrics of each arm, trained from a blank model for a few steps; imports are paid once."""
+    folder = tmp_path_factory.mktemp("arms")
+    plans = []
+    for name, recipe in RECIPES.items():
+        raw = json.loads(recipe.model_dump_json()) | {"init": "random", "learning_rate": 1e-3}
+        raw |= {"steps": STEPS, "epochs": None} if recipe.steps else {"epochs": 3.0}
+        if raw["mu"]["schedule"] == "decay":
+            raw["mu"] |= {"decay_steps": 5, "warmup_steps": min(2, raw["mu"]["warmup_steps"])}
+        if raw["mu"]["schedule"] == "gradient-norm":
+            raw["mu"]["warmup_steps"] = 3
+        small_run(folder / name, recipe=raw, arm=name)
+        problems = read_lines(folder / name / "prompts.jsonl", Problem)
+        if recipe.traces == "aligned":
+            aligned = [Trace(f"a-{p.id}", p.id, p.prompt, f"={p.answer}", "scripted expert") for p in problems]
+            (folder / name / "traces.jsonl").write_text(write_lines(aligned))
+        plans.append(command(folder / name, folder / name / "out"))
+    (folder / "plans.json").write_text(json.dumps(plans))
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN_ALL, str(folder / "plans.json")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and set(json.loads(done.stdout)) == {"0"}, done.stderr[-3000:]
+    lines = {name: (folder / name / "out" / "metrics.jsonl").read_text().splitlines() for name in RECIPES}
+    return {name: [json.loads(line) for line in found][1:] for name, found in lines.items()}
+
+
+def test_every_arm_takes_all_its_steps_with_finite_losses(metrics):
+    for name, found in metrics.items():
+        assert len(found) == (STEPS if RECIPES[name].steps else 10), name  # 3 epochs of 20 traces, 6 a step
+        assert all(abs(line["loss"]) < 100 and line["grad_norm"] < 1000 for line in found), name
+
+
+def test_branches_take_part_just_where_mu_says(metrics):
+    for name, found in metrics.items():
+        if name == "luffy":
+            continue
+        for line in found:
+            assert (line["expert_tokens"] > 0) == (line["mu"] > 0), name
+            assert (line["rollout_tokens"] > 0) == (line["mu"] < 1), name
+
+
+def test_schedules_follow_their_rows(metrics):
+    assert {line["mu"] for line in metrics["chord-phi"]} == {0.1}
+    assert {line["mu"] for line in metrics["grpo"]} == {0.0}
+    assert {line["mu"] for line in metrics["sft-light"]} == {1.0}
+    assert [line["mu"] for line in metrics["chord-mu"]] == [decayed_mu(step, 0, 5, 0.9, 0.05) for step in range(STEPS)]
+    assert metrics["tune-both"][0]["mu"] == 0
+    for line in metrics["adaptive-mu-0.5"]:
+        assert line["mu"] == min(1.0, max(0.0, 0.5 - line["reward"]))
+
+
+def test_weights_are_those_of_their_rows(metrics):
+    first = {name: metrics[name][0]["phi_mean"] for name in metrics}
+    assert first["mu-0.1"] == 1
+    assert 0 < first["chord-phi"] <= 0.25
+    assert 0 < first["chord-phi"] < first["chord-is"] < 1
+    assert first["is-clip"] == pytest.approx(first["chord-is"])  # a blank model gives no token more than 0.4
+    tokens = metrics["entropy-top"][0]["expert_tokens"]
+    assert first["entropy-top"] * tokens == pytest.approx(-(-tokens * 5 // 100))
+    assert 0.9 < first["entropy-norm"] <= 1  # a blank model is close to uniform
+    assert 0.7 < first["focal"] < 1
+
+
+def test_luffys_groups_hold_one_expert_trace_for_each_prompt(metrics):
+    for line in metrics["luffy"]:
+        assert line["mu"] == 0 and line["rollout_tokens"] > 0
+        assert line["expert_tokens"] >= 4 * 3  # four prompts, each with a trace of "=", a digit and the end
+
+
+def test_sasr_imitates_in_its_warm_up_and_then_takes_one_branch_at_a_time(metrics):
+    chosen = [line["mu"] for line in metrics["sasr"]]
+    assert chosen[:3] == [1, 1, 1]
+    assert set(chosen[3:]) == {0, 1}  # with this seed both occur
+
+
+def test_luffy_without_aligned_traces_is_refused_by_name(tmp_path):
+    raw = json.loads(RECIPES["luffy"].model_dump_json()) | {"init": "random", "steps": 2}
+    small_run(tmp_path, recipe=raw, arm="luffy")
+    done = subprocess.run(
+        [sys.executable, "-m", "chord.train", *command(tmp_path, tmp_path / "out")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "traces.jsonl" in done.stderr and "prompt-aligned" in done.stderr and "Traceback" not in done.stderr

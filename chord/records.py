@@ -96,7 +96,7 @@ def _parsed(path: Path, kind: type[Record]) -> Iterator[Record]:
             raise RecordError(f"{path}, line {number}: found text that is not JSON ({error.msg})") from None
         keys = set(cast(dict[str, Any], raw)) if isinstance(raw, dict) else set[str]()
         if keys != names:
-            found = sorted(keys) or type(raw).__name__
+            found = sorted(keys) or "no JSON object"
             raise RecordError(f"{path}, line {number}: found {found}, expected the fields {sorted(names)}")
         try:
             yield adapter.validate_json(line, strict=True)

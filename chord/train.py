@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from tqdm import tqdm
+from transformers.utils.logging import disable_progress_bar
 
 from chord.config import MuAdaptive, MuConstant, MuDecay, Run
 from chord.learner import checkpoint
@@ -65,6 +66,7 @@ def main() -> int:
     run = Run.read(args.run)
     torch.set_num_threads(run.execution.cpu_threads)
     torch.use_deterministic_algorithms(run.execution.deterministic)
+    disable_progress_bar()  # of transformers, for files read and written in no time; training has its own
     world = join_world()
     names = ("run", "start", "prompts", "traces", "validation")
     inputs: dict[str, Path] = {name: getattr(args, name) for name in names if getattr(args, name)}

@@ -22,7 +22,7 @@ def test_what_is_written_is_read_back(tmp_path):
         ("", "empty file"),
         (write_lines([TRACE])[:-1], "cut off"),
         (write_lines([TRACE]) + '{"id": "t2\n', "line 2: found text that is not JSON"),
-        ("[1, 2]\n", "line 1: found list"),
+        ("[1, 2]\n", "line 1: found no JSON object"),
         (write_lines([PROBLEM]), "expected the fields"),
         (write_lines([TRACE]).replace('"t1"', "7"), "found id = 7, expected: Input should be a valid string"),
         (write_lines([TRACE]).replace('"expert"', '"teacher"'), "expected the fields"),

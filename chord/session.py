@@ -133,7 +133,7 @@ def write_outputs(training: Training, args: argparse.Namespace) -> None:
     if run.recipe.keep == "best":
         checkpoint.load_weights(training.model, load_file(checkpoint.best_file(training.state, progress.best_step)))
         training.say(f"keeps step {progress.best_step}, validation accuracy {progress.best_accuracy:.3f}")
-    with atomic_folder(args.model) as folder:
+    with checkpoint.no_room_told(args.state), atomic_folder(args.model) as folder:
         training.model.config._attn_implementation = "sdpa"  # what any other reader of the folder should use
         training.model.save_pretrained(folder)
         training.tokenizer.save_pretrained(folder)

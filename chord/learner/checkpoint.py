@@ -8,16 +8,18 @@ the best weights so far, and the metrics log, of which each checkpoint knows its
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from chord.provenance.files import atomic_folder
+from chord.provenance.files import UserError, atomic_folder
 from chord.provenance.hashing import file_sha256
 
 KEEP = 2  # checkpoints
@@ -37,9 +39,21 @@ class Progress:
     mu_state: dict[str, float] = field(default_factory=dict)
 
 
+@contextmanager
+def no_room_told(folder: Path) -> Iterator[None]:
+    """Turns a failure to write tensors, mostly a full disk, into a UserError that says what is still there."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise UserError(
+            f"{folder}: found no way to write tensors ({error}), expected room on the disk; earlier checkpoints are"
+            " whole: make room and run the same command again"
+        ) from None
+
+
 def save(folder: Path, progress: Progress, model: nn.Module, optimiser: Optimizer) -> None:
     """Writes `step-N` beside the others and drops all but the last two. A full disk leaves the earlier ones intact."""
-    with atomic_folder(folder / _name(progress.step)) as made:
+    with no_room_told(folder), atomic_folder(folder / _name(progress.step)) as made:
         save_file(weights_of(model), made / "model.safetensors")
         save_file(_moments(model, optimiser), made / "optimiser.safetensors")
         hashes = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
@@ -59,7 +73,8 @@ def save_best(folder: Path, step: int, model: nn.Module) -> str:
     """Keeps the weights of `step` as the best so far; gives their sha256."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"best-{step:06d}.part"
-    save_file(weights_of(model), part)
+    with no_room_told(folder):
+        save_file(weights_of(model), part)
     part.rename(best_file(folder, step))
     return file_sha256(best_file(folder, step))
 

@@ -25,6 +25,7 @@ STRANGERS_KEPT_SECONDS = 24 * 3600
 _counter = itertools.count()
 _DISK = {
     errno.ENOSPC: "found the disk full, expected room to write; free some space and run it again",
+    errno.EFBIG: "found the limit on file sizes reached, expected room to write; raise it (ulimit -f) and retry",
     errno.EDQUOT: "found the disk quota used up, expected room to write; free some space and run it again",
     errno.EROFS: "found a read-only file system, expected one that can be written",
     errno.EACCES: "found no permission, expected to be allowed to read or write it",

@@ -156,5 +156,7 @@ def test_a_problem_twice_or_without_text_is_refused_with_its_line(tmp_path: Path
     with pytest.raises(RecordError, match=r"problems.jsonl, line 2: found problem 'p-1' again"):
         read_problems(file)
     file.write_text(write_lines([Problem("p", "sum-3", "1+1", 2, {})]))  # type: ignore[arg-type]
-    with pytest.raises(RecordError, match=r"problems.jsonl, line 1: .* not text"):
+    with pytest.raises(
+        RecordError, match=r"problems.jsonl, line 1: found answer = 2, expected: Input should be a valid string"
+    ):
         read_problems(file)

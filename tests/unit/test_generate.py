@@ -16,7 +16,7 @@ from chord.config import Study, load
 from chord.provenance.files import UserError
 from chord.records import Answer, Problem, read_lines, write_lines
 from chord.sampling.harness import PolicyModel
-from chord.sampling.protocol import Request, Sampled
+from chord.sampling.protocol import PromptError, Request, Sampled
 from chord.seeds import derive
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ class Fake:
     def sample(self, requests: Sequence[Request], max_tokens: int, temperature: float) -> list[Sampled]:
         for request in requests:
             if len(request.prompt_ids) > 20:
-                raise ValueError(f"{request.id}: found a prompt of {len(request.prompt_ids)} tokens, expected 1 to 20")
+                raise PromptError(f"{request.id}: found a prompt of {len(request.prompt_ids)} tokens, expected 1 to 20")
         self.calls.append((len(requests), max_tokens, temperature))
         return [Sampled([*map(int, str(request.seed)), 99], [0.0] * 3, "stop") for request in requests]
 

@@ -133,7 +133,7 @@ def _series(path: Path, lines: list[dict[str, Any]], x_key: str, metric: str) ->
         if not _is_number(value) or not _is_number(x):
             found = f"'{metric}' {value!r} at {x_key} {x!r} in step {line['step']}"
             raise UserError(f"{path}: found {found}, expected numbers; train the arm again")
-        xs.append(float(x))  # type: ignore[arg-type]
+        xs.append(float(x))  # type: ignore[arg-type]  # `_is_number` has just said so
         ys.append(float(value))
     if not known and metric.split(".")[0] not in lines[-1]:
         raise UserError(f"{path}: found no metric '{metric}', expected one of: {', '.join(sorted(lines[-1]))}")

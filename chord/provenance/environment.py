@@ -157,6 +157,13 @@ def packages_sha256() -> str:
     return hashlib.sha256("".join(f"{name}=={version}\n" for name, version in installed().items()).encode()).hexdigest()
 
 
+def pinned(root: Path, step: str) -> dict[str, str]:
+    """Version by package of what `envs/STEP.txt` pins; nothing where there is no such file."""
+    file = root / "envs" / f"{step}.txt"
+    lines = [line.partition("#")[0].strip() for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
+    return dict(sorted((name, version) for name, _, version in (line.partition("==") for line in lines) if version))
+
+
 def pins(root: Path) -> dict[str, str]:
     """SHA-256 of each `envs/*.txt` of the project."""
     return {

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import to_json
 
 from chord.provenance import environment as env
 from chord.provenance import ledger as ledgers
@@ -80,6 +81,7 @@ class Installed(Part):
     python: str
     packages: dict[str, str]
     all_sha256: str
+    pinned: dict[str, str] = Field(description="what envs/STEP.txt pins for this step, version by package")
     pins: dict[str, str] = Field(description="SHA-256 of each envs/*.txt")
 
 
@@ -88,6 +90,8 @@ class Manifest(Part):
 
     format: Literal["chord-manifest-1"]
     verb: str
+    step: str = Field(description="whose pins hold: envs/STEP.txt")
+    decided_by: dict[str, JsonValue] = Field(description="the part of config/ that decides the outputs; no labels")
     command: tuple[str, ...]
     folder: str = Field(description="working folder of the command, relative to the project where it lies in it")
     started: str
@@ -112,6 +116,8 @@ class Manifest(Part):
         verb: str,
         inputs: Mapping[str, Path],
         outputs: Mapping[str, Path],
+        step: str = "",
+        decided_by: Mapping[str, Any] | None = None,
         seeds: Mapping[str, int] | None = None,
         extra: Mapping[str, Any] | None = None,
         ledger: Path | None = None,
@@ -120,10 +126,14 @@ class Manifest(Part):
         """A block of work whose manifest is written to `path` when it ends well, and whose end the ledger learns.
 
         Inputs are hashed when the block begins, outputs when it ends; an input that changed meanwhile is an error.
+        `step` and `decided_by` say what else decides the outputs: the pins of envs/STEP.txt, and a slice of config/.
         `ledger` is found from `path` unless given. `without`: see `code_closure`. A block left by an exception, by
         a signal or by `sys.exit` (also 0: work to be continued) writes no manifest. One process of a group records.
         """
-        recording = Recording(path, verb, dict(inputs), dict(outputs), dict(seeds or {}), dict(extra or {}))
+        decided = json.loads(to_json(dict(decided_by or {})))
+        recording = Recording(
+            path, verb, step, decided, dict(inputs), dict(outputs), dict(seeds or {}), dict(extra or {})
+        )
         return _recorded(recording, ledger or ledgers.ledger_for(path), without)
 
 
@@ -133,6 +143,8 @@ class Recording:
 
     path: Path
     verb: str
+    step: str
+    decided_by: dict[str, Any]
     inputs: dict[str, Path]
     outputs: dict[str, Path]
     seeds: dict[str, int]
@@ -246,6 +258,8 @@ def _finished(recording: Recording, before: Mapping[str, Any]) -> str:
     manifest = Manifest(
         format="chord-manifest-1",
         verb=recording.verb,
+        step=recording.step,
+        decided_by=recording.decided_by,
         command=tuple(_command(recording.verb)),
         folder=_place(Path.cwd(), recording.path)[1],
         started=recording.started.isoformat(timespec="milliseconds"),
@@ -255,6 +269,7 @@ def _finished(recording: Recording, before: Mapping[str, Any]) -> str:
             python=platform.python_version(),
             packages=env.key_packages(),
             all_sha256=env.packages_sha256(),
+            pinned=env.pinned(PROJECT, recording.step),
             pins=env.pins(PROJECT),
         ),
         machine=env.machine(),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chord.config import ConfigError, Study
+from chord.config import ConfigError, Study, slices
 from chord.provenance import ahead
 from chord.provenance.digest import code_digest
 from chord.provenance.environment import key_packages
@@ -51,25 +51,32 @@ def main() -> None:
     args = _arguments()
     root, study = args.study.resolve().parents[2], read_study(args.study)
     benchmark = read_benchmark(root, study, args.benchmark)
-    inputs = {"model": args.model, "problems": args.problems}
-    outputs = {"answers": args.answers}
-    seeds = {"evaluate": args.seed}
-    with Manifest.recording(args.manifest, verb=VERB, inputs=inputs, outputs=outputs, seeds=seeds) as recording:
+    threads = args.threads or study.execution.cpu_threads
+    with Manifest.recording(
+        args.manifest,
+        verb=VERB,
+        step="generate",
+        inputs={"model": args.model, "problems": args.problems},
+        outputs={"answers": args.answers},
+        decided_by=slices.of_answers(study, benchmark.name, benchmark.definition, args.seed),
+        seeds={"evaluate": args.seed},
+        extra={"cpu_threads": threads},
+    ) as recording:
         _check_model(args.model)
-        decisive = _decisive(study, args.model, args.seed)
-        job = _job(benchmark, args.problems, args.answers, args.seed, decisive)
-        recording.extra |= {"key": job.key, "settings": decisive["settings"], "benchmark": benchmark.meaning}
+        alike = {"code": code_digest(VERB), "packages": key_packages(), "model": tree_hash(args.model)}
+        job = _job(study, benchmark, args.problems, args.answers, args.seed, alike)
+        recording.extra["key"] = job.key
         with ahead.claimed(args.answers, wait=True):
             made_by = ahead.take(args.answers, job.key)
             if made_by is not None:
                 recording.extra["made_ahead_by"] = made_by
                 return
-            answers_text, device = load_answerer(args.model, study)
+            answers_text, device = load_answerer(args.model, study, threads)
             recording.extra["device"] = device
             write_atomically(args.answers, answers_text(job))
     for name, problems, answers in args.ahead:
         try:
-            sibling = _job(read_benchmark(root, study, name), problems, answers, args.seed, decisive)
+            sibling = _job(study, read_benchmark(root, study, name), problems, answers, args.seed, alike)
             with ahead.claimed(answers, wait=False) as mine:
                 if mine and not ahead.is_done(answers, sibling.key):
                     ahead.leave(answers, sibling.key, answers_text(sibling), {"device": device})
@@ -77,7 +84,7 @@ def main() -> None:
             print(f"{VERB}: {name} is left to its own job: {error}", file=sys.stderr)
 
 
-def load_answerer(folder: Path, study: Study) -> tuple[Callable[[Job], str], str]:
+def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[Job], str], str]:
     """A function that gives the content of a job's answers.jsonl, and the device it runs on. Loads the model once."""
     keep_offline()
     import torch
@@ -91,7 +98,7 @@ def load_answerer(folder: Path, study: Study) -> tuple[Callable[[Job], str], str
 
     execution = study.execution
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else deterministic kernels refuse to run on CUDA
-    torch.set_num_threads(execution.cpu_threads)
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(execution.deterministic)
     try:
         model, tokenizer = load_policy(folder, DTYPES[execution.compute_dtype])
@@ -133,23 +140,14 @@ def _check_model(folder: Path) -> None:
             raise UserError(f"{folder}: found no {needed}, expected the folder of a finished model; train it again")
 
 
-def _decisive(study: Study, model: Path, seed: int) -> dict[str, Any]:
-    """What decides the answers to any benchmark. How they are graded later is no part of it."""
-    kept = ("compute_dtype", "cpu_threads", "sampler_rows", "deterministic")
-    return {
-        "code": code_digest(VERB),
-        "packages": key_packages(),
-        "model": tree_hash(model),
-        "seed": seed,
-        "settings": {name: getattr(study.execution, name) for name in kept},
-    }
-
-
-def _job(benchmark: Benchmark, file: Path, answers: Path, seed: int, decisive: dict[str, Any]) -> Job:
-    """The job, with its problems read and checked."""
+def _job(study: Study, benchmark: Benchmark, file: Path, answers: Path, seed: int, alike: dict[str, Any]) -> Job:
+    """The job, with its problems read and checked; `alike` is what it shares with the model's other benchmarks."""
     problems = read_problems(file)
-    own = {"benchmark": [benchmark.name, benchmark.meaning], "problems": file_sha256(file)}
-    return Job(benchmark, file, tuple(problems), seed, answers, ahead.key_of(decisive | own))
+    own = {
+        "decided_by": slices.of_answers(study, benchmark.name, benchmark.definition, seed),
+        "problems": file_sha256(file),
+    }
+    return Job(benchmark, file, tuple(problems), seed, answers, ahead.key_of(alike | own))
 
 
 def _arguments() -> argparse.Namespace:
@@ -159,6 +157,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="folder of the model and its tokenizer")
     parser.add_argument("--problems", type=Path, required=True, help="problems of the benchmark, JSON lines")
     parser.add_argument("--seed", type=int, required=True, help="decides every draw")
+    parser.add_argument("--threads", type=int, help="of the processor (default: those of the study)")
     parser.add_argument("--answers", type=Path, required=True, help="JSON lines that are written")
     parser.add_argument("--manifest", type=Path, required=True, help="JSON: where the answers come from")
     shape = "NAME=PROBLEMS=ANSWERS"

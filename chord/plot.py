@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from chord.config import Figure, Project, load
+from chord.config import Figure, Project, load, slices
 from chord.findings import claims, curves
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
@@ -80,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Manifest.recording(
         given.manifest or given.json.with_suffix(".manifest.json"),
         verb="chord.plot",
+        step="report",
+        decided_by=slices.of_artefact(project, given.artefact),
         inputs=_inputs(project, figure, given.results),
         outputs={path.name: path for path in outputs},
         extra={"study": project.study.name, "artefact": given.artefact, "training_seeds": list(project.seeds)},

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from chord.config import Arm, MuConstant, MuDecay, Project, Recipe, Table, load
+from chord.config import Arm, MuConstant, MuDecay, Project, Recipe, Table, load, slices
 from chord.findings import history, page, rendering
 from chord.findings.reading import read_json
 from chord.provenance.files import UserError, run_verb, write_atomically
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Manifest.recording(
         given.manifest or given.html.with_suffix(".manifest.json"),
         verb="chord.report",
+        step="report",
+        decided_by=slices.of_page(project, studies_beside(given.root)),
         inputs=_inputs(project, given.results),
         outputs={given.html.name: given.html},
         extra={"study": project.study.name, "training_seeds": list(project.seeds)},
@@ -191,7 +193,7 @@ def _values(project: Project) -> Iterator[str]:
     yield "<h2>Values</h2>"
     rows = [_recipe(project.arms[name], project) for name in used_arms(project)]
     yield page.rows_part(("arm", "starts from", "µ", "expert weight", "length", "learning rate", "keeps step"), rows)
-    study = project.study.model_dump(mode="json")
+    study = project.study.model_dump(mode="json", exclude={"execution": set(slices.HOW_NOT_WHAT)})
     yield "<details><summary>What the study sets for every arm</summary>"
     shown = ("model", "data", "expert", "grading", "rollouts", "expert_rows_per_step", "optimiser", "policy_loss",
              "validation", "execution")  # fmt: skip
@@ -257,10 +259,14 @@ def _not_run(root: Path, project: Project) -> Iterator[str]:
         yield f"Arms in config/arms.yaml that no chosen table or figure needs: {', '.join(spare)}."
     if unbuilt := [name for name in project.artefacts if name not in project.choice.artefacts]:
         yield f"Tables and figures in config/experiments that were not chosen: {', '.join(unbuilt)}."
-    studies = sorted(path.stem for path in (root / "config" / "studies").glob("*.yaml"))
-    if others := [name for name in studies if name != project.study.name]:
+    if others := [name for name in studies_beside(root) if name != project.study.name]:
         yield f"Other studies in config/studies, which this page says nothing about: {', '.join(others)}."
     yield "The paper's own models and data are not part of this study; its numbers stand beside ours for orientation."
+
+
+def studies_beside(root: Path) -> list[str]:
+    """The names of all studies in config/studies."""
+    return sorted(path.stem for path in (root / "config" / "studies").glob("*.yaml"))
 
 
 def _inputs(project: Project, results: Path) -> dict[str, Path]:

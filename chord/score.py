@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chord.config import ConfigError, Grading
+from chord.config import AnswerForm, ConfigError, Study, slices
 from chord.provenance import ahead
 from chord.provenance.digest import code_digest
 from chord.provenance.environment import key_packages
@@ -38,7 +38,7 @@ class Job:
     """Scores that are wanted: of which answers, to which problems, and the key of all that decides them."""
 
     benchmark: Benchmark
-    grading: Grading
+    form: AnswerForm
     problems: tuple[Problem, ...]
     answers: tuple[Answer, ...]
     scores: Path
@@ -50,10 +50,16 @@ def main() -> None:
     args = _arguments()
     root, study = args.study.resolve().parents[2], read_study(args.study)
     benchmark = read_benchmark(root, study, args.benchmark)
-    inputs = {"answers": args.answers, "problems": args.problems}
-    with Manifest.recording(args.manifest, verb=VERB, inputs=inputs, outputs={"scores": args.scores}) as recording:
-        job = _job(benchmark, study.grading, args.answers, args.problems, args.scores)
-        recording.extra |= {"key": job.key, "grading": job.grading.model_dump(), "benchmark": benchmark.meaning}
+    with Manifest.recording(
+        args.manifest,
+        verb=VERB,
+        step="evaluate",
+        inputs={"answers": args.answers, "problems": args.problems},
+        outputs={"scores": args.scores},
+        decided_by=slices.of_scores(study, benchmark.name, benchmark.definition),
+    ) as recording:
+        job = _job(study, benchmark, args.answers, args.problems, args.scores)
+        recording.extra["key"] = job.key
         with ahead.claimed(args.scores, wait=True):
             made_by = ahead.take(args.scores, job.key)
             if made_by is not None:
@@ -63,7 +69,7 @@ def main() -> None:
     for name, answers, problems, scores in args.ahead:
         try:
             if answers.exists():
-                _score_ahead(_job(read_benchmark(root, study, name), study.grading, answers, problems, scores))
+                _score_ahead(_job(study, read_benchmark(root, study, name), answers, problems, scores))
         except (UserError, ConfigError, RecordError) as error:
             print(f"{VERB}: {name} is left to its own job: {error}", file=sys.stderr)
 
@@ -74,19 +80,18 @@ def _score_ahead(job: Job) -> None:
             ahead.leave(job.scores, job.key, scores_text(job), {})
 
 
-def _job(benchmark: Benchmark, grading: Grading, answers: Path, problems: Path, scores: Path) -> Job:
+def _job(study: Study, benchmark: Benchmark, answers: Path, problems: Path, scores: Path) -> Job:
     """The job, with everything it reads checked."""
     asked, answered = read_problems(problems), read_lines(answers, Answer)
     check_answers(answers, answered, asked, benchmark)
     parts = {
         "code": code_digest(VERB),
         "packages": key_packages(),
-        "benchmark": [benchmark.name, benchmark.meaning],
-        "grading": grading.model_dump(),
+        "decided_by": slices.of_scores(study, benchmark.name, benchmark.definition),
         "answers": file_sha256(answers),
         "problems": file_sha256(problems),
     }
-    return Job(benchmark, grading, tuple(asked), tuple(answered), scores, ahead.key_of(parts))
+    return Job(benchmark, study.grading.form, tuple(asked), tuple(answered), scores, ahead.key_of(parts))
 
 
 def check_answers(file: Path, answers: Sequence[Answer], problems: Sequence[Problem], benchmark: Benchmark) -> None:
@@ -132,7 +137,7 @@ def scores_text(job: Job) -> str:
     keep_offline()
     from chord.tasks.stored import StoredAnswers
 
-    results = measure(StoredAnswers(job.answers), job.benchmark, job.problems, job.grading)
+    results = measure(StoredAnswers(job.answers), job.benchmark, job.problems, job.form)
     tokens = {(answer.problem, answer.sample): answer.response_tokens for answer in job.answers}
     samples = range(job.benchmark.samples_per_problem)
     problems = [

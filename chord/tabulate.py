@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from chord.config import Project, Table, load
+from chord.config import Project, Table, load, slices
 from chord.findings import claims, page, rendering, table, terminal
 from chord.findings.reading import read_json
 from chord.provenance.files import UserError, run_verb, write_atomically
@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with Manifest.recording(
         manifest,
         verb="chord.tabulate",
+        step="report",
+        decided_by=slices.of_artefact(project, given.artefact),
         inputs=_inputs(project, artefact, given.results),
         outputs={path.name: path for path in outputs},
         extra={"study": project.study.name, "artefact": given.artefact, "training_seeds": list(project.seeds)},

@@ -23,6 +23,7 @@ from chord.config.recipe import (
     WeightPlain,
 )
 from chord.config.study import (
+    AnswerForm,
     Architecture,
     BaseCorpus,
     Benchmark,
@@ -42,6 +43,7 @@ from chord.config.study import (
 )
 
 __all__ = [
+    "AnswerForm",
     "Architecture",
     "Arm",
     "Artefact",

@@ -107,12 +107,11 @@ class Data(Frozen):
     aligned_traces: bool
 
 
-class Grading(Frozen):
-    """How a text becomes an outcome and an outcome a reward; the same grader serves rewards, traces and scores."""
+class AnswerForm(Frozen):
+    """How a text becomes an outcome: the form in which it gives its answer, and so the grader that reads it."""
 
     grader: Literal["marked-text", "last-number", "math", "tool-call"]
     mark: str | None = None
-    reward: Literal["paper-math", "shipped-math", "last-number-format", "binary"]
 
     @model_validator(mode="after")
     def _mark(self) -> Self:
@@ -122,6 +121,17 @@ class Grading(Frozen):
                 f"found {found} with grader {self.grader}, expected the text before the answer with marked-text"
             )
         return self
+
+
+class Grading(AnswerForm):
+    """How a text becomes an outcome and an outcome a reward; the same grader serves rewards and scores."""
+
+    reward: Literal["paper-math", "shipped-math", "last-number-format", "binary"]
+
+    @property
+    def form(self) -> AnswerForm:
+        """Without the reward, which decides training and no score."""
+        return AnswerForm(grader=self.grader, mark=self.mark)
 
 
 class Rollouts(Frozen):

@@ -19,6 +19,23 @@ from chord.provenance.files import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
 
+# What no result depends on: it reads and checks config/, whose values reach every job as values, or it keeps records.
+DECIDES_NOTHING = (
+    "chord.config.artefacts",
+    "chord.config.checks",
+    "chord.config.loading",
+    "chord.config.messages",
+    "chord.config.slices",
+    "chord.jobs",
+    "chord.provenance.digest",
+    "chord.provenance.environment",
+    "chord.provenance.freshness",
+    "chord.provenance.lease",
+    "chord.provenance.ledger",
+    "chord.provenance.manifest",
+    "chord.provenance.processes",
+)
+
 
 class Module(NamedTuple):
     """One source file: the hash of its meaning, and the names it may import, submodules or not."""
@@ -28,9 +45,14 @@ class Module(NamedTuple):
 
 
 @cache
-def code_digest(module: str, root: Path | None = None, without: tuple[str, ...] = ()) -> str:
-    """`digest_of` the `code_closure`, read once per process: what is edited later in the same process is not seen."""
-    return digest_of(code_closure(module, root, without))
+def code_digest(verb: str, without: tuple[str, ...] = (), root: Path | None = None) -> str:
+    """`digest_of` the `deciding_code`, read once per process: what is edited later in the same process is not seen."""
+    return digest_of(deciding_code(verb, without, root))
+
+
+def deciding_code(verb: str, without: tuple[str, ...] = (), root: Path | None = None) -> dict[str, str]:
+    """The `code_closure` of a verb without what decides nothing, and `without` what its job cannot reach."""
+    return code_closure(verb, root, DECIDES_NOTHING + without)
 
 
 def digest_of(closure: dict[str, str]) -> str:

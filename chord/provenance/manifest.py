@@ -23,12 +23,13 @@ from pydantic_core import to_json
 
 from chord.provenance import environment as env
 from chord.provenance import ledger as ledgers
-from chord.provenance.digest import PROJECT, code_closure, digest_of
+from chord.provenance.digest import PROJECT, deciding_code, digest_of
 from chord.provenance.files import Terminated, UserError, write_atomically
 from chord.provenance.hashing import content_hash, size_bytes
 from chord.provenance.processes import this_process
 
 Root = Literal["study", "project", "code", "elsewhere"]
+FORMAT = "chord-manifest-2"
 
 
 class Part(BaseModel):
@@ -48,10 +49,10 @@ class Content(Part):
 
 
 class Code(Part):
-    """The modules that the verb could reach, and one digest over those that concern this job."""
+    """The modules that decide this job's outputs, each with the hash of its meaning, and one digest over them."""
 
     digest: str
-    without: tuple[str, ...] = Field(description="what `digest` leaves out, since other jobs alone use it")
+    without: tuple[str, ...] = Field(description="what is left out besides, since only other jobs can reach it")
     modules: dict[str, str]
 
 
@@ -88,7 +89,7 @@ class Installed(Part):
 class Manifest(Part):
     """What one verb read, ran on and wrote. Written last, so where it stands the outputs are whole."""
 
-    format: Literal["chord-manifest-1"]
+    format: Literal["chord-manifest-2"]
     verb: str
     step: str = Field(description="whose pins hold: envs/STEP.txt")
     decided_by: dict[str, JsonValue] = Field(description="the part of config/ that decides the outputs; no labels")
@@ -127,7 +128,7 @@ class Manifest(Part):
 
         Inputs are hashed when the block begins, outputs when it ends; an input that changed meanwhile is an error.
         `step` and `decided_by` say what else decides the outputs: the pins of envs/STEP.txt, and a slice of config/.
-        `ledger` is found from `path` unless given. `without`: see `code_closure`. A block left by an exception, by
+        `ledger` is found from `path` unless given. `without`: see `deciding_code`. A block left by an exception, by
         a signal or by `sys.exit` (also 0: work to be continued) writes no manifest. One process of a group records.
         """
         decided = json.loads(to_json(dict(decided_by or {})))
@@ -175,7 +176,7 @@ def read_manifest(path: Path) -> Manifest:
 
 def locate(content: Content, manifest: Path) -> Path:
     """Where a recorded file is now, seen from where its manifest is now."""
-    return _roots(manifest).get(content.root, Path()) / content.path
+    return roots_of(manifest).get(content.root, Path()) / content.path
 
 
 # --- recording ---------------------------------------------------------------------------------
@@ -242,11 +243,10 @@ def _outcome(error: BaseException) -> dict[str, Any]:
 
 def _before(recording: Recording, attempt: Attempt, without: tuple[str, ...]) -> dict[str, Any]:
     """What is known when the work begins, as fields of Manifest."""
-    modules = code_closure(recording.verb)
-    concerned = code_closure(recording.verb, without=without) if without else modules
+    modules = deciding_code(recording.verb, without)
     return {
         "attempt": attempt,
-        "code": Code(digest=digest_of(concerned), without=without, modules=modules),
+        "code": Code(digest=digest_of(modules), without=without, modules=modules),
         "git": Git(**env.git_state(PROJECT)),
         "inputs": {name: _content(path, recording.path) for name, path in recording.inputs.items()},
     }
@@ -256,7 +256,7 @@ def _finished(recording: Recording, before: Mapping[str, Any]) -> str:
     """The text of the manifest; hashes the outputs."""
     made = {name: _content(path, recording.path) for name, path in recording.outputs.items()}
     manifest = Manifest(
-        format="chord-manifest-1",
+        format=FORMAT,
         verb=recording.verb,
         step=recording.step,
         decided_by=recording.decided_by,
@@ -301,13 +301,14 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 def _place(path: Path, manifest: Path) -> tuple[Root, str]:
     """The nearest known root above `path`, and the way from there; the whole path if there is none."""
-    for root, folder in _roots(manifest).items():
+    for root, folder in roots_of(manifest).items():
         if path.absolute().is_relative_to(folder):
             return root, path.absolute().relative_to(folder).as_posix()
     return "elsewhere", str(path.absolute())
 
 
-def _roots(manifest: Path) -> dict[Root, Path]:
+def roots_of(manifest: Path) -> dict[Root, Path]:
+    """Where the roots of recorded paths are now, seen from a manifest; there is none for `elsewhere`."""
     ledger = ledgers.ledger_for(manifest)
     if ledger is None:
         return {"code": PROJECT}

@@ -5,7 +5,6 @@ seconds to import, so it is imported inside the functions that need it.
 """
 
 import difflib
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from chord.config import Grading, Study
+from chord.config import AnswerForm, Study
 from chord.provenance.files import UserError
 from chord.records import Problem, RecordError, read_lines
 
@@ -32,13 +31,13 @@ Count = Annotated[int, Field(ge=1)]
 class Benchmark:
     """What one benchmark asks of a model. `task` is the name that lm-eval knows it by.
 
-    `meaning` is a hash over all that its file says; comments and layout do not count.
+    `definition` is all that its file says; comments and layout do not count.
     """
 
     name: str
     task: str
     file: Path
-    meaning: str
+    definition: dict[str, Any]
     version: int | str
     samples_per_problem: int
     max_response_tokens: int
@@ -87,13 +86,13 @@ def read_benchmark(root: Path, study: Study, name: str) -> Benchmark:
         )
     file = root / "config" / "benchmarks" / study.benchmarks[name].file
     shown = f"config/benchmarks/{file.name}"
-    meaning, definition = _read(file, shown)
+    raw, definition = _read(file, shown)
     _check_k(definition, shown)
     return Benchmark(
         name=name,
         task=definition.task,
         file=file,
-        meaning=meaning,
+        definition=raw,
         version=definition.metadata.version,
         samples_per_problem=definition.repeats,
         max_response_tokens=definition.generation_kwargs.max_gen_toks,
@@ -128,12 +127,12 @@ def ask(model: "LM", benchmark: Benchmark, problems: Sequence[Problem]) -> None:
         evaluate(lm=model, task_dict=loaded)
 
 
-def measure(model: "LM", benchmark: Benchmark, problems: Sequence[Problem], grading: Grading) -> dict[str, Any]:
+def measure(model: "LM", benchmark: Benchmark, problems: Sequence[Problem], form: AnswerForm) -> dict[str, Any]:
     """lm-eval's own results, with its samples, of putting every problem to `model` and grading what it says."""
     from lm_eval.evaluator import evaluate
 
     with TemporaryDirectory(prefix="chord-lm-eval-") as folder:
-        told = {"grading": grading.model_dump_json()}
+        told = {"form": form.model_dump_json()}
         loaded = _load_task(benchmark, [_document(problem) | told for problem in problems], Path(folder))
         results = evaluate(lm=model, task_dict=loaded)
     assert results is not None, "lm-eval gives results to the first rank, and this is the only one"
@@ -163,15 +162,13 @@ def _document(problem: Problem) -> dict[str, str]:
     return {name: getattr(problem, name) for name in ("id", "prompt", "answer")}
 
 
-def _read(file: Path, shown: str) -> tuple[str, _Definition]:
-    """The hash of what the file says, and what it says."""
+def _read(file: Path, shown: str) -> tuple[dict[str, Any], _Definition]:
+    """All that the file says, and the part that this project relies on."""
     try:
-        content = file.read_text(encoding="utf-8")
-        raw = yaml.load(content, Loader=_TaskYaml)
-        meaning = yaml.serialize(yaml.compose(content, Loader=_TaskYaml), canonical=True)
+        raw = yaml.load(file.read_text(encoding="utf-8"), Loader=_TaskYaml)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{shown}: found text that is not YAML ({' '.join(str(error).split())})") from None
-    return hashlib.sha256(meaning.encode()).hexdigest(), _definition(raw, shown)
+    return raw, _definition(raw, shown)
 
 
 def _definition(raw: Any, shown: str) -> _Definition:

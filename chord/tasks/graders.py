@@ -12,7 +12,7 @@ from functools import cache
 from types import TracebackType
 from typing import Self
 
-from chord.config import Grading
+from chord.config import AnswerForm
 from chord.provenance.files import UserError
 from chord.records import Outcome
 from chord.tasks.math_checker import MathChecker
@@ -32,8 +32,8 @@ BOXED = "\\boxed{"
 class Grader:
     """Grades many texts of one kind. Use it as a context manager: the child process of the math grader ends with it."""
 
-    def __init__(self, grading: Grading) -> None:
-        self.grading = grading
+    def __init__(self, form: AnswerForm) -> None:
+        self.form = form
         self._checker = MathChecker()
 
     def __enter__(self) -> Self:
@@ -65,10 +65,10 @@ class Grader:
 
     def _read(self, text: str, cut: bool, answer: str) -> Outcome | None:
         """None where the text has no final answer that can be read."""
-        match self.grading.grader:
+        match self.form.grader:
             case "marked-text":
-                assert self.grading.mark is not None
-                return None if cut else marked_text(text, self.grading.mark, answer)
+                assert self.form.mark is not None
+                return None if cut else marked_text(text, self.form.mark, answer)
             case "last-number":
                 return last_number(text, cut, answer)
             case "math":
@@ -89,14 +89,14 @@ class Grader:
         return Outcome.KILLED if verdict is None else _outcome(verdict)
 
 
-def grade(text: str, finish: str, problem_answer: str, grading: Grading) -> Outcome:
+def grade(text: str, finish: str, problem_answer: str, form: AnswerForm) -> Outcome:
     """What one text is worth; see `Grader.grade`. The math grader's child process is kept until this process ends."""
-    return _kept(grading).grade(text, finish, problem_answer)  # pyright: ignore[reportArgumentType] # frozen, so hashable
+    return _kept(form).grade(text, finish, problem_answer)  # pyright: ignore[reportArgumentType] # frozen, so hashable
 
 
 @cache
-def _kept(grading: Grading) -> Grader:
-    grader = Grader(grading)
+def _kept(form: AnswerForm) -> Grader:
+    grader = Grader(form)
     atexit.register(grader.close)
     return grader
 

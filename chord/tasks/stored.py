@@ -7,7 +7,7 @@ from typing import Any, Self
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from chord.config import Grading
+from chord.config import AnswerForm
 from chord.records import Answer, Outcome
 from chord.tasks.graders import grade
 
@@ -53,8 +53,8 @@ class StoredAnswers(LM):
 
 def process_results(doc: Mapping[str, Any], results: Sequence[Sequence[Response]]) -> dict[str, Any]:
     """What lm-eval records of one problem with k answers: avg@k, pass@k, and the outcome of each answer in order."""
-    grading = Grading.model_validate_json(doc["grading"])
-    outcomes = [grade(str(text), text.finish, doc["answer"], grading) for text in results[0]]
+    form = AnswerForm.model_validate_json(doc["form"])
+    outcomes = [grade(str(text), text.finish, doc["answer"], form) for text in results[0]]
     right = [outcome is Outcome.RIGHT for outcome in outcomes]
     return {
         f"avg@{len(right)}": sum(right) / len(right),

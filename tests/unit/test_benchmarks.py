@@ -54,8 +54,8 @@ def test_every_benchmark_of_the_demo_is_a_task_that_lm_eval_runs_and_grades(name
     benchmark = read_benchmark(ROOT, STUDY, name)
     problems = [problem(1, "1+2", "3"), problem(2, "2+2", "4")]
     k = benchmark.samples_per_problem
-    right = measure(Recording("answer"), benchmark, problems, STUDY.grading)["results"][name]
-    wrong = measure(Recording("id"), benchmark, problems, STUDY.grading)["results"][name]
+    right = measure(Recording("answer"), benchmark, problems, STUDY.grading.form)["results"][name]
+    wrong = measure(Recording("id"), benchmark, problems, STUDY.grading.form)["results"][name]
     assert (right[f"avg@{k},samples"], right[f"pass@{k},samples"]) == (1.0, 1.0)
     assert (wrong[f"avg@{k},samples"], wrong[f"pass@{k},samples"]) == (0.0, 0.0)
     assert right["outcomes,samples"]["right"] == 2 * k
@@ -82,7 +82,7 @@ def test_lm_eval_asks_each_prompt_unchanged_and_k_times(benchmark: Benchmark) ->
 
 def test_answers_that_look_like_dates_or_numbers_stay_text(benchmark: Benchmark) -> None:
     problems = [problem(1, "day after new year", "2020-01-02"), problem(2, "2020-01-01", "2020-01-01")]
-    results = measure(Recording(), benchmark, problems, STUDY.grading)
+    results = measure(Recording(), benchmark, problems, STUDY.grading.form)
     assert [sample["doc"]["answer"] for sample in results["samples"][benchmark.task]] == ["2020-01-02", "2020-01-01"]
     assert results["results"][benchmark.task]["avg@4,samples"] == 1.0
 
@@ -96,7 +96,7 @@ def test_asking_grades_nothing(benchmark: Benchmark, monkeypatch: pytest.MonkeyP
     ask(model, benchmark, [problem(1, "1+2", "3")])
     assert len(model.prompts) == 4
     with pytest.raises(AssertionError, match="graded"):  # the same patch would have been met by grading
-        measure(model, benchmark, [problem(1, "1+2", "3")], STUDY.grading)
+        measure(model, benchmark, [problem(1, "1+2", "3")], STUDY.grading.form)
 
 
 BAD = {

@@ -41,7 +41,7 @@ class Fake:
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     sampler = Fake()
 
-    def load_answerer(folder: Path, study: Study) -> tuple[Callable[[generate.Job], str], str]:
+    def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[generate.Job], str], str]:
         def answers_text(job: generate.Job) -> str:
             policy = PolicyModel(sampler, lambda text: [ord(c) for c in text], text_of, job.benchmark.name, job.seed)
             return generate.sampled_answers(job, policy)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from chord.provenance import environment, ledger
-from chord.provenance.digest import code_closure, code_digest
+from chord.provenance.digest import code_digest, deciding_code
 from chord.provenance.files import UserError
 from chord.provenance.hashing import tree_hash
 from chord.provenance.manifest import Manifest, locate, read_manifest
@@ -67,8 +67,8 @@ def test_a_manifest_holds_code_seeds_machine_and_what_the_verb_adds(study, monke
     monkeypatch.setenv("HOMEMADE_SETTING", "not on the list")
     path = record(study, seeds={"run": 7}, extra={"device": {"name": "cpu"}}, without=("chord.seeds",))
     manifest = read_manifest(path)
-    assert manifest.code.modules == code_closure("chord.seeds")
-    assert manifest.code.digest == code_digest("chord.seeds", without=("chord.seeds",)) != code_digest("chord.seeds")
+    assert manifest.code.modules == deciding_code("chord.seeds", ("chord.seeds",))
+    assert manifest.code.digest == code_digest("chord.seeds", ("chord.seeds",)) != code_digest("chord.seeds")
     assert manifest.seeds == {"run": 7}
     assert manifest.extra == {"device": {"name": "cpu"}}
     assert (manifest.environment["OMP_NUM_THREADS"], manifest.attempt.job) == ("3", "4711")
@@ -253,7 +253,7 @@ def test_outside_of_a_study_there_is_a_manifest_and_no_ledger_unless_one_is_give
         (lambda text: "", "Invalid JSON"),
         (lambda text: text[:200], "Invalid JSON"),
         (lambda text: "{}", "format: Field required"),
-        (lambda text: text.replace("chord-manifest-1", "other-2"), "format: Input should be 'chord-manifest-1'"),
+        (lambda text: text.replace("chord-manifest-2", "other-2"), "format: Input should be 'chord-manifest-2'"),
         (lambda text: text.replace('"seeds"', '"seed"'), "seed"),
         (
             lambda text: text.replace('"bytes": 3', '"bytes": "3"'),

@@ -100,7 +100,7 @@ def test_the_task_hash_tells_other_problems_and_other_grading_apart() -> None:
     bare = STUDY.grading.model_copy(update={"mark": ":"})
 
     def task_hash(problems: list[Problem], grading: Any) -> str:
-        results = measure(StoredAnswers(answers(TEXTS)), benchmark, problems, grading)
+        results = measure(StoredAnswers(answers(TEXTS)), benchmark, problems, grading.form)
         return score._task_hash(results["samples"]["harder"])
 
     same = task_hash(PROBLEMS, STUDY.grading)
@@ -120,7 +120,7 @@ def test_one_problem_has_no_standard_error(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_numbers_that_differ_from_lm_evals_own_are_refused(number: str) -> None:
     benchmark = read_benchmark(ROOT, STUDY, "harder")
-    results = measure(StoredAnswers(answers(TEXTS)), benchmark, PROBLEMS, STUDY.grading)
+    results = measure(StoredAnswers(answers(TEXTS)), benchmark, PROBLEMS, STUDY.grading.form)
     rows = [
         {"id": s["doc"]["id"], "outcomes": s["outcomes"], "response_tokens": [1] * 4}
         for s in results["samples"]["harder"]

@@ -1,0 +1,50 @@
+"""What of `config/` decides each file of a study, as plain data: no more, so that nothing else rebuilds it; no less.
+
+Verbs put it into their manifests (`decided_by`); the Snakefile, `chord why` and `chord audit` compare it with the
+present. Labels, captions and the paper's numbers are in the slices of tables, figures and the page alone.
+"""
+
+from typing import Any
+
+from chord.config.artefacts import Table
+from chord.config.project import Project
+from chord.config.study import Execution, Study
+
+# Values that say how a machine is used: they move no bit of any result, or are given to jobs by the workflow.
+HOW_NOT_WHAT = ("cpu_threads", "checkpoint_every_steps", "checkpoint_every_minutes")
+
+
+def of_answers(study: Study, benchmark: str, task: dict[str, Any], seed: int) -> dict[str, Any]:
+    """What decides a model's answers to a benchmark, whose lm-eval task says `task`; how they are graded does not."""
+    return {"benchmark": benchmark, "task": task, "seed": seed, "execution": how_answered(study.execution)}
+
+
+def how_answered(execution: Execution) -> dict[str, Any]:
+    """What of `execution` may move last bits of answers."""
+    return {name: getattr(execution, name) for name in ("compute_dtype", "sampler_rows", "deterministic")}
+
+
+def of_scores(study: Study, benchmark: str, task: dict[str, Any]) -> dict[str, Any]:
+    """What decides the scores of answers that are there; what an outcome pays does not."""
+    return {"benchmark": benchmark, "task": task, "grading": study.grading.form.model_dump(mode="json")}
+
+
+def of_artefact(project: Project, name: str) -> dict[str, Any]:
+    """What a table or figure shows beside numbers: titles, labels, the paper's cells, smoothing; and whose numbers."""
+    artefact, study = project.artefacts[name], project.study
+    is_table = isinstance(artefact, Table)
+    keys = {"label", "note", "same_as"} if is_table else {"label"}
+    columns = (artefact.benchmarks or tuple(study.benchmarks)) if is_table else ()
+    return {
+        "study": study.title,
+        "artefact": artefact.model_dump(mode="json"),
+        "arms": {arm: project.arms[arm].model_dump(mode="json", include=keys) for arm in artefact.arms},
+        "columns": {key: [study.benchmarks[key].label, study.benchmarks[key].paper_column] for key in columns},
+        "seeds": list(project.seeds),
+    }
+
+
+def of_page(project: Project, studies: list[str]) -> dict[str, Any]:
+    """All that the page shows of the configuration, and the names of all `studies`; not how the machine is used."""
+    whole = project.model_dump(mode="json", exclude={"study": {"execution": set(HOW_NOT_WHAT)}})
+    return whole | {"seeds": list(project.seeds), "studies": studies}

@@ -1,0 +1,98 @@
+"""Every job of a study and what decides it: verb, code that only other jobs reach, pins, the slice of config/.
+
+The Snakefile, `chord why` and `chord audit` compare this with the manifests. Knows no files but those of config/; names
+every job by its manifest, relative to results/STUDY. The rules in workflow/ say the same paths; a test compares them.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from chord.config import MuAdaptive, MuDecay, MuGradientNorm, Project, Recipe, Table, slices
+from chord.provenance.freshness import Expected
+from chord.tasks.benchmarks import read_benchmark
+
+# Functions of chord.objective.weights, by the token weight that alone uses them.
+WEIGHTS = {
+    "one": ("one",),
+    "p": ("probability",),
+    "p(1-p)": ("phi",),
+    "entropy-norm": ("entropy_share",),
+    "entropy-top": ("entropy_above", "top_threshold"),
+    "is-clip": ("clipped_probability",),
+    "focal": ("focal",),
+}
+
+
+def expectations(project: Project, root: Path = Path(".")) -> dict[str, Expected]:
+    """What should decide each job of the study today, by the path of its manifest below results/STUDY."""
+    return dict(_jobs(project, root))
+
+
+def run_texts(project: Project) -> dict[str, str]:
+    """The content of every run.json of the study today, by its path below results/STUDY."""
+    texts = {}
+    if project.study.base_corpus:
+        texts["models/base/run.json"] = run_text(project, "base", project.study.data.seed)
+    for arm in (name for name, arm in project.arms.items() if arm.recipe):
+        texts |= {f"runs/{arm}/seed-{seed}/run.json": run_text(project, arm, seed) for seed in project.seeds}
+    return texts
+
+
+def run_text(project: Project, arm: str, seed: int) -> str:
+    """The content of one run.json: all that this training is told."""
+    return project.run(arm, seed).model_dump_json(indent=2)
+
+
+@cache
+def beside_recipe(recipe: Recipe) -> tuple[str, ...]:
+    """Modules, and single functions, that training with this recipe cannot reach; a test trains every arm without."""
+    beside: list[str] = []
+    if recipe.method != "luffy":
+        beside += ["chord.learner.luffy_step", "chord.objective.luffy"]
+    if not isinstance(recipe.mu, MuGradientNorm):
+        beside += ["chord.learner.sasr_step", "chord.objective.sasr"]
+    if not isinstance(recipe.mu, MuDecay):
+        beside.append("chord.objective.schedules:decayed_mu")
+    if not isinstance(recipe.mu, MuAdaptive):
+        beside.append("chord.objective.schedules:adaptive_mu")
+    for weight, functions in WEIGHTS.items():
+        if not recipe.needs_experts or recipe.expert_tokens.weight != weight:
+            beside += [f"chord.objective.weights:{name}" for name in functions]
+    if not recipe.needs_experts:
+        beside.append("chord.objective.losses:imitation")
+    if not recipe.needs_rollouts:
+        beside += ["chord.objective.losses:policy_gradient", "chord.objective.losses:truncated_correction"]
+    if not recipe.needs_rollouts or recipe.method == "luffy":
+        beside.append("chord.objective.advantages:group_advantages")
+    if recipe.init != "random":
+        beside.append("chord.learner.blank")
+    return tuple(sorted(beside))
+
+
+def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
+    study = project.study
+    if study.base_corpus:
+        beside = beside_recipe(study.base_corpus.recipe)  # pyright: ignore[reportArgumentType] # frozen, so hashable
+        yield "models/base/train.manifest.json", Expected("chord.train", beside, "train", {})
+    tasks = {name: read_benchmark(root, study, name).definition for name in study.benchmarks}
+    for seed in project.seeds:
+        for name, arm in project.arms.items():
+            run = f"runs/{name}/seed-{seed}"
+            if arm.recipe:
+                beside = beside_recipe(arm.recipe)  # pyright: ignore[reportArgumentType] # frozen, so hashable
+                yield f"{run}/train.manifest.json", Expected("chord.train", beside, "train", {})
+            if arm.choose:
+                decided = {"candidates": list(arm.choose)}
+                yield f"{run}/choose.manifest.json", Expected("chord.choose", (), "train", decided)
+            for benchmark, task in tasks.items():
+                answers = slices.of_answers(study, benchmark, task, seed)
+                scores = slices.of_scores(study, benchmark, task)
+                place = f"{run}/eval/{benchmark}"
+                yield f"{place}/answers.manifest.json", Expected("chord.generate", (), "generate", answers)
+                yield f"{place}/scores.manifest.json", Expected("chord.score", (), "evaluate", scores)
+    for name, artefact in project.artefacts.items():
+        verb = "chord.tabulate" if isinstance(artefact, Table) else "chord.plot"
+        yield f"{name}.manifest.json", Expected(verb, (), "report", slices.of_artefact(project, name))
+    studies = sorted(path.stem for path in (root / "config" / "studies").glob("*.yaml"))
+    yield "overview.manifest.json", Expected("chord.report", (), "report", slices.of_page(project, studies))

@@ -20,7 +20,7 @@ from chord.provenance.files import UserError
 from chord.provenance.hashing import TIMESTAMP, content_hash, size_bytes
 from chord.provenance.manifest import FORMAT, roots_of
 
-SHOWN_CHARACTERS = 60
+SHOWN_CHARACTERS, SHOWN_LINES = 60, 12
 
 
 class Expected(NamedTuple):
@@ -74,8 +74,6 @@ def changes(manifest: Mapping[str, Any], expected: Expected, root: Path = PROJEC
 
 def differences(what: str, old: Any, new: Any, where: str = "") -> list[Change]:
     """Every place where two pieces of plain data differ, as dotted keys."""
-    if old == new and type(old) is type(new):
-        return []
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = dict.fromkeys([*old, *new])
         return [
@@ -86,6 +84,8 @@ def differences(what: str, old: Any, new: Any, where: str = "") -> list[Change]:
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
         return [change for index, pair in pairs for change in differences(what, *pair, f"{where}.{index}".lstrip("."))]
+    if old == new and isinstance(old, bool) is isinstance(new, bool):
+        return []
     return [Change(what, where or "as a whole", _shown(old), _shown(new))]
 
 
@@ -225,6 +225,25 @@ def newest(path: Path) -> int:
         return path.lstat().st_mtime_ns
     files = (Path(inside, name) for inside, _, names in os.walk(path) for name in names if name != TIMESTAMP)
     return max((file.lstat().st_mtime_ns for file in files), default=0)
+
+
+def summary(stale: Mapping[str, list[Change]]) -> list[str]:
+    """A line for each thing that changed, with how many jobs it makes stale; for `run.json` the job that reads it."""
+    jobs: dict[str, list[str]] = {}
+    for key, found in stale.items():
+        for change in found:
+            jobs.setdefault(str(change), []).append(key)
+    lines = []
+    for change, keys in list(jobs.items())[:SHOWN_LINES]:
+        more = f" and {len(keys) - 2} more" if len(keys) > 2 else ""
+        lines.append(f"stale: {change} ({', '.join(map(_job_name, keys[:2]))}{more})")
+    if len(jobs) > SHOWN_LINES:
+        lines.append(f"stale: {len(jobs) - SHOWN_LINES} changes more; `chord why TARGET` tells all")
+    return lines
+
+
+def _job_name(key: str) -> str:
+    return key.removesuffix(".manifest.json")
 
 
 # --- times -------------------------------------------------------------------------------------

@@ -1,23 +1,22 @@
-# What the rules look up: the checked configuration, and the narrowest slice of it that each job depends on.
+# What the rules look up: the checked configuration, what is stale and why, and which files a job reads.
 # Results are named by the paths in the rules; functions here only choose among them.
-import hashlib
 import os
 import re
 import shlex
 import sys
+import time
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from pydantic_core import to_json
 
+from chord import jobs
 from chord.config import ConfigError, Figure, Table, load
-from chord.provenance.digest import code_digest as digest_of_code
+from chord.provenance import freshness
+from chord.provenance.digest import code_digest
 from chord.provenance.files import UserError
 from chord.tasks.benchmarks import read_benchmark
-
-# They read and check config/; what they find reaches every job as a value, in its params or in run.json.
-READERS = ("chord.config.artefacts", "chord.config.checks", "chord.config.loading", "chord.config.messages")
 
 
 def checked_project(given):
@@ -51,9 +50,39 @@ wildcard_constraints:
     figure="|".join(name for name, artefact in project.artefacts.items() if isinstance(artefact, Figure)) or "-",
 
 
-def code_digest(verb):
-    """The meaning of all code that decides what `verb` writes."""
-    return digest_of_code(verb, without=READERS)
+# --- what is stale -----------------------------------------------------------------------------
+
+
+def looked_over():
+    """What of results/ the present code, settings, pins and files would not make again, by manifest; and says so."""
+    if not workflow.is_main_process:
+        return {}  # a job of a cluster or a container: it was told to run
+    results = Path("results", project.study.name)
+    found = freshness.survey(results, jobs.expectations(project), jobs.run_texts(project))
+    for line in freshness.summary(found):
+        print(line, file=sys.stderr)
+    return found
+
+
+def because(manifest):
+    """For the inputs of a rule: a note that is newer than what a stale job made, so that Snakemake runs it again."""
+
+    def note(wildcards):
+        key = manifest.format(**wildcards)
+        if key not in stale:
+            return []
+        path = Path(".snakemake", "because", key.replace("/", "."))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The time makes each note another one: Snakemake takes a newer file with the content of last time for an old one.
+        path.write_text("\n".join([*map(str, stale[key]), f"noted at {time.time_ns()}", ""]), encoding="utf-8")
+        return str(path)
+
+    return note
+
+
+stale = looked_over()
+
+# --- arms --------------------------------------------------------------------------------------
 
 
 def arms_that(kind):
@@ -170,22 +199,6 @@ def evaluated_model(wildcards):
     return model_of(wildcards.arm)
 
 
-@cache
-def benchmark_named(name):
-    """What the benchmark asks, out of its lm-eval task."""
-    return read_benchmark(Path("."), project.study, name)
-
-
-def benchmark_meaning(wildcards):
-    """The benchmark's lm-eval task as a hash; comments and layout of the YAML do not count."""
-    return benchmark_named(wildcards.benchmark).meaning
-
-
-def grading(wildcards):
-    """How the study grades, as JSON."""
-    return project.study.grading.model_dump_json()
-
-
 def ahead(wildcards, shape):
     """`--ahead` for each other benchmark of the model: the first job does their work too, so that start-up is paid once."""
     data, evaluated = "results/{study}/data/benchmarks", "results/{study}/runs/{arm}/seed-{seed}/eval"
@@ -238,17 +251,6 @@ def figure_metrics(wildcards):
     return expand(path, arm=project.artefacts[wildcards.figure].arms, seed=project.seeds)
 
 
-def shown(wildcards):
-    """What a table or figure shows beside numbers, as JSON: titles, labels, the paper's cells, how to smooth."""
-    name = wildcards.get("table") or wildcards.get("figure")
-    keys = {"label", "note", "same_as"} if name in TABLES else {"label"}
-    arms = {arm: project.arms[arm].model_dump(include=keys) for arm in project.artefacts[name].arms}
-    benchmarks = project.study.benchmarks.items() if name in TABLES else ()
-    columns = {key: [one.label, one.paper_column] for key, one in benchmarks}
-    parts = {"study": project.study.title, "artefact": project.artefacts[name], "arms": arms, "columns": columns}
-    return to_json(parts).decode()
-
-
 def arms_below(artefacts):
     """The arms of the artefacts, and those that they start from or choose between."""
     used, waiting = set(), [arm for name in artefacts for arm in project.artefacts[name].arms]
@@ -272,11 +274,6 @@ def page_runs(wildcards):
     runs = ["results/{study}/models/base"] if project.study.base_corpus else []
     runs += expand("results/{{study}}/runs/{arm}/seed-{seed}", arm=trained, seed=project.seeds)
     return [f"{run}/{file}" for run in runs for file in ("train.manifest.json", "timing.jsonl")]
-
-
-def all_settings(wildcards):
-    """The whole checked configuration as a hash: the page shows most of it."""
-    return hashlib.sha256(project.model_dump_json().encode()).hexdigest()
 
 
 def files_of(artefact):

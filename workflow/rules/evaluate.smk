@@ -6,6 +6,7 @@ rule generate:
     input:
         model=evaluated_model,
         problems="results/{study}/data/benchmarks/{benchmark}.jsonl",
+        because=because("runs/{arm}/seed-{seed}/eval/{benchmark}/answers.manifest.json"),
     output:
         answers="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/answers.jsonl",
         manifest="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/answers.manifest.json",
@@ -19,20 +20,20 @@ rule generate:
     threads: project.study.execution.cpu_threads
     params:
         code=code_digest("chord.generate"),
-        task=benchmark_meaning,
         ahead=answers_ahead,
     message:
         "Answering {wildcards.benchmark} with {wildcards.arm}, seed {wildcards.seed}"
     shell:
         "python -m chord.generate --study config/studies/{wildcards.study}.yaml --benchmark {wildcards.benchmark}"
         " --model {input.model} --problems {input.problems} --seed {wildcards.seed}"
-        " --answers {output.answers} --manifest {output.manifest} {params.ahead} > {log} 2>&1"
+        " --threads {threads} --answers {output.answers} --manifest {output.manifest} {params.ahead} > {log} 2>&1"
 
 
 rule score:
     input:
         answers="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/answers.jsonl",
         problems="results/{study}/data/benchmarks/{benchmark}.jsonl",
+        because=because("runs/{arm}/seed-{seed}/eval/{benchmark}/scores.manifest.json"),
     output:
         scores="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/scores.json",
         manifest="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/scores.manifest.json",
@@ -43,8 +44,6 @@ rule score:
         "../../envs/evaluate.yaml"
     params:
         code=code_digest("chord.score"),
-        task=benchmark_meaning,
-        grading=grading,
         ahead=scores_ahead,
     message:
         "Scoring {wildcards.benchmark} of {wildcards.arm}, seed {wildcards.seed}"

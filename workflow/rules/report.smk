@@ -4,6 +4,7 @@
 rule tabulate:
     input:
         scores=table_scores,
+        because=because("{table}.manifest.json"),
     output:
         json="results/{study}/{table}.json",
         markdown="results/{study}/{table}.md",
@@ -20,7 +21,6 @@ rule tabulate:
         "../../envs/report.yaml"
     params:
         code=code_digest("chord.tabulate"),
-        shown=shown,
         seeds=project.seeds,
     message:
         "Tabulating {wildcards.table}"
@@ -33,6 +33,7 @@ rule tabulate:
 rule plot:
     input:
         metrics=figure_metrics,
+        because=because("{figure}.manifest.json"),
     output:
         json="results/{study}/{figure}.json",
         svg=report(
@@ -49,7 +50,6 @@ rule plot:
         "../../envs/report.yaml"
     params:
         code=code_digest("chord.plot"),
-        shown=shown,
         seeds=project.seeds,
     message:
         "Drawing {wildcards.figure}"
@@ -63,6 +63,7 @@ rule overview:
     input:
         parts=page_parts,
         runs=page_runs,
+        because=because("overview.manifest.json"),
     output:
         html=report("results/{study}/overview.html", caption="../report/overview.rst", category="Overview"),
         manifest="results/{study}/overview.manifest.json",
@@ -72,7 +73,6 @@ rule overview:
         "../../envs/report.yaml"
     params:
         code=code_digest("chord.report"),
-        project=all_settings,
         seeds=project.seeds,
         artefacts=project.choice.artefacts,
     message:

@@ -1,0 +1,121 @@
+"""Why Snakemake would run what it would run for a target: one sentence a job, with old and new values.
+
+    python -m chord.why table1
+    python -m chord.why results/demo/figure2.svg --config seeds=[1]
+
+Arguments that are not ours are Snakemake's. Runs nothing and changes no result. Exit codes: 0, or 2 if Snakemake
+cannot plan the target.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from chord import jobs
+from chord.config import load
+from chord.provenance import freshness
+from chord.provenance.files import UserError, run_verb
+
+MADE_AGAIN = "reads what is made again"
+
+
+class Planned(NamedTuple):
+    """One job that Snakemake would run."""
+
+    rule: str
+    outputs: tuple[str, ...]
+    missing: tuple[str, ...]  # of the outputs
+
+
+def main() -> None:
+    """Print the sentences, or with --json all that is known."""
+    parser = argparse.ArgumentParser(
+        prog="chord why", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "targets", nargs="*", metavar="TARGET", help="a table, a figure or a file (default: everything)"
+    )
+    parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
+    parser.add_argument("--json", action="store_true", help="print a list of jobs with their reasons as JSON")
+    args, others = parser.parse_known_args()
+    given = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in args.config)}
+    project = load(Path("."), given=given)
+    results = Path("results", project.study.name)
+    stale = freshness.survey(results, jobs.expectations(project), jobs.run_texts(project))
+    config = ["--config", *args.config] if args.config else []
+    reasons = explained(planned([*args.targets, *others, *config]), stale, results)
+    if args.json:
+        print(json.dumps([{"job": job, "because": why} for job, why in reasons.items()], indent=1, ensure_ascii=False))
+        return
+    for job, why in reasons.items():
+        print(f"{job}: {'; '.join(why)}.")
+    print(
+        f"{len(reasons)} jobs would run." if reasons else "Nothing would run: all is as the present project makes it."
+    )
+
+
+def planned(arguments: list[str]) -> list[Planned]:
+    """The jobs that Snakemake would run, by its own summary. Raises UserError with its last words if it cannot plan."""
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--summary", *arguments], capture_output=True, text=True, check=False
+    )
+    lines = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
+    if done.returncode or not lines:
+        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise UserError(f"snakemake --summary {' '.join(arguments)}: {' '.join(said[-3:]) or 'said nothing'}")
+    heads, *rows = lines
+    found: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in (dict(zip(heads, line, strict=False)) for line in rows):
+        if row["plan"] != "no update":
+            found.setdefault((row["rule"], row["log-file(s)"]), []).append(row)
+    return [
+        Planned(
+            rule,
+            tuple(row["output_file"] for row in files),
+            tuple(row["output_file"] for row in files if row["status"] == "missing"),
+        )
+        for (rule, _), files in found.items()
+    ]
+
+
+def explained(plan: list[Planned], stale: Mapping[str, list[freshness.Change]], results: Path) -> dict[str, list[str]]:
+    """The reasons of each job, by what it makes: its own first; else what it reads and is made again."""
+    made_again = {output for job in plan for output in job.outputs}
+    reasons: dict[str, list[str]] = {}
+    for job in plan:
+        keys = [Path(output).relative_to(results).as_posix() for output in job.outputs]
+        own = [str(change) for key in keys for change in stale.get(key, [])]
+        if len(job.missing) == len(job.outputs):
+            own.append("was never made")
+        elif job.missing:
+            own.append(f"{', '.join(job.missing)} is missing")
+        reasons[_name(job, results)] = own or [_follows(keys, results, made_again)]
+    return reasons
+
+
+def _name(job: Planned, results: Path) -> str:
+    """What a person calls the job: its rule, and where its first output lies."""
+    first = Path(job.outputs[0])
+    place = first.parent if first.parent != results else first.with_suffix("")
+    return f"{job.rule} {place.relative_to(results)}"
+
+
+def _follows(keys: list[str], results: Path, made_again: set[str]) -> str:
+    """Which of the files that the job read are made again."""
+    for key in keys:
+        manifest: dict[str, Any] | None = freshness.read(results / key) if key.endswith(".manifest.json") else None
+        read = [str(results / one["path"]) for one in manifest["inputs"].values()] if manifest else []
+        if again := [path for path in read if path in made_again]:
+            more = f" and {len(again) - 1} more" if len(again) > 1 else ""
+            return f"{MADE_AGAIN}: {Path(again[0]).relative_to(results)}{more}"
+    return MADE_AGAIN
+
+
+if __name__ == "__main__":
+    run_verb("chord why", main)

@@ -1,0 +1,127 @@
+"""What decides each job: nothing that it can reach is left out of its code, and each job is named once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chord.config import load
+from chord.jobs import beside_recipe, expectations, run_texts
+from chord.provenance.digest import DECIDES_NOTHING, deciding_code
+from chord.records import Problem, Trace, read_lines, write_lines
+from tests.faults.small_run import command, small_run
+
+ROOT = Path(__file__).parents[2]
+PROJECT = load(ROOT)
+RECIPES = {name: arm.recipe for name, arm in PROJECT.arms.items() if arm.recipe}
+
+# Trains each plan in a forked child in which every function that is left out of the arm's code raises.
+TRAIN_WITHOUT = """
+import importlib, json, os, sys, types
+import chord.train, chord.rollout, chord.learner.luffy_step, chord.learner.sasr_step
+
+def forbidden(beside):
+    for item in beside:
+        module, _, name = item.partition(":")
+        functions = vars(importlib.import_module(module))
+        for key in [name] if name else list(functions):
+            if isinstance(functions[key], (types.FunctionType, type)) and functions[key].__module__ == module:
+                yield functions[key]
+
+def replace_everywhere(function):
+    def raises(*args, **kwargs):
+        raise AssertionError(f"reached {function.__module__}:{function.__name__}, which the digest leaves out")
+    for module in [m for name, m in sys.modules.items() if name.startswith("chord.")]:
+        for key, value in list(vars(module).items()):
+            if value is function:
+                setattr(module, key, raises)
+
+ends = []
+for arguments, beside in json.load(open(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            for function in list(forbidden(beside)):
+                replace_everywhere(function)
+            sys.argv = ["chord.train", *arguments]
+            code = chord.train.main() or 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+        os._exit(code)
+    ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(ends))
+"""
+
+
+def plan(folder: Path, name: str, start: Path | None) -> list[str]:
+    """The command line of a few steps of the arm's recipe, from a model that is there."""
+    raw = json.loads(RECIPES[name].model_dump_json()) | {"learning_rate": 1e-3}
+    raw |= {"steps": 4, "epochs": None} if raw["steps"] else {"epochs": 1.0}
+    raw["init"] = "base" if start else "random"
+    if raw["mu"]["schedule"] == "gradient-norm":
+        raw["mu"]["warmup_steps"] = 2
+    small_run(folder, recipe=raw, arm=name, **({"model": None} if start else {}))
+    if raw["traces"] == "aligned":
+        problems = read_lines(folder / "prompts.jsonl", Problem)
+        aligned = [Trace(f"a-{p.id}", p.id, p.prompt, f"={p.answer}", "scripted expert") for p in problems]
+        (folder / "traces.jsonl").write_text(write_lines(aligned))
+    return [*command(folder, folder / "out"), *(["--start", str(start)] if start else [])]
+
+
+def trained_without(folder: Path, plans: list[tuple[list[str], tuple[str, ...]]]) -> tuple[list[int], str]:
+    (folder / "plans.json").write_text(json.dumps(plans))
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN_WITHOUT, str(folder / "plans.json")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout), done.stderr
+
+
+def test_every_arm_trains_without_the_code_that_its_digest_leaves_out(tmp_path: Path) -> None:
+    ends, said = trained_without(tmp_path, [(plan(tmp_path / "base", "sft-light", None), ())])
+    assert ends == [0], said[-3000:]
+    start = tmp_path / "base" / "out" / "model"
+    plans = [(plan(tmp_path / name, name, start), beside_recipe(recipe)) for name, recipe in RECIPES.items()]
+    ends, said = trained_without(tmp_path, plans)
+    assert dict(zip(RECIPES, ends, strict=True)) == dict.fromkeys(RECIPES, 0), said[-3000:]
+
+
+def test_an_arm_that_needs_what_is_left_out_ends_with_its_name(tmp_path: Path) -> None:
+    plans = [
+        (plan(tmp_path / "a", "chord-phi", None), ("chord.objective.weights:phi",)),
+        (plan(tmp_path / "b", "luffy", None), ("chord.objective.luffy",)),
+    ]
+    ends, said = trained_without(tmp_path, plans)
+    assert ends == [99, 99]
+    assert "reached chord.objective.weights:phi" in said and "reached chord.objective.luffy:" in said
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_left_out_exists_and_is_a_part_of_the_whole_closure(name: str) -> None:
+    everything = deciding_code("chord.train")
+    for item in beside_recipe(RECIPES[name]):
+        module, _, function = item.partition(":")
+        assert module in everything, item
+        source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+        assert not function or f"\ndef {function}(" in source, item
+
+
+def test_every_job_of_the_study_has_one_entry_with_its_own_slice() -> None:
+    found = expectations(PROJECT, ROOT)
+    arms, seeds, benchmarks = len(RECIPES), len(PROJECT.seeds), len(PROJECT.study.benchmarks)
+    assert sum(one.verb == "chord.train" for one in found.values()) == arms * seeds + 1
+    assert sum(one.verb == "chord.generate" for one in found.values()) == len(PROJECT.arms) * seeds * benchmarks
+    assert len(run_texts(PROJECT)) == arms * seeds + 1
+    answers = found["runs/grpo/seed-1/eval/harder/answers.manifest.json"].decided_by
+    assert (answers["benchmark"], answers["seed"]) == ("harder", 1)
+    assert "cpu_threads" not in json.dumps(answers)
+    assert not set(DECIDES_NOTHING) & set(deciding_code("chord.generate"))

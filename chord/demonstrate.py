@@ -1,9 +1,10 @@
-"""Problems -> expert traces, and a random model's base corpus; each checked by the grader that pays rewards.
+"""Problems -> one file of expert traces, or a random model's base corpus; each trace is right by construction.
 
-python -m chord.demonstrate --study config/studies/demo.yaml --problems DIR --traces DIR --counts FILE
-    [--tokenizer MODEL_DIR] [--manifest FILE]
+python -m chord.demonstrate --study config/studies/demo.yaml --traces-of expert --problems FILE --traces FILE
+    --counts FILE [--tokenizer MODEL_DIR] [--manifest FILE]
 
-The expert is scripted: a written-out solver (`chord.tasks.solver`), named so in every trace.
+The expert is scripted: a written-out solver (`chord.tasks.solver`), named so in every trace. No grader is asked here,
+so that an edit of one concerns no trace; whoever trains on traces may ask the one that pays rewards about them.
 """
 
 import argparse
@@ -17,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from chord.config import ConfigError, Study
+from chord.config.slices import of_traces
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.records import Outcome, Problem, Trace, read_lines, write_lines
 from chord.tasks.corpus import divided, shuffled
-from chord.tasks.graders import Grader
-from chord.tasks.solver import solve
+from chord.tasks.solver import Solution, final_form, solve
 from chord.tasks.studies import read_study
 
 BASE_WRITER = "base corpus writer"
@@ -32,7 +33,7 @@ END_TOKEN = 1
 
 @dataclass
 class Written:
-    """The traces of one file that the grader found right, and how many were not kept and why."""
+    """The traces of one file that passed the check, and how many were not kept and why."""
 
     traces: list[Trace] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
@@ -41,55 +42,54 @@ class Written:
 
 @dataclass(frozen=True)
 class Check:
-    """What a trace must pass: it fits, the policy can write it, and the grader that pays rewards finds it right."""
+    """What a trace must pass: it fits, the policy can write it, and it ends in the answer that the solver found too."""
 
     study: Study
-    grader: Grader
     tokens: Callable[[str], int]
 
-    def fault(self, problem: Problem, response: str) -> str | None:
-        """Why the response is no trace for the problem."""
+    def fault(self, problem: Problem, solution: Solution) -> str | None:
+        """Why the solution is no trace for the problem."""
         alphabet = self.study.model.alphabet
-        if self.tokens(response) > self.study.rollouts.max_response_tokens:
+        if self.tokens(solution.response) > self.study.rollouts.max_response_tokens:
             return Outcome.TOO_LONG.value
-        if alphabet is not None and not set(response) <= set(alphabet):
+        if alphabet is not None and not set(solution.response) <= set(alphabet):
             return OUTSIDE
-        outcome = self.grader.grade(response, "stop", problem.answer)
-        return None if outcome is Outcome.RIGHT else outcome.value
+        if solution.answer != problem.answer:
+            return Outcome.WRONG.value
+        if not solution.response.endswith(final_form(problem.answer, self.study.grading)):
+            return Outcome.UNPARSABLE.value
+        return None
 
 
 def main() -> None:
     """Writes and checks everything, then puts it in files."""
     args = _arguments()
     study = read_study(args.study)
-    names = {"expert": "expert"} | ({"aligned": "train"} if study.data.aligned_traces else {})
-    names |= {"base": "base"} if study.base_corpus else {}
-    inputs = {source: args.problems / f"{source}.jsonl" for source in names.values()}
-    problems = {source: read_lines(file, Problem) for source, file in inputs.items()}
-    outputs = {name: args.traces / f"{name}.jsonl" for name in names}
+    decided_by = of_traces(study, args.traces_of)
+    problems = read_lines(args.problems, Problem)
     recording = nullcontext()
     if args.manifest:
-        tokenizer = {"tokenizer": args.tokenizer} if args.tokenizer else {}
         recording = Manifest.recording(
             args.manifest,
             verb="chord.demonstrate",
-            inputs={"study": args.study, **inputs, **tokenizer},
-            outputs={**outputs, "counts": args.counts},
-            seeds={"data": study.data.seed},
+            step="data",
+            decided_by=decided_by,
+            inputs={"problems": args.problems} | ({"tokenizer": args.tokenizer} if args.tokenizer else {}),
+            outputs={"traces": args.traces, "counts": args.counts},
+            seeds={"data": study.data.seed} if args.traces_of == "base" else {},
         )
     with recording:
         measure, measured = measured_in(study, args.tokenizer)
-        with Grader(study.grading) as grader:
-            check = Check(study, grader, measure)
-            written = {
-                name: write(name, study, problems[source], check, inputs[source]) for name, source in names.items()
-            }
-        texts = {outputs[name]: write_lines(found.traces) for name, found in written.items()}
-        for file, text in texts.items():
-            write_atomically(file, text)
-        write_atomically(args.counts, json.dumps(counts(study, written, measured), indent=1) + "\n")
-    for name, found in written.items():
-        print(f"{name}: {len(found.traces)} traces kept, {found.rejected.total()} rejected", flush=True)
+        written = write(args.traces_of, study, problems, Check(study, measure), args.problems)
+        write_atomically(args.traces, write_lines(written.traces))
+        told = counts(args.traces_of, written, writer(args.traces_of, study), measured)
+        write_atomically(args.counts, json.dumps(told, indent=1) + "\n")
+    print(f"{args.traces_of}: {len(written.traces)} traces kept, {written.rejected.total()} rejected", flush=True)
+
+
+def writer(name: str, study: Study) -> str:
+    """Who is named as the expert of these traces."""
+    return BASE_WRITER if name == "base" else study.expert.name
 
 
 def write(name: str, study: Study, problems: list[Problem], check: Check, file: Path) -> Written:
@@ -102,9 +102,9 @@ def write(name: str, study: Study, problems: list[Problem], check: Check, file: 
             raise UserError(f"{file}: {error} for the base corpus of the study; run chord.prepare again") from None
         order = shuffled(len(parts), study.data.seed)
         wanted = [(parts[index][1], parts[index][0].style) for index in order]
-        found = _traces(wanted, study, BASE_WRITER, check)
     else:
-        found = _traces([(problem, study.expert.style) for problem in problems], study, study.expert.name, check)
+        wanted = [(problem, study.expert.style) for problem in problems]
+    found = _traces(wanted, study, writer(name, study), check)
     if not found.traces or (name == "aligned" and found.rejected):
         raise UserError(
             f"{file}: found {found.rejected.total()} of {len(problems)} problems without a right {name} trace"
@@ -119,18 +119,18 @@ def _traces(wanted: Iterable[tuple[Problem, str]], study: Study, expert: str, ch
     seen: Counter[str] = Counter()
     for problem, style in wanted:
         try:
-            response = solve(problem, style, study.grading)
+            solution = solve(problem, style, study.grading)
         except ConfigError as error:
             raise ConfigError(f"config/studies/{study.name}.yaml: {error}") from None
-        fault = check.fault(problem, response)
+        fault = check.fault(problem, solution)
         if fault is not None:
             found.rejected[fault] += 1
             continue
         name = f"{problem.id}.{style}"
         seen[name] += 1
         again = f".{seen[name]}" if seen[name] > 1 else ""
-        found.traces.append(Trace(name + again, problem.id, problem.prompt, response, expert))
-        found.tokens.append(check.tokens(response))
+        found.traces.append(Trace(name + again, problem.id, problem.prompt, solution.response, expert))
+        found.tokens.append(check.tokens(solution.response))
     return found
 
 
@@ -150,26 +150,20 @@ def measured_in(study: Study, tokenizer: Path | None) -> tuple[Callable[[str], i
     return lambda response: len(response_ids(loaded, response)), "tokens of the study's model"
 
 
-def counts(study: Study, written: dict[str, Written], measured: str) -> dict[str, Any]:
+def counts(name: str, written: Written, expert: str, measured: str) -> dict[str, Any]:
     """How many traces were kept, how many rejected and why, and how long they are."""
     return {
-        "study": study.name,
-        "grader": study.grading.grader,
-        "length_measured_in": measured,
-        "files": {
-            name: {
-                "writer": BASE_WRITER if name == "base" else study.expert.name,
-                "kept": len(found.traces),
-                "rejected": dict(sorted(found.rejected.items())),
-                "response_tokens": {
-                    "mean": round(statistics.fmean(found.tokens), 3),
-                    "min": min(found.tokens),
-                    "median": statistics.median_low(found.tokens),
-                    "max": max(found.tokens),
-                },
-            }
-            for name, found in written.items()
+        "traces": name,
+        "writer": expert,
+        "kept": len(written.traces),
+        "rejected": dict(sorted(written.rejected.items())),
+        "response_tokens": {
+            "mean": round(statistics.fmean(written.tokens), 3),
+            "min": min(written.tokens),
+            "median": statistics.median_low(written.tokens),
+            "max": max(written.tokens),
         },
+        "length_measured_in": measured,
     }
 
 
@@ -178,8 +172,11 @@ def _arguments() -> argparse.Namespace:
         prog="chord.demonstrate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
-    parser.add_argument("--problems", type=Path, required=True, help="folder that chord.prepare filled")
-    parser.add_argument("--traces", type=Path, required=True, help="folder for expert, aligned, base .jsonl")
+    parser.add_argument(
+        "--traces-of", required=True, help="expert; aligned (of the training problems); base (the base model's corpus)"
+    )
+    parser.add_argument("--problems", type=Path, required=True, help="the problems that they answer")
+    parser.add_argument("--traces", type=Path, required=True, help="file for the traces")
     parser.add_argument("--counts", type=Path, required=True, help="file for what was kept, rejected and why")
     parser.add_argument(
         "--tokenizer", type=Path, help="folder of the study's model, where it is not trained by the study"

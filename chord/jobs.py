@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from chord.config import MuAdaptive, MuDecay, MuGradientNorm, Project, Recipe, Table, slices
+from chord.config.sets import BENCHMARK, problem_sets, trace_sets
 from chord.provenance.freshness import Expected
 from chord.tasks.benchmarks import read_benchmark
 
@@ -72,6 +73,14 @@ def beside_recipe(recipe: Recipe) -> tuple[str, ...]:
 
 def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
     study = project.study
+    for name in problem_sets(study):
+        place = (
+            f"data/benchmarks/{name.removeprefix(BENCHMARK)}" if name.startswith(BENCHMARK) else f"data/problems/{name}"
+        )
+        yield f"{place}.manifest.json", Expected("chord.prepare", (), "data", slices.of_problems(study, name))
+    for name in trace_sets(study):
+        decided = slices.of_traces(study, name)
+        yield f"data/traces/{name}.manifest.json", Expected("chord.demonstrate", (), "data", decided)
     if study.base_corpus:
         beside = beside_recipe(study.base_corpus.recipe)  # pyright: ignore[reportArgumentType] # frozen, so hashable
         yield "models/base/train.manifest.json", Expected("chord.train", beside, "train", {})

@@ -38,7 +38,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Trace:
-    """An expert's answer to a problem, already checked by the grader. `expert` names who wrote it."""
+    """An expert's answer to a problem, already found right. `expert` names who wrote it."""
 
     id: str
     problem: str  # Problem.id

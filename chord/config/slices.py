@@ -1,17 +1,46 @@
 """What of `config/` decides each file of a study, as plain data: no more, so that nothing else rebuilds it; no less.
 
 Verbs put it into their manifests (`decided_by`); the Snakefile, `chord why` and `chord audit` compare it with the
-present. Labels, captions and the paper's numbers are in the slices of tables, figures and the page alone.
+present. Labels, captions and the paper's numbers are in the slices of tables, figures and the page alone. What a job
+computes must never come from here, since the code of this module is no part of a job's digest.
 """
 
 from typing import Any
 
 from chord.config.artefacts import Table
 from chord.config.project import Project
+from chord.config.sets import checked, part_sizes, place, sizes, trace_sets
 from chord.config.study import Execution, Study
 
 # Values that say how a machine is used: they move no bit of any result, or are given to jobs by the workflow.
 HOW_NOT_WHAT = ("cpu_threads", "checkpoint_every_steps", "checkpoint_every_minutes")
+
+
+def of_problems(study: Study, problems: str) -> dict[str, Any]:
+    """What decides one set of problems: `train`, `validation`, `expert`, `base` or `benchmark:NAME`."""
+    wanted = sizes(study, problems)
+    return {
+        "set": problems,
+        "seed": study.data.seed,
+        "sizes": wanted,
+        "place": place(study, problems),
+        "tasks": {task: study.tasks[task].model_dump(mode="json") for task in wanted},
+        "max_prompt_tokens": study.rollouts.max_prompt_tokens if study.model.alphabet else None,
+        "characters": _characters(study),
+    }
+
+
+def of_traces(study: Study, traces: str) -> dict[str, Any]:
+    """What decides one file of traces beside its problems: `expert`, `aligned` or `base`. Rewards do not."""
+    checked(traces, trace_sets(study), study)
+    return {
+        "traces": traces,
+        **(_of_corpus(study) if traces == "base" else {"expert": study.expert.model_dump(mode="json")}),
+        "grader": study.grading.grader,
+        "mark": study.grading.mark,
+        "max_response_tokens": study.rollouts.max_response_tokens,
+        "characters": _characters(study),
+    }
 
 
 def of_answers(study: Study, benchmark: str, task: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -48,3 +77,15 @@ def of_page(project: Project, studies: list[str]) -> dict[str, Any]:
     """All that the page shows of the configuration, and the names of all `studies`; not how the machine is used."""
     whole = project.model_dump(mode="json", exclude={"study": {"execution": set(HOW_NOT_WHAT)}})
     return whole | {"seeds": list(project.seeds), "studies": studies}
+
+
+def _of_corpus(study: Study) -> dict[str, Any]:
+    corpus = study.base_corpus
+    assert corpus is not None
+    parts = zip(corpus.parts, part_sizes(corpus), strict=True)
+    return {"seed": study.data.seed, "parts": [[part.task, part.style, size] for part, size in parts]}
+
+
+def _characters(study: Study) -> str | None:
+    """What the model can read and write, in an order of its own; None is anything."""
+    return None if study.model.alphabet is None else "".join(sorted(set(study.model.alphabet)))

@@ -1,29 +1,12 @@
 """How the base corpus is divided: so many texts a part, in an order of its own. Knows no generator and no solver."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 
 from chord.config import BaseCorpus, CorpusPart
+from chord.config.sets import part_sizes, task_sizes
 from chord.records import Problem
 from chord.seeds import derive
-
-
-def part_sizes(corpus: BaseCorpus) -> list[int]:
-    """How many texts each part has; they add up to `corpus.size`; the largest remainders are rounded up."""
-    exact = [part.share * corpus.size for part in corpus.parts]
-    sizes = [int(value) for value in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda index: (sizes[index] - exact[index], index))
-    for index in by_remainder[: corpus.size - sum(sizes)]:
-        sizes[index] += 1
-    return sizes
-
-
-def task_sizes(corpus: BaseCorpus) -> dict[str, int]:
-    """How many problems of each task the parts need together, in the order in which the parts name them."""
-    needed: Counter[str] = Counter()
-    for part, size in zip(corpus.parts, part_sizes(corpus), strict=True):
-        needed[part.task] += size
-    return dict(needed)
 
 
 def divided(corpus: BaseCorpus, problems: Sequence[Problem]) -> list[tuple[CorpusPart, Problem]]:

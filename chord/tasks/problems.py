@@ -1,5 +1,11 @@
 """Problems of a study, from reasoning-gym: which, and that no prompt serves two purposes. Knows no answers' form.
 
+The hash of a prompt alone says which purpose may ask it, so what one set draws depends on no other set and no size.
+Its first hexadecimal digit, which a problem's id shows, is 0 or 1 for benchmarks, 2 or 3 for validation, 4 to 7 for
+training, 8 or 9 for the expert set, a to f for the base corpus: the more a purpose asks for, the larger its share. The
+shares are the same in every study, so a prompt has one purpose in all of them. Small tasks pay for it: of the 100 sums
+of two digits some 25 are for training and 6 for their first benchmark.
+
 reasoning-gym takes seconds to import, so it is imported where problems are drawn.
 """
 
@@ -7,15 +13,15 @@ import difflib
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
-from chord.config import ConfigError, Split, Study, Task
+from chord.config import ConfigError, Study, Task
+from chord.config.sets import BENCHMARK, place, sizes
 from chord.records import Problem
 from chord.seeds import derive
-from chord.tasks.corpus import task_sizes
 
 CHUNK = 10_000  # items drawn from one seed of reasoning-gym, whose item i is drawn from seed + i
 PATIENCE = 50_000  # draws in a row without a new problem, after which a task has no more
@@ -26,12 +32,15 @@ SHAPES = {
     "sums": re.compile(r"[0-9]+(\+[0-9]+)+"),
     "differences": re.compile(r"[0-9]+(-[0-9]+)+"),
 }
+ID_DIGITS = 12  # hexadecimal digits of a prompt's hash in a problem's id
+SIXTEENTH = 16 ** (ID_DIGITS - 1)
+SIXTEENTHS = {"benchmark": 2, "validation": 2, "train": 4, "expert": 2, "base": 6}  # of all hashes, in this order
 
 OTHER_SHAPE = "an expression of another shape than tasks.keep"
 OUTSIDE = "a character outside the alphabet"
 TOO_LONG = "prompt over rollouts.max_prompt_tokens"
-ELSEWHERE = "prompt already in another split or benchmark"
-REPEATED = "prompt already in this split"
+ELSEWHERE = "prompt belongs to another purpose"
+REPEATED = "prompt already in this set"
 
 
 @dataclass(frozen=True)
@@ -47,85 +56,89 @@ class Draw:
         return len(self.problems) + sum(self.dropped.values())
 
 
-class Pool:
-    """Problems of one study. No prompt is given out for two purposes; within a split each prompt is there once."""
+def draw(study: Study, problems: str) -> Draw:
+    """The problems of one set, task by task; see `chord.config.sets`. Raises ConfigError if a task has too few.
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
-        self.taken: set[str] = set()
+    Each prompt is there once, but in the base corpus again and again: small tasks are meant to repeat there.
+    """
+    kept: list[Problem] = []
+    dropped: Counter[str] = Counter()
+    for task, size in sizes(study, problems).items():
+        drawn = _drawn(study, problems, task, size)
+        kept += drawn.problems
+        dropped.update(drawn.dropped)
+    return Draw(kept, dict(dropped))
 
-    def split(self, where: str, split: Split) -> Draw:
-        """`split.size` problems, different from each other and from all that were given out before.
 
-        `where` is the key in the study's file: it decides the seed and is named when the task has too few problems.
-        """
-        mine: set[str] = set()
+def owner(prompt: str) -> tuple[str, int]:
+    """The one purpose that may ask this prompt, and for benchmarks the place of the one that may.
 
-        def repeated(prompt: str) -> str | None:
-            if prompt in mine:
-                return REPEATED
-            if prompt in self.taken:
-                return ELSEWHERE
-            mine.add(prompt)
-            return None
+    Of the benchmarks of one task the first has half of their share, the next half of the rest, and so on: one that is
+    added after them takes nothing from them.
+    """
+    start, number = 0, int(_hash(prompt), 16)
+    for purpose, sixteenths in SIXTEENTHS.items():
+        share = sixteenths * SIXTEENTH
+        if number < start + share:
+            ones = share.bit_length() - (start + share - number - 1).bit_length() - 1  # with which the rest begins
+            return purpose, ones if purpose == "benchmark" else 0
+        start += share
+    raise AssertionError(f"found {SIXTEENTHS}, expected sixteenths that add up to 16")
 
-        draw = self._draw(where, split.task, split.size, repeated)
-        self.taken |= mine
-        return draw
 
-    def corpus(self) -> Draw:
-        """Problems of the base corpus, task by task; a prompt may come again, but none of a split or benchmark does.
+def _drawn(study: Study, problems: str, task: str, size: int) -> Draw:
+    """`size` problems of one task."""
+    file, key = f"config/studies/{study.name}.yaml", _key(problems, task)
+    mine = (BENCHMARK.rstrip(":") if problems.startswith(BENCHMARK) else problems, place(study, problems))
+    kept: list[Problem] = []
+    seen: set[str] = set()
+    dropped: Counter[str] = Counter()
+    in_a_row = 0
+    of_task = candidates(task, study.tasks[task], derive(study.data.seed, "problems", key, task), file)
+    while len(kept) < size:
+        problem = next(of_task)
+        reason = _unfit(study, problem)
+        if reason is None and owner(problem.prompt) != mine:
+            reason = ELSEWHERE
+        if reason is None and problem.prompt in seen:
+            reason = REPEATED
+        if reason is None:
+            kept.append(problem)
+            in_a_row = 0
+            if problems != "base":
+                seen.add(problem.prompt)
+            continue
+        dropped[reason] += 1
+        in_a_row += 1
+        if in_a_row == PATIENCE:
+            why = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common())
+            raise ConfigError(
+                f"{file}: {key} asks for {size} problems of '{task}', found {len(kept)} that fit and are new,"
+                f" then {PATIENCE} draws without one (dropped: {why}); expected a smaller size or a larger task"
+            )
+    return Draw(kept, dict(dropped))
 
-        Call it after the splits. Small tasks are meant to repeat: there are only 100 sums of two digits.
-        """
-        assert self.study.base_corpus is not None, "only a random model has a base corpus"
-        problems: list[Problem] = []
-        dropped: Counter[str] = Counter()
-        for task, size in task_sizes(self.study.base_corpus).items():
-            where = f"base_corpus.parts ({task})"
-            draw = self._draw(where, task, size, lambda prompt: ELSEWHERE if prompt in self.taken else None)
-            problems += draw.problems
-            dropped.update(draw.dropped)
-        return Draw(problems, dict(dropped))
 
-    def _draw(self, where: str, name: str, size: int, repeated: Callable[[str], str | None]) -> Draw:
-        file = f"config/studies/{self.study.name}.yaml"
-        kept: list[Problem] = []
-        dropped: Counter[str] = Counter()
-        in_a_row = 0
-        if size == 0:
-            return Draw(kept, {})
-        for problem in candidates(
-            name, self.study.tasks[name], derive(self.study.data.seed, "problems", where, name), file
-        ):
-            reason = self._unfit(problem) or repeated(problem.prompt)
-            if reason is None:
-                kept.append(problem)
-                in_a_row = 0
-                if len(kept) == size:
-                    break
-                continue
-            dropped[reason] += 1
-            in_a_row += 1
-            if in_a_row == PATIENCE:
-                why = ", ".join(f"{reason}: {count}" for reason, count in dropped.most_common())
-                raise ConfigError(
-                    f"{file}: {where} asks for {size} problems of '{name}', found {len(kept)} that fit and are new,"
-                    f" then {PATIENCE} draws without one (dropped: {why}); expected a smaller size or a larger task"
-                )
-        return Draw(kept, dict(dropped))
+def _key(problems: str, task: str) -> str:
+    """Where a set stands in the study's file; it decides the seed too."""
+    if problems == "base":
+        return f"base_corpus.parts ({task})"
+    if problems.startswith(BENCHMARK):
+        return f"benchmarks.{problems.removeprefix(BENCHMARK)}.problems"
+    return f"data.{problems}"
 
-    def _unfit(self, problem: Problem) -> str | None:
-        """Why the study cannot use this problem, whatever else it has."""
-        model = self.study.model
-        if not SHAPES[self.study.tasks[problem.task].keep].fullmatch(problem.source.get("expression", "")):
-            return OTHER_SHAPE
-        if model.alphabet is not None:  # one character is one token
-            if not set(problem.prompt + problem.answer) <= set(model.alphabet):
-                return OUTSIDE
-            if len(problem.prompt) + TEMPLATE_TOKENS > self.study.rollouts.max_prompt_tokens:
-                return TOO_LONG
-        return None
+
+def _unfit(study: Study, problem: Problem) -> str | None:
+    """Why the study cannot use this problem, whatever else it has."""
+    alphabet = study.model.alphabet
+    if not SHAPES[study.tasks[problem.task].keep].fullmatch(problem.source.get("expression", "")):
+        return OTHER_SHAPE
+    if alphabet is not None:  # one character is one token
+        if not set(problem.prompt + problem.answer) <= set(alphabet):
+            return OUTSIDE
+        if len(problem.prompt) + TEMPLATE_TOKENS > study.rollouts.max_prompt_tokens:
+            return TOO_LONG
+    return None
 
 
 def candidates(name: str, task: Task, seed: int, file: str) -> Iterator[Problem]:
@@ -155,7 +168,11 @@ def candidates(name: str, task: Task, seed: int, file: str) -> Iterator[Problem]
 
 def problem_id(task: str, prompt: str) -> str:
     """The same for the same question in every study and split that asks it."""
-    return f"{task}-{hashlib.sha256(prompt.encode()).hexdigest()[:12]}"
+    return f"{task}-{_hash(prompt)}"
+
+
+def _hash(prompt: str) -> str:
+    return hashlib.sha256(prompt.encode()).hexdigest()[:ID_DIGITS]
 
 
 def _dataset(task: Task, seed: int, where: str) -> Any:

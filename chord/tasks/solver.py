@@ -1,36 +1,73 @@
 """The scripted expert: a written-out solver. No model wrote these answers, and every record of them says so.
 
-Styles for 178+445, in which a step is the digits of one place, the carry, and their sum, from right to left:
+Styles for 178+445 with grader marked-text, in which a step is the digits of one place, the carry, and their sum, from
+right to left:
 terse      =623
 worked     >850:13,741:12,141:6=623
 checked    >850:13,741:12,141:6;850:13,741:12,141:6=623
+Styles for 12+35-8 with grader last-number, in which a step is one sum or difference (with two terms there is one step,
+so worked is terse); with grader math the last number is in a box:
+terse      12 + 35 - 8 = 39
+worked     12 + 35 = 47, 47 - 8 = 39
+checked    12 + 35 = 47, 47 - 8 = 39; 12 + 35 = 47, 47 - 8 = 39
 """
+
+import re
+from typing import NamedTuple
 
 from chord.config import ConfigError, Grading
 from chord.records import Problem
 
-NAME = "scripted expert"
+CHAIN = re.compile(r"[0-9]+([+-][0-9]+)+")
 
 
-def solve(problem: Problem, style: str, grading: Grading) -> str:
-    """The expert's response, which ends in the final answer in the form that `grading` reads.
+class Solution(NamedTuple):
+    """What the solver found by itself, and how it says so."""
 
-    Sums are worked out here from their terms, words are reversed here; for other tasks the generator's answer is
-    given. Raises ConfigError where `style` needs steps and the problem is not a sum.
+    answer: str
+    response: str
+
+
+def solve(problem: Problem, style: str, grading: Grading) -> Solution:
+    """The expert's own answer and its response, which ends in the `final_form` of that answer.
+
+    Sums and differences are worked out here from their terms, words are reversed here; for other tasks the answer is
+    the generator's. Raises ConfigError where `style` needs steps and there are none.
     """
-    terms = str(problem.source.get("expression", "")).split("+")
-    if len(terms) > 1 and all(term.isascii() and term.isdigit() for term in terms):
-        steps, answer = _added([[int(digit) for digit in reversed(term)] for term in terms])
-    elif problem.source.get("dataset") == "spell_backward":
-        steps, answer = [], str(problem.source["word"])[::-1]
+    expression, in_words = str(problem.source.get("expression", "")), grading.grader != "marked-text"
+    before: str | None = "The answer is" if in_words else ""
+    if CHAIN.fullmatch(expression):
+        terms = re.findall(r"[+-]?[0-9]+", expression)
+        before, answer = _in_words(terms, style) if in_words else _in_digits(terms, style)
     else:
-        steps, answer = [], problem.answer
-    if style == "terse":
-        return _final(answer, grading)
-    if not steps:
+        before = before if style == "terse" else None
+        reverse = problem.source.get("dataset") == "spell_backward"
+        answer = str(problem.source["word"])[::-1] if reverse else problem.answer
+    if before is None:
         raise ConfigError(f"found style {style} for {problem.id} of task '{problem.task}', expected terse: not a sum")
+    return Solution(answer, before + final_form(answer, grading))
+
+
+def final_form(answer: str, grading: Grading) -> str:
+    """How every response to a problem with this answer ends."""
+    match grading.grader:
+        case "marked-text":
+            return f"{grading.mark}{answer}"
+        case "math":
+            return f" \\boxed{{{answer}}}"
+        case "last-number":
+            return f" {answer}"
+        case "tool-call":
+            raise ConfigError("found expert.source scripted with grader tool-call, expected an expert that calls tools")
+
+
+def _in_digits(terms: list[str], style: str) -> tuple[str | None, str]:
+    """What stands before the mark, and the answer; None where the style needs steps and the terms are no sum."""
+    if any(term.startswith("-") for term in terms):
+        return ("" if style == "terse" else None), str(sum(map(int, terms)))
+    steps, answer = _added([[int(digit) for digit in reversed(term.removeprefix("+"))] for term in terms])
     worked = ",".join(steps)
-    return {"worked": f">{worked}", "checked": f">{worked};{worked}"}[style] + _final(answer, grading)
+    return {"terse": "", "worked": f">{worked}", "checked": f">{worked};{worked}"}[style], answer
 
 
 def _added(terms: list[list[int]]) -> tuple[list[str], str]:
@@ -45,14 +82,15 @@ def _added(terms: list[list[int]]) -> tuple[list[str], str]:
     return steps, (str(carry) if carry else "") + written
 
 
-def _final(answer: str, grading: Grading) -> str:
-    """The answer as the grader wants it."""
-    match grading.grader:
-        case "marked-text":
-            return f"{grading.mark}{answer}"
-        case "math":
-            return f"\\boxed{{{answer}}}"
-        case "last-number":
-            return f"={answer}"
-        case "tool-call":
-            raise ConfigError("found expert.source scripted with grader tool-call, expected an expert that calls tools")
+def _in_words(terms: list[str], style: str) -> tuple[str, str]:
+    """What stands before the last number, which is the answer; terms after the first have their sign."""
+    total, steps = int(terms[0]), []
+    for term in terms[1:]:
+        step = f"{total} {term[0]} {term[1:]} ="
+        total += int(term)
+        steps.append(f"{step} {total}")
+    answer = str(total)
+    at_once = " ".join([terms[0], *(f"{term[0]} {term[1:]}" for term in terms[1:])])
+    worked = ", ".join(steps)
+    texts = {"terse": f"{at_once} = {answer}", "worked": worked, "checked": f"{worked}; {worked}"}
+    return texts[style].removesuffix(f" {answer}"), answer

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from chord.config.sets import answered
+
 ROOT = Path(__file__).parents[2]
 TASKS: dict[str, Any] = {
     f"sum-{digits}": {
@@ -63,13 +65,23 @@ def run(verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def prepare(study: Path, data: Path, *more: object) -> subprocess.CompletedProcess[str]:
-    """chord.prepare, with its files under `data` as in a results folder."""
-    folders = ("--problems", data / "problems", "--benchmarks", data / "benchmarks", "--counts", data / "prepare.json")
-    return run("prepare", "--study", study, *folders, *more)
+def prepare(study: Path, data: Path, *sets: str) -> subprocess.CompletedProcess[str]:
+    """chord.prepare for each set until one fails, with files and manifests under `data` as in a results folder."""
+    for name in sets:
+        place = data / ("benchmarks" if ":" in name else "problems") / name.removeprefix("benchmark:")
+        files = ("--problems", f"{place}.jsonl", "--counts", f"{place}.json", "--manifest", f"{place}.manifest.json")
+        done = run("prepare", "--study", study, "--set", name, *files)
+        if done.returncode != 0:
+            break
+    return done
 
 
-def demonstrate(study: Path, problems: Path, data: Path, *more: object) -> subprocess.CompletedProcess[str]:
-    """chord.demonstrate, with its files under `data` as in a results folder."""
-    paths = ("--problems", problems, "--traces", data / "traces", "--counts", data / "demonstrate.json")
-    return run("demonstrate", "--study", study, *paths, *more)
+def demonstrate(study: Path, problems: Path, data: Path, *traces: str) -> subprocess.CompletedProcess[str]:
+    """chord.demonstrate for each set of traces until one fails; `problems` is a folder that `prepare` filled."""
+    for name in traces:
+        place, source = data / "traces" / name, problems / f"{answered(name)}.jsonl"
+        files = ("--traces", f"{place}.jsonl", "--counts", f"{place}.json", "--manifest", f"{place}.manifest.json")
+        done = run("demonstrate", "--study", study, "--traces-of", name, "--problems", source, *files)
+        if done.returncode != 0:
+            break
+    return done

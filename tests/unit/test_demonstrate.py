@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 
-from chord.records import Problem, Trace, read_lines
+from chord.config import load
+from chord.config.sets import answered
+from chord.config.slices import of_traces
+from chord.demonstrate import Check
+from chord.provenance.manifest import read_manifest
+from chord.records import Outcome, Problem, Trace, read_lines
+from chord.tasks.graders import grade
+from chord.tasks.solver import Solution
 from tests.unit.small_study import PARTS, demonstrate, prepare, write_study
+
+SOURCES, TRACES = ("train", "expert", "base"), ("expert", "aligned", "base")
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo study with problems and traces."""
     folder = tmp_path_factory.mktemp("a study")
     study, data = write_study(folder), folder / "data"
-    for done in (prepare(study, data), demonstrate(study, data / "problems", data)):
+    for done in (prepare(study, data, *SOURCES), demonstrate(study, data / "problems", data, *TRACES)):
         assert done.returncode == 0, done.stderr
     return folder
 
@@ -26,8 +35,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def again(made: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs demonstrate on the same problems for a changed study; files go under `tmp_path/data`."""
 
-    def rerun(**changes: object) -> subprocess.CompletedProcess[str]:
-        return demonstrate(write_study(tmp_path, **changes), made / "data" / "problems", tmp_path / "data")
+    def rerun(*traces: str, **changes: object) -> subprocess.CompletedProcess[str]:
+        return demonstrate(write_study(tmp_path, **changes), made / "data" / "problems", tmp_path / "data", *traces)
 
     return rerun
 
@@ -79,8 +88,7 @@ def test_every_trace_has_a_name_of_its_own_also_where_a_problem_repeats(made: Pa
 
 
 def test_the_counts_have_kept_rejected_and_lengths(made: Path) -> None:
-    counts = json.loads((made / "data" / "demonstrate.json").read_text())
-    expert = counts["files"]["expert"]
+    expert, base = (json.loads((made / "data" / "traces" / f"{name}.json").read_text()) for name in ("expert", "base"))
     lengths = [len(trace.response) + 1 for trace in records(made, "expert")[0]]  # one token a character, one to end
     assert expert["kept"] == 20 and expert["rejected"] == {}
     assert expert["response_tokens"] == {
@@ -89,23 +97,23 @@ def test_the_counts_have_kept_rejected_and_lengths(made: Path) -> None:
         "median": sorted(lengths)[9],
         "max": max(lengths),
     }
-    assert counts["files"]["base"]["writer"] == "base corpus writer"
-    assert counts["length_measured_in"].startswith("characters")
+    assert (expert["writer"], base["writer"]) == ("scripted expert", "base corpus writer")
+    assert expert["length_measured_in"].startswith("characters")
 
 
 def test_the_same_problems_give_the_same_bytes(made: Path, again: Callable[..., Any], tmp_path: Path) -> None:
-    assert again().returncode == 0
-    for name in ("traces/expert.jsonl", "traces/aligned.jsonl", "traces/base.jsonl", "demonstrate.json"):
-        assert (made / "data" / name).read_bytes() == (tmp_path / "data" / name).read_bytes()
+    assert again("expert", "base").returncode == 0
+    for name in ("expert.jsonl", "expert.json", "base.jsonl", "base.json"):
+        assert (made / "data/traces" / name).read_bytes() == (tmp_path / "data/traces" / name).read_bytes()
 
 
 def test_traces_over_the_token_limit_are_rejected_and_counted(
     again: Callable[..., Any], made: Path, tmp_path: Path
 ) -> None:
     lengths = sorted(len(trace.response) + 1 for trace in records(made, "expert")[0])
-    done = again(rollouts__max_response_tokens=lengths[10], data__aligned_traces=False)
+    done = again("expert", rollouts__max_response_tokens=lengths[10])
     assert done.returncode == 0, done.stderr
-    counts = json.loads((tmp_path / "data" / "demonstrate.json").read_text())["files"]["expert"]
+    counts = json.loads((tmp_path / "data" / "traces" / "expert.json").read_text())
     fit = [length for length in lengths if length <= lengths[10]]
     assert 10 < len(fit) < 20  # else the lengths were all equal and nothing is tested
     assert counts["kept"] == len(fit) and counts["rejected"] == {"too_long": 20 - len(fit)}
@@ -113,24 +121,73 @@ def test_traces_over_the_token_limit_are_rejected_and_counted(
     assert sorted(len(trace.response) + 1 for trace in traces) == fit
 
 
-def test_traces_that_the_grader_does_not_find_right_are_rejected(
-    again: Callable[..., Any], made: Path, tmp_path: Path
-) -> None:
+def test_problems_whose_answer_the_solver_does_not_find_are_rejected(made: Path, tmp_path: Path) -> None:
     problems = tmp_path / "wrong"
     shutil.copytree(made / "data" / "problems", problems)
     lines = (problems / "expert.jsonl").read_text().splitlines()
     first = json.loads(lines[0])
     lines[0] = json.dumps(first | {"answer": str(int(first["answer"]) + 1)})
     (problems / "expert.jsonl").write_text("\n".join(lines) + "\n")
-    done = demonstrate(made / "config" / "studies" / "demo.yaml", problems, tmp_path / "data")
+    done = demonstrate(made / "config" / "studies" / "demo.yaml", problems, tmp_path / "data", "expert")
     assert done.returncode == 0, done.stderr
-    counts = json.loads((tmp_path / "data" / "demonstrate.json").read_text())["files"]["expert"]
+    counts = json.loads((tmp_path / "data" / "traces" / "expert.json").read_text())
     assert counts["kept"] == 19 and counts["rejected"] == {"wrong": 1}
     assert first["id"] not in {t.problem for t in read_lines(tmp_path / "data" / "traces" / "expert.jsonl", Trace)}
 
 
+def test_a_response_that_does_not_end_in_the_final_form_is_rejected(made: Path) -> None:
+    study = load(made, study="demo").study
+    problem = read_lines(made / "data" / "problems" / "expert.jsonl", Problem)[0]
+    check = Check(study, len)
+    assert check.fault(problem, Solution(problem.answer, f"=1={problem.answer}")) is None
+    for response in (problem.answer, f"={problem.answer},", f"={problem.answer}=1", f"=1{problem.answer}"):
+        assert check.fault(problem, Solution(problem.answer, response)) == "unparsable"
+    assert check.fault(problem, Solution("1", f"={problem.answer}")) == "wrong"
+
+
+def test_the_grader_that_pays_rewards_finds_every_trace_right(made: Path) -> None:
+    study = load(made, study="demo").study
+    for name in TRACES:
+        traces, problems = records(made, name)
+        for trace in traces:
+            answer = problems[trace.problem].answer
+            assert grade(trace.response, "stop", answer, study.grading) is Outcome.RIGHT
+
+
+def test_the_manifest_names_the_problems_and_what_of_the_study_decided_the_traces(made: Path) -> None:
+    study = load(made, study="demo").study
+    for name in TRACES:
+        manifest = read_manifest(made / "data" / "traces" / f"{name}.manifest.json")
+        assert {key: Path(one.path).name for key, one in manifest.inputs.items()} == {
+            "problems": f"{answered(name)}.jsonl"
+        }
+        assert set(manifest.outputs) == {"traces", "counts"}
+        assert (manifest.step, manifest.decided_by) == ("data", of_traces(study, name))
+
+
+def test_traces_that_the_study_does_not_have_are_one_line(again: Callable[..., Any]) -> None:
+    done = again("aligned", data__aligned_traces=False)
+    assert done.returncode == 2
+    assert "demo.yaml: found no set 'aligned' in it, expected one of: expert, base" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_chat_model_has_its_traces_in_words(made: Path, again: Callable[..., Any], tmp_path: Path) -> None:
+    words = {"grader": "last-number", "reward": "binary"}
+    letters = "0123456789+-=>:,;~abcdefghijklmnopqrstuvwxyz "
+    done = again("expert", grading=words, expert__style="terse", model__alphabet=letters)
+    assert done.returncode == 0, done.stderr
+    problems = read_lines(made / "data" / "problems" / "expert.jsonl", Problem)
+    traces = read_lines(tmp_path / "data" / "traces" / "expert.jsonl", Trace)
+    assert len(traces) == len(problems) == 20
+    for problem, trace in zip(problems, traces, strict=True):
+        assert trace.response == problem.prompt.replace("+", " + ") + f" = {problem.answer}"
+
+
 def test_traces_with_a_character_that_the_model_lacks_are_rejected(again: Callable[..., Any]) -> None:
-    done = again(model__alphabet="0123456789+-=>:,~abcdefghijklmnopqrstuvwxyz")  # no ; which parts work from check
+    done = again(
+        "expert", model__alphabet="0123456789+-=>:,~abcdefghijklmnopqrstuvwxyz"
+    )  # no ; which parts work from check
     assert done.returncode == 2
     assert "20 of 20 problems without a right expert trace ({'a character outside the alphabet': 20})" in done.stderr
 
@@ -139,15 +196,15 @@ def test_a_training_prompt_without_its_trace_stops_a_study_that_needs_one_each(
     again: Callable[..., Any], made: Path, tmp_path: Path
 ) -> None:
     longest = max(len(trace.response) + 1 for trace in records(made, "aligned")[0])
-    done = again(rollouts__max_response_tokens=longest - 1)
+    done = again("aligned", rollouts__max_response_tokens=longest - 1)
     assert done.returncode == 2
     assert "train.jsonl: found" in done.stderr and "without a right aligned trace" in done.stderr
-    assert not (tmp_path / "data").exists()
+    assert not list((tmp_path / "data").rglob("*.json*"))
 
 
 def test_a_style_that_a_task_does_not_have_is_one_line(again: Callable[..., Any], tmp_path: Path) -> None:
     parts = [part | {"style": "worked"} if part["task"] == "reversal" else part for part in PARTS]
-    done = again(base_corpus__parts=parts)
+    done = again("base", base_corpus__parts=parts)
     assert done.returncode == 2
     assert "found style worked" in done.stderr and "of task 'reversal', expected terse" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -169,8 +226,8 @@ def test_a_damaged_input_is_one_line_that_names_it_and_leaves_no_file(
     problems = tmp_path / "problems"
     shutil.copytree(made / "data" / "problems", problems)
     spoil(problems / "base.jsonl")
-    done = demonstrate(made / "config" / "studies" / "demo.yaml", problems, tmp_path / "data")
+    done = demonstrate(made / "config" / "studies" / "demo.yaml", problems, tmp_path / "data", "base")
     assert done.returncode == 2
     assert str(problems / "base.jsonl") in done.stderr and said in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "data").exists()
+    assert not list((tmp_path / "data").rglob("*.json*"))

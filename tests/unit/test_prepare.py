@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from chord.config import Study, load
+from chord.config.sets import problem_sets
+from chord.config.slices import of_problems
+from chord.provenance.manifest import read_manifest
 from chord.records import Problem, read_lines
 from tests.unit.small_study import ROOT, prepare, write_study
 
@@ -15,10 +18,10 @@ def demo() -> Study:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data of the real demo study, made by the command that its DAG runs."""
+def prepared(demo: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of the real demo study, made by the commands that its DAG runs."""
     data = tmp_path_factory.mktemp("a study") / "results" / "demo" / "data"
-    done = prepare(Path("config/studies/demo.yaml"), data, "--manifest", data / "prepare.manifest.json")
+    done = prepare(Path("config/studies/demo.yaml"), data, *problem_sets(demo))
     assert done.returncode == 0, done.stderr
     return data
 
@@ -59,30 +62,35 @@ def test_the_answers_of_the_demo_study_are_right(demo: Study, prepared: Path) ->
 
 
 def test_the_counts_say_what_was_drawn_dropped_and_kept(demo: Study, prepared: Path) -> None:
-    counts = json.loads((prepared / "prepare.json").read_text())
-    assert counts["generator"].startswith("reasoning-gym ")
-    for split in counts["splits"].values():
-        assert split["drawn"] == split["kept"] + sum(split["dropped"].values())
-    train = counts["splits"]["train"]
+    for file in files_of(demo, prepared):
+        counts = json.loads((prepared / file).with_suffix(".json").read_text())
+        assert counts["generator"].startswith("reasoning-gym ")
+        assert counts["drawn"] == counts["kept"] + sum(counts["dropped"].values())
+        assert counts["kept"] == sum(counts["kept_by_task"].values())
+    train = json.loads((prepared / "problems" / "train.json").read_text())
     assert train["kept"] == train["distinct_prompts"] == demo.data.train.size
-    assert train["dropped"]["an expression of another shape than tasks.keep"] > 0.8 * train["kept"]  # half subtracts
+    assert train["kept_by_task"] == {"sum-3": demo.data.train.size}
+    # Half of chain_sum subtracts: four of eight. A quarter of the other four is for training: one in eight is kept.
+    assert 3 < train["dropped"]["an expression of another shape than tasks.keep"] / train["kept"] < 5
+    assert 2.5 < train["dropped"]["prompt belongs to another purpose"] / train["kept"] < 3.5
 
 
-def test_the_manifest_names_all_that_was_written(demo: Study, prepared: Path) -> None:
-    manifest = json.loads((prepared / "prepare.manifest.json").read_text())
-    assert set(manifest["outputs"]) == {
-        *("train", "validation", "expert", "base", "counts"),
-        *(f"benchmark {name}" for name in demo.benchmarks),
+def test_the_manifest_names_what_was_written_and_what_of_the_study_decided_it(demo: Study, prepared: Path) -> None:
+    manifest = read_manifest(prepared / "benchmarks" / "harder.manifest.json")
+    assert {name: Path(file.path).name for name, file in manifest.outputs.items()} == {
+        "problems": "harder.jsonl",
+        "counts": "harder.json",
     }
-    assert manifest["seeds"] == {"data": demo.data.seed}
+    assert manifest.inputs == {}
+    assert (manifest.step, manifest.decided_by) == ("data", of_problems(demo, "benchmark:harder"))
+    assert manifest.seeds == {"data": demo.data.seed}
 
 
 def test_the_same_study_makes_the_same_bytes(tmp_path: Path) -> None:
     study = write_study(tmp_path / "project")
     for name in ("one", "other"):
-        assert prepare(study, tmp_path / name).returncode == 0
-    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.json*"))
-    assert len(files) == 8
+        assert prepare(study, tmp_path / name, "base", "benchmark:harder").returncode == 0
+    files = [f"{place}.{end}" for place in ("problems/base", "benchmarks/harder") for end in ("jsonl", "json")]
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
 
@@ -90,7 +98,7 @@ def test_the_same_study_makes_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data__train": {"task": "sum-1", "size": 101}}, "data.train asks for 101 problems of 'sum-1', found 100"),
+        ({"data__train": {"task": "sum-1", "size": 99}}, "data.train asks for 99 problems of 'sum-1', found "),
         ({"tasks__sum-3__dataset": "chain_sums"}, "nearest: `chain_sum`"),
         ({"base_corpus__size": "many"}, "base_corpus.size"),
     ],
@@ -98,15 +106,22 @@ def test_the_same_study_makes_the_same_bytes(tmp_path: Path) -> None:
 def test_a_study_that_cannot_be_filled_is_one_line_and_leaves_no_file(
     tmp_path: Path, changes: dict[str, object], said: str
 ) -> None:
-    done = prepare(write_study(tmp_path / "project", **changes), tmp_path / "data")
+    done = prepare(write_study(tmp_path / "project", **changes), tmp_path / "data", "train")
     assert done.returncode == 2
     assert said in done.stderr and done.stderr.startswith("chord.prepare: config/studies/demo.yaml: ")
     assert len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "data").exists()
+    assert not list(tmp_path.rglob("*.json*"))
+
+
+def test_a_set_that_the_study_does_not_have_is_one_line(tmp_path: Path) -> None:
+    done = prepare(write_study(tmp_path / "project"), tmp_path / "data", "benchmark:hard")
+    assert done.returncode == 2
+    assert "demo.yaml: found no set 'benchmark:hard' in it, expected `benchmark:harder` (nearest)" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_missing_study_is_one_line(tmp_path: Path) -> None:
-    done = prepare(tmp_path / "config" / "studies" / "none.yaml", tmp_path / "data")
+    done = prepare(tmp_path / "config" / "studies" / "none.yaml", tmp_path / "data", "train")
     assert done.returncode == 2
     assert "none.yaml: found no such file, expected the file of a study" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,16 +1,38 @@
-import pytest
+import hashlib
+from itertools import combinations
 
-from chord.config import ConfigError, Split, Study, Task, load
-from chord.records import Problem
-from chord.tasks.corpus import divided, part_sizes, shuffled, task_sizes
-from chord.tasks.problems import OTHER_SHAPE, OUTSIDE, TOO_LONG, Pool, problem_id
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chord.config import Benchmark, ConfigError, Split, Study, Task, load
+from chord.config.sets import part_sizes, problem_sets, task_sizes
+from chord.provenance.digest import code_closure
+from chord.records import Problem, write_lines
+from chord.tasks.corpus import divided, shuffled
+from chord.tasks.problems import ELSEWHERE, OTHER_SHAPE, OUTSIDE, TOO_LONG, Draw, draw, owner, problem_id
 from tests.unit.small_study import write_study
+
+BENCHMARK = Benchmark(label="", problems=Split(task="sum-2", size=30), file="harder.yaml")
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Study:
     file = write_study(tmp_path_factory.mktemp("project"))
     return load(file.parents[2], study="demo").study
+
+
+@pytest.fixture(scope="module")
+def crowded(demo: Study) -> Study:
+    """All sets ask for sums of 8,100 pairs of two-digit terms; three benchmarks do."""
+    splits = {name: Split(task="sum-2", size=50) for name in ("train", "validation", "expert")}
+    parts = (demo.base_corpus.parts[0].model_copy(update={"task": "sum-2", "share": 1.0}),) if demo.base_corpus else ()
+    return changed(
+        demo,
+        data=demo.data.model_copy(update=splits),
+        base_corpus=demo.base_corpus and demo.base_corpus.model_copy(update={"size": 600, "parts": parts}),
+        benchmarks=dict.fromkeys(("one", "two", "three"), BENCHMARK),
+    )
 
 
 def changed(study: Study, **fields: object) -> Study:
@@ -21,92 +43,166 @@ def with_task(study: Study, **settings: object) -> Study:
     return changed(study, tasks=study.tasks | {"odd": Task.model_validate(settings)})
 
 
+def asking(study: Study, name: str, size: int, task: str = "sum-2") -> Study:
+    """The study with another size of one of its sets."""
+    split = Split(task=task, size=size)
+    if name == "base":
+        assert study.base_corpus
+        return changed(study, base_corpus=study.base_corpus.model_copy(update={"size": size}))
+    if name in ("train", "validation", "expert"):
+        return changed(study, data=study.data.model_copy(update={name: split}))
+    one = {name.removeprefix("benchmark:"): BENCHMARK.model_copy(update={"problems": split})}
+    return changed(study, benchmarks=study.benchmarks | one)
+
+
+def training(study: Study, task: str, size: int) -> Draw:
+    return draw(asking(study, "train", size, task), "train")
+
+
+def texts(study: Study) -> dict[str, str]:
+    """Each set as its file would read."""
+    return {name: write_lines(draw(study, name).problems) for name in problem_sets(study)}
+
+
 def test_equal_seeds_draw_equal_problems_and_another_seed_draws_others(demo: Study) -> None:
-    split = Split(task="sum-3", size=50)
-    first, again = Pool(demo).split("data.train", split), Pool(demo).split("data.train", split)
+    first, again = training(demo, "sum-3", 50), training(demo, "sum-3", 50)
     assert first == again
     other = changed(demo, data=demo.data.model_copy(update={"seed": demo.data.seed + 1}))
-    shared = {p.prompt for p in first.problems} & {p.prompt for p in Pool(other).split("data.train", split).problems}
-    assert len(shared) < 5  # 50 of 810,000 sums drawn twice
+    shared = {p.prompt for p in first.problems} & {p.prompt for p in training(other, "sum-3", 50).problems}
+    assert len(shared) < 5  # 50 of 202,500 sums drawn twice
 
 
-def test_the_first_problems_of_a_split_do_not_depend_on_its_size(demo: Study) -> None:
-    small = Pool(demo).split("data.train", Split(task="sum-3", size=20)).problems
-    large = Pool(demo).split("data.train", Split(task="sum-3", size=60)).problems
-    assert large[:20] == small
+def test_the_first_problems_of_a_set_do_not_depend_on_its_size(demo: Study) -> None:
+    assert training(demo, "sum-3", 60).problems[:20] == training(demo, "sum-3", 20).problems
 
 
 def test_only_additions_are_kept_and_the_subtractions_are_counted(demo: Study) -> None:
-    draw = Pool(demo).split("data.train", Split(task="sum-3", size=100))
-    for problem in draw.problems:
+    found = training(demo, "sum-3", 100)
+    for problem in found.problems:
         left, right = problem.prompt.split("+")
         assert len(left) == len(right) == 3
         assert int(left) + int(right) == int(problem.answer)
-    assert draw.dropped[OTHER_SHAPE] > 50  # half of chain_sum subtracts
-    assert draw.drawn == 100 + sum(draw.dropped.values())
+    assert found.dropped[OTHER_SHAPE] > 50  # half of chain_sum subtracts
+    assert found.drawn == 100 + sum(found.dropped.values())
 
 
 def test_only_differences_are_kept_where_those_are_wanted(demo: Study) -> None:
     task = demo.tasks["sum-2"].model_copy(update={"keep": "differences"})
-    draw = Pool(changed(demo, tasks={"minus": task})).split("data.train", Split(task="minus", size=100))
-    for problem in draw.problems:
+    found = training(changed(demo, tasks={"minus": task}), "minus", 100)
+    for problem in found.problems:
         left, right = problem.prompt.split("-")
         assert int(left) - int(right) == int(problem.answer)
-    assert draw.dropped[OTHER_SHAPE] > 50  # half of chain_sum adds
+    assert found.dropped[OTHER_SHAPE] > 50  # half of chain_sum adds
 
 
 def test_words_are_small_letters_and_their_answer_is_the_word_reversed(demo: Study) -> None:
     any_letter = changed(demo, model=demo.model.model_copy(update={"alphabet": None}))  # the list has names in capitals
-    for problem in Pool(any_letter).split("x", Split(task="reversal", size=300)).problems:
+    for problem in training(any_letter, "reversal", 300).problems:
         word = problem.prompt.removeprefix("~")
         assert word.islower() and word.isascii() and 3 <= len(word) <= 5
         assert problem.answer == "".join(reversed(word))
 
 
-def test_no_split_repeats_a_prompt_of_its_own_or_of_an_earlier_one(demo: Study) -> None:
-    pool = Pool(demo)
-    prompts = [
-        problem.prompt
-        for where in ("data.train", "data.validation", "data.expert")
-        for problem in pool.split(where, Split(task="sum-1", size=30)).problems
-    ]
-    assert len(prompts) == len(set(prompts)) == 90  # of the 100 sums of two digits
+@given(st.text())
+def test_the_first_digit_of_its_hash_says_which_purpose_may_ask_a_prompt(prompt: str) -> None:
+    digits = hashlib.sha256(prompt.encode()).hexdigest()
+    purposes = ["benchmark", "validation", *["train"] * 2, "expert", *["base"] * 3]  # one for two digits each
+    assert owner(prompt)[0] == purposes[int(digits[0], 16) // 2]
+    assert problem_id("sum-3", prompt).startswith(f"sum-3-{digits[0]}")
 
 
-def test_a_split_larger_than_its_task_is_refused_with_what_was_found(demo: Study) -> None:
+def test_each_benchmark_of_a_task_has_half_of_what_those_before_it_leave() -> None:
+    # The share of benchmarks is the hashes that begin with the bits 000; the next bits count in ones: 0, 10, 110, ...
+    found: dict[int, int] = {}
+    for number in range(4000):
+        purpose, place = owner(str(number))
+        if purpose != "benchmark":
+            assert place == 0
+            continue
+        bits = f"{int(hashlib.sha256(str(number).encode()).hexdigest(), 16):0256b}"
+        assert bits.startswith("000" + "1" * place + "0")
+        found[place] = found.get(place, 0) + 1
+    assert min(found) == 0 and max(found) >= 4
+
+
+@settings(max_examples=15, deadline=None)
+@given(sizes=st.lists(st.integers(1, 120), min_size=6, max_size=6))
+def test_no_prompt_is_in_two_sets_whatever_their_sizes(crowded: Study, sizes: list[int]) -> None:
+    names = [name for name in problem_sets(crowded) if name != "base"]
+    study = crowded
+    for name, size in zip(names, sizes, strict=True):
+        study = asking(study, name, size)
+    prompts = {name: [problem.prompt for problem in draw(study, name).problems] for name in problem_sets(study)}
+    for (one, first), (other, second) in combinations(prompts.items(), 2):
+        assert not set(first) & set(second), (one, other)
+    for name, size in zip(names, sizes, strict=True):
+        assert len(prompts[name]) == len(set(prompts[name])) == size
+
+
+def test_the_size_of_one_set_changes_no_other_set(crowded: Study) -> None:
+    before = texts(crowded)
+    for name in before:
+        after = texts(asking(crowded, name, 70))
+        assert {key for key in before if before[key] != after[key]} == {name}
+
+
+def test_a_benchmark_more_changes_no_other_set(crowded: Study) -> None:
+    before = texts(crowded)
+    more = BENCHMARK.model_copy(update={"problems": Split(task="sum-3", size=30)})
+    for benchmarks in ({**crowded.benchmarks, "four": BENCHMARK}, {"three-digits": more, **crowded.benchmarks}):
+        after = texts(changed(crowded, benchmarks=benchmarks))
+        assert len(after) == len(before) + 1 and before.items() <= after.items()
+
+
+def test_a_set_larger_than_its_share_of_a_task_is_refused_with_what_was_found(demo: Study) -> None:
+    mine = sum(owner(f"{left}+{right}")[0] == "train" for left in range(10) for right in range(10))
+    assert 15 < mine < 35  # a quarter of 100
     with pytest.raises(ConfigError) as refusal:
-        Pool(demo).split("data.train", Split(task="sum-1", size=101))
+        training(demo, "sum-1", mine + 1)
     message = str(refusal.value)
     assert message.startswith(
-        "config/studies/demo.yaml: data.train asks for 101 problems of 'sum-1', found 100 that fit"
+        f"config/studies/demo.yaml: data.train asks for {mine + 1} problems of 'sum-1', found {mine} that fit"
     )
-    assert "already in this split" in message
+    assert "already in this set: " in message and f"{ELSEWHERE}: " in message
 
 
-def test_the_base_corpus_repeats_small_tasks_but_takes_no_prompt_of_a_split(demo: Study) -> None:
+def test_a_set_that_the_study_does_not_have_is_refused(demo: Study) -> None:
+    with pytest.raises(ConfigError, match=r"found no set 'benchmark:hard' in it, expected `benchmark:harder`"):
+        draw(demo, "benchmark:hard")
+    with pytest.raises(ConfigError, match="found no set 'base'"):
+        draw(changed(demo, base_corpus=None), "base")
+
+
+def test_the_base_corpus_repeats_small_tasks_and_asks_its_own_prompts_only(demo: Study) -> None:
     assert demo.base_corpus
-    pool = Pool(changed(demo, base_corpus=demo.base_corpus.model_copy(update={"size": 4000})))
-    taken = {p.prompt for p in pool.split("data.train", Split(task="sum-1", size=60)).problems}
-    problems = pool.corpus().problems
-    assert not taken & {p.prompt for p in problems}
+    problems = draw(asking(demo, "base", 4000), "base").problems
+    assert {owner(problem.prompt) for problem in problems} == {("base", 0)}
     ones = [p.prompt for p in problems if p.task == "sum-1"]
     assert len(ones) == 400  # a share of 0.1
-    assert len(set(ones)) == 40  # all sums of two digits that are left
+    mine = {f"{left}+{right}" for left in range(10) for right in range(10)}
+    assert set(ones) == {prompt for prompt in mine if owner(prompt)[0] == "base"}
+
+
+def test_drawing_and_demonstrating_reach_no_grader() -> None:
+    graders = {f"chord.tasks.{name}" for name in ("graders", "math_checker", "math_worker", "tool_calls", "rewards")}
+    assert "chord.tasks.graders" in code_closure("chord.score")
+    for verb in ("chord.prepare", "chord.demonstrate"):
+        assert not graders & code_closure(verb).keys()
 
 
 def test_prompts_that_the_model_cannot_read_are_dropped_and_counted(demo: Study) -> None:
     poor = demo.model.model_copy(update={"alphabet": "0123456789+=>:,;~abcdefghijklmnopqrstuvwxy"})  # no z
-    draw = Pool(changed(demo, model=poor)).split("x", Split(task="reversal", size=500))
-    assert draw.dropped[OUTSIDE] > 0
-    assert not any("z" in problem.prompt for problem in draw.problems)
+    found = training(changed(demo, model=poor), "reversal", 500)
+    assert found.dropped[OUTSIDE] > 0
+    assert not any("z" in problem.prompt for problem in found.problems)
 
 
 def test_prompts_over_the_token_limit_are_dropped_and_counted(demo: Study) -> None:
     # "~" and four letters and two tokens of the template are seven tokens; words of five letters need eight
     short = changed(demo, rollouts=demo.rollouts.model_copy(update={"max_prompt_tokens": 7}))
-    draw = Pool(short).split("x", Split(task="reversal", size=100))
-    assert draw.dropped[TOO_LONG] > 0
-    assert {len(problem.prompt) for problem in draw.problems} == {4, 5}
+    found = training(short, "reversal", 100)
+    assert found.dropped[TOO_LONG] > 0
+    assert {len(problem.prompt) for problem in found.problems} == {4, 5}
 
 
 @pytest.mark.parametrize(
@@ -127,7 +223,7 @@ def test_prompts_over_the_token_limit_are_dropped_and_counted(demo: Study) -> No
 )
 def test_a_task_that_the_generator_does_not_know_is_refused(demo: Study, task: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=r"config/studies/demo.yaml: tasks.odd") as refusal:
-        Pool(with_task(demo, **task)).split("data.train", Split(task="odd", size=1))
+        training(with_task(demo, **task), "odd", 1)
     assert message in str(refusal.value)
 
 
@@ -136,7 +232,7 @@ def test_a_prompt_may_quote_the_generators_own_question(demo: Study) -> None:
         with_task(demo, dataset="lcm", prompt="{question} Answer:"),
         model=demo.model.model_copy(update={"alphabet": None}),
     )
-    problem = Pool(free).split("x", Split(task="odd", size=1)).problems[0]
+    problem = training(free, "odd", 1).problems[0]
     assert problem.prompt.endswith(" Answer:") and "Least Common Multiple" in problem.prompt
     assert int(problem.answer) > 0
 

@@ -3,10 +3,13 @@ import random
 import pytest
 
 from chord.config import ConfigError, Grading
-from chord.records import Problem
-from chord.tasks.solver import solve
+from chord.records import Outcome, Problem
+from chord.tasks.graders import grade
+from chord.tasks.solver import final_form, solve
 
 MARKED = Grading(grader="marked-text", mark="=", reward="paper-math")
+LAST = Grading(grader="last-number", reward="binary")
+BOXED = Grading(grader="math", reward="paper-math")
 
 
 def sum_of(expression: str) -> Problem:
@@ -28,31 +31,66 @@ def sum_of(expression: str) -> Problem:
     ],
 )
 def test_a_sum_is_worked_from_right_to_left_with_its_carries(expression: str, style: str, response: str) -> None:
-    assert solve(sum_of(expression), style, MARKED) == response
+    assert solve(sum_of(expression), style, MARKED) == (response.rsplit("=")[-1], response)
+
+
+@pytest.mark.parametrize(
+    ("expression", "style", "response"),
+    [
+        ("12+35", "terse", "12 + 35 = 47"),
+        ("12+35", "worked", "12 + 35 = 47"),
+        ("12+35-8", "terse", "12 + 35 - 8 = 39"),
+        ("12+35-8", "worked", "12 + 35 = 47, 47 - 8 = 39"),
+        ("12+35-8", "checked", "12 + 35 = 47, 47 - 8 = 39; 12 + 35 = 47, 47 - 8 = 39"),
+        ("3-5", "terse", "3 - 5 = -2"),
+        ("3-5-2", "worked", "3 - 5 = -2, -2 - 2 = -4"),
+    ],
+)
+def test_a_chat_model_is_shown_sums_in_words(expression: str, style: str, response: str) -> None:
+    answer = response.rsplit(" ")[-1]
+    assert solve(sum_of(expression), style, LAST) == (answer, response)
+    assert grade(response, "stop", answer, LAST) is Outcome.RIGHT
+    boxed = response.removesuffix(answer) + f"\\boxed{{{answer}}}"
+    assert solve(sum_of(expression), style, BOXED) == (answer, boxed)
+    assert grade(boxed, "stop", answer, BOXED) is Outcome.RIGHT
 
 
 def test_the_solver_adds_by_itself_and_is_right() -> None:
     draw = random.Random(7)
     for _ in range(300):
         left, right = draw.randrange(10 ** draw.randint(1, 12)), draw.randrange(10 ** draw.randint(1, 12))
-        assert solve(sum_of(f"{left}+{right}"), "worked", MARKED).rsplit("=")[-1] == str(left + right)
+        assert solve(sum_of(f"{left}+{right}"), "worked", MARKED).answer == str(left + right)
+
+
+def test_differences_are_worked_out_too_and_have_no_steps_in_digits() -> None:
+    assert solve(sum_of("9-4"), "terse", MARKED) == ("5", "=5")
+    assert solve(sum_of("4-9+2"), "terse", MARKED) == ("-3", "=-3")
 
 
 def test_a_word_is_reversed_and_other_tasks_have_the_generators_answer() -> None:
     word = Problem("p", "reversal", "~abcd", "never read", {"dataset": "spell_backward", "word": "abcd"})
-    assert solve(word, "terse", MARKED) == "=dcba"
+    assert solve(word, "terse", MARKED) == ("dcba", "=dcba")
     other = Problem("p", "lcm", "?", "12", {"dataset": "lcm", "word": "not to be reversed"})
-    assert solve(other, "terse", MARKED) == "=12"
+    assert solve(other, "terse", MARKED) == ("12", "=12")
+    assert solve(other, "terse", LAST) == ("12", "The answer is 12")
+    assert solve(other, "terse", BOXED) == ("12", "The answer is \\boxed{12}")
+    product = Problem("p", "basic", "?", "14", {"dataset": "basic_arithmetic", "expression": "2+3*4"})
+    assert solve(product, "terse", LAST) == ("14", "The answer is 14")
 
 
 @pytest.mark.parametrize("style", ["worked", "checked"])
 def test_what_is_not_a_sum_has_no_steps(style: str) -> None:
     with pytest.raises(ConfigError, match="expected terse: not a sum"):
         solve(sum_of("9-4"), style, MARKED)
+    with pytest.raises(ConfigError, match="expected terse: not a sum"):
+        solve(Problem("p", "lcm", "?", "12", {"dataset": "lcm"}), style, LAST)
 
 
-def test_the_answer_is_closed_in_the_way_that_the_grader_reads() -> None:
-    assert solve(sum_of("9+4"), "terse", Grading(grader="math", reward="paper-math")) == "\\boxed{13}"
-    assert solve(sum_of("9+4"), "worked", Grading(grader="last-number", reward="binary")) == ">940:13=13"
+def test_every_response_ends_in_the_final_form_of_its_answer() -> None:
+    for grading in (MARKED, LAST, BOXED):
+        for style in ("terse", "worked", "checked"):
+            answer, response = solve(sum_of("178+445"), style, grading)
+            assert answer == "623" and response.endswith(final_form("623", grading))
+            assert not response.endswith(final_form("23", grading))
     with pytest.raises(ConfigError, match="expert that calls tools"):
         solve(sum_of("9+4"), "terse", Grading(grader="tool-call", reward="binary"))

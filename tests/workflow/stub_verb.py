@@ -5,12 +5,8 @@ import sys
 from pathlib import Path
 
 OUTPUTS = {
-    "prepare": {
-        "problems": ("train.jsonl", "validation.jsonl", "expert.jsonl", "base.jsonl"),
-        "benchmarks": ("in-distribution.jsonl", "harder.jsonl", "other-skill.jsonl"),
-        "counts": (),
-    },
-    "demonstrate": {"traces": ("expert.jsonl", "aligned.jsonl", "base.jsonl"), "counts": ()},
+    "prepare": {"problems": (), "counts": ()},
+    "demonstrate": {"traces": (), "counts": ()},
     "train": {"model": ("model.safetensors",), "metrics": (), "timing": (), "tensorboard": ("events",)},
     "choose": {"model": ("model.safetensors",), "metrics": (), "chosen": ()},
     "generate": {"answers": ()},

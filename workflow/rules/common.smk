@@ -9,10 +9,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from pydantic_core import to_json
-
 from chord import jobs
 from chord.config import ConfigError, Figure, Table, load
+from chord.config.sets import answered
 from chord.provenance import freshness
 from chord.provenance.digest import code_digest
 from chord.provenance.files import UserError
@@ -93,48 +92,19 @@ def arms_that(kind):
 # --- data --------------------------------------------------------------------------------------
 
 
-def problem_sets():
-    """The sets of problems that the study has."""
-    return ["train", "validation", "expert", *(["base"] if project.study.base_corpus else [])]
-
-
-def solved_sets():
-    """The sets of problems whose expert traces the study has, by the name of the traces."""
-    study = project.study
-    known = {"expert": True, "aligned": study.data.aligned_traces, "base": study.base_corpus is not None}
-    return [name for name, wanted in known.items() if wanted]
-
-
 def problems_to_solve(wildcards):
-    """Where the problems of `solved_sets` stand: the aligned traces answer the training problems."""
-    names = ["train" if name == "aligned" else name for name in solved_sets()]
-    return [f"results/{{study}}/data/problems/{name}.jsonl" for name in names]
+    """Where the problems stand that these traces answer."""
+    return f"results/{{study}}/data/problems/{answered(wildcards.traces)}.jsonl"
 
 
-def problem_settings(wildcards):
-    """What of the study decides its problems, as JSON."""
-    study, corpus = project.study, project.study.base_corpus
-    parts = {
-        "tasks": study.tasks,
-        "data": study.data.model_dump(exclude={"aligned_traces"}),
-        "benchmarks": {name: benchmark.problems for name, benchmark in study.benchmarks.items()},
-        "base": corpus and [corpus.size, *((part.task, part.share) for part in corpus.parts)],
-        "fit": [study.model.alphabet, study.rollouts.max_prompt_tokens],
-    }
-    return to_json(parts).decode()
-
-
-def trace_settings(wildcards):
-    """What of the study decides its expert traces, as JSON."""
-    study, corpus = project.study, project.study.base_corpus
-    parts = {
-        "expert": study.expert,
-        "grading": study.grading,
-        "aligned": study.data.aligned_traces,
-        "base": corpus and [study.data.seed, corpus.size, corpus.parts],
-        "fit": [study.model.alphabet, study.rollouts.max_response_tokens],
-    }
-    return to_json(parts).decode()
+def data_below(recipes, benchmarks, every):
+    """All files of the data jobs below trainings with these recipes, the base model's own, and these benchmarks."""
+    base = ["base"] if project.study.base_corpus else []
+    traces = {*base, *(recipe.traces for recipe in recipes if recipe.needs_experts)}
+    sets = {*map(answered, traces), *(["validation"] if recipes or base else [])}
+    sets |= {"train"} if any(recipe.needs_rollouts for recipe in recipes) else set()
+    files = every(rules.prepare.output, set=sorted(sets)) + every(rules.demonstrate.output, traces=sorted(traces))
+    return files + every(rules.prepare_benchmark.output, benchmark=benchmarks)
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -142,12 +112,12 @@ def trace_settings(wildcards):
 
 def run_of_arm(wildcards):
     """run.json: all that this training is told; labels and the paper's numbers are not in it."""
-    return project.run(wildcards.arm, int(wildcards.seed)).model_dump_json(indent=2)
+    return jobs.run_text(project, wildcards.arm, int(wildcards.seed))
 
 
 def run_of_base(wildcards):
     """run.json of the study's own base model, which every seed starts from; its seed is that of the data."""
-    return project.run("base", project.study.data.seed).model_dump_json(indent=2)
+    return jobs.run_text(project, "base", project.study.data.seed)
 
 
 def model_of(arm):
@@ -289,9 +259,10 @@ def files_below(artefact, every):
     """All files of all jobs that the artefact stands on; `every` expands study and seeds."""
     arms, base = arms_below([artefact]), rules.describe_base.output + rules.train_base.output
     trained = [name for name in arms if project.arms[name].recipe]
-    files = every(rules.prepare.output + rules.demonstrate.output + (base if project.study.base_corpus else []))
+    files = every(base) if project.study.base_corpus else []
     files += every(rules.describe_run.output + rules.train.output, arm=trained)
     files += every(rules.choose.output, arm=[name for name in arms if project.arms[name].choose])
-    if artefact in TABLES:
-        files += every(rules.generate.output + rules.score.output, **cells_of(artefact))
+    cells = cells_of(artefact) if artefact in TABLES else {"arm": [], "benchmark": []}
+    files += every(rules.generate.output + rules.score.output, **cells)
+    files += data_below([project.arms[name].recipe for name in trained], list(cells["benchmark"]), every)
     return sorted(set(files))

@@ -1,50 +1,76 @@
-# Problems, all disjoint, and the expert's checked traces of how to solve them.
+# Problems, a set at a time, and the expert's checked traces of how to solve them. No two sets share a prompt.
 
 
 rule prepare:
+    input:
+        because=because("data/problems/{set}.manifest.json"),
     output:
-        problems=expand("results/{{study}}/data/problems/{split}.jsonl", split=problem_sets()),
-        benchmarks=expand("results/{{study}}/data/benchmarks/{benchmark}.jsonl", benchmark=project.study.benchmarks),
-        counts="results/{study}/data/prepare.json",
-        manifest="results/{study}/data/prepare.manifest.json",
+        problems="results/{study}/data/problems/{set}.jsonl",
+        counts="results/{study}/data/problems/{set}.json",
+        manifest="results/{study}/data/problems/{set}.manifest.json",
     log:
-        "results/{study}/data/prepare.log",
+        "results/{study}/data/problems/{set}.log",
     benchmark:
-        "results/{study}/data/prepare.benchmark.tsv"
+        "results/{study}/data/problems/{set}.benchmark.tsv"
+    wildcard_constraints:
+        set="train|validation|expert|base",
     priority: 100
     conda:
         "../../envs/data.yaml"
     params:
         code=code_digest("chord.prepare"),
-        settings=problem_settings,
     message:
-        "Drawing the problems of study {wildcards.study}"
+        "Drawing the {wildcards.set} problems of study {wildcards.study}"
     shell:
-        "python -m chord.prepare --study config/studies/{wildcards.study}.yaml"
-        " --problems results/{wildcards.study}/data/problems --benchmarks results/{wildcards.study}/data/benchmarks"
-        " --counts {output.counts} --manifest {output.manifest} > {log} 2>&1"
+        "python -m chord.prepare --study config/studies/{wildcards.study}.yaml --set {wildcards.set}"
+        " --problems {output.problems} --counts {output.counts} --manifest {output.manifest} > {log} 2>&1"
+
+
+rule prepare_benchmark:
+    input:
+        because=because("data/benchmarks/{benchmark}.manifest.json"),
+    output:
+        problems="results/{study}/data/benchmarks/{benchmark}.jsonl",
+        counts="results/{study}/data/benchmarks/{benchmark}.json",
+        manifest="results/{study}/data/benchmarks/{benchmark}.manifest.json",
+    log:
+        "results/{study}/data/benchmarks/{benchmark}.log",
+    benchmark:
+        "results/{study}/data/benchmarks/{benchmark}.benchmark.tsv"
+    priority: 100
+    conda:
+        "../../envs/data.yaml"
+    params:
+        code=code_digest("chord.prepare"),
+    message:
+        "Drawing the problems of benchmark {wildcards.benchmark} of study {wildcards.study}"
+    shell:
+        "python -m chord.prepare --study config/studies/{wildcards.study}.yaml --set benchmark:{wildcards.benchmark}"
+        " --problems {output.problems} --counts {output.counts} --manifest {output.manifest} > {log} 2>&1"
 
 
 rule demonstrate:
     input:
         problems=problems_to_solve,
+        because=because("data/traces/{traces}.manifest.json"),
     output:
-        traces=expand("results/{{study}}/data/traces/{traces}.jsonl", traces=solved_sets()),
-        counts="results/{study}/data/demonstrate.json",
-        manifest="results/{study}/data/demonstrate.manifest.json",
+        traces="results/{study}/data/traces/{traces}.jsonl",
+        counts="results/{study}/data/traces/{traces}.json",
+        manifest="results/{study}/data/traces/{traces}.manifest.json",
     log:
-        "results/{study}/data/demonstrate.log",
+        "results/{study}/data/traces/{traces}.log",
     benchmark:
-        "results/{study}/data/demonstrate.benchmark.tsv"
+        "results/{study}/data/traces/{traces}.benchmark.tsv"
+    wildcard_constraints:
+        traces="expert|aligned|base",
     priority: 100
     conda:
         "../../envs/data.yaml"
     params:
         code=code_digest("chord.demonstrate"),
-        settings=trace_settings,
     message:
-        "Writing the expert traces of study {wildcards.study}"
+        "Writing the {wildcards.traces} traces of study {wildcards.study}"
     shell:
-        "python -m chord.demonstrate --study config/studies/{wildcards.study}.yaml"
-        " --problems results/{wildcards.study}/data/problems --traces results/{wildcards.study}/data/traces"
+        "python -m chord.demonstrate --study config/studies/{wildcards.study}.yaml --traces-of {wildcards.traces}"
+        " --problems {input.problems} --traces {output.traces}"
         " --counts {output.counts} --manifest {output.manifest} > {log} 2>&1"

@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import pytest
+
+from chord.config import Study, load
+from chord.config.sets import answered, problem_sets, trace_sets
+from chord.config.slices import of_problems, of_traces
+from chord.demonstrate import Check, measured_in, write
+from chord.records import write_lines
+from chord.tasks.problems import draw
+from tests.unit.small_study import PARTS, TASKS, write_study
+
+SMALL = {"base_corpus__size": 200, "validation__problems": 20, "data__validation": {"task": "sum-3", "size": 20}}
+PROBLEMS = {"train", "validation", "expert", "base", "in-distribution", "harder", "other-skill"}
+TRACES = {"expert traces", "aligned traces", "base traces"}
+ADDED = {"task": "sum-3", "style": "terse", "share": 0.4}, {"task": "sum-3", "style": "worked", "share": 0.2}
+EDITS: dict[str, tuple[dict[str, object], set[str]]] = {
+    "nothing": ({}, set()),
+    "a title, a reward, temperatures, budgets, steps, memory": (
+        {
+            "title": "Another",
+            "grading__reward": "binary",
+            "rollouts__temperature": 0.5,
+            "budget__rl_steps": 3,
+            "base_corpus__rows_per_step": 7,
+            "base_corpus__recipe__learning_rate": 0.5,
+            "execution__micro_batch_tokens": 7,
+            "benchmarks__harder__label": "sums",
+            "validation__samples_per_problem": 3,
+        },
+        set(),
+    ),
+    "the order of the alphabet": ({"model__alphabet": "zyxwvutsrqponmlkjihgfedcba~;,:>=-+9876543210"}, set()),
+    "the size of train": ({"data__train": {"task": "sum-3", "size": 41}}, {"train"}),
+    "the size of expert": ({"data__expert": {"task": "sum-3", "size": 21}}, {"expert"}),
+    "the task of a benchmark": ({"benchmarks__harder__problems": {"task": "sum-2", "size": 5}}, {"harder"}),
+    "the size of a benchmark": ({"benchmarks__harder__problems": {"task": "sum-4", "size": 6}}, {"harder"}),
+    "a task that a benchmark and the base corpus ask": ({"tasks__sum-4__settings__max_digits": 5}, {"harder", "base"}),
+    "a task that only the base corpus asks": ({"tasks__sum-1__prompt": "{expression}="}, {"base"}),
+    "another task": ({"tasks": TASKS | {"more": TASKS["sum-1"]}}, set()),
+    "the seed": ({"data__seed": 7}, PROBLEMS | {"base traces"}),
+    "the size of the corpus": ({"base_corpus__size": 210}, {"base", "base traces"}),
+    "the styles of the corpus": ({"base_corpus__parts": [*ADDED, *PARTS[1:3], *PARTS[4:]]}, {"base traces"}),
+    "the style of the expert": ({"expert__style": "terse"}, {"expert traces", "aligned traces"}),
+    "the name of the expert": ({"expert__name": "A solver"}, {"expert traces", "aligned traces"}),
+    "the mark": ({"grading__mark": ":"}, TRACES),
+    "the longest response": ({"rollouts__max_response_tokens": 48}, TRACES),
+    "the longest prompt": ({"rollouts__max_prompt_tokens": 12}, PROBLEMS),
+    "a letter less": ({"model__alphabet": "0123456789+-=>:,;~abcdefghijklmnopqrstuvwxy"}, PROBLEMS | TRACES),
+}
+
+
+def study_with(folder: Path, **changes: object) -> Study:
+    return load(write_study(folder, **(SMALL | changes)).parents[2], study="demo").study
+
+
+def slices(study: Study) -> dict[str, object]:
+    found: dict[str, object] = {
+        name.removeprefix("benchmark:"): of_problems(study, name) for name in problem_sets(study)
+    }
+    return found | {f"{name} traces": of_traces(study, name) for name in trace_sets(study)}
+
+
+def files(study: Study) -> dict[str, str]:
+    """What the data verbs would write, by the names of `slices`."""
+    problems = {name: draw(study, name).problems for name in problem_sets(study)}
+    check = Check(study, measured_in(study, None)[0])
+    traces = {
+        f"{name} traces": write(name, study, problems[answered(name)], check, Path()).traces
+        for name in trace_sets(study)
+    }
+    return {name.removeprefix("benchmark:"): write_lines(found) for name, found in (problems | traces).items()}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return study_with(tmp_path_factory.mktemp("project"))
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_changes_the_slices_of_what_it_concerns(edit: str, small: Study, tmp_path: Path) -> None:
+    changes, expected = EDITS[edit]
+    before, after = slices(small), slices(study_with(tmp_path, **changes))
+    assert before.keys() == after.keys() == PROBLEMS | TRACES
+    assert {name for name in before if before[name] != after[name]} == expected
+
+
+@pytest.mark.parametrize("edit", [edit for edit in EDITS if edit != "nothing"])
+def test_where_the_slices_of_a_file_and_of_its_problems_stay_the_file_does(
+    edit: str, small: Study, unedited: dict[str, str], tmp_path: Path
+) -> None:
+    changes, _ = EDITS[edit]
+    study = study_with(tmp_path, **changes)
+    same = {name for name, one in slices(small).items() if slices(study)[name] == one}
+    same -= {f"{name} traces" for name in trace_sets(study) if answered(name) not in same}
+    after = files(study)
+    assert {name for name in after if after[name] == unedited[name]} >= same
+
+
+@pytest.fixture(scope="module")
+def unedited(small: Study) -> dict[str, str]:
+    return files(small)
+
+
+def test_what_a_chat_model_reads_is_not_limited_by_characters(small: Study) -> None:
+    free = small.model_copy(update={"model": small.model.model_copy(update={"alphabet": None})})
+    longer = free.model_copy(update={"rollouts": free.rollouts.model_copy(update={"max_prompt_tokens": 9})})
+    assert of_problems(free, "train") == of_problems(longer, "train") != of_problems(small, "train")

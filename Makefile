@@ -8,6 +8,7 @@ CORES ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((
 RESULTS := results/demo
 REPORT := $(RESULTS)/report.html
 
+# envs/install.py fills one .venv with the pins of all steps, envs/*.txt; it does nothing where they are there already.
 # What is in .venv comes first for every command and for the jobs that Snakemake starts; nothing else of Python's leaks in.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE

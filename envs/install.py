@@ -1,6 +1,6 @@
-"""Make `.venv` hold exactly what envs/pins.txt says, or do nothing when it already does.
+"""Make `.venv` hold exactly what envs/*.txt pin, or do nothing when it already does.
 
-    python3 envs/install.py run     what the DAG needs
+    python3 envs/install.py run     what the DAG needs: the pins of all its steps, in one environment
     python3 envs/install.py test    and what the tests need besides
 
 Runs on the bare interpreter, before anything is installed: standard library only, and plain enough that an old Python
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 LOG = VENV / "install.log"
-PINS = ROOT / "envs" / "pins.txt"
-TEST_PINS = ROOT / "envs" / "pins-test.txt"
+PARTS = {"run": ("data", "train", "generate", "evaluate", "report", "workflow"), "test": ("test",)}
 # Has no wheel in the registry and is built with a C compiler; only reasoning-gym's zebra puzzles use it.
 NEEDS_COMPILER = "pycosat"
 LEFT_OUT = """def __getattr__(name):
@@ -46,44 +46,44 @@ def main() -> None:
     if sys.version_info[:2] < OLDEST:
         found = f"Python {platform.python_version()} at {sys.executable}"
         stop(f"found {found}, expected 3.11 or newer; name another one: make demo PYTHON=/path/to/python3.12")
+    pins = union(ROOT / "envs")
     began = time.monotonic()
-    made = install_run()
+    made = install_run(pins["run"])
     if wanted == ["test"]:
-        made = install_test() or made
+        made = install_test(pins["test"]) or made
     if made:
         say(f"ready after {time.monotonic() - began:.0f} s; what pip said is in .venv/install.log")
 
 
-def install_run() -> bool:
+def install_run(pins: dict) -> bool:
     """Whether `.venv` had to be made anew for what the DAG needs."""
-    stamp = stamp_of("run", PINS)
+    stamp = stamp_of("run", pins)
     if stamp.exists():
         return False
     say(f"making .venv with Python {platform.python_version()} ({sys.executable})")
     if subprocess.call([sys.executable, "-m", "venv", "--clear", str(VENV)]) != 0:
         stop("`python -m venv` failed; on Debian and Ubuntu it is in the package python3-venv")
-    pip("install", "--no-deps", pins(PINS)["setuptools"])
-    install_torch()
-    install_pins(PINS)
+    pip("install", "--no-deps", pins["setuptools"])
+    install_torch(pins["torch"])
+    install_pins(pins)
     pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     import_once()
     stamp.touch()
     return True
 
 
-def install_test() -> bool:
+def install_test(pins: dict) -> bool:
     """Whether anything had to be added to `.venv` for the tests."""
-    stamp = stamp_of("test", TEST_PINS)
+    stamp = stamp_of("test", pins)
     if stamp.exists():
         return False
-    install_pins(TEST_PINS)
+    install_pins(pins)
     stamp.touch()
     return True
 
 
-def install_torch() -> None:
+def install_torch(wanted: str) -> None:
     """Install torch with what its build needs: a CUDA build pins its own libraries, a CPU build has none."""
-    wanted = pins(PINS)["torch"]
     report = pip("install", "--dry-run", "--no-deps", "--quiet", "--report", "-", wanted)
     version = json.loads(report[report.index("{") : report.rindex("}") + 1])["install"][0]["metadata"]["version"]
     gpu = shutil.which("nvidia-smi") is not None
@@ -92,17 +92,17 @@ def install_torch() -> None:
         say(CUDA_HINT)
     if gpu and "+cpu" in version:
         say("  pip's own settings offer a CPU build, so the GPU will not be used")
-    pip("install", "--no-compile", "--constraint", str(PINS), wanted, show_progress=True)
+    constraints = [word for step in PARTS["run"] for word in ("--constraint", str(ROOT / "envs" / f"{step}.txt"))]
+    pip("install", "--no-compile", *constraints, wanted, show_progress=True)
 
 
-def install_pins(path: Path) -> None:
-    """Install every package of the file; without a C compiler all but the one that needs it."""
+def install_pins(pins: dict) -> None:
+    """Install every package of a part; without a C compiler all but the one that needs it."""
     flags = ["--no-deps", "--no-compile", "--no-build-isolation", "--use-pep517"]
-    lines = pins(path)
-    rest = [line for name, line in lines.items() if name not in (NEEDS_COMPILER, "torch", "setuptools")]
-    say(f"installing the {len(rest)} packages of {path.relative_to(ROOT)}")
+    rest = [line for name, line in pins.items() if name not in (NEEDS_COMPILER, "torch", "setuptools")]
+    say(f"installing the {len(rest)} packages that envs/ pins")
     pip("install", *flags, *rest, show_progress=True)
-    if NEEDS_COMPILER in lines and not pip("install", *flags, lines[NEEDS_COMPILER], may_fail=True):
+    if NEEDS_COMPILER in pins and not pip("install", *flags, pins[NEEDS_COMPILER], may_fail=True):
         say(f"  {NEEDS_COMPILER} is left out, there may be no C compiler; only reasoning-gym's zebra puzzles use it")
         query = "import sysconfig; print(sysconfig.get_path('purelib'))"
         packages = subprocess.check_output([str(PYTHON), "-c", query], universal_newlines=True).strip()
@@ -126,16 +126,37 @@ def environment() -> dict:
     return {key: value for key, value in os.environ.items() if key not in misleading}
 
 
-def stamp_of(part: str, path: Path) -> Path:
+def stamp_of(part: str, pins: dict) -> Path:
     """A file whose name changes with the pins, the Python version and the folder (a venv holds absolute paths)."""
-    parts = [path.read_text(encoding="utf-8"), platform.python_version(), str(VENV)]
+    parts = [*sorted(pins.values()), platform.python_version(), str(VENV)]
     return VENV / f".installed-{part}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
 
 
-def pins(path: Path) -> dict:
-    """`name==version` by name."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    return {line.split("==")[0]: line for line in lines if line and not line.startswith("#")}
+def union(folder: Path) -> dict:
+    """By part, `name==version` by name. All files fill one `.venv`, so it ends where two pin a package differently."""
+    parts, first = {part: {} for part in PARTS}, {}
+    for part, step in [(part, step) for part, steps in PARTS.items() for step in steps]:
+        for line in pins_of(folder / f"{step}.txt"):
+            name = line.split("==")[0]
+            before, file = first.setdefault(name, (line, step))
+            if before != line:
+                stop(
+                    f"envs/{file}.txt has {before}, envs/{step}.txt has {line}; expected one version, since .venv holds"
+                    " all steps at once: edit one of the two lines"
+                )
+            parts[part][name] = line
+    return parts
+
+
+def pins_of(path: Path) -> list:
+    """The `name==version` of one file."""
+    if not path.exists():
+        stop(f"found no envs/{path.name}, expected one file of pins for each step: `git checkout envs` brings it back")
+    lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    for line in filter(None, lines):
+        if not re.match(r"[a-z0-9-]+==[^=*\s;]+$", line):
+            stop(f"envs/{path.name}: found '{line}', expected name==version, the name in small letters with hyphens")
+    return [line for line in lines if line]
 
 
 def pip(command: str, *arguments: str, show_progress: bool = False, may_fail: bool = False) -> str:

@@ -143,7 +143,7 @@ def installed() -> dict[str, str]:
         for name in names:
             if name.endswith(".dist-info") and "-" in name:
                 distribution, version = name.removesuffix(".dist-info").rsplit("-", 1)
-                found.setdefault(re.sub(r"[-_.]+", "-", distribution).lower(), version)
+                found.setdefault(_normal(distribution), version)
     return dict(sorted(found.items()))
 
 
@@ -164,11 +164,32 @@ def pinned(root: Path, step: str) -> dict[str, str]:
     return dict(sorted((name, version) for name, _, version in (line.partition("==") for line in lines) if version))
 
 
+def unpinned(pinned: Mapping[str, str], installed: Mapping[str, str]) -> list[str]:
+    """A sentence for each package that is not installed in the version pinned; packages without a pin do not count.
+
+    A pin without a local part (2.13.0) stands for every build of that version (2.13.0+cpu).
+    """
+    found = {_normal(name): version for name, version in installed.items()}
+    sentences = []
+    for name, wanted in sorted((_normal(name), version) for name, version in pinned.items()):
+        version = found.get(name)
+        if version is None:
+            sentences.append(f"{name} is not installed, pinned is {wanted}")
+        elif wanted not in (version, version.partition("+")[0]):
+            sentences.append(f"{name} {version} is installed, pinned is {wanted}")
+    return sentences
+
+
 def pins(root: Path) -> dict[str, str]:
     """SHA-256 of each `envs/*.txt` of the project."""
     return {
         f"envs/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(root.glob("envs/*.txt"))
     }
+
+
+def _normal(name: str) -> str:
+    """The one spelling of a package's name: small letters, single hyphens."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _git(root: Path, *arguments: str) -> bytes:

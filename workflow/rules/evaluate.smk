@@ -16,7 +16,7 @@ rule generate:
         "results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/generate.benchmark.tsv"
     priority: generating_turn
     conda:
-        "../../envs/evaluate.yaml"
+        "../../envs/generate.yaml"
     threads: project.study.execution.cpu_threads
     params:
         code=code_digest("chord.generate"),

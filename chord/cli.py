@@ -1,0 +1,35 @@
+"""`chord COMMAND ...` is `python -m chord.COMMAND ...` for the commands that people type by hand; rules use the latter.
+
+Knows their names and what each is for, and loads nothing of one that is not asked for.
+"""
+
+import runpy
+import sys
+from importlib.util import find_spec
+
+COMMANDS = {
+    "audit": "check a study, or one number of it, from the table down to the raw data",
+    "why": "say for each job of a target why it would run",
+    "diff": "the first thing in which two runs differ",
+    "export": "write the provenance of a study as an RO-Crate",
+}
+
+
+def main() -> int:
+    """Run one command; the list of them where none is named, exit code 2 where it is not known."""
+    known = {name: purpose for name, purpose in COMMANDS.items() if find_spec(f"chord.{name}")}
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print("\n".join(["usage: chord COMMAND ...", "", *(f"  {name:8} {known[name]}" for name in known)]))
+        print("\n`chord COMMAND --help` says more.")
+        return 0
+    if name not in known:
+        print(f"chord: found command '{name}', expected one of: {', '.join(known) or 'none yet'}", file=sys.stderr)
+        return 2
+    sys.argv = [f"chord {name}", *arguments]
+    runpy.run_module(f"chord.{name}", run_name="__main__", alter_sys=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""`chord COMMAND` is `python -m chord.COMMAND`: what is listed is there, what is not asked for is not loaded."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = """
+import sys
+print(__name__, sys.argv[1:])
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A package with the real dispatcher, a command that can run, and one that cannot even be loaded."""
+    (tmp_path / "chord").mkdir()
+    (tmp_path / "chord" / "__init__.py").touch()
+    (tmp_path / "chord" / "cli.py").write_bytes((ROOT / "chord" / "cli.py").read_bytes())
+    (tmp_path / "chord" / "audit.py").write_text(COMMAND)
+    (tmp_path / "chord" / "why.py").write_text("raise AssertionError('loaded')\n")
+    return tmp_path
+
+
+def chord(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "chord.cli", *arguments], cwd=folder, capture_output=True, text=True)
+
+
+def test_a_command_runs_as_its_module_does_with_its_arguments_and_its_exit_code(folder: Path) -> None:
+    done = chord(folder, "audit", "results/demo", "--json")
+    assert (done.returncode, done.stdout) == (3, "__main__ ['results/demo', '--json']\n"), done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_without_a_command_those_that_exist_are_listed_and_none_is_loaded(folder: Path, arguments: list[str]) -> None:
+    done = chord(folder, *arguments)
+    listed = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
+    assert (done.returncode, listed, done.stderr) == (0, ["audit", "why"], "")
+
+
+def test_an_unknown_command_or_one_whose_module_is_missing_ends_with_the_names_of_those_there_are(folder: Path) -> None:
+    for name in ("audti", "export", "cli", "chord.audit"):
+        done = chord(folder, name)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"chord: found command '{name}', expected one of: audit, why\n"

@@ -14,6 +14,9 @@ configfile: "config/config.yaml"
 report: "workflow/report/workflow.rst"
 
 
+container: "envs/chord.sif"  # looked at with `--sdm apptainer` alone; envs/Containerfile says how to make it
+
+
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"

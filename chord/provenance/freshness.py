@@ -184,7 +184,9 @@ def _text_changes(path: Path, text: str) -> list[Change]:
     if found == text:
         return []
     try:
-        return differences("settings", json.loads(found), json.loads(text)) or [Change("layout", path.name, "", "")]
+        return differences("settings", json.loads(found), json.loads(text)) or [
+            Change("output", path.name, "as written", "laid out otherwise, by hand")
+        ]
     except ValueError:
         return [Change("output", path.name, "the recipe as JSON", "text that is not JSON")]
 

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ("prepare", "demonstrate", "train", "choose", "generate", "score", "tabulate", "plot", "report")
+STUB = Path(__file__).with_name("stub")
 PARTS = ("Snakefile", "workflow", "profiles", "config", "envs", "chord")
 
 
 def copied(folder: Path) -> Path:
-    """`folder` with the project in it, its verbs replaced by stubs: they make files and compute nothing."""
+    """`folder` with the project in it."""
     folder.mkdir(parents=True)
     unwanted = shutil.ignore_patterns("__pycache__")
     for part in PARTS:
@@ -21,19 +21,21 @@ def copied(folder: Path) -> Path:
             shutil.copytree(ROOT / part, folder / part, ignore=unwanted)
         else:
             shutil.copy2(ROOT / part, folder / part)
-    for verb in VERBS:
-        shutil.copy2(Path(__file__).with_name("stub_verb.py"), folder / "chord" / f"{verb}.py")
     return folder
 
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What `snakemake` says in `folder`, standard error in with the rest."""
-    left_out = ("PYTHONPATH", "SNAKEMAKE_PROFILE")
-    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    """What `snakemake` says in `folder`, standard error in with the rest. Its jobs run stubs in the place of verbs."""
+    return run(folder, str(Path(sys.executable).with_name("snakemake")), *arguments)
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """What a command says in `folder`; verbs that it starts are stubs: they make files and compute nothing."""
+    environment = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
     return subprocess.run(
-        [str(Path(sys.executable).with_name("snakemake")), *arguments],
+        command,
         cwd=folder,
-        env=environment | {"PYTHONDONTWRITEBYTECODE": "1"},
+        env=environment | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(STUB)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

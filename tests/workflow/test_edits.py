@@ -1,0 +1,369 @@
+"""Issue by issue of the README's table: each edit rebuilds exactly what it affects. Too many fails, too few fails."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.expected import (
+    ARMS,
+    BASE,
+    BENCHMARKS,
+    BUILT,
+    FIGURES,
+    IN_TABLE,
+    PAGE,
+    TABLE,
+    answered,
+    artefact,
+    benchmark_problems,
+    described,
+    evaluated,
+    graded,
+    grows_from,
+    made_again,
+    problems,
+    reads_expert_traces,
+    recipe,
+    samples,
+    scored,
+    shown,
+    traces,
+)
+from tests.workflow.tree import planned, replace, run, snakemake
+
+Edit = Callable[[Path], None]
+ALL = {"original", *BUILT}
+EVERYTHING_TRAINED = BASE | made_again(BUILT) | evaluated(ALL)
+
+
+def edits(*changes: tuple[str, str, str]) -> Edit:
+    def edit(tree: Path) -> None:
+        for file, old, new in changes:
+            replace(tree / file, old, new)
+
+    return edit
+
+
+def append(file: str, text: str) -> Edit:
+    def edit(tree: Path) -> None:
+        with (tree / file).open("a", encoding="utf-8") as handle:
+            handle.write(text)
+
+    return edit
+
+
+def with_weight(weight: str) -> set[str]:
+    return {arm for arm in BUILT if recipe(arm).get("expert_tokens", {"weight": "one"})["weight"] == weight}
+
+
+def with_method(method: str) -> set[str]:
+    return {arm for arm in BUILT if recipe(arm).get("method") == method}
+
+
+RL = grows_from({arm for arm in BUILT if samples(arm)})
+EXPERTS = grows_from({arm for arm in BUILT if reads_expert_traces(arm)})
+GRADED_AGAIN = grows_from({arm for arm in BUILT if samples(arm) or "choose" in ARMS[arm]})
+SFT_GRADES = set().union(*(graded(arm) for arm in BUILT))
+SCORES = TABLE.union(PAGE, *(scored(arm) for arm in IN_TABLE))
+HARDER = TABLE.union(PAGE, *(answered(arm, "harder") | scored(arm, "harder") for arm in IN_TABLE))
+OBJECTIVE, TASKS = "chord/objective", "chord/tasks"
+
+NOTHING: dict[str, Edit] = {
+    "a comment in the losses": edits((f"{OBJECTIVE}/losses.py", "import torch\n", "import torch  # of tensors\n")),
+    "a docstring of phi": edits((f"{OBJECTIVE}/weights.py", '"""p(1-p): 1/4', '"""phi. p(1-p): 1/4')),
+    "formatting": edits((f"{OBJECTIVE}/weights.py", "return p * (1 - p)", "return (p\n            * (1-p))")),
+    "a comment in arms.yaml": edits(("config/arms.yaml", "# Figure 7: fixed mixtures.", "# Fixed mixtures.")),
+    "a comment in a benchmark": edits(("config/benchmarks/harder.yaml", "# Four-digit sums", "# Sums of four digits")),
+    "a comment among pins": edits(("envs/train.txt", "torch==", "# the CPU build too\ntorch==")),
+    "words of a message": edits(("chord/config/messages.py", '"a whole number"', '"an integer"')),
+    "a caption": edits(("workflow/report/overview.rst", "The whole study", "All of the study")),
+    "a profile": edits(("profiles/default/config.yaml", "show-failed-logs: true", "show-failed-logs: false")),
+    "GPUs and partition": edits(
+        ("profiles/slurm/config.yaml", "gpu: 1", "gpu: 8"),
+        ("profiles/slurm/config.yaml", "runtime: 720", "runtime: 100"),
+    ),
+    "threads": edits(("config/studies/demo.yaml", "cpu_threads: <n>", "cpu_threads: 2")),
+    "how often training saves": edits(
+        ("config/studies/demo.yaml", "checkpoint_every_steps: <n>", "checkpoint_every_steps: 3")
+    ),
+    "who does what ahead": edits(("workflow/rules/common.smk", 'f"--ahead {', 'f"--ahead  {')),
+    "code that keeps records": edits(("chord/provenance/ledger.py", 'FIRST = "0" * 64', 'FIRST = "0" * (32 + 32)')),
+    "code of an arm that is not built": edits(
+        (f"{OBJECTIVE}/schedules.py", "return min(1.0, max(0.0,", "return min(1.5, max(0.0,")
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", NOTHING)
+def test_what_decides_nothing_rebuilds_nothing(tree: Path, edit: str) -> None:
+    NOTHING[edit](tree)
+    assert planned(tree) == set()
+
+
+EXACTLY: dict[str, tuple[Edit, set[str]]] = {
+    "the phi function": (
+        edits((f"{OBJECTIVE}/weights.py", "return p * (1 - p)", "return p * (1 - p) * 1.0")),
+        made_again(grows_from(with_weight("p(1-p)"))),
+    ),
+    "the weight of importance sampling": (
+        edits((f"{OBJECTIVE}/weights.py", "    return logp.detach().exp()", "    return 1.0 * logp.detach().exp()")),
+        made_again(grows_from(with_weight("p"))),
+    ),
+    "code of luffy alone": (
+        edits((f"{OBJECTIVE}/luffy.py", "p / (p + gamma)", "p / (gamma + p)")),
+        made_again(grows_from(with_method("luffy"))),
+    ),
+    "code of sasr alone": (
+        edits((f"{OBJECTIVE}/sasr.py", "if total > 0", "if total > 0.0")),
+        made_again(grows_from(with_method("sasr"))),
+    ),
+    "the decay of mu": (
+        edits((f"{OBJECTIVE}/schedules.py", "share = (1 + math.cos(", "share = (1.0 + math.cos(")),
+        made_again(grows_from({arm for arm in BUILT if recipe(arm).get("mu", {}).get("schedule") == "decay"})),
+    ),
+    "the clipped policy gradient": (
+        edits((f"{OBJECTIVE}/losses.py", "TokenSum(-gain.sum(), ", "TokenSum(-1 * gain.sum(), ")),
+        made_again(RL),
+    ),
+    "the mixture of both losses": (
+        edits((f"{OBJECTIVE}/losses.py", "parts.append((1 - mu) *", "parts.append((1.0 - mu) *")),
+        EVERYTHING_TRAINED,
+    ),
+    "the answer grader": (
+        edits((f"{TASKS}/graders.py", "given = after.strip()", 'given = after.strip(" ")')),
+        made_again(GRADED_AGAIN) | SFT_GRADES | SCORES | artefact("figure2"),
+    ),
+    "the reward": (
+        edits((f"{TASKS}/rewards.py", "Outcome.UNPARSABLE: -0.1,", "Outcome.UNPARSABLE: -0.2,")),
+        made_again(RL),
+    ),
+    "which reward the study pays": (
+        edits(("config/studies/demo.yaml", "reward: paper-math", "reward: binary")),
+        made_again(RL) | set().union(*(described(arm) for arm in BUILT if samples(arm))),
+    ),
+    "one value of an arm": (
+        edits(("config/arms.yaml", "peak: 0.9,", "peak: 0.77,")),
+        described("chord-mu") | made_again({"chord-mu"}),
+    ),
+    "a value of an arm that others start from": (
+        edits(("config/studies/demo.yaml", "sft_learning_rate_low: <n>", "sft_learning_rate_low: 7.0e-9")),
+        described("sft-lr-low") | made_again(grows_from({"sft-lr-low"})),
+    ),
+    "an arm's label, a number of the paper, a column's heading": (
+        edits(
+            ("config/arms.yaml", "label: SFT-light\n", "label: SFT, a little\n"),
+            ("config/experiments/table1.yaml", "original: {AMC: <n>", "original: {AMC: 1.5"),
+            ("config/studies/demo.yaml", "label: word reversal", "label: words backwards"),
+        ),
+        TABLE | PAGE,
+    ),
+    "a label in a figure, and how another is smoothed": (
+        edits(
+            ("config/arms.yaml", "label: fixed µ = 0.5\n", "label: µ = 0.5\n"),
+            ("config/experiments/figure2.yaml", "smooth_steps: <n>", "smooth_steps: 7"),
+        ),
+        shown({"mu-0.5"}) | artefact("figure2"),
+    ),
+    "one benchmark's samples for each problem": (
+        edits(
+            ("config/benchmarks/harder.yaml", "repeats: 4", "repeats: 8"),
+            ("config/benchmarks/harder.yaml", "k: 4", "k: 8"),
+            ("config/benchmarks/harder.yaml", "avg@4", "avg@8"),
+            ("config/benchmarks/harder.yaml", "pass@4", "pass@8"),
+        ),
+        HARDER,
+    ),
+    "one benchmark's number of problems": (
+        edits(("config/studies/demo.yaml", "problems: {task: sum-4, size: <n>}", "problems: {task: sum-4, size: 77}")),
+        benchmark_problems("harder") | HARDER,
+    ),
+    "code that draws figures": (
+        edits(("chord/plot.py", "MARKED_POINTS = 11", "MARKED_POINTS = 9")),
+        artefact(*FIGURES) | PAGE,
+    ),
+    "code that makes tables": (
+        edits(("chord/findings/rendering.py", "import Path\n", "import Path\n\nSPACE = 1\n")),
+        TABLE | PAGE,
+    ),
+    "more expert problems": (
+        edits(("config/studies/demo.yaml", "expert: {task: sum-3, size: <n>}", "expert: {task: sum-3, size: 300}")),
+        problems("expert") | traces("expert") | made_again(EXPERTS),
+    ),
+    "the style of the expert": (
+        edits(("config/studies/demo.yaml", "style: checked}", "style: worked}")),
+        traces("expert", "aligned") | made_again(EXPERTS | grows_from(with_method("luffy"))),
+    ),
+    "one more expert trace, by hand": (
+        append("results/demo/data/traces/expert.jsonl", "one more\n"),
+        traces("expert") | made_again(EXPERTS),
+    ),
+    "the training problems": (
+        edits(("config/studies/demo.yaml", "train: {task: sum-3, size: <n>}", "train: {task: sum-3, size: 1000}")),
+        problems("train") | (traces("aligned") if with_method("luffy") else set()) | made_again(RL),
+    ),
+    "the base corpus": (
+        edits(("config/studies/demo.yaml", "task: sum-2, style: worked", "task: sum-2, style: terse")),
+        traces("base") | EVERYTHING_TRAINED,
+    ),
+    "a pin of the report": (edits(("envs/report.txt", "numpy==", "numpy==9.")), artefact("table1", *FIGURES) | PAGE),
+    "a pin of training": (edits(("envs/train.txt", "torch==", "torch==9.")), EVERYTHING_TRAINED),
+    "a pin of answering": (
+        edits(("envs/generate.txt", "transformers==", "transformers==9.")),
+        evaluated(ALL) | TABLE | PAGE,
+    ),
+    "a pin of scoring": (
+        edits(("envs/evaluate.txt", "math-verify==", "math-verify==9.")),
+        SCORES | SFT_GRADES | made_again(grows_from({"sft-best"})) | artefact("figure2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", EXACTLY)
+def test_an_edit_rebuilds_exactly_what_it_affects(tree: Path, edit: str) -> None:
+    change, expected = EXACTLY[edit]
+    change(tree)
+    found = planned(tree)
+    assert expected
+    assert sorted(found - expected) == [], "too many"
+    assert sorted(expected - found) == [], "too few"
+
+
+def copied_in(tree: Path, place: Path) -> Path:
+    """A fresh clone with results/ copied in: no record of Snakemake, and times in an order that means nothing."""
+    shutil.copytree(tree, place, ignore=shutil.ignore_patterns(".snakemake"), copy_function=shutil.copyfile)
+    for number, path in enumerate(sorted(place.rglob("*"), reverse=True)):
+        if path.is_file():
+            os.utime(path, (1_700_000_000 + number, 1_700_000_000 + number))
+    return place
+
+
+def test_touching_everything_rebuilds_nothing(tree: Path) -> None:
+    for path in sorted(tree.rglob("*"), reverse=True):
+        if path.is_file() and ".snakemake" not in path.parts:
+            os.utime(path)
+    assert planned(tree) == set()
+
+
+def test_a_fresh_clone_with_results_copied_in_rebuilds_nothing_and_sees_later_edits(tree: Path, tmp_path: Path) -> None:
+    clone = copied_in(tree, tmp_path / "clone")
+    assert planned(clone) == set()
+    EXACTLY["the phi function"][0](clone)
+    assert planned(clone) == EXACTLY["the phi function"][1]
+
+
+def test_what_an_edit_made_stale_is_made_once_and_then_all_is_fresh_also_when_the_edit_is_taken_back(
+    tree: Path,
+) -> None:
+    change, expected = EXACTLY["a label in a figure, and how another is smoothed"]
+    before = {path: path.read_text() for path in (tree / "config").rglob("*.yaml")}
+    for turn in range(2):
+        change(tree)
+        assert planned(tree) == expected, turn
+        assert snakemake(tree, "--cores", "2").returncode == 0
+        assert planned(tree) == set()
+        for path, text in before.items():
+            path.write_text(text)
+        assert planned(tree) == expected, turn
+        assert snakemake(tree, "--cores", "2").returncode == 0
+        assert planned(tree) == set()
+
+
+RUN = "runs/chord-phi/seed-1"
+BY_HAND: dict[str, tuple[str, set[str]]] = {
+    "a model": (f"{RUN}/model/file", made_again({"chord-phi"})),
+    "metrics": (f"{RUN}/metrics.jsonl", made_again({"chord-phi"})),
+    "answers": (
+        f"{RUN}/eval/harder/answers.jsonl",
+        answered("chord-phi", "harder") | scored("chord-phi", "harder") | TABLE | PAGE,
+    ),
+    "scores": (f"{RUN}/eval/harder/scores.json", scored("chord-phi", "harder") | TABLE | PAGE),
+    "a table": ("table1.json", TABLE | PAGE),
+    "a picture": ("figure4.svg", artefact("figure4") | PAGE),
+    "the page": ("overview.html", PAGE),
+    "problems of a benchmark": (
+        "data/benchmarks/harder.jsonl",
+        benchmark_problems("harder") | HARDER,
+    ),
+    "a recipe": (f"{RUN}/run.json", described("chord-phi") | made_again({"chord-phi"})),
+    "the base model": ("models/base/model/file", EVERYTHING_TRAINED),
+}
+
+
+@pytest.mark.parametrize("what", BY_HAND)
+def test_an_output_edited_by_hand_is_made_again_with_all_below_and_the_edit_is_reported(tree: Path, what: str) -> None:
+    file, expected = BY_HAND[what]
+    append(f"results/demo/{file}", " ")(tree)
+    assert planned(tree) == expected
+    told = snakemake(tree, "--dry-run", "--quiet", "all").stdout
+    name = file.removesuffix("/file").split("/")[-1]
+    assert f"stale: output {name}: " in told and " by hand" in told, told
+
+
+@pytest.mark.parametrize("what", [name for name in BY_HAND if name != "the base model"])
+def test_an_output_deleted_by_hand_is_made_again_with_all_below(tree: Path, what: str) -> None:
+    file, expected = BY_HAND[what]
+    (tree / "results/demo" / file).unlink()
+    assert planned(tree) == expected
+
+
+def test_a_new_seed_adds_its_own_runs_and_leaves_the_others(tree: Path) -> None:
+    replace(tree / "config/config.yaml", "seeds: [1]", "seeds: [1, 2]")
+    plan = planned(tree)
+    new = {file for file in plan if "/seed-2/" in file}
+    assert plan - new == TABLE | PAGE | artefact(*FIGURES)
+    assert {file.split("/")[1] for file in new} == ALL
+
+
+def test_a_new_arm_adds_its_own_runs_and_leaves_the_others(tree: Path) -> None:
+    arm = "{init: base, mu: {schedule: constant, value: 0.3}, steps: 9, learning_rate: 1.0e-4}"
+    append("config/arms.yaml", f"\nmu-new:\n  label: new\n  recipe: {arm}\n")(tree)
+    replace(tree / "config/experiments/table1.yaml", "arms: [original,", "arms: [mu-new, original,")
+    plan = planned(tree)
+    new = {file for file in plan if file.startswith("runs/mu-new/")}
+    assert plan - new == TABLE | PAGE
+    assert len(new) == 1 + 4 + 2 * len(BENCHMARKS)  # run.json; model, metrics, timing, curves; answers and scores
+
+
+def test_why_says_one_sentence_a_job_with_old_and_new_values(tree: Path) -> None:
+    replace(tree / "config/arms.yaml", "peak: 0.9,", "peak: 0.77,")
+    replace(tree / "chord/plot.py", "MARKED_POINTS = 11", "MARKED_POINTS = 9")
+    (tree / "results/demo/runs/grpo/seed-1/eval/harder/scores.json").unlink()
+    append("results/demo/runs/sft-light/seed-1/eval/harder/scores.json", " ")(tree)
+    told = run(tree, sys.executable, "-m", "chord.why", "table1", "figure4")
+    assert told.returncode == 0, told.stdout
+    lines = dict(line.split(": ", 1) for line in told.stdout.splitlines() if ": " in line)
+    assert lines["describe_run runs/chord-mu/seed-1"] == "settings recipe.mu.peak: 0.9 -> 0.77."
+    assert lines["train runs/chord-mu/seed-1"] == "reads what is made again: runs/chord-mu/seed-1/run.json."
+    assert lines["generate runs/chord-mu/seed-1/eval/harder"].startswith("reads what is made again: runs/chord-mu/")
+    assert lines["score runs/grpo/seed-1/eval/harder"].endswith("scores.json is missing.")
+    assert lines["score runs/sft-light/seed-1/eval/harder"].startswith("output scores.json: ")
+    assert lines["plot figure4"].startswith("code chord.plot: ")
+    planned_here = planned(tree, "table1", "figure4")
+    assert (
+        len(lines)
+        == len({Path(file).with_suffix("") if "/" not in file else Path(file).parent for file in planned_here}) + 1
+    )
+    again = run(tree, sys.executable, "-m", "chord.why", "table1", "figure4", "--json")
+    assert len(json.loads(again.stdout)) == int(told.stdout.split()[-4])
+
+
+def test_why_says_that_nothing_would_run_and_refuses_a_target_that_is_none(tree: Path) -> None:
+    told = run(tree, sys.executable, "-m", "chord.why")
+    assert told.stdout.splitlines() == ["Nothing would run: all is as the present project makes it."]
+    told = run(tree, sys.executable, "-m", "chord.why", "tabel1")
+    assert told.returncode == 2
+    assert "tabel1" in told.stdout and "Traceback" not in told.stdout
+
+
+def test_a_job_of_a_cluster_looks_nothing_over(tree: Path) -> None:
+    """A job starts Snakemake anew, with --mode remote: it must not plan what its parent did not."""
+    append("results/demo/table1.json", " ")(tree)
+    command = [str(Path(sys.executable).with_name("snakemake")), "--dry-run", "--quiet", "all"]
+    remote = subprocess.run([*command, "--mode", "remote"], cwd=tree, capture_output=True, text=True, check=False)
+    assert "stale" not in remote.stdout + remote.stderr

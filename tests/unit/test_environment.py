@@ -3,11 +3,11 @@
 import ast
 import importlib.metadata
 import importlib.util
-import os
 import re
 import subprocess
 import sys
 import tomllib
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -92,20 +92,20 @@ def test_every_package_that_a_verb_of_the_step_imports_is_declared_in_its_extra(
 def test_a_verb_and_all_that_it_imports_load_where_nothing_but_the_pins_of_its_step_is_installed(
     step: str, tmp_path: Path
 ) -> None:
-    packages = Path(importlib.metadata.distribution("pydantic").locate_file(""))
+    venv.create(tmp_path, with_pip=False, symlinks=True)
+    python, there = tmp_path / "bin" / "python", next(tmp_path.glob("lib/python3.*/site-packages"))
+    here = Path(str(importlib.metadata.distribution("pydantic").locate_file("")))
     for name in set(pinned(ROOT, step)) - {left_out}:
         files = importlib.metadata.distribution(name).files or []
         for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
-            if not (tmp_path / top).is_symlink():
-                (tmp_path / top).symlink_to(packages / top)
+            if not (there / top).is_symlink():
+                (there / top).symlink_to(here / top)
     names = sorted({name for verb in verbs(step) for name in (f"chord.{verb}", *imported(verb))})
-    # -S: the packages of the Python that runs this are out of reach.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     code = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]; print('all')"
-    command = [sys.executable, "-S", "-W", "ignore", "-c", code, *names]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command = [python, "-W", "ignore", "-c", code, *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "all\n"), done.stderr
-    other = subprocess.run([sys.executable, "-S", "-c", "import snakemake"], env=environment, capture_output=True)
+    other = subprocess.run([python, "-c", "import snakemake"], capture_output=True)
     assert b"No module named 'snakemake'" in other.stderr
 
 
@@ -247,10 +247,10 @@ def test_the_stamp_changes_with_a_version_a_part_and_a_package_but_not_with_a_co
 
 
 def test_nothing_is_installed_where_the_stamp_is_there(folder: Path, tmp_path_factory, monkeypatch) -> None:
-    venv = tmp_path_factory.mktemp("venv")
+    empty = tmp_path_factory.mktemp("venv")
     pins = install.union(folder)
     ran: list[str] = []
-    monkeypatch.setattr(install, "VENV", venv)
+    monkeypatch.setattr(install, "VENV", empty)
     monkeypatch.setattr(install, "pip", lambda *words, **_: ran.append(" ".join(words)))
     install.stamp_of("run", pins["run"]).touch()
     assert not install.install_run(pins["run"])

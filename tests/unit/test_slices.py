@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from chord.config import Study, load
+from chord.config import Grading, Study, load
 from chord.config.sets import answered, problem_sets, trace_sets
 from chord.config.slices import of_problems, of_traces
 from chord.demonstrate import Check, measured_in, write
@@ -35,12 +35,17 @@ EDITS: dict[str, tuple[dict[str, object], set[str]]] = {
     "the size of expert": ({"data__expert": {"task": "sum-3", "size": 21}}, {"expert"}),
     "the task of a benchmark": ({"benchmarks__harder__problems": {"task": "sum-2", "size": 5}}, {"harder"}),
     "the size of a benchmark": ({"benchmarks__harder__problems": {"task": "sum-4", "size": 6}}, {"harder"}),
+    "a benchmark of the same task before another": (
+        {"benchmarks__harder__problems": {"task": "sum-3", "size": 5}},  # the keys of these files are sorted
+        {"harder", "in-distribution"},
+    ),
     "a task that a benchmark and the base corpus ask": ({"tasks__sum-4__settings__max_digits": 5}, {"harder", "base"}),
     "a task that only the base corpus asks": ({"tasks__sum-1__prompt": "{expression}="}, {"base"}),
     "another task": ({"tasks": TASKS | {"more": TASKS["sum-1"]}}, set()),
     "the seed": ({"data__seed": 7}, PROBLEMS | {"base traces"}),
     "the size of the corpus": ({"base_corpus__size": 210}, {"base", "base traces"}),
-    "the styles of the corpus": ({"base_corpus__parts": [*ADDED, *PARTS[1:3], *PARTS[4:]]}, {"base traces"}),
+    "a style of the corpus": ({"base_corpus__parts": [PARTS[0] | {"style": "worked"}, *PARTS[1:]]}, {"base traces"}),
+    "how the corpus divides a task": ({"base_corpus__parts": [*ADDED, *PARTS[1:3], *PARTS[4:]]}, {"base traces"}),
     "the style of the expert": ({"expert__style": "terse"}, {"expert traces", "aligned traces"}),
     "the name of the expert": ({"expert__name": "A solver"}, {"expert traces", "aligned traces"}),
     "the mark": ({"grading__mark": ":"}, TRACES),
@@ -100,6 +105,15 @@ def test_where_the_slices_of_a_file_and_of_its_problems_stay_the_file_does(
 @pytest.fixture(scope="module")
 def unedited(small: Study) -> dict[str, str]:
     return files(small)
+
+
+def test_another_grader_wants_other_traces_and_the_same_problems(small: Study) -> None:
+    math = small.model_copy(update={"grading": Grading(grader="math", reward=small.grading.reward)})
+    words = small.model_copy(update={"grading": Grading(grader="last-number", reward=small.grading.reward)})
+    for name in trace_sets(small):
+        assert of_traces(math, name) != of_traces(words, name)
+    for name in problem_sets(small):
+        assert of_problems(math, name) == of_problems(small, name)
 
 
 def test_what_a_chat_model_reads_is_not_limited_by_characters(small: Study) -> None:

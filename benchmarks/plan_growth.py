@@ -30,9 +30,7 @@ def main() -> None:
     """Measure each grid and print a line for it."""
     seeds = [int(word) for word in sys.argv[1:]] or [1, 4, 16, 64]
     first: float | None = None
-    print(
-        "| jobs | nothing made, s | all made, s | phi edited, s | jobs then planned | s per 1,000 made jobs, ratio |"
-    )
+    print("| jobs | nothing made, s | all made, s | phi edited, s | jobs then planned | s per 1,000 made jobs, ratio |")
     print("|---:|---:|---:|---:|---:|---:|")
     for count in seeds:
         with tempfile.TemporaryDirectory(prefix="chord-plan-") as folder:

@@ -1,7 +1,8 @@
-"""Trained candidates -> the one that was best on the validation set. It never sees a benchmark.
+"""Trained candidates -> the weights that were best on the validation set. It never sees a benchmark.
 
-python -m chord.choose --candidates RUN_DIR ... --model OUT --metrics OUT --chosen OUT --manifest OUT
+python -m chord.choose --candidates RUN_DIR ... --model OUT --metrics OUT --validation OUT --chosen OUT --manifest OUT
 
+Chooses among all validated steps of all runs: `validation.json` has their results, `candidates/` their weights.
 (The paper chose its SFT-best on the test sets; here the validation set chooses, a rule of its own.)
 """
 
@@ -13,15 +14,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import UserError, atomic_folder, run_verb, write_atomically
+from chord.provenance.hashing import TIMESTAMP
 from chord.provenance.manifest import Manifest
+from chord.records import candidate_name
 
-RULE = "the highest validation accuracy after any update; among equals the earlier step, then the earlier candidate"
+RULE = "the highest validation accuracy after any update; among equals the earlier candidate, and its earlier step"
+PARTS = ("model", "candidates", "metrics.jsonl", "validation.json")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A training run and the best validation accuracy along it, which is what its model was kept at."""
+    """A training run and the best validation accuracy along it."""
 
     run: str
     step: int
@@ -29,16 +34,24 @@ class Candidate:
 
 
 def main() -> None:
-    """Choose among finished runs; writes the winner's model and metrics, and what it won against."""
+    """Choose among finished runs; writes the winner's model, metrics and validation, and what it won against."""
     args = _arguments()
-    inputs = {f"{name} of {run}": run / name for run in args.candidates for name in ("model", "metrics.jsonl")}
-    outputs = {name: getattr(args, name) for name in ("model", "metrics", "chosen")}
-    with Manifest.recording(args.manifest, verb="chord.choose", inputs=inputs, outputs=outputs):
+    with Manifest.recording(
+        args.manifest,
+        verb="chord.choose",
+        step="train",
+        without=OF_TRAINING,
+        decided_by={"candidates": [run.resolve().parent.name for run in args.candidates]},
+        inputs={f"{name} of {run}": run / name for run in args.candidates for name in PARTS},
+        outputs={name: getattr(args, name) for name in ("model", "metrics", "validation", "chosen")},
+    ):
         candidates = [read_candidate(run) for run in args.candidates]
         winner = choose(candidates)
+        run = Path(winner.run)
         with atomic_folder(args.model) as folder:
-            shutil.copytree(Path(winner.run, "model"), folder, dirs_exist_ok=True)
-        write_atomically(args.metrics, Path(winner.run, "metrics.jsonl").read_bytes())
+            copy_model(run, winner.step, folder)
+        write_atomically(args.metrics, (run / "metrics.jsonl").read_bytes())
+        write_atomically(args.validation, (run / "validation.json").read_bytes())
         told = {"rule": RULE, "chosen": asdict(winner), "candidates": [asdict(candidate) for candidate in candidates]}
         write_atomically(args.chosen, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
@@ -48,50 +61,46 @@ def choose(candidates: list[Candidate]) -> Candidate:
     return max(candidates, key=lambda candidate: candidate.accuracy)
 
 
+def copy_model(run: Path, step: int, folder: Path) -> None:
+    """The run's model with the weights that it had after `step`: its settings and tokenizer are those of any step."""
+    for path in (run / "model").iterdir():
+        if path.name != TIMESTAMP and not path.name.endswith((".safetensors", ".safetensors.index.json")):
+            shutil.copyfile(path, folder / path.name)
+    shutil.copyfile(run / "candidates" / candidate_name(step), folder / "model.safetensors")
+
+
 def read_candidate(run: Path) -> Candidate:
-    """The best validation result in a run's metrics. Raises UserError for a run that is not whole."""
-    if not any((run / "model").glob("*.safetensors")):
-        raise UserError(
-            f"{run / 'model'}: found no weights (*.safetensors), expected the model of a finished run; train it"
-        )
-    results = _validations(run / "metrics.jsonl")
-    step, accuracy = max(results, key=lambda result: result[1])
+    """The best validation result of a run. Raises UserError for a run that is not whole."""
+    if not (run / "model" / "config.json").is_file():
+        raise UserError(f"{run / 'model'}: found no config.json, expected the model of a finished run; train it")
+    results = _validations(run / "validation.json")
+    for step, _ in results:
+        weights = run / "candidates" / candidate_name(step)
+        if not weights.is_file():
+            raise UserError(
+                f"{weights}: found no such file, expected the weights after each validated step; train again"
+            )
+    step, accuracy = max(results, key=lambda result: (result[1], -result[0]))
     return Candidate(str(run), step, accuracy)
 
 
 def _validations(file: Path) -> list[tuple[int, float]]:
-    """(step, accuracy) of each line that has a validation result, in order of steps; step 0 is no trained model."""
-    remedy = "expected the metrics of a finished run, a JSON object a line; train it again"
+    """(step, accuracy) of each validation after an update; step 0 is no trained model."""
+    remedy = "expected what chord.validate writes of a finished run; delete it and validate again"
     try:
-        text = file.read_text(encoding="utf-8")
+        rows: Any = json.loads(file.read_text(encoding="utf-8"))["steps"]
+        results = [(int(row["step"]), float(row["accuracy"])) for row in rows]
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, UnicodeDecodeError):
         raise UserError(f"{file}: found no such text file, {remedy}") from None
-    if not text.endswith("\n"):
-        raise UserError(f"{file}: found {'a last line without end' if text else 'an empty file'}, {remedy}")
-    results = [
-        found for number, line in enumerate(text.split("\n")[:-1], 1) if (found := _validation(line, number, file))
-    ]
-    if not results:
-        raise UserError(
-            f"{file}: found no validation result after step 0, expected at least one; train with validation"
-        )
-    return sorted(results)
-
-
-def _validation(line: str, number: int, file: Path) -> tuple[int, float] | None:
-    try:
-        row: Any = json.loads(line)
-        validation = row["validation"]
-        step = int(row["step"])
-        if validation is None or step == 0:
-            return None
-        accuracy = float(validation["accuracy"])
     except (ValueError, KeyError, TypeError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise UserError(f"{file}, line {number}: found no step and validation.accuracy ({found})") from None
-    if not math.isfinite(accuracy):
-        raise UserError(f"{file}, line {number}: found validation accuracy {accuracy}, expected a number from 0 to 1")
-    return step, accuracy
+        raise UserError(f"{file}: found {type(error).__name__}: {error}, {remedy}") from None
+    for step, accuracy in results:
+        if not (math.isfinite(accuracy) and 0 <= accuracy <= 1):
+            raise UserError(f"{file}, step {step}: found accuracy {accuracy}, expected a number from 0 to 1")
+    after = [(step, accuracy) for step, accuracy in results if step > 0]
+    if not after:
+        raise UserError(f"{file}: found no validation after step 0, expected at least one; train with validation")
+    return after
 
 
 def _arguments() -> argparse.Namespace:
@@ -103,6 +112,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model", type=Path, required=True, help="folder that becomes a copy of the winner's model")
     parser.add_argument("--metrics", type=Path, required=True, help="file that becomes a copy of the winner's metrics")
+    parser.add_argument(
+        "--validation", type=Path, required=True, help="file that becomes a copy of its validation.json"
+    )
     parser.add_argument("--chosen", type=Path, required=True, help="JSON: the winner, all candidates, the rule")
     parser.add_argument("--manifest", type=Path, required=True, help="JSON: where all of it comes from")
     return parser.parse_args()

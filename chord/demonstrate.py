@@ -19,6 +19,7 @@ from typing import Any
 
 from chord.config import ConfigError, Study
 from chord.config.slices import of_traces
+from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.records import Outcome, Problem, Trace, read_lines, write_lines
@@ -73,6 +74,7 @@ def main() -> None:
             args.manifest,
             verb="chord.demonstrate",
             step="data",
+            without=OF_TRAINING,
             decided_by=decided_by,
             inputs={"problems": args.problems} | ({"tokenizer": args.tokenizer} if args.tokenizer else {}),
             outputs={"traces": args.traces, "counts": args.counts},

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from chord.config import ConfigError, Study, slices
 from chord.provenance import ahead
-from chord.provenance.digest import code_digest
+from chord.provenance.digest import OF_TRAINING, code_digest
 from chord.provenance.environment import key_packages
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.hashing import file_sha256, tree_hash
@@ -56,6 +56,7 @@ def main() -> None:
         args.manifest,
         verb=VERB,
         step="generate",
+        without=OF_TRAINING,
         inputs={"model": args.model, "problems": args.problems},
         outputs={"answers": args.answers},
         decided_by=slices.of_answers(study, benchmark.name, benchmark.definition, args.seed),
@@ -63,7 +64,7 @@ def main() -> None:
         extra={"cpu_threads": threads},
     ) as recording:
         _check_model(args.model)
-        alike = {"code": code_digest(VERB), "packages": key_packages(), "model": tree_hash(args.model)}
+        alike = {"code": code_digest(VERB, OF_TRAINING), "packages": key_packages(), "model": tree_hash(args.model)}
         job = _job(study, benchmark, args.problems, args.answers, args.seed, alike)
         recording.extra["key"] = job.key
         with ahead.claimed(args.answers, wait=True):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from chord.config import MuAdaptive, MuDecay, MuGradientNorm, Project, Recipe, Table, slices
 from chord.config.sets import BENCHMARK, problem_sets, trace_sets
+from chord.provenance.digest import OF_TRAINING
 from chord.provenance.freshness import Expected
 from chord.tasks.benchmarks import read_benchmark
 
@@ -63,8 +64,9 @@ def beside_recipe(recipe: Recipe) -> tuple[str, ...]:
     if not recipe.needs_experts:
         beside.append("chord.objective.losses:imitation")
     if not recipe.needs_rollouts:
-        beside += ["chord.objective.losses:policy_gradient", "chord.objective.losses:truncated_correction"]
-    if not recipe.needs_rollouts or recipe.method == "luffy":
+        beside += ["chord.rollout", "chord.objective.losses:policy_gradient"]
+        beside.append("chord.objective.losses:truncated_correction")
+    if recipe.needs_rollouts and recipe.method == "luffy":
         beside.append("chord.objective.advantages:group_advantages")
     if recipe.init != "random":
         beside.append("chord.learner.blank")
@@ -77,10 +79,10 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
         place = (
             f"data/benchmarks/{name.removeprefix(BENCHMARK)}" if name.startswith(BENCHMARK) else f"data/problems/{name}"
         )
-        yield f"{place}.manifest.json", Expected("chord.prepare", (), "data", slices.of_problems(study, name))
+        yield f"{place}.manifest.json", Expected("chord.prepare", OF_TRAINING, "data", slices.of_problems(study, name))
     for name in trace_sets(study):
         decided = slices.of_traces(study, name)
-        yield f"data/traces/{name}.manifest.json", Expected("chord.demonstrate", (), "data", decided)
+        yield f"data/traces/{name}.manifest.json", Expected("chord.demonstrate", OF_TRAINING, "data", decided)
     if study.base_corpus:
         beside = beside_recipe(study.base_corpus.recipe)  # pyright: ignore[reportArgumentType] # frozen, so hashable
         yield "models/base/train.manifest.json", Expected("chord.train", beside, "train", {})
@@ -91,15 +93,18 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
             if arm.recipe:
                 beside = beside_recipe(arm.recipe)  # pyright: ignore[reportArgumentType] # frozen, so hashable
                 yield f"{run}/train.manifest.json", Expected("chord.train", beside, "train", {})
+            if arm.only_imitates:
+                graded = Expected("chord.validate", OF_TRAINING, "evaluate", slices.of_validation(study))
+                yield f"{run}/validation.manifest.json", graded
             if arm.choose:
                 decided = {"candidates": list(arm.choose)}
-                yield f"{run}/choose.manifest.json", Expected("chord.choose", (), "train", decided)
+                yield f"{run}/choose.manifest.json", Expected("chord.choose", OF_TRAINING, "train", decided)
             for benchmark, task in tasks.items():
                 answers = slices.of_answers(study, benchmark, task, seed)
                 scores = slices.of_scores(study, benchmark, task)
                 place = f"{run}/eval/{benchmark}"
-                yield f"{place}/answers.manifest.json", Expected("chord.generate", (), "generate", answers)
-                yield f"{place}/scores.manifest.json", Expected("chord.score", (), "evaluate", scores)
+                yield f"{place}/answers.manifest.json", Expected("chord.generate", OF_TRAINING, "generate", answers)
+                yield f"{place}/scores.manifest.json", Expected("chord.score", OF_TRAINING, "evaluate", scores)
     for name, artefact in project.artefacts.items():
         verb = "chord.tabulate" if isinstance(artefact, Table) else "chord.plot"
         yield f"{name}.manifest.json", Expected(verb, (), "report", slices.of_artefact(project, name))

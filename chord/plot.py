@@ -93,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _inputs(project: Project, figure: Figure, results: Path) -> dict[str, Path]:
     """What the figure is made of; titles, labels and what the paper says are in its JSON."""
     runs = [(arm, seed) for arm in figure.arms for seed in project.seeds]
-    return {f"{arm}/seed-{seed}": curves.metrics_path(results, arm, seed) for arm, seed in runs}
+    files = {f"{arm}/seed-{seed}": curves.files_of(project, results, arm, seed) for arm, seed in runs}
+    return {f"{run}/{path.name}": path for run, paths in files.items() for path in paths}
 
 
 def draw(data: dict[str, Any]) -> tuple[bytes, bytes]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chord.config.slices import of_problems
+from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import run_verb, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.records import write_lines
@@ -30,6 +31,7 @@ def main() -> None:
             args.manifest,
             verb="chord.prepare",
             step="data",
+            without=OF_TRAINING,
             decided_by=decided_by,
             inputs={},
             outputs={"problems": args.problems, "counts": args.counts},

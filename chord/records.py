@@ -61,7 +61,24 @@ class Answer:
     seed: int
 
 
-Record = TypeVar("Record", Problem, Trace, Answer)
+@dataclass(frozen=True)
+class ValidationAnswer:
+    """One answer to one validation problem, sampled after `step` updates of a training and graded later."""
+
+    step: int
+    problem: str  # Problem.id
+    sample: int
+    text: str
+    finish: str  # "stop" or "length"
+    response_tokens: int
+
+
+def candidate_name(step: int) -> str:
+    """The file of the weights after `step` updates, in a folder of candidates."""
+    return f"step-{step:06d}.safetensors"
+
+
+Record = TypeVar("Record", Problem, Trace, Answer, ValidationAnswer)
 
 
 def write_lines(records: Iterable[Any]) -> str:

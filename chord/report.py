@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from chord.config import Arm, MuConstant, MuDecay, Project, Recipe, Table, load, slices
+from chord.config import Arithmetic, Arm, MuConstant, MuDecay, Project, Recipe, Table, load, slices
 from chord.findings import history, page, rendering
 from chord.findings.reading import read_json
 from chord.provenance.files import UserError, run_verb, write_atomically
@@ -193,7 +193,8 @@ def _values(project: Project) -> Iterator[str]:
     yield "<h2>Values</h2>"
     rows = [_recipe(project.arms[name], project) for name in used_arms(project)]
     yield page.rows_part(("arm", "starts from", "µ", "expert weight", "length", "learning rate", "keeps step"), rows)
-    study = project.study.model_dump(mode="json", exclude={"execution": set(slices.HOW_NOT_WHAT)})
+    study = project.study.model_dump(mode="json")
+    study["execution"] = {key: study["execution"][key] for key in Arithmetic.model_fields}
     yield "<details><summary>What the study sets for every arm</summary>"
     shown = ("model", "data", "expert", "grading", "rollouts", "expert_rows_per_step", "optimiser", "policy_loss",
              "validation", "execution")  # fmt: skip
@@ -215,8 +216,7 @@ def _recipe(arm: Arm, project: Project) -> tuple[str, ...]:
         else "none used"
     )
     length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs:g} epoch{'' if recipe.epochs == 1 else 's'}"
-    keeps = "best" if recipe.keep == "best" else "last"
-    return (arm.label, start, _mu(recipe), weight, length, f"{recipe.learning_rate:g}", keeps)
+    return (arm.label, start, _mu(recipe), weight, length, f"{recipe.learning_rate:g}", recipe.keep)
 
 
 def _mu(recipe: Recipe) -> str:

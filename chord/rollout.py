@@ -1,25 +1,26 @@
-"""What one training step is fed: graded rollouts, expert rows, validation. P prompts, G rollouts of each.
+"""Graded rollouts: what only arms that sample are fed, and how they are validated. P prompts, G rollouts of each.
 
-Part of the verb `train`, kept beside it: the only place where sampler, grader and advantages meet.
+Part of the verb `train`: the only place where sampler, grader, rewards and advantages meet. Arms that only imitate
+never import it.
 """
 
+from collections import Counter
 from collections.abc import Sequence as List
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from chord.config import Run
+from chord.feed import Feed
 from chord.learner.order import rows_at
 from chord.learner.packing import Sequence
-from chord.learner.world import World
 from chord.objective.advantages import group_advantages
-from chord.records import Outcome, Problem, Trace
-from chord.sampling.protocol import Request, Sampled, Sampler
-from chord.seeds import derive
+from chord.provenance.files import UserError
+from chord.records import Outcome, Problem, Trace, ValidationAnswer
+from chord.sampling.protocol import Sampled
 from chord.tasks.graders import Grader
-from chord.tasks.prompts import prompt_ids, response_ids
 from chord.tasks.rewards import reward
 
 
@@ -33,72 +34,92 @@ class Rollouts:
     mean_tokens: float  # over all ranks
 
 
-@dataclass(frozen=True)
-class Feed:
-    """Everything a step is drawn from."""
+def grader_of(run: Run) -> Grader:
+    """The grader that pays this run's rewards; a context manager."""
+    assert run.grading is not None, "a recipe with rollouts is graded"
+    return Grader(run.grading)
 
-    run: Run
-    tokenizer: PreTrainedTokenizerBase
-    sampler: Sampler
+
+@dataclass(frozen=True)
+class Practice:
+    """The prompts that the policy practises on, and the grader that judges what it writes."""
+
+    feed: Feed
     grader: Grader
-    world: World
     prompts: List[Problem]
-    traces: List[Trace]
-    validation: List[Problem]
-    _ids: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def rollouts(self, step: int) -> Rollouts:
         """Samples, grades and compares the rollouts of `step`; each rank has every size-th prompt."""
-        run, world = self.run, self.world
-        rows = rows_at(
-            step * run.rollouts.prompts_per_step, run.rollouts.prompts_per_step, len(self.prompts), run.seed, "prompts"
-        )
+        run, world = self.feed.run, self.feed.world
+        assert run.rollouts is not None
+        size, count = run.rollouts.prompts_per_step, run.rollouts.per_prompt
+        rows = rows_at(step * size, size, len(self.prompts), run.seed, "prompts")
         mine = [self.prompts[row] for row in rows[world.rank :: world.size]]
-        count = run.rollouts.per_prompt
-        samples = self._sample(mine, count, ("rollout", step))
-        graded = self._grade(mine, count, samples)
-        rewards = [reward(outcome, text, run.grading.reward) for outcome, text in graded]
+        samples = self.feed.sample(mine, count, ("rollout", step))
+        texts = [self.feed.text(sample) for sample in samples]
+        outcomes = [
+            self.grader.grade(text, sample.finish, mine[at // count].answer)
+            for at, (text, sample) in enumerate(zip(texts, samples, strict=True))
+        ]
+        rewards = [self._reward(outcome, text) for outcome, text in zip(outcomes, texts, strict=True)]
         sequences: list[Sequence] = []
         if mine:
             values = torch.tensor(rewards, dtype=torch.float64).reshape(-1, count)
             sequences = self._with_advantages(step, mine, samples, values)
         sums = world.sum([sum(rewards), float(sum(len(s.ids) for s in samples)), float(len(samples))])
-        return Rollouts(sequences, self._count(graded), sums[0] / sums[2], sums[1] / sums[2])
+        return Rollouts(sequences, self._count(outcomes), sums[0] / sums[2], sums[1] / sums[2])
 
-    def experts(self, position: int, count: int) -> list[Sequence]:
-        """This rank's share of the next `count` expert rows from `position` of the stream."""
-        rows = rows_at(position, count, len(self.traces), self.run.seed, "experts")
-        return [self._expert(self.traces[row]) for row in rows[self.world.rank :: self.world.size]]
+    def graded(self, answers: List[ValidationAnswer]) -> tuple[float, dict[str, int]]:
+        """Accuracy of validation answers, which every rank has all of, and how often each outcome occurred."""
+        world = self.feed.world
+        right = {problem.id: problem.answer for problem in self.feed.validation}
+        mine = answers[world.rank :: world.size]
+        outcomes = self._count([self.grader.grade(one.text, one.finish, right[one.problem]) for one in mine])
+        return outcomes["right"] / len(answers), outcomes
 
-    def validate(self, step: int) -> dict[str, float | dict[str, int]]:
-        """Accuracy and length on the validation set at the training temperature."""
-        settings = self.run.validation
-        problems = list(self.validation[: settings.problems])[self.world.rank :: self.world.size]
-        samples = self._sample(problems, settings.samples_per_problem, ("validation", step))
-        outcomes = self._count(self._grade(problems, settings.samples_per_problem, samples))
-        tokens, total = self.world.sum([float(sum(len(s.ids) for s in samples)), float(len(samples))])
-        return {"accuracy": outcomes["right"] / total, "response_tokens": tokens / total, "outcomes": outcomes}
+    def check_experts(self, solved: List[Problem], file: Path) -> None:
+        """Expert and reward agree: raises UserError for traces that the grader does not find right.
+
+        `solved` are the problems that the traces, read from `file`, answer.
+        """
+        world, answers = self.feed.world, {problem.id: problem.answer for problem in solved}
+        faults: list[tuple[str, str]] = []
+        for trace in self.feed.traces[world.rank :: world.size]:
+            answer = answers.get(trace.problem)
+            outcome = "no problem of its own" if answer is None else self.grader.grade(trace.response, "stop", answer)
+            if outcome is not Outcome.RIGHT:
+                faults.append((trace.id, str(outcome)))
+        faults = [fault for rank in world.gather(faults) for fault in rank]
+        if faults:
+            first, outcome = min(faults)
+            raise UserError(
+                f"{file}: found {len(faults)} of {len(self.feed.traces)} expert traces that the grader of the rewards"
+                f" does not find right, '{first}' first: {outcome}, expected right; the expert would teach what the"
+                " reward punishes: leave those traces out, or change `grading` of the study"
+            )
 
     def _with_advantages(
         self, step: int, problems: List[Problem], samples: List[Sampled], rewards: torch.Tensor
     ) -> list[Sequence]:
         """The rollouts as sequences; for LUFFY each group is joined by its prompt's expert trace."""
-        run, count = self.run, self.run.rollouts.per_prompt
+        run = self.feed.run
+        assert run.rollouts is not None and run.policy_loss is not None
+        count = run.rollouts.per_prompt
         joined: list[Sequence] = []
         if run.recipe.method == "luffy":
             from chord.objective.luffy import luffy_advantages
 
             experts = [self._aligned[problem.id] for problem in problems]
-            worth = [reward(Outcome.RIGHT, trace.response, run.grading.reward) for trace in experts]
+            worth = [self._reward(Outcome.RIGHT, trace.response) for trace in experts]
             advantages, expert_advantages = luffy_advantages(rewards, torch.tensor(worth, dtype=torch.float64))
             joined = [
-                self._expert(trace, float(advantage))
+                self.feed.expert(trace, float(advantage))
                 for trace, advantage in zip(experts, expert_advantages, strict=True)
             ]
         else:
             advantages = group_advantages(rewards, run.policy_loss.advantage_epsilon)
         flat = advantages.flatten().tolist()
-        prompts = [self._prompt(problem.prompt) for problem in problems for _ in range(count)]
+        prompts = [self.feed.prompt(problem.prompt) for problem in problems for _ in range(count)]
         return joined + [
             Sequence(
                 name=f"step {step}: {problems[index // count].id} rollout {index % count}",
@@ -111,45 +132,16 @@ class Feed:
             for index, sample in enumerate(samples)
         ]
 
-    def _expert(self, trace: Trace, advantage: float = 0.0) -> Sequence:
-        return Sequence(
-            name=f"expert trace {trace.id}",
-            prompt=self._prompt(trace.prompt),
-            response=tuple(response_ids(self.tokenizer, trace.response)),
-            is_expert=True,
-            advantage=advantage,
-        )
-
     @cached_property
     def _aligned(self) -> dict[str, Trace]:
-        return {trace.problem: trace for trace in self.traces}
+        return {trace.problem: trace for trace in self.feed.traces}
 
-    def _prompt(self, text: str) -> tuple[int, ...]:
-        """The prompt's tokens; each text goes through the chat template once."""
-        if text not in self._ids:
-            self._ids[text] = tuple(prompt_ids(self.tokenizer, text))
-        return self._ids[text]
+    def _reward(self, outcome: Outcome, text: str) -> float:
+        assert self.feed.run.grading is not None
+        return reward(outcome, text, self.feed.run.grading.reward)
 
-    def _sample(self, problems: List[Problem], count: int, purpose: tuple[str, int]) -> list[Sampled]:
-        """`count` responses to each problem, grouped by problem; every one has a seed of its own."""
-        rollouts = self.run.rollouts
-        requests = [
-            Request(problem.id, self._prompt(problem.prompt), derive(self.run.seed, *purpose, problem.id, k))
-            for problem in problems
-            for k in range(count)
-        ]
-        return self.sampler.sample(requests, rollouts.max_response_tokens, rollouts.temperature)
-
-    def _grade(self, problems: List[Problem], count: int, samples: List[Sampled]) -> list[tuple[Outcome, str]]:
-        """Outcome and text of each sample; the end token is not part of the text."""
-        graded: list[tuple[Outcome, str]] = []
-        for index, sample in enumerate(samples):
-            ids = sample.ids[:-1] if sample.finish == "stop" else sample.ids
-            text = str(self.tokenizer.decode(ids, skip_special_tokens=False))
-            graded.append((self.grader.grade(text, sample.finish, problems[index // count].answer), text))
-        return graded
-
-    def _count(self, graded: List[tuple[Outcome, str]]) -> dict[str, int]:
+    def _count(self, outcomes: List[Outcome]) -> dict[str, int]:
         """How often each outcome occurred, over all ranks."""
-        mine = [float(sum(found is outcome for found, _ in graded)) for outcome in Outcome]
-        return {outcome.value: int(total) for outcome, total in zip(Outcome, self.world.sum(mine), strict=True)}
+        mine = Counter(outcomes)
+        totals = self.feed.world.sum([float(mine[outcome]) for outcome in Outcome])
+        return {outcome.value: int(total) for outcome, total in zip(Outcome, totals, strict=True)}

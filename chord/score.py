@@ -21,7 +21,7 @@ from typing import Any
 
 from chord.config import AnswerForm, ConfigError, Study, slices
 from chord.provenance import ahead
-from chord.provenance.digest import code_digest
+from chord.provenance.digest import OF_TRAINING, code_digest
 from chord.provenance.environment import key_packages
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.hashing import file_sha256
@@ -54,6 +54,7 @@ def main() -> None:
         args.manifest,
         verb=VERB,
         step="evaluate",
+        without=OF_TRAINING,
         inputs={"answers": args.answers, "problems": args.problems},
         outputs={"scores": args.scores},
         decided_by=slices.of_scores(study, benchmark.name, benchmark.definition),
@@ -85,7 +86,7 @@ def _job(study: Study, benchmark: Benchmark, answers: Path, problems: Path, scor
     asked, answered = read_problems(problems), read_lines(answers, Answer)
     check_answers(answers, answered, asked, benchmark)
     parts = {
-        "code": code_digest(VERB),
+        "code": code_digest(VERB, OF_TRAINING),
         "packages": key_packages(),
         "decided_by": slices.of_scores(study, benchmark.name, benchmark.definition),
         "answers": file_sha256(answers),

@@ -11,13 +11,16 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from chord.command import records_of
 from chord.config import Run
+from chord.feed import Feed
+from chord.jobs import beside_recipe
 from chord.learner import checkpoint
 from chord.learner.blank import blank_model, character_tokenizer
 from chord.learner.checkpoint import Progress
@@ -28,11 +31,13 @@ from chord.provenance.digest import code_digest
 from chord.provenance.files import UserError, atomic_folder, write_atomically
 from chord.provenance.hashing import content_hash
 from chord.provenance.lease import Lease
-from chord.records import Problem, Trace, read_lines
-from chord.rollout import Feed
+from chord.records import Problem, Trace, candidate_name, read_lines
 from chord.sampling.transformers_sampler import TransformersSampler
 from chord.seeds import derive
-from chord.tasks.graders import Grader
+
+if TYPE_CHECKING:
+    from chord.rollout import Practice
+    from chord.tasks.graders import Grader
 
 
 @dataclass
@@ -45,11 +50,13 @@ class Training:
     tokenizer: PreTrainedTokenizerBase
     optimiser: torch.optim.Optimizer
     feed: Feed
+    practice: "Practice | None"  # none where nothing is sampled to learn from
     state: Path
     steps: int
     progress: Progress
     metrics: LineLog | None = None
     timing: LineLog | None = None
+    answers: LineLog | None = None  # to validation problems, where they are graded later
     curves: Curves | None = None
     lease: Lease | None = None
     stop: str = ""  # the signal that asked for a stop
@@ -61,31 +68,13 @@ class Training:
             print(f"chord.train: {message}", file=sys.stderr, flush=True)
 
 
-def arguments() -> argparse.Namespace:
-    """The command line of `chord.train`."""
-    parser = argparse.ArgumentParser(prog="chord.train", description="Train one arm: see run.json for what it is told.")
-    for name, required, what in (
-        ("run", True, "the resolved recipe, run.json"),
-        ("start", False, "folder of the model to start from; none for a recipe with init: random"),
-        ("prompts", False, "training problems (JSON lines); for recipes that sample"),
-        ("traces", False, "expert traces (JSON lines); for recipes that imitate"),
-        ("validation", True, "validation problems (JSON lines)"),
-        ("model", True, "folder to write the trained model to"),
-        ("metrics", True, "file to write the metrics to, a JSON line a step"),
-        ("timing", True, "file to write seconds and memory to, a JSON line a step"),
-        ("manifest", True, "file to write the manifest to"),
-        ("state", True, "folder for checkpoints; the same folder continues a run that was stopped"),
-        ("tensorboard", False, "folder for TensorBoard events"),
-    ):
-        parser.add_argument(f"--{name}", type=Path, required=required, help=what)
-    return parser.parse_args()
-
-
-def set_up(args: argparse.Namespace, run: Run, world: World, grader: Grader, inputs: dict[str, Path]) -> Training:
-    """Model, optimiser, data and logs as of the newest whole checkpoint."""
+def set_up(
+    args: argparse.Namespace, run: Run, world: World, grader: "Grader | None", inputs: dict[str, Path]
+) -> Training:
+    """Model, optimiser, data and logs as of the newest whole checkpoint. `grader`: for a recipe with rollouts."""
     recipe = run.recipe
-    prompts = _read(args, "prompts", Problem, recipe.needs_rollouts, run)
-    traces = _read(args, "traces", Trace, recipe.needs_experts, run)
+    prompts = records_of(args, "prompts", Problem, recipe.needs_rollouts, run)
+    traces = records_of(args, "traces", Trace, recipe.needs_experts, run)
     validation = read_lines(args.validation, Problem)
     _check_alignment(run, prompts, traces, args)
     model, tokenizer = _start(args, run)
@@ -97,51 +86,84 @@ def set_up(args: argparse.Namespace, run: Run, world: World, grader: Grader, inp
         weight_decay=run.optimiser.weight_decay,
         fused=True,
     )
-    state = args.state / _state_digest(inputs)
-    progress = checkpoint.resume(state, model, optimiser) or Progress()
     sampler = TransformersSampler(model, end_ids(model, tokenizer), run.execution.sampler_rows)
-    feed = Feed(run, tokenizer, sampler, grader, world, prompts, traces, validation)
-    training = Training(run, world, model, tokenizer, optimiser, feed, state, _steps(run, len(traces)), progress)
+    feed = Feed(run, tokenizer, sampler, world, traces, validation)
+    practice = _practice(args, run, feed, grader, prompts)
+    state = args.state / _state_digest(run, inputs)
+    found = world.from_leader(checkpoint.newest(state) if world.leads else None)
+    progress = checkpoint.load(found, model, optimiser) if found else Progress()
+    training = Training(
+        run, world, model, tokenizer, optimiser, feed, practice, state, _steps(run, len(traces)), progress
+    )
     if world.leads:
-        others = {path.parent for path in args.state.glob("*/step-*")} - {state}
-        if progress.step == 0 and others:
-            training.say(f"{args.state} holds the state of another recipe, code or data; starting fresh beside it")
-        training.metrics = LineLog(state / "metrics.jsonl", progress.metrics_bytes)
-        training.timing = LineLog(state / "timing.jsonl", progress.timing_bytes)
-        training.curves = Curves(args.tensorboard, state / "metrics.jsonl")
+        _open_logs(training, args)
     return training
+
+
+def _practice(
+    args: argparse.Namespace, run: Run, feed: Feed, grader: "Grader | None", prompts: list[Problem]
+) -> "Practice | None":
+    """What a recipe with rollouts practises on, its expert traces checked; none for one that only imitates."""
+    if grader is None:
+        return None
+    from chord.rollout import Practice
+
+    practice = Practice(feed, grader, prompts)
+    if run.recipe.needs_experts:
+        practice.check_experts(records_of(args, "solved", Problem, True, run), args.traces)
+    return practice
+
+
+def _open_logs(training: Training, args: argparse.Namespace) -> None:
+    """The logs of the leading rank, cut back to the checkpoint."""
+    state, progress = training.state, training.progress
+    others = {path.parent for path in args.state.glob("*/step-*")} - {state}
+    if progress.step == 0 and others:
+        training.say(f"{args.state} holds the state of another recipe, code or data; starting fresh beside it")
+    training.metrics = LineLog(state / "metrics.jsonl", progress.metrics_bytes)
+    training.timing = LineLog(state / "timing.jsonl", progress.timing_bytes)
+    if training.practice is None:
+        training.answers = LineLog(state / "validation.jsonl", progress.validation_bytes)
+    training.curves = Curves(args.tensorboard, state / "metrics.jsonl")
 
 
 def save(training: Training) -> None:
     """Writes a checkpoint; a no-op on other ranks, which hold the same weights."""
     if not training.world.leads:
         return
-    assert training.metrics is not None and training.timing is not None and training.lease is not None
+    assert training.lease is not None
     training.lease.check()  # suspended for minutes, this process may have been replaced by another
-    training.progress.metrics_bytes = training.metrics.sync()
-    training.progress.timing_bytes = training.timing.sync()
+    _sync_logs(training)
     checkpoint.save(training.state, training.progress, training.model, training.optimiser)
     training.saved_at = time.monotonic()
 
 
-def write_outputs(training: Training, args: argparse.Namespace) -> None:
-    """The kept model with its tokenizer, the metrics and the timing, each whole or absent."""
-    run, progress = training.run, training.progress
+def _sync_logs(training: Training) -> None:
     assert training.metrics is not None and training.timing is not None
-    training.metrics.sync()
-    training.timing.sync()
-    if run.recipe.keep == "best":
-        checkpoint.load_weights(training.model, load_file(checkpoint.best_file(training.state, progress.best_step)))
+    training.progress.metrics_bytes = training.metrics.sync()
+    training.progress.timing_bytes = training.timing.sync()
+    training.progress.validation_bytes = training.answers.sync() if training.answers else 0
+
+
+def write_outputs(training: Training, args: argparse.Namespace) -> None:
+    """The kept model with its tokenizer, candidates and logs, each whole or absent."""
+    progress, state = training.progress, training.state
+    _sync_logs(training)
+    if training.run.recipe.keep == "best":
+        checkpoint.load_weights(training.model, load_file(checkpoint.kept_file(state, progress.best_step)))
         training.say(f"keeps step {progress.best_step}, validation accuracy {progress.best_accuracy:.3f}")
     with checkpoint.no_room_told(args.state), atomic_folder(args.model) as folder:
         training.model.config._attn_implementation = "sdpa"  # what any other reader of the folder should use
         training.model.save_pretrained(folder)
         training.tokenizer.save_pretrained(folder)
-    for source, target in (
-        (training.state / "metrics.jsonl", args.metrics),
-        (training.state / "timing.jsonl", args.timing),
-    ):
-        write_atomically(target, source.read_bytes())
+    if args.candidates is not None:
+        with atomic_folder(args.candidates) as folder:
+            for step in map(int, progress.kept):
+                shutil.copyfile(checkpoint.kept_file(state, step), folder / candidate_name(step))
+    logs = {"metrics.jsonl": args.metrics, "timing.jsonl": args.timing, "validation.jsonl": args.validation_answers}
+    for name, target in logs.items():
+        if target is not None:
+            write_atomically(target, (state / name).read_bytes())
 
 
 def drop_state(training: Training) -> None:
@@ -149,12 +171,12 @@ def drop_state(training: Training) -> None:
     shutil.rmtree(training.state)
 
 
-def machine(run: Run) -> dict[str, Any]:
+def machine(run: Run, threads: int) -> dict[str, Any]:
     """The device and the switches that may move last bits, for the manifest."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "device": gpu or "cpu",
-        "cpu_threads": run.execution.cpu_threads,
+        "cpu_threads": threads,
         "deterministic": run.execution.deterministic,
         "compute_dtype": run.execution.compute_dtype,
         "ranks": int(os.environ.get("WORLD_SIZE", "1")),
@@ -180,20 +202,8 @@ def _steps(run: Run, traces: int) -> int:
     """The number of updates; epochs count passes over the expert set, and a started step is a whole one."""
     if run.recipe.steps is not None:
         return run.recipe.steps
-    assert run.recipe.epochs is not None
+    assert run.recipe.epochs is not None and run.expert_rows_per_step is not None
     return max(1, math.ceil(run.recipe.epochs * traces / run.expert_rows_per_step - 1e-9))
-
-
-def _read(args: argparse.Namespace, name: str, kind: Any, needed: bool, run: Run) -> list[Any]:
-    """The records of one input, none if the recipe has no use for them."""
-    path = getattr(args, name)
-    if not needed:
-        return []
-    if path is None:
-        raise UserError(
-            f"--{name}: found nothing, expected a file of {kind.__name__} lines: arm '{run.arm}' reads them"
-        )
-    return read_lines(path, kind)
 
 
 def _check_alignment(run: Run, prompts: list[Problem], traces: list[Trace], args: argparse.Namespace) -> None:
@@ -242,7 +252,8 @@ def _moved(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> 
     return model
 
 
-def _state_digest(inputs: dict[str, Path]) -> str:
-    """What resume state belongs to: the recipe, the data, the start model and the code."""
+def _state_digest(run: Run, inputs: dict[str, Path]) -> str:
+    """What resume state belongs to: the recipe, the data, the start model and the code that this recipe can reach."""
+    code = code_digest("chord.train", beside_recipe(run.recipe))  # pyright: ignore[reportArgumentType] # frozen, hashable
     parts = [f"{name} {content_hash(path)}" for name, path in sorted(inputs.items())]
-    return hashlib.sha256("\n".join([*parts, f"code {code_digest('chord.train')}"]).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join([*parts, f"code {code}"]).encode()).hexdigest()[:16]

@@ -41,6 +41,13 @@ def _arm(name: str, arm: Arm, arms: Mapping[str, Arm]) -> Iterator[str]:
     trained = [key for key, other in arms.items() if other.recipe]
     if arm.choose:
         yield from _names(arm.choose, trained, f"{file}: {name}.choose")
+        for key in arm.choose:
+            recipe = arms[key].recipe if key in arms else None
+            if recipe and recipe.keep != "every":
+                yield (
+                    f"{file}: {name}.choose names '{key}', which keeps {recipe.keep}, expected an arm that keeps the"
+                    " weights of `every` validation"
+                )
     if arm.recipe and arm.recipe.init not in ("base", *(key for key in arms if not arms[key].same_as)):
         known = ["base", *(key for key in arms if key != name and not arms[key].same_as)]
         yield f"{file}: {name}.recipe.init is '{arm.recipe.init}', {expected(arm.recipe.init, known)}"

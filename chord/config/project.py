@@ -1,32 +1,60 @@
 """All of `config/` for one study, and what training is told of it: the run of one arm with one seed."""
 
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, model_validator
 
 from chord.config.artefacts import Artefact, Choice
 from chord.config.base import Count, CountOrNone, Frozen, Name
 from chord.config.reading import read_json, validated
 from chord.config.recipe import Arm, Recipe
-from chord.config.study import Execution, Grading, Model, Optimiser, PolicyLoss, Rollouts, Study, Validation
+from chord.config.study import (
+    Arithmetic,
+    Grading,
+    Groups,
+    Model,
+    Optimiser,
+    PolicyLoss,
+    Sampling,
+    Study,
+    Validation,
+)
+
+Part = TypeVar("Part", bound=Frozen)
 
 
 class Run(Frozen):
-    """run.json: all that training is told. Labels and the paper's numbers are not in it."""
+    """run.json: all that decides a training but its data. Labels and the paper's numbers are not in it.
+
+    What this recipe cannot use is null, so that an edit of it trains nothing: `rollouts`, `grading` and `policy_loss`
+    where nothing is sampled to learn from, `expert_rows_per_step` where no step draws expert rows.
+    """
 
     study: Name
     arm: Name
     seed: CountOrNone
     recipe: Recipe
     model: Model | None
-    rollouts: Rollouts
-    expert_rows_per_step: Count
-    grading: Grading
+    sampling: Sampling
+    rollouts: Groups | None
+    grading: Grading | None
+    policy_loss: PolicyLoss | None
+    expert_rows_per_step: Count | None
     optimiser: Optimiser
-    policy_loss: PolicyLoss
     validation: Validation
-    execution: Execution
+    execution: Arithmetic
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        """No more and no less than the recipe needs."""
+        samples, mixes = self.recipe.needs_rollouts, self.recipe.mixes_experts
+        wanted = {"rollouts": samples, "grading": samples, "policy_loss": samples, "expert_rows_per_step": mixes}
+        for name, needed in wanted.items():
+            if (getattr(self, name) is not None) != needed:
+                found, expected = ("nothing", "a value") if needed else ("a value", "nothing")
+                raise ValueError(f"found {found} under {name}, expected {expected} with mu {self.recipe.mu}")
+        return self
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -57,13 +85,24 @@ class Project(Frozen):
             found = self.arms[arm].recipe
             assert found is not None, f"{arm} is not trained"
             recipe, rows, model = found, study.expert_rows_per_step, None
-        shared = ("rollouts", "grading", "optimiser", "policy_loss", "validation", "execution")
+        samples = recipe.needs_rollouts
         return Run(
             study=study.name,
             arm=arm,
             seed=seed,
             recipe=recipe,
             model=model,
-            expert_rows_per_step=rows,
-            **{name: getattr(study, name) for name in shared},
+            sampling=_narrowed(Sampling, study.rollouts),
+            rollouts=_narrowed(Groups, study.rollouts) if samples else None,
+            grading=study.grading if samples else None,
+            policy_loss=study.policy_loss if samples else None,
+            expert_rows_per_step=rows if recipe.mixes_experts else None,
+            optimiser=study.optimiser,
+            validation=study.validation,
+            execution=_narrowed(Arithmetic, study.execution),
         )
+
+
+def _narrowed(kind: type[Part], whole: Frozen) -> Part:
+    """The fields of `kind` out of a record that has them and more."""
+    return kind.model_validate({name: getattr(whole, name) for name in kind.model_fields})

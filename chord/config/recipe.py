@@ -83,7 +83,7 @@ class Recipe(Frozen):
     steps: Count | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
     learning_rate: Positive
-    keep: Literal["best", "last"] = "best"
+    keep: Literal["best", "last", "every"] = "best"
     reshape_gamma: Positive | None = None
 
     @model_validator(mode="after")
@@ -93,6 +93,10 @@ class Recipe(Frozen):
             raise ValueError(f"found {found}, expected exactly one (epochs of the expert set)")
         if self.epochs is not None and self.needs_rollouts:
             raise ValueError("found `epochs`, passes over the expert set, with a mu other than 1, expected `steps`")
+        if self.needs_rollouts != (self.keep == "best") and self.keep != "last":
+            kind, fitting = ("a mu other than 1", "best") if self.needs_rollouts else ("mu constant at 1", "every")
+            why = "" if self.needs_rollouts else ": pure imitation grades nothing while it trains"
+            raise ValueError(f"found `keep: {self.keep}` with {kind}, expected `last` or `{fitting}`{why}")
         if self.method == "luffy" and self.traces != "aligned":
             raise ValueError(
                 f"found `traces: {self.traces}`, expected `aligned`: luffy needs experts for its own prompts"
@@ -115,7 +119,12 @@ class Recipe(Frozen):
     @property
     def needs_experts(self) -> bool:
         """Whether any step can read expert traces."""
-        return self.method == "luffy" or not (isinstance(self.mu, MuConstant) and self.mu.value == 0)
+        return self.method == "luffy" or self.mixes_experts
+
+    @property
+    def mixes_experts(self) -> bool:
+        """Whether any step can draw rows of its own from the expert traces."""
+        return not (isinstance(self.mu, MuConstant) and self.mu.value == 0)
 
 
 class Arm(Frozen):
@@ -135,3 +144,13 @@ class Arm(Frozen):
                 f"found {' and '.join(found) or 'none'} of `recipe`, `choose` and `same_as`, expected exactly one"
             )
         return self
+
+    @property
+    def only_imitates(self) -> bool:
+        """Whether the arm is trained and no step of it samples rollouts."""
+        return self.recipe is not None and not self.recipe.needs_rollouts
+
+    @property
+    def samples_rollouts(self) -> bool:
+        """Whether the arm is trained and a step of it can sample rollouts."""
+        return self.recipe is not None and self.recipe.needs_rollouts

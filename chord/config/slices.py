@@ -58,6 +58,11 @@ def of_scores(study: Study, benchmark: str, task: dict[str, Any]) -> dict[str, A
     return {"benchmark": benchmark, "task": task, "grading": study.grading.form.model_dump(mode="json")}
 
 
+def of_validation(study: Study) -> dict[str, Any]:
+    """What decides the grades of answers to validation problems that training left behind."""
+    return {"grading": study.grading.form.model_dump(mode="json")}
+
+
 def of_artefact(project: Project, name: str) -> dict[str, Any]:
     """What a table or figure shows beside numbers: titles, labels, the paper's cells, smoothing; and whose numbers."""
     artefact, study = project.artefacts[name], project.study

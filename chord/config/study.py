@@ -134,14 +134,24 @@ class Grading(AnswerForm):
         return AnswerForm(grader=self.grader, mark=self.mark)
 
 
-class Rollouts(Frozen):
-    """One step's sampling."""
+class Sampling(Frozen):
+    """How the policy answers, in rollouts and in validation."""
+
+    max_response_tokens: Count
+    temperature: Positive
+
+
+class Groups(Frozen):
+    """The rollouts of one step: so many prompts, each answered by a group that is compared with itself."""
 
     prompts_per_step: Count
     per_prompt: Count
-    max_response_tokens: Count
+
+
+class Rollouts(Sampling, Groups):
+    """One step's sampling, and the prompts that fit."""
+
     max_prompt_tokens: Count
-    temperature: Positive
 
 
 class Optimiser(Frozen):
@@ -172,15 +182,20 @@ class Validation(Frozen):
     samples_per_problem: Count
 
 
-class Execution(Frozen):
-    """How the machine is used. Values here may move the last bits of a result, never its definition."""
+class Arithmetic(Frozen):
+    """How sums are formed: may move the last bits of a result, never its definition."""
 
     compute_dtype: Literal["float32", "bfloat16", "float64"]
-    cpu_threads: Count
     micro_batch_tokens: Count
     sampler_rows: Count
     logit_chunk_tokens: Count
     deterministic: bool
+
+
+class Execution(Arithmetic):
+    """How the machine is used. What is not `Arithmetic` makes nothing anew."""
+
+    cpu_threads: Count
     checkpoint_every_steps: Count
     checkpoint_every_minutes: Positive
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chord.config import Figure, Panel, Project
-from chord.findings.reading import read_metrics
+from chord.findings.reading import read_metrics, read_validation
 from chord.findings.statistics import moving_mean, over_seeds
 from chord.provenance.files import UserError
 
@@ -74,9 +74,11 @@ def window(panel: Panel) -> int:
     return panel.smooth_steps // 2 * 2 + 1
 
 
-def metrics_path(results: Path, arm: str, seed: int) -> Path:
-    """Where the metrics of one run lie."""
-    return results / "runs" / arm / f"seed-{seed}" / "metrics.jsonl"
+def files_of(project: Project, results: Path, arm: str, seed: int) -> list[Path]:
+    """The metrics of one run; for an arm whose validation was graded later also validation.json."""
+    folder = results / "runs" / arm / f"seed-{seed}"
+    later = project.arms[arm].only_imitates or project.arms[arm].choose
+    return [folder / "metrics.jsonl", *([folder / "validation.json"] if later else [])]
 
 
 def _points(project: Project, curve: Curve) -> dict[str, Any]:
@@ -96,8 +98,22 @@ def _points(project: Project, curve: Curve) -> dict[str, Any]:
 def _runs(project: Project, arm: str, results: Path) -> dict[Path, list[dict[str, Any]]]:
     if project.arms[arm].same_as:
         raise UserError(f"config/experiments: found arm '{arm}', which is not trained, expected arms that have a curve")
-    paths = [metrics_path(results, arm, seed) for seed in project.seeds]
-    return {path: read_metrics(path) for path in paths}
+    files = [files_of(project, results, arm, seed) for seed in project.seeds]
+    return {metrics: _with_validation(read_metrics(metrics), *later) for metrics, *later in files}
+
+
+def _with_validation(lines: list[dict[str, Any]], later: Path | None = None) -> list[dict[str, Any]]:
+    """The metrics with what chord.validate found of the same steps. Refuses results of other steps."""
+    if later is None:
+        return lines
+    found = read_validation(later)
+    steps = [line["step"] for line in lines if line.get("validation") is not None]
+    if steps != list(found):
+        raise UserError(
+            f"{later}: found results after steps {list(found)}, expected the {len(steps)} steps that the metrics beside"
+            " it name; delete it and validate again"
+        )
+    return [line | {"validation": found.get(line["step"])} for line in lines]
 
 
 def _curve(

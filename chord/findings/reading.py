@@ -93,6 +93,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def read_validation(path: Path) -> dict[int, dict[str, Any]]:
+    """What stands in a validation.json, by step."""
+    what, remedy = "what chord.validate writes", "build it with snakemake"
+    rows = read_json(path, what, remedy).get("steps")
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows
+    ):
+        raise UserError(f"{path}: found no results by step, expected {what}; delete it and validate again")
+    return {row["step"]: row for row in rows}
+
+
 def _text(path: Path, what: str, remedy: str) -> str:
     try:
         text = path.read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 A state folder belongs to one digest of (recipe, code, inputs); another recipe or other code has a folder of its own,
 so a changed loss never resumes from the wrong state. Inside it: `step-000040/` with model, optimiser and progress,
-the best weights so far, and the metrics log, of which each checkpoint knows its length.
+`kept-000030.safetensors` with weights that may be wanted at the end, and logs, whose lengths each checkpoint knows.
 """
 
 import json
@@ -33,9 +33,10 @@ class Progress:
     expert_position: int = 0  # expert rows read so far
     best_step: int = 0
     best_accuracy: float = -1.0
-    best_sha256: str = ""
+    kept: dict[str, str] = field(default_factory=dict)  # step of kept weights: their sha256
     metrics_bytes: int = 0
     timing_bytes: int = 0
+    validation_bytes: int = 0
     mu_state: dict[str, float] = field(default_factory=dict)
 
 
@@ -62,44 +63,42 @@ def save(folder: Path, progress: Progress, model: nn.Module, optimiser: Optimize
     steps = sorted(folder.glob("step-*"))
     for old in steps[:-KEEP]:
         shutil.rmtree(old)
-    best = sorted(folder.glob("best-*.safetensors"))
-    needed = {_progress(path).best_step for path in steps[-KEEP:]}
-    for path in best:
-        if int(path.stem.removeprefix("best-")) < min(needed):
-            path.unlink()
+    wanted = {kept_file(folder, int(step)) for path in steps[-KEEP:] for step in _progress(path).kept}
+    for path in set(folder.glob("kept-*.safetensors")) - wanted:
+        path.unlink()
 
 
-def save_best(folder: Path, step: int, model: nn.Module) -> str:
-    """Keeps the weights of `step` as the best so far; gives their sha256."""
+def keep_weights(folder: Path, step: int, model: nn.Module) -> str:
+    """Keeps the weights of `step` as a model.safetensors of transformers; gives their sha256."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"best-{step:06d}.part"
+    path = kept_file(folder, step)
+    part = path.with_suffix(".part")
     with no_room_told(folder):
-        save_file(weights_of(model), part)
-    part.rename(best_file(folder, step))
-    return file_sha256(best_file(folder, step))
+        save_file(weights_of(model), part, metadata={"format": "pt"})
+    part.rename(path)
+    return file_sha256(path)
 
 
-def best_file(folder: Path, step: int) -> Path:
-    """Where the best weights of `step` lie."""
-    return folder / f"best-{step:06d}.safetensors"
+def kept_file(folder: Path, step: int) -> Path:
+    """Where the kept weights of `step` lie."""
+    return folder / f"kept-{step:06d}.safetensors"
 
 
-def resume(folder: Path, model: nn.Module, optimiser: Optimizer) -> Progress | None:
-    """Loads the newest whole checkpoint into `model` and `optimiser`; None if there is none.
-
-    A damaged one is named on stderr and the one before is used.
-    """
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint. A damaged one is named on stderr and the one before is taken."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         problem = _damage(path, folder)
-        if problem is not None:
-            print(
-                f"chord.train: {path}: {problem}; falling back to the checkpoint before it", file=sys.stderr, flush=True
-            )
-            continue
-        load_weights(model, load_file(path / "model.safetensors"))
-        _load_moments(model, optimiser, load_file(path / "optimiser.safetensors"))
-        return _progress(path)
+        if problem is None:
+            return path
+        print(f"chord.train: {path}: {problem}; falling back to the checkpoint before it", file=sys.stderr, flush=True)
     return None
+
+
+def load(path: Path, model: nn.Module, optimiser: Optimizer) -> Progress:
+    """Loads a whole checkpoint into `model` and `optimiser`."""
+    load_weights(model, load_file(path / "model.safetensors"))
+    _load_moments(model, optimiser, load_file(path / "optimiser.safetensors"))
+    return _progress(path)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -134,10 +133,10 @@ def _damage(path: Path, folder: Path) -> str | None:
         for name, expected in listed.items():
             if file_sha256(path / name) != expected:
                 return f"{name} does not have the hash that was written down for it"
-        progress = _progress(path)
-        if progress.best_sha256 and file_sha256(best_file(folder, progress.best_step)) != progress.best_sha256:
-            return f"its best weights, {best_file(folder, progress.best_step).name}, do not have their hash"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for step, expected in _progress(path).kept.items():
+            if file_sha256(kept_file(folder, int(step))) != expected:
+                return f"the weights kept for it, {kept_file(folder, int(step)).name}, do not have their hash"
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         return f"the checkpoint cannot be read ({error})"
     return None
 

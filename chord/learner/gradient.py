@@ -5,6 +5,7 @@ are split, packed, ordered or shared between ranks. One forward serves both bran
 """
 
 import json
+from collections.abc import Iterator
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from chord.config import Execution, PolicyLoss, Recipe, TokenWeight
+from chord.config import Arithmetic, PolicyLoss, Recipe, TokenWeight
 from chord.learner.packing import Packed, Sequence, pack, plan
 from chord.learner.policy import DTYPES, TokenStatistics, output_head, token_statistics
 from chord.learner.world import World
@@ -49,8 +50,8 @@ def accumulate_gradient(
     sequences: List[Sequence],
     mu: float,
     recipe: Recipe,
-    policy_loss: PolicyLoss,
-    execution: Execution,
+    policy_loss: PolicyLoss | None,
+    execution: Arithmetic,
     temperature: float,
     world: World,
 ) -> Sums:
@@ -66,33 +67,32 @@ def accumulate_gradient(
     rollout_tokens, expert_tokens = int(counts[0]), int(counts[1])
     run = _Forward(model, execution, temperature, dtype)
     threshold = _entropy_threshold(run, sequences, recipe.expert_tokens, world)
-    sums = Sums()
-    for teaches in (True, False):
-        group = [s for s in sequences if _teaches(s, mu) is teaches]
-        for indices in plan([len(s) for s in group], execution.micro_batch_tokens):
-            members = [group[index] for index in indices]
-            with torch.set_grad_enabled(teaches):
-                batch, stats = run(members)
-                loss = _loss(
-                    batch,
-                    stats,
-                    mu,
-                    recipe,
-                    policy_loss,
-                    run.vocabulary,
-                    threshold,
-                    (rollout_tokens, expert_tokens),
-                    sums,
-                )
-            sums.add("loss", loss.detach())
-            if not bool(torch.isfinite(loss.detach())):
-                raise NotFinite(
-                    f"the loss is {float(loss.detach())}; sequences: {json.dumps([s.name for s in members])}"
-                )
-            if teaches:
-                loss.backward()
+    sums, fault = Sums(), ""
+    for members, teaches in _micro_batches(sequences, mu, execution.micro_batch_tokens):
+        with torch.set_grad_enabled(teaches):
+            batch, stats = run(members)
+            loss = _loss(
+                batch, stats, mu, recipe, policy_loss, run.vocabulary, threshold, (rollout_tokens, expert_tokens), sums
+            )
+        sums.add("loss", loss.detach())
+        if not bool(torch.isfinite(loss.detach())):
+            fault = f"the loss is {float(loss.detach())}; sequences: {json.dumps([s.name for s in members])}"
+            break
+        if teaches:
+            loss.backward()
+    for found in world.gather(fault):  # every rank stops, not only the one that saw it
+        if found:
+            raise NotFinite(found)
     world.sum_gradients(model)
     return sums.over(world)
+
+
+def _micro_batches(sequences: List[Sequence], mu: float, budget: int) -> Iterator[tuple[list[Sequence], bool]]:
+    """Sequences that share a forward pass, and whether they teach; those that do come first."""
+    for teaches in (True, False):
+        group = [s for s in sequences if _teaches(s, mu) is teaches]
+        for indices in plan([len(s) for s in group], budget):
+            yield [group[index] for index in indices], teaches
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class _Forward:
     """Packs sequences and runs the policy over them."""
 
     model: PreTrainedModel
-    execution: Execution
+    execution: Arithmetic
     temperature: float
     dtype: torch.dtype
 
@@ -127,7 +127,7 @@ def _loss(
     stats: TokenStatistics,
     mu: float,
     recipe: Recipe,
-    policy_loss: PolicyLoss,
+    policy_loss: PolicyLoss | None,
     vocabulary: int,
     threshold: float,
     counts: tuple[int, int],
@@ -139,6 +139,7 @@ def _loss(
     old = stats.logp.detach()
     rollouts = experts = None
     if bool(rollout.any()):
+        assert policy_loss is not None
         cap = policy_loss.importance_cap
         correction = (
             None if cap is None else losses.truncated_correction(stats.logp[rollout], batch.sampler_logp[rollout], cap)

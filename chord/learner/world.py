@@ -37,6 +37,10 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
+    def from_leader(self, value: Any) -> Any:
+        """The leading rank's value, on every rank."""
+        return self.gather(value)[0]
+
     def sum_gradients(self, model: nn.Module) -> None:
         """Adds up every parameter's gradient over ranks; a rank without any sequence takes part with zeros."""
         if self.size == 1:
@@ -52,5 +56,15 @@ def join_world() -> World:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("cpu:gloo,cuda:nccl")  # sums of numbers go over gloo, gradients over nccl
+    else:
+        dist.init_process_group("gloo")
     return World(dist.get_rank(), size)
+
+
+def leave_world() -> None:
+    """Ends what `join_world` began, if there is anything to end."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

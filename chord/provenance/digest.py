@@ -22,10 +22,13 @@ PROJECT = Path(__file__).resolve().parents[2]
 # What no result depends on: it reads and checks config/, whose values reach every job as values, or it keeps records.
 DECIDES_NOTHING = (
     "chord.config.artefacts",
+    "chord.config.base",
     "chord.config.checks",
     "chord.config.loading",
     "chord.config.messages",
+    "chord.config.reading",
     "chord.config.slices",
+    "chord.config.study",
     "chord.jobs",
     "chord.provenance.digest",
     "chord.provenance.environment",
@@ -35,6 +38,8 @@ DECIDES_NOTHING = (
     "chord.provenance.manifest",
     "chord.provenance.processes",
 )
+# What a recipe is and what a run is told of it: only training, and the pages that show it, depend on that.
+OF_TRAINING = ("chord.config.project", "chord.config.recipe")
 
 
 class Module(NamedTuple):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+import chord.session
 import chord.train
 from chord.learner import checkpoint, gradient
 from chord.learner.log import LineLog
@@ -30,11 +31,12 @@ PLACES = {
     "optimiser": (torch.optim.AdamW, "step"),
     "writing metrics": (LineLog, "write"),
     "syncing metrics": (LineLog, "sync"),
-    "best weights": (checkpoint, "save_best"),
+    "kept weights": (checkpoint, "keep_weights"),
     "writing a checkpoint": (checkpoint, "save_file"),
     "hashing a checkpoint": (checkpoint, "file_sha256"),
     "dropping old checkpoints": (checkpoint.shutil, "rmtree"),
     "outputs": (chord.train, "write_outputs"),
+    "copying candidates": (chord.session.shutil, "copyfile"),
     "dropping the state": (chord.train, "drop_state"),
 }
 

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
-from chord.config import Run
+from pydantic import TypeAdapter
+
+from chord.config import Recipe, Run
 from chord.records import Problem, Trace, write_lines
 
 ALPHABET = "0123456789+=>,;"
@@ -18,7 +20,8 @@ def small_run(folder: Path, **changes) -> Path:
         for b in range(8)
     ]
     traces = [Trace(f"t-{p.id}", p.id, p.prompt, f">{p.answer}={p.answer}", "scripted expert") for p in problems[:20]]
-    for name, records in (("prompts", problems[20:50]), ("validation", problems[50:]), ("traces", traces)):
+    files = {"prompts": problems[20:50], "validation": problems[50:], "traces": traces, "solved": problems[:20]}
+    for name, records in files.items():
         (folder / f"{name}.jsonl").write_text(write_lines(records))
     run = {
         "study": "demo",
@@ -44,13 +47,8 @@ def small_run(folder: Path, **changes) -> Path:
                 "max_position_embeddings": 64,
             },
         },
-        "rollouts": {
-            "prompts_per_step": 4,
-            "per_prompt": 4,
-            "max_response_tokens": 8,
-            "max_prompt_tokens": 16,
-            "temperature": 1.0,
-        },
+        "sampling": {"max_response_tokens": 8, "temperature": 1.0},
+        "rollouts": {"prompts_per_step": 4, "per_prompt": 4},
         "expert_rows_per_step": 6,
         "grading": {"grader": "marked-text", "mark": "=", "reward": "paper-math"},
         "optimiser": {
@@ -65,13 +63,10 @@ def small_run(folder: Path, **changes) -> Path:
         "validation": {"every_steps": 7, "problems": 14, "samples_per_problem": 1},
         "execution": {
             "compute_dtype": "float32",
-            "cpu_threads": 1,
             "micro_batch_tokens": 64,
             "sampler_rows": 10,
             "logit_chunk_tokens": 16,
             "deterministic": True,
-            "checkpoint_every_steps": 3,
-            "checkpoint_every_minutes": 60.0,
         },
     }
     for key, value in changes.items():
@@ -80,6 +75,11 @@ def small_run(folder: Path, **changes) -> Path:
         for part in path:
             place = place[part]
         place[last] = value
+    recipe = TypeAdapter(Recipe).validate_python(run["recipe"])
+    if not recipe.needs_rollouts:
+        run |= {"rollouts": None, "grading": None, "policy_loss": None}
+    if not recipe.mixes_experts:
+        run["expert_rows_per_step"] = None
     (folder / "run.json").write_text(json.dumps(run))
     Run.read(folder / "run.json")
     return folder
@@ -87,8 +87,11 @@ def small_run(folder: Path, **changes) -> Path:
 
 def command(folder: Path, out: Path) -> list[str]:
     """The arguments of `chord.train` for this run, with outputs and state under `out`."""
+    recipe = Run.read(folder / "run.json").recipe
     inputs = [
-        part for name in ("prompts", "traces", "validation") for part in (f"--{name}", str(folder / f"{name}.jsonl"))
+        part
+        for name in ("prompts", "traces", "solved", "validation")
+        for part in (f"--{name}", str(folder / f"{name}.jsonl"))
     ]
     outputs = {
         "model": "model",
@@ -98,11 +101,16 @@ def command(folder: Path, out: Path) -> list[str]:
         "state": "state",
         "tensorboard": "tensorboard",
     }
+    outputs |= {} if recipe.needs_rollouts else {"validation-answers": "validation.jsonl"}
+    outputs |= {"candidates": "candidates"} if recipe.keep == "every" else {}
     pairs = [part for flag, name in outputs.items() for part in (f"--{flag}", str(out / name))]
-    return ["--run", str(folder / "run.json"), *inputs, *pairs]
+    intervals = ["--checkpoint-every-steps", "3", "--checkpoint-every-minutes", "60"]
+    return ["--run", str(folder / "run.json"), *inputs, *pairs, *intervals]
 
 
 def result(out: Path) -> dict[str, bytes]:
-    """What must repeat byte for byte: every file of the model, and the metrics."""
-    files = [*sorted((out / "model").iterdir()), out / "metrics.jsonl"]
-    return {path.name: path.read_bytes() for path in files}
+    """What must repeat byte for byte: every file of the model and of the candidates, the metrics, the answers."""
+    folders, files = (out / "model", out / "candidates"), (out / "metrics.jsonl", out / "validation.jsonl")
+    found = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    found += [file for file in files if file.exists()]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in found}

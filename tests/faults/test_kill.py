@@ -66,7 +66,7 @@ def test_the_same_run_in_another_folder_and_process_gives_the_same_bytes(uninter
 def test_killed_in_every_phase_and_at_random_moments_the_result_is_byte_identical(uninterrupted, tmp_path):
     folder, expected = uninterrupted
     chance = random.Random(11)
-    in_phases = [[place, passes] for place in PLACES for passes in (0, 1)]
+    in_phases = [[place, passes] for place in PLACES if place != "copying candidates" for passes in (0, 1)]
     at_random = [["after", chance.uniform(0.05, 1.2)] for _ in range(12)]
     deaths = in_phases[: len(in_phases) // 2] + at_random + in_phases[len(in_phases) // 2 :]
     ends, stderr = lives(tmp_path, command(folder, tmp_path / "out"), deaths)
@@ -77,6 +77,24 @@ def test_killed_in_every_phase_and_at_random_moments_the_result_is_byte_identica
     assert ends[-1][2] == "0", stderr[-3000:]
     assert result(tmp_path / "out") == expected
     assert not list((tmp_path / "out").glob(".*")) and not list((tmp_path / "out").glob("*.part"))
+
+
+def test_an_arm_that_only_imitates_survives_kills_with_all_its_candidates_and_answers(tmp_path):
+    recipe = {"init": "random", "mu": {"schedule": "constant", "value": 1.0}, "steps": 24, "learning_rate": 3e-3}
+    folder = small_run(tmp_path, recipe=recipe | {"keep": "every"}, arm="sft")
+    ends, stderr = lives(tmp_path, command(folder, tmp_path / "alone"), [])
+    assert ends[-1][2] == "0", stderr[-3000:]
+    places = ("kept weights", "writing metrics", "writing a checkpoint", "sampling", "syncing metrics")
+    deaths = [[place, passes] for place in (*places, "dropping old checkpoints") for passes in (0, 1)]
+    deaths += [["outputs", 0], ["copying candidates", 0], ["copying candidates", 1], ["dropping the state", 0]]
+    ends, stderr = lives(tmp_path, command(folder, tmp_path / "out"), deaths)
+    assert [end[2] for end in ends] == ["killed"] * len(deaths) + ["0"], stderr[-3000:]
+    found = result(tmp_path / "out")
+    assert found == result(tmp_path / "alone")
+    assert [name for name in found if "candidates" in name] == [
+        f"candidates/step-{step:06d}.safetensors" for step in (7, 14, 21, 24)
+    ]
+    assert len(found["validation.jsonl"].splitlines()) == 14 * 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -156,7 +174,7 @@ def test_the_last_two_checkpoints_and_the_best_weights_are_kept(uninterrupted, t
         json.loads((path / "progress.json").read_text())["progress"]["best_step"]
         for path in sorted(state.glob("step-*"))
     ]
-    assert all((state / f"best-{step:06d}.safetensors").is_file() for step in best)
+    assert all((state / f"kept-{step:06d}.safetensors").is_file() for step in best)
 
 
 def test_another_recipe_never_resumes_and_starts_fresh_beside(uninterrupted, tmp_path):

@@ -72,7 +72,12 @@ def random_batch(seed=0, rollouts=9, experts=5, equal_group=True):
 def recipe(mu, weight="one", **values):
     """A recipe of which the gradient reads only the token weight and the method."""
     return Recipe(
-        init="base", mu=MuConstant(value=mu), expert_tokens={"weight": weight, **values}, steps=1, learning_rate=1.0
+        init="base",
+        mu=MuConstant(value=mu),
+        expert_tokens={"weight": weight, **values},
+        steps=1,
+        learning_rate=1.0,
+        keep="last",
     )
 
 

@@ -58,7 +58,7 @@ def accuracy(arm: str, t: float) -> float:
 
 
 def write_metrics(results: Path, project: Project, arms=None, steps=100, seeds=None) -> None:
-    """metrics.jsonl of every trained arm, with the keys and the nulls of a real one."""
+    """metrics.jsonl of every trained arm, with the keys and the nulls of a real one; validation.json where due."""
     for arm in arms or [name for name, each in project.arms.items() if not each.same_as]:
         sft = arm.startswith("sft") and not arm.endswith("+rl")
         for seed in seeds or project.seeds:
@@ -67,6 +67,11 @@ def write_metrics(results: Path, project: Project, arms=None, steps=100, seeds=N
             lines = [_line(arm, step, steps, sft, shift, draw) for step in range(steps + 1)]
             path = results / "runs" / arm / f"seed-{seed}" / "metrics.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
+            if project.arms[arm].only_imitates or project.arms[arm].choose:
+                graded = [{"step": line["step"], **line["validation"]} for line in lines if line["validation"]]
+                path.with_name("validation.json").write_text(json.dumps({"steps": graded}))
+                for line in lines:
+                    line["validation"] = line["validation"] and {"response_tokens": 1.0}
             path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

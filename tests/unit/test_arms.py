@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chord.config import load
 from chord.objective.schedules import decayed_mu
-from chord.records import Problem, Trace, read_lines, write_lines
+from chord.provenance.digest import code_closure
+from chord.records import Problem, Trace, ValidationAnswer, read_lines, write_lines
 from tests.faults.small_run import command, small_run
 
 ROOT = Path(__file__).parents[2]
@@ -23,8 +25,8 @@ print(json.dumps([incarnation(arguments, None) for arguments in json.load(open(s
 
 
 @pytest.fixture(scope="module")
-def metrics(tmp_path_factory):
-    """The metrics of each arm, trained from a blank model for a few steps; imports are paid once."""
+def runs(tmp_path_factory):
+    """A folder a recipe, each trained from a blank model for a few steps; imports are paid once."""
     folder = tmp_path_factory.mktemp("arms")
     plans = []
     for name, recipe in RECIPES.items():
@@ -39,6 +41,7 @@ def metrics(tmp_path_factory):
         if recipe.traces == "aligned":
             aligned = [Trace(f"a-{p.id}", p.id, p.prompt, f"={p.answer}", "scripted expert") for p in problems]
             (folder / name / "traces.jsonl").write_text(write_lines(aligned))
+            (folder / name / "solved.jsonl").write_text(write_lines(problems))
         plans.append(command(folder / name, folder / name / "out"))
     (folder / "plans.json").write_text(json.dumps(plans))
     done = subprocess.run(
@@ -49,7 +52,13 @@ def metrics(tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0 and set(json.loads(done.stdout)) == {"0"}, done.stderr[-3000:]
-    lines = {name: (folder / name / "out" / "metrics.jsonl").read_text().splitlines() for name in RECIPES}
+    return {name: folder / name / "out" for name in RECIPES}
+
+
+@pytest.fixture(scope="module")
+def metrics(runs):
+    """The metrics of each arm without those of step 0."""
+    lines = {name: (out / "metrics.jsonl").read_text().splitlines() for name, out in runs.items()}
     return {name: [json.loads(line) for line in found][1:] for name, found in lines.items()}
 
 
@@ -103,15 +112,116 @@ def test_sasr_imitates_in_its_warm_up_and_then_takes_one_branch_at_a_time(metric
     assert set(chosen[3:]) == {0, 1}  # with this seed both occur
 
 
-def test_luffy_without_aligned_traces_is_refused_by_name(tmp_path):
-    raw = json.loads(RECIPES["luffy"].model_dump_json()) | {"init": "random", "steps": 2}
-    small_run(tmp_path, recipe=raw, arm="luffy")
-    done = subprocess.run(
-        [sys.executable, "-m", "chord.train", *command(tmp_path, tmp_path / "out")],
+def test_only_arms_with_rollouts_grade_their_validation(runs, metrics):
+    for name, found in metrics.items():
+        validated = [line["step"] for line in found if line["validation"]]
+        assert validated == ([7, 12] if RECIPES[name].steps else [7, 10]), name
+        keys = {"accuracy", "response_tokens", "outcomes"} if RECIPES[name].needs_rollouts else {"response_tokens"}
+        assert set(found[6]["validation"]) == keys, name
+        assert (runs[name] / "validation.jsonl").exists() != RECIPES[name].needs_rollouts, name
+
+
+def test_answers_of_arms_that_imitate_are_written_down_for_each_validated_step(runs, metrics):
+    answers = read_lines(runs["sft-lr-low"] / "validation.jsonl", ValidationAnswer)
+    assert [answer.step for answer in answers] == [0] * 14 + [7] * 14 + [10] * 14
+    assert len({answer.problem for answer in answers}) == 14
+    at_seven = [answer.response_tokens for answer in answers if answer.step == 7]
+    assert metrics["sft-lr-low"][6]["validation"]["response_tokens"] == sum(at_seven) / 14
+
+
+def test_the_weights_of_every_validated_step_are_kept_as_a_model_of_transformers(runs):
+    out = runs["sft-lr-low"]
+    assert sorted(path.name for path in (out / "candidates").iterdir()) == [
+        "step-000007.safetensors",
+        "step-000010.safetensors",
+    ]
+    last = (out / "candidates" / "step-000010.safetensors").read_bytes()
+    assert last == (out / "model" / "model.safetensors").read_bytes()
+    assert last != (out / "candidates" / "step-000007.safetensors").read_bytes()
+    assert not (runs["sft-light"] / "candidates").exists()
+
+
+def train(folder, *more):
+    return subprocess.run(
+        [sys.executable, "-m", "chord.train", *command(folder, folder / "out"), *more],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+IMITATE = {"init": "random", "mu": {"schedule": "constant", "value": 1.0}, "steps": 2, "learning_rate": 1e-3}
+NO_GRADER = """
+import sys, chord.train
+sys.argv[0] = "chord.train"
+assert chord.train.main() == 0
+print(sorted(name for name in sys.modules if name.startswith("chord.")))
+"""
+
+
+def test_training_that_only_imitates_imports_no_grader_no_reward_and_no_advantage(tmp_path):
+    small_run(tmp_path, recipe=IMITATE | {"keep": "last"}, arm="sft")
+    done = subprocess.run(
+        [sys.executable, "-c", NO_GRADER, *command(tmp_path, tmp_path / "out")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "chord.feed" in done.stdout
+    unwanted = ("rollout", "tasks.graders", "tasks.rewards", "tasks.math_checker", "objective.advantages")
+    assert not [name for name in unwanted if f"'chord.{name}'" in done.stdout]
+    reached = code_closure("chord.train", without=("chord.rollout",))
+    assert "chord.feed" in reached and not {f"chord.{name}" for name in unwanted} & set(reached)
+
+
+def test_an_expert_trace_that_the_reward_calls_wrong_is_refused_where_both_teach(tmp_path):
+    small_run(tmp_path)
+    traces = read_lines(tmp_path / "traces.jsonl", Trace)
+    wrong = [traces[0], replace(traces[1], response="=99"), replace(traces[2], response="no mark"), *traces[3:]]
+    (tmp_path / "traces.jsonl").write_text(write_lines(wrong))
+    done = train(tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "traces.jsonl: found 2 of 20 expert traces" in done.stderr
+    assert f"'{traces[1].id}' first: wrong, expected right" in done.stderr
+    small_run(tmp_path / "imitates", recipe=IMITATE | {"keep": "last"}, arm="sft")
+    (tmp_path / "imitates" / "traces.jsonl").write_text(write_lines(wrong))
+    assert train(tmp_path / "imitates").returncode == 0
+
+
+def test_a_trace_of_an_unknown_problem_is_refused(tmp_path):
+    small_run(tmp_path)
+    (tmp_path / "solved.jsonl").write_text((tmp_path / "prompts.jsonl").read_text())
+    done = train(tmp_path)
+    assert done.returncode == 2 and "found 20 of 20 expert traces" in done.stderr
+    assert "no problem of its own" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more", "said"),
+    [
+        ({}, ("--candidates", "x"), "--candidates: found a path, expected none: arm 'chord-phi' samples rollouts"),
+        (IMITATE | {"keep": "every"}, (), "--candidates: found nothing, expected a path to write to"),
+    ],
+)
+def test_an_output_that_the_recipe_lacks_or_cannot_write_is_refused_at_once(tmp_path, recipe, more, said):
+    small_run(tmp_path, **({"recipe": recipe} if recipe else {}))
+    arguments = command(tmp_path, tmp_path / "out")
+    if recipe:
+        place = arguments.index("--candidates")
+        del arguments[place : place + 2]
+    done = subprocess.run(
+        [sys.executable, "-m", "chord.train", *arguments, *more], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_luffy_without_aligned_traces_is_refused_by_name(tmp_path):
+    raw = json.loads(RECIPES["luffy"].model_dump_json()) | {"init": "random", "steps": 2}
+    small_run(tmp_path, recipe=raw, arm="luffy")
+    done = train(tmp_path)
     assert done.returncode == 2
     assert "traces.jsonl" in done.stderr and "prompt-aligned" in done.stderr and "Traceback" not in done.stderr

@@ -7,21 +7,30 @@ from pathlib import Path
 
 import pytest
 
+from chord.records import candidate_name
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_dir(folder: Path, accuracies: dict[int, float | None]) -> Path:
-    (folder / "model").mkdir(parents=True)
+def run_dir(folder: Path, accuracies: dict[int, float]) -> Path:
+    """A finished run; its weights after a step are the text RUN@STEP, those of its model belong to no step."""
+    for name in ("model", "candidates"):
+        (folder / name).mkdir(parents=True)
     (folder / "model" / "config.json").write_text("{}")
-    (folder / "model" / "model.safetensors").write_bytes(folder.name.encode())
-    rows = [{"step": step, "validation": None if a is None else {"accuracy": a}} for step, a in accuracies.items()]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "model" / "model.safetensors").write_bytes(b"the last step's")
+    for step in accuracies:
+        if step:
+            (folder / "candidates" / candidate_name(step)).write_text(f"{folder.name}@{step}")
+    (folder / "metrics.jsonl").write_text(f"metrics of {folder.name}\n")
+    rows = [{"step": step, "accuracy": accuracy} for step, accuracy in accuracies.items()]
+    (folder / "validation.json").write_text(json.dumps({"steps": rows}))
     return folder
 
 
 def choose(tmp_path: Path, *candidates: Path) -> subprocess.CompletedProcess[str]:
     out = tmp_path / "out"
-    names = {"model": "model", "metrics": "metrics.jsonl", "chosen": "chosen.json", "manifest": "chosen.manifest.json"}
+    names = {"model": "model", "metrics": "metrics.jsonl", "validation": "validation.json", "chosen": "chosen.json"}
+    names["manifest"] = "chosen.manifest.json"
     paths = [part for name, file in names.items() for part in (f"--{name}", str(out / file))]
     command = [sys.executable, "-m", "chord.choose", "--candidates", *map(str, candidates), *paths]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -29,16 +38,17 @@ def choose(tmp_path: Path, *candidates: Path) -> subprocess.CompletedProcess[str
 
 def test_the_run_with_the_best_validation_accuracy_at_any_step_is_copied(tmp_path: Path) -> None:
     low = run_dir(tmp_path / "low", {0: 0.3, 5: 0.5, 10: 0.6})
-    high = run_dir(tmp_path / "high", {0: 0.3, 5: None, 10: 0.8, 15: 0.1})
+    high = run_dir(tmp_path / "high", {0: 0.3, 10: 0.8, 15: 0.1})
     result = choose(tmp_path, low, high)
     assert result.returncode == 0, result.stderr
     chosen = json.loads((tmp_path / "out/chosen.json").read_text())
     assert chosen["chosen"] == {"run": str(high), "step": 10, "accuracy": 0.8}
     assert [(c["step"], c["accuracy"]) for c in chosen["candidates"]] == [(10, 0.6), (10, 0.8)]
-    assert (tmp_path / "out/model/model.safetensors").read_bytes() == b"high"
-    assert (tmp_path / "out/metrics.jsonl").read_bytes() == (high / "metrics.jsonl").read_bytes()
+    assert (tmp_path / "out/model/model.safetensors").read_text() == "high@10"
+    for name in ("metrics.jsonl", "validation.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (high / name).read_bytes()
     manifest = json.loads((tmp_path / "out/chosen.manifest.json").read_text())
-    assert len(manifest["inputs"]) == 4 and set(manifest["outputs"]) == {"model", "metrics", "chosen"}
+    assert len(manifest["inputs"]) == 8 and set(manifest["outputs"]) == {"model", "metrics", "validation", "chosen"}
 
 
 def test_the_model_before_training_is_not_chosen(tmp_path: Path) -> None:
@@ -48,7 +58,7 @@ def test_the_model_before_training_is_not_chosen(tmp_path: Path) -> None:
     assert (Path(chosen["run"]).name, chosen["step"], chosen["accuracy"]) == ("better", 5, 0.3)
 
 
-def test_among_equals_the_earlier_step_and_the_earlier_candidate_win(tmp_path: Path) -> None:
+def test_among_equals_the_earlier_candidate_and_its_earlier_step_win(tmp_path: Path) -> None:
     first = run_dir(tmp_path / "first", {0: 0.1, 5: 0.5, 10: 0.5})
     second = run_dir(tmp_path / "second", {1: 0.5})
     assert choose(tmp_path, first, second).returncode == 0
@@ -65,39 +75,38 @@ def test_the_old_choice_is_replaced_whole(tmp_path: Path) -> None:
 
 BAD = {
     "missing": (None, "found no such text file"),
-    "empty": ("", "found an empty file"),
-    "cut": ('{"step": 1, "validation": {"accuracy": 0.5}}', "found a last line without end"),
-    "foreign": ('{"loss": 1}\n', "line 1: found no step and validation.accuracy"),
-    "never validated": (
-        '{"step": 0, "validation": {"accuracy": 0.5}}\n{"step": 1, "validation": null}\n',
-        "found no validation result",
-    ),
-    "not a number": ('{"step": 1, "validation": {"accuracy": NaN}}\n', "line 1: found validation accuracy nan"),
+    "empty": ("", "found JSONDecodeError"),
+    "cut": ('{"steps": [{"step": 1, "accuracy": 0.5}', "found JSONDecodeError"),
+    "foreign": ('{"loss": 1}', "found KeyError: 'steps'"),
+    "without accuracy": ('{"steps": [{"step": 1}]}', "found KeyError: 'accuracy'"),
+    "never validated": ('{"steps": [{"step": 0, "accuracy": 0.5}]}', "found no validation after step 0"),
+    "not a number": ('{"steps": [{"step": 1, "accuracy": NaN}]}', "step 1: found accuracy nan"),
+    "too much": ('{"steps": [{"step": 1, "accuracy": 1.5}]}', "step 1: found accuracy 1.5"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_candidate_without_whole_metrics_is_named_and_nothing_is_written(case: str, tmp_path: Path) -> None:
+def test_a_candidate_without_whole_results_is_named_and_nothing_is_written(case: str, tmp_path: Path) -> None:
     content, expected = BAD[case]
     good, bad = run_dir(tmp_path / "good", {1: 0.5}), run_dir(tmp_path / "bad", {1: 0.5})
-    (bad / "metrics.jsonl").unlink()
+    (bad / "validation.json").unlink()
     if content is not None:
-        (bad / "metrics.jsonl").write_text(content)
+        (bad / "validation.json").write_text(content)
     result = choose(tmp_path, good, bad)
     assert result.returncode == 2
-    assert result.stderr.startswith(f"chord.choose: {bad / 'metrics.jsonl'}") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"chord.choose: {bad / 'validation.json'}") and result.stderr.count("\n") == 1
     assert expected in result.stderr or case == "missing"
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
-def test_a_candidate_without_weights_is_named(tmp_path: Path) -> None:
-    bad = run_dir(tmp_path / "bad", {1: 0.5})
-    (bad / "model/model.safetensors").unlink()
+@pytest.mark.parametrize("lost", ["model/config.json", "candidates/step-000001.safetensors"])
+def test_a_candidate_without_its_model_or_the_weights_of_a_validated_step_is_named(lost: str, tmp_path: Path) -> None:
+    bad = run_dir(tmp_path / "bad", {1: 0.5, 2: 0.6})
+    (bad / lost).unlink()
     result = choose(tmp_path, bad)
     assert result.returncode == 2
-    assert (
-        result.stderr.startswith(f"chord.choose: {bad / 'model'}: found no weights") and result.stderr.count("\n") == 1
-    )
+    assert result.stderr.startswith(f"chord.choose: {bad}") and result.stderr.count("\n") == 1
+    assert Path(lost).name in result.stderr and "found no" in result.stderr
 
 
 def test_choosing_never_loads_torch() -> None:

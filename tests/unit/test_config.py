@@ -46,6 +46,15 @@ MISTAKES = [
     ),
     (DEMO, "deterministic: true", "deterministic: 1", "execution.deterministic is 1, expected true or false"),
     ("config.yaml", "study: demo\n", "study: demo\nseeds: 1\n", "config.yaml: seeds is 1, expected a list"),
+    # what is kept
+    (ARMS, "    keep: last", "    keep: best", "arms.yaml: sft-light.recipe: found `keep: best` with mu constant at 1"),
+    (ARMS, "keep: every}", "keep: last}", "sft-best.choose names 'sft-lr-low', which keeps last, expected an arm"),
+    (
+        ARMS,
+        "value: 0.02}, steps",
+        "value: 0.02}, keep: every, steps",
+        "mu-0.02.recipe: found `keep: every` with a mu other than 1, expected `last` or `best`",
+    ),
     # ranges
     (ARMS, "peak: <n>", "peak: 1.9", "arms.yaml: chord-mu.recipe.mu.peak is 1.9, expected at most 1"),
     (ARMS, "value: 0.02", "value: -0.02", "arms.yaml: mu-0.02.recipe.mu.value is -0.02, expected at least 0"),
@@ -307,3 +316,31 @@ def test_run_json_is_read_back_whole_and_a_damaged_one_is_told(tmp_path: Path) -
         with pytest.raises(ConfigError) as error:
             Run.read(path)
         assert str(error.value).startswith(said)
+
+
+def test_a_run_is_told_nothing_that_its_recipe_cannot_use():
+    project = load(ROOT, "demo")
+    for name, arm in project.arms.items():
+        if arm.recipe is None:
+            continue
+        run = project.run(name, 1)
+        used = arm.recipe.needs_rollouts
+        assert {key: getattr(run, key) is not None for key in ("rollouts", "grading", "policy_loss")} == {
+            "rollouts": used, "grading": used, "policy_loss": used,
+        }, name  # fmt: skip
+        assert (run.expert_rows_per_step is not None) == arm.recipe.mixes_experts, name
+    assert project.run("base", 1).grading is None
+    for key in ("threads", "checkpoint", "max_prompt_tokens"):
+        assert key not in project.run("chord-phi", 1).model_dump_json()
+
+
+def test_a_run_json_that_tells_too_much_or_too_little_is_refused(tmp_path):
+    project = load(ROOT, "demo")
+    sft, rl = project.run("sft-light", 1), project.run("grpo", 1)
+    for run, change, said in (
+        (sft, {"grading": rl.grading}, "found a value under grading, expected nothing"),
+        (rl, {"rollouts": None}, "found nothing under rollouts, expected a value"),
+    ):
+        (tmp_path / "run.json").write_text(run.model_copy(update=change).model_dump_json())
+        with pytest.raises(ConfigError, match=said):
+            Run.read(tmp_path / "run.json")

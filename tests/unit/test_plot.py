@@ -97,8 +97,20 @@ def test_validation_is_drawn_where_it_was_measured_against_passes_over_the_exper
     curve = data["panels"][0]["curves"][0]
     assert data["x"] == {"key": "expert_epochs", "label": "epochs over the expert set"}
     assert curve["x"] == pytest.approx([1.25 * i for i in range(11)])  # 0.125 epochs a step, every 10 steps
-    first = json.loads(metrics(results, "sft-lr-low").read_text().splitlines()[0])
-    assert curve["by_seed"]["1"][0] == first["validation"]["accuracy"]
+    first = json.loads(metrics(results, "sft-lr-low").with_name("validation.json").read_text())["steps"][0]
+    assert curve["by_seed"]["1"][0] == first["accuracy"]
+    inputs = json.loads((results / "figure2.manifest.json").read_text())["inputs"]
+    assert {"sft-lr-low/seed-1/metrics.jsonl", "sft-lr-low/seed-1/validation.json"} <= set(inputs)
+
+
+def test_validation_that_is_not_of_the_same_steps_is_refused(results):
+    path = metrics(results, "sft-lr-low", 2).with_name("validation.json")
+    rows = json.loads(path.read_text())["steps"]
+    for damaged in (json.dumps({"steps": rows[:-1]}), json.dumps({"rows": rows})):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=r"found (results after steps|no results by step)") as refusal:
+            plotted(results, "figure2")
+        assert str(path) in str(refusal.value)
 
 
 def test_one_seed_has_no_band_and_says_so(results):

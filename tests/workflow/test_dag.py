@@ -56,9 +56,21 @@ def figure(*names: str) -> set[str]:
     return {f"{name}.{ending}" for name in names for ending in ("json", "svg", "png")}
 
 
+def imitates(arm: str) -> bool:
+    recipe = ARMS[arm].get("recipe")
+    return bool(recipe) and recipe["mu"] == {"schedule": "constant", "value": 1.0}
+
+
+# Arms that only imitate whose validation is looked at: candidates for a choice, and what a figure shows.
+VALIDATED = {name for arm in ARMS.values() for name in arm.get("choose", ())}
+VALIDATED |= {name for key in FIGURES for name in SHOWS[key] if imitates(name)}
+
+
 def trained(arm: str) -> set[str]:
     files = ("model", "metrics.jsonl", "chosen.json" if arm == "sft-best" else "timing.jsonl")
-    files += () if arm == "sft-best" else ("tensorboard",)
+    files += ("validation.json",) if arm == "sft-best" else ("tensorboard",)
+    files += ("validation.jsonl", "candidates") if imitates(arm) else ()
+    files += ("validation.json",) if arm in VALIDATED else ()
     return {f"runs/{arm}/seed-1/{file}" for file in files}
 
 
@@ -159,6 +171,30 @@ def test_captions_comments_profiles_and_the_words_of_messages_make_nothing(tree:
     replace(tree / "chord/config/messages.py", '"a whole number"', '"an integer"')
     replace(tree / "workflow/rules/common.smk", 'f"--ahead {', 'f"--ahead  {')  # who does what ahead is no setting
     assert planned(tree) == set()
+
+
+def test_threads_and_how_often_training_saves_make_nothing(tree: Path) -> None:
+    study = tree / "config" / "studies" / "demo.yaml"
+    replace(study, "cpu_threads: <n>", "cpu_threads: 2")
+    replace(study, "checkpoint_every_steps: <n>", "checkpoint_every_steps: 7")
+    replace(study, "checkpoint_every_minutes: <n>", "checkpoint_every_minutes: 1.5")
+    assert planned(tree) == set()
+
+
+def test_how_groups_and_their_loss_are_made_concerns_no_arm_that_only_imitates(tree: Path) -> None:
+    study = tree / "config" / "studies" / "demo.yaml"
+    replace(study, "clip_low: <n>", "clip_low: 0.3")
+    replace(study, "per_prompt: <n>", "per_prompt: 4")
+    plan = planned(tree)
+    trainings = {file.split("/")[1] for file in plan if file.endswith("metrics.jsonl")}
+    assert trainings == {arm for arm in BUILT if not imitates(arm) and arm != "sft-best"}
+    assert not {file for file in plan if file.startswith(("models/", "data/")) or file.endswith("validation.json")}
+
+
+def test_the_mark_before_answers_grades_the_validation_of_sft_anew(tree: Path) -> None:
+    replace(tree / "config" / "studies" / "demo.yaml", 'mark: "="', 'mark: ">"')
+    plan = planned(tree)
+    assert {file.split("/")[1] for file in plan if file.endswith("validation.json")} == VALIDATED | {"sft-best"}
 
 
 def test_one_value_of_an_arm_makes_that_arm_and_what_shows_it(tree: Path) -> None:

@@ -13,7 +13,7 @@ from chord import jobs
 from chord.config import ConfigError, Figure, Table, load
 from chord.config.sets import answered
 from chord.provenance import freshness
-from chord.provenance.digest import code_digest
+from chord.provenance.digest import OF_TRAINING, code_digest
 from chord.provenance.files import UserError
 from chord.tasks.benchmarks import read_benchmark
 
@@ -85,8 +85,8 @@ stale = looked_over()
 
 
 def arms_that(kind):
-    """A wildcard constraint: arms with this key in config/arms.yaml."""
-    return "|".join(re.escape(name) for name, arm in project.arms.items() if getattr(arm, kind) is not None) or "-"
+    """A wildcard constraint: arms of which this key of config/arms.yaml, or property of `Arm`, is set."""
+    return "|".join(re.escape(name) for name, arm in project.arms.items() if getattr(arm, kind)) or "-"
 
 
 # --- data --------------------------------------------------------------------------------------
@@ -120,6 +120,16 @@ def run_of_base(wildcards):
     return jobs.run_text(project, "base", project.study.data.seed)
 
 
+def code_of_arm(wildcards):
+    """The meaning of all code that this training can reach."""
+    return code_digest("chord.train", jobs.beside_recipe(project.arms[wildcards.arm].recipe))
+
+
+def code_of_base(wildcards):
+    """The meaning of all code that the training of the base model can reach."""
+    return code_digest("chord.train", jobs.beside_recipe(project.study.base_corpus.recipe))
+
+
 def model_of(arm):
     """Where the model of an arm is; `base` and arms that are the same as it have one for all seeds."""
     own = arm in project.arms and not project.arms[arm].same_as
@@ -129,26 +139,41 @@ def model_of(arm):
 def training_inputs(wildcards):
     """What this training reads, by flag: data that its recipe cannot touch is no input."""
     recipe = project.arms[wildcards.arm].recipe
+    solved = {"expert": "expert", "aligned": "train"}[recipe.traces]
     inputs = {"run": "results/{study}/runs/{arm}/seed-{seed}/run.json", "start": model_of(recipe.init)}
     inputs |= {"prompts": "results/{study}/data/problems/train.jsonl"} if recipe.needs_rollouts else {}
     inputs |= {"traces": f"results/{{study}}/data/traces/{recipe.traces}.jsonl"} if recipe.needs_experts else {}
+    if recipe.needs_rollouts and recipe.needs_experts:
+        inputs["solved"] = f"results/{{study}}/data/problems/{solved}.jsonl"
     return inputs | {"validation": "results/{study}/data/problems/validation.jsonl"}
 
 
 def as_flags(wildcards, input):
     """The job's inputs as flags of the same names. Snakemake compares the inputs themselves, not this text."""
-    return " ".join(f"--{name} {shlex.quote(path)}" for name, path in input.items())
+    return " ".join(f"--{name} {shlex.quote(path)}" for name, path in input.items() if name != "because")
+
+
+def intervals(wildcards, output):
+    """How often training saves. A function of `output`: Snakemake does not count that as part of what the job is."""
+    steps, minutes = project.study.execution.checkpoint_every_steps, project.study.execution.checkpoint_every_minutes
+    return f"--checkpoint-every-steps {steps} --checkpoint-every-minutes {minutes:g}"
 
 
 def candidates(wildcards):
-    """The runs between which a chosen arm chooses: models and metrics of each."""
+    """The runs between which a chosen arm chooses, part by part."""
     runs = [f"results/{{study}}/runs/{name}/seed-{{seed}}" for name in project.arms[wildcards.arm].choose]
-    return {"models": [f"{run}/model" for run in runs], "metrics": [f"{run}/metrics.jsonl" for run in runs]}
+    parts = {"models": "model", "weights": "candidates", "metrics": "metrics.jsonl", "validations": "validation.json"}
+    return {name: [f"{run}/{part}" for run in runs] for name, part in parts.items()}
 
 
 def folders_of_models(wildcards, input):
     """The folder of each candidate's run."""
     return [os.path.dirname(model) for model in input.models]
+
+
+def is_validated_later(arm):
+    """Whether the arm's validation accuracy stands in a validation.json, and not in its metrics."""
+    return project.arms[arm].only_imitates or bool(project.arms[arm].choose)
 
 
 def started_from(arm):
@@ -216,9 +241,10 @@ def table_scores(wildcards):
 
 
 def figure_metrics(wildcards):
-    """The metrics of each run in the figure."""
-    path = "results/{{study}}/runs/{arm}/seed-{seed}/metrics.jsonl"
-    return expand(path, arm=project.artefacts[wildcards.figure].arms, seed=project.seeds)
+    """The metrics of each run in the figure, and its validation where that stands alone."""
+    path, arms = "results/{{study}}/runs/{arm}/seed-{seed}/", project.artefacts[wildcards.figure].arms
+    files = expand(path + "metrics.jsonl", arm=arms, seed=project.seeds)
+    return files + expand(path + "validation.json", arm=filter(is_validated_later, arms), seed=project.seeds)
 
 
 def arms_below(artefacts):
@@ -258,11 +284,18 @@ def files_of(artefact):
 def files_below(artefact, every):
     """All files of all jobs that the artefact stands on; `every` expands study and seeds."""
     arms, base = arms_below([artefact]), rules.describe_base.output + rules.train_base.output
-    trained = [name for name in arms if project.arms[name].recipe]
     files = every(base) if project.study.base_corpus else []
-    files += every(rules.describe_run.output + rules.train.output, arm=trained)
-    files += every(rules.choose.output, arm=[name for name in arms if project.arms[name].choose])
+    sft = [name for name in arms if project.arms[name].only_imitates]
+    files += every(rules.describe_run.output + rules.train_sft.output, arm=sft)
+    sampled = [name for name in arms if project.arms[name].samples_rollouts]
+    files += every(rules.describe_run.output + rules.train.output, arm=sampled)
+    chosen = [name for name in arms if project.arms[name].choose]
+    files += every(rules.choose.output, arm=chosen)
+    graded = [candidate for name in chosen for candidate in project.arms[name].choose]
+    graded += [] if artefact in TABLES else project.artefacts[artefact].arms
+    files += every(rules.validate.output, arm=[name for name in sft if name in graded])
     cells = cells_of(artefact) if artefact in TABLES else {"arm": [], "benchmark": []}
     files += every(rules.generate.output + rules.score.output, **cells)
-    files += data_below([project.arms[name].recipe for name in trained], list(cells["benchmark"]), every)
+    trained = [project.arms[name].recipe for name in (*sft, *sampled)]
+    files += data_below(trained, list(cells["benchmark"]), every)
     return sorted(set(files))

@@ -18,7 +18,7 @@ rule prepare:
     conda:
         "../../envs/data.yaml"
     params:
-        code=code_digest("chord.prepare"),
+        code=code_digest("chord.prepare", OF_TRAINING),
     message:
         "Drawing the {wildcards.set} problems of study {wildcards.study}"
     shell:
@@ -41,7 +41,7 @@ rule prepare_benchmark:
     conda:
         "../../envs/data.yaml"
     params:
-        code=code_digest("chord.prepare"),
+        code=code_digest("chord.prepare", OF_TRAINING),
     message:
         "Drawing the problems of benchmark {wildcards.benchmark} of study {wildcards.study}"
     shell:
@@ -67,7 +67,7 @@ rule demonstrate:
     conda:
         "../../envs/data.yaml"
     params:
-        code=code_digest("chord.demonstrate"),
+        code=code_digest("chord.demonstrate", OF_TRAINING),
     message:
         "Writing the {wildcards.traces} traces of study {wildcards.study}"
     shell:

@@ -19,7 +19,7 @@ rule generate:
         "../../envs/generate.yaml"
     threads: project.study.execution.cpu_threads
     params:
-        code=code_digest("chord.generate"),
+        code=code_digest("chord.generate", OF_TRAINING),
         ahead=answers_ahead,
     message:
         "Answering {wildcards.benchmark} with {wildcards.arm}, seed {wildcards.seed}"
@@ -43,7 +43,7 @@ rule score:
     conda:
         "../../envs/evaluate.yaml"
     params:
-        code=code_digest("chord.score"),
+        code=code_digest("chord.score", OF_TRAINING),
         ahead=scores_ahead,
     message:
         "Scoring {wildcards.benchmark} of {wildcards.arm}, seed {wildcards.seed}"

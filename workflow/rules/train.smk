@@ -2,6 +2,8 @@
 
 
 rule describe_base:
+    input:
+        because=because("models/base/run.json"),
     output:
         run="results/{study}/models/base/run.json",
     log:
@@ -21,10 +23,12 @@ rule train_base:
         run="results/{study}/models/base/run.json",
         traces="results/{study}/data/traces/base.jsonl",
         validation="results/{study}/data/problems/validation.jsonl",
+        because=because("models/base/train.manifest.json"),
     output:
         model=directory("results/{study}/models/base/model"),
         metrics="results/{study}/models/base/metrics.jsonl",
         timing="results/{study}/models/base/timing.jsonl",
+        answers="results/{study}/models/base/validation.jsonl",
         manifest="results/{study}/models/base/train.manifest.json",
     log:
         "results/{study}/models/base/train.log",
@@ -35,17 +39,21 @@ rule train_base:
         "../../envs/train.yaml"
     threads: project.study.execution.cpu_threads
     params:
-        code=code_digest("chord.train"),
+        code=code_of_base,
         reads=as_flags,
+        saves=intervals,
     message:
         "Training the base model of study {wildcards.study} from random weights"
     shell:
-        "python -m chord.train {params.reads} --model {output.model} --metrics {output.metrics}"
-        " --timing {output.timing} --manifest {output.manifest}"
+        "python -m chord.train {params.reads} --threads {threads} {params.saves}"
+        " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
+        " --validation-answers {output.answers} --manifest {output.manifest}"
         " --state results/{wildcards.study}/models/base/state > {log} 2>&1"
 
 
 rule describe_run:
+    input:
+        because=because("runs/{arm}/seed-{seed}/run.json"),
     output:
         run="results/{study}/runs/{arm}/seed-{seed}/run.json",
     log:
@@ -62,9 +70,46 @@ rule describe_run:
         "printf '%s\\n' {params.run:q} > {output.run} 2> {log}"
 
 
+rule train_sft:
+    input:
+        unpack(training_inputs),
+        because=because("runs/{arm}/seed-{seed}/train.manifest.json"),
+    output:
+        model=directory("results/{study}/runs/{arm}/seed-{seed}/model"),
+        metrics="results/{study}/runs/{arm}/seed-{seed}/metrics.jsonl",
+        timing="results/{study}/runs/{arm}/seed-{seed}/timing.jsonl",
+        answers="results/{study}/runs/{arm}/seed-{seed}/validation.jsonl",
+        candidates=directory("results/{study}/runs/{arm}/seed-{seed}/candidates"),
+        tensorboard=directory("results/{study}/runs/{arm}/seed-{seed}/tensorboard"),
+        manifest="results/{study}/runs/{arm}/seed-{seed}/train.manifest.json",
+    log:
+        "results/{study}/runs/{arm}/seed-{seed}/train.log",
+    benchmark:
+        "results/{study}/runs/{arm}/seed-{seed}/train.benchmark.tsv"
+    wildcard_constraints:
+        arm=arms_that("only_imitates"),
+    priority: training_turn
+    conda:
+        "../../envs/train.yaml"
+    threads: project.study.execution.cpu_threads
+    params:
+        code=code_of_arm,
+        reads=as_flags,
+        saves=intervals,
+    message:
+        "Training {wildcards.arm} by imitation, seed {wildcards.seed}"
+    shell:
+        "python -m chord.train {params.reads} --threads {threads} {params.saves}"
+        " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
+        " --validation-answers {output.answers} --candidates {output.candidates}"
+        " --tensorboard {output.tensorboard} --manifest {output.manifest}"
+        " --state results/{wildcards.study}/runs/{wildcards.arm}/seed-{wildcards.seed}/state > {log} 2>&1"
+
+
 rule train:
     input:
         unpack(training_inputs),
+        because=because("runs/{arm}/seed-{seed}/train.manifest.json"),
     output:
         model=directory("results/{study}/runs/{arm}/seed-{seed}/model"),
         metrics="results/{study}/runs/{arm}/seed-{seed}/metrics.jsonl",
@@ -76,28 +121,56 @@ rule train:
     benchmark:
         "results/{study}/runs/{arm}/seed-{seed}/train.benchmark.tsv"
     wildcard_constraints:
-        arm=arms_that("recipe"),
+        arm=arms_that("samples_rollouts"),
     priority: training_turn
     conda:
         "../../envs/train.yaml"
     threads: project.study.execution.cpu_threads
     params:
-        code=code_digest("chord.train"),
+        code=code_of_arm,
         reads=as_flags,
+        saves=intervals,
     message:
         "Training {wildcards.arm}, seed {wildcards.seed}"
     shell:
-        "python -m chord.train {params.reads} --model {output.model} --metrics {output.metrics}"
-        " --timing {output.timing} --tensorboard {output.tensorboard} --manifest {output.manifest}"
+        "python -m chord.train {params.reads} --threads {threads} {params.saves}"
+        " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
+        " --tensorboard {output.tensorboard} --manifest {output.manifest}"
         " --state results/{wildcards.study}/runs/{wildcards.arm}/seed-{wildcards.seed}/state > {log} 2>&1"
+
+
+rule validate:
+    input:
+        answers="results/{study}/runs/{arm}/seed-{seed}/validation.jsonl",
+        problems="results/{study}/data/problems/validation.jsonl",
+        because=because("runs/{arm}/seed-{seed}/validation.manifest.json"),
+    output:
+        validation="results/{study}/runs/{arm}/seed-{seed}/validation.json",
+        manifest="results/{study}/runs/{arm}/seed-{seed}/validation.manifest.json",
+    log:
+        "results/{study}/runs/{arm}/seed-{seed}/validate.log",
+    wildcard_constraints:
+        arm=arms_that("only_imitates"),
+    priority: 90
+    conda:
+        "../../envs/evaluate.yaml"
+    params:
+        code=code_digest("chord.validate", OF_TRAINING),
+    message:
+        "Grading the validation answers of {wildcards.arm}, seed {wildcards.seed}"
+    shell:
+        "python -m chord.validate --study config/studies/{wildcards.study}.yaml --answers {input.answers}"
+        " --problems {input.problems} --validation {output.validation} --manifest {output.manifest} > {log} 2>&1"
 
 
 rule choose:
     input:
         unpack(candidates),
+        because=because("runs/{arm}/seed-{seed}/choose.manifest.json"),
     output:
         model=directory("results/{study}/runs/{arm}/seed-{seed}/model"),
         metrics="results/{study}/runs/{arm}/seed-{seed}/metrics.jsonl",
+        validation="results/{study}/runs/{arm}/seed-{seed}/validation.json",
         chosen="results/{study}/runs/{arm}/seed-{seed}/chosen.json",
         manifest="results/{study}/runs/{arm}/seed-{seed}/choose.manifest.json",
     log:
@@ -108,10 +181,10 @@ rule choose:
     conda:
         "../../envs/train.yaml"
     params:
-        code=code_digest("chord.choose"),
+        code=code_digest("chord.choose", OF_TRAINING),
         runs=folders_of_models,
     message:
         "Choosing {wildcards.arm} on the validation set, seed {wildcards.seed}"
     shell:
         "python -m chord.choose --candidates {params.runs:q} --model {output.model} --metrics {output.metrics}"
-        " --chosen {output.chosen} --manifest {output.manifest} > {log} 2>&1"
+        " --validation {output.validation} --chosen {output.chosen} --manifest {output.manifest} > {log} 2>&1"

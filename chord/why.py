@@ -92,8 +92,8 @@ def explained(plan: list[Planned], stale: Mapping[str, list[freshness.Change]], 
         keys = [Path(output).relative_to(results).as_posix() for output in job.outputs]
         own = [str(change) for key in keys for change in stale.get(key, [])]
         if len(job.missing) == len(job.outputs):
-            own.append("was never made")
-        elif job.missing:
+            own = ["was never made"]
+        elif job.missing and not own:
             own.append(f"{', '.join(job.missing)} is missing")
         reasons[_name(job, results)] = own or [_follows(keys, results, made_again)]
     return reasons

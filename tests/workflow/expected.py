@@ -79,8 +79,9 @@ def trained(arm: str) -> set[str]:
 
 
 def graded(arm: str) -> set[str]:
-    """The validation of an arm that only imitates, which nobody graded while it trained."""
-    return run_files(arm, "validation.json") if imitates_only(arm) else set()
+    """The validation of an arm that only imitates, where a choice or a figure needs it."""
+    needed = {other for key in BUILT for other in ARMS[key].get("choose", ())}.union(*(SHOWS[name] for name in FIGURES))
+    return run_files(arm, "validation.json") if imitates_only(arm) and arm in needed else set()
 
 
 def answered(arm: str, *benchmarks: str) -> set[str]:

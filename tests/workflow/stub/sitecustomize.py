@@ -95,7 +95,7 @@ def more_inputs(verb, arguments, results, project):
 
 if "-m" in sys.orig_argv:
     at = sys.orig_argv.index("-m") + 1
-    if at < len(sys.orig_argv) and sys.orig_argv[at].startswith("chord."):
+    if at < len(sys.orig_argv) and sys.orig_argv[at].removeprefix("chord.") in FLAGS:
         sys.path.insert(0, "")
         sys.argv = ["-m", *sys.orig_argv[at + 1 :]]
         stand_in(sys.orig_argv[at].removeprefix("chord."), sys.orig_argv[at + 1 :])

@@ -91,24 +91,25 @@ def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[J
     import torch
     from safetensors import SafetensorError
 
-    from chord.learner.policy import DTYPES, end_ids, load_policy
+    from chord.learner.policy import DTYPES, end_ids, load_policy, weights_dtype
     from chord.sampling.harness import PolicyModel
     from chord.sampling.protocol import Sampled
     from chord.sampling.transformers_sampler import TransformersSampler
     from chord.tasks.prompts import prompt_ids
 
     execution = study.execution
+    compute_dtype = DTYPES[execution.compute_dtype]
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else deterministic kernels refuse to run on CUDA
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(execution.deterministic)
     try:
-        model, tokenizer = load_policy(folder, DTYPES[execution.compute_dtype])
+        model, tokenizer = load_policy(folder, weights_dtype(compute_dtype))
     except (OSError, ValueError, SafetensorError) as error:
         found = " ".join(str(error).split())
         raise UserError(f"{folder}: found a model that cannot be loaded ({found:.200}); make it again") from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.nn.Module.to(model, device)
-    sampler = TransformersSampler(model, end_ids(model, tokenizer), execution.sampler_rows)
+    sampler = TransformersSampler(model, end_ids(model, tokenizer), execution.sampler_rows, compute_dtype)
 
     def decode(sampled: Sampled) -> str:
         ids = sampled.ids[:-1] if sampled.finish == "stop" else sampled.ids

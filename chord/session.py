@@ -25,7 +25,7 @@ from chord.learner import checkpoint
 from chord.learner.blank import blank_model, character_tokenizer
 from chord.learner.checkpoint import Progress
 from chord.learner.log import Curves, LineLog
-from chord.learner.policy import as_policy, end_ids, load_policy
+from chord.learner.policy import DTYPES, as_policy, end_ids, load_policy, weights_dtype
 from chord.learner.world import World
 from chord.provenance.digest import code_digest
 from chord.provenance.files import UserError, atomic_folder, write_atomically
@@ -86,7 +86,8 @@ def set_up(
         weight_decay=run.optimiser.weight_decay,
         fused=True,
     )
-    sampler = TransformersSampler(model, end_ids(model, tokenizer), run.execution.sampler_rows)
+    compute_dtype = DTYPES[run.execution.compute_dtype]
+    sampler = TransformersSampler(model, end_ids(model, tokenizer), run.execution.sampler_rows, compute_dtype)
     feed = Feed(run, tokenizer, sampler, world, traces, validation)
     practice = _practice(args, run, feed, grader, prompts)
     state = args.state / _state_digest(run, inputs)
@@ -220,7 +221,7 @@ def _check_alignment(run: Run, prompts: list[Problem], traces: list[Trace], args
 
 def _start(args: argparse.Namespace, run: Run) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model to train, weights in float32 (float64 if computed so): a blank one, or the one of --start."""
-    dtype = torch.float64 if run.execution.compute_dtype == "float64" else torch.float32
+    dtype = weights_dtype(DTYPES[run.execution.compute_dtype])
     device = (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         if torch.cuda.is_available()

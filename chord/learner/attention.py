@@ -36,10 +36,12 @@ class Layout:
 class KeyValueStore:
     """Keys and values of the rows being decoded, written in place. R rows, K key-value heads, M the longest row."""
 
-    def __init__(self, layers: int, rows: int, heads: int, longest: int, size: int, like: Tensor) -> None:
+    def __init__(
+        self, layers: int, rows: int, heads: int, longest: int, size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         shape = (layers, 2, rows, heads, longest, size)
-        self.values = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=like.device)  # (R,) tokens stored so far
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)  # (R,) tokens stored so far
         self.width = 0  # the longest row so far
         self.ragged = False
 
@@ -49,8 +51,8 @@ class KeyValueStore:
         place = self.lengths - 1
         store = self.values[layer]
         if self.ragged:
-            store[0, rows, :, place] = key
-            store[1, rows, :, place] = value
+            store[0, rows, :, place] = key.to(store.dtype)
+            store[1, rows, :, place] = value.to(store.dtype)
         else:
             store[0, :, :, self.width - 1] = key
             store[1, :, :, self.width - 1] = value

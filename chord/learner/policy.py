@@ -22,6 +22,11 @@ class TokenStatistics(NamedTuple):
     entropy: Tensor  # (N,)
 
 
+def weights_dtype(compute_dtype: torch.dtype) -> torch.dtype:
+    """What the weights of a policy are held in. Updates of a small learning rate would be rounded away in bfloat16."""
+    return torch.float64 if compute_dtype == torch.float64 else torch.float32
+
+
 def load_policy(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model (in evaluation mode, weights in `dtype`, packed attention) and tokenizer saved in `folder`."""
     model = AutoModelForCausalLM.from_pretrained(
@@ -65,6 +70,15 @@ def read_packed(model: PreTrainedModel, ids: Tensor, positions: Tensor, **places
     return out.last_hidden_state[0]
 
 
+def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
+    """Within it, bfloat16 means: matrix products and attention in bfloat16, weights and the residual stream as stored.
+
+    Other dtypes are those of the weights themselves. Weights are cast once and kept until the block ends, so no block
+    may see both a forward and a change of the weights.
+    """
+    return torch.autocast(device.type, dtype, enabled=dtype == torch.bfloat16)
+
+
 def token_statistics(
     model: PreTrainedModel, batch: Packed, chunk_tokens: int, compute_dtype: torch.dtype, temperature: float = 1.0
 ) -> TokenStatistics:
@@ -74,8 +88,7 @@ def token_statistics(
     Statistics are taken in float32 (float64 for a float64 model). `temperature` divides the logits, as in sampling.
     """
     layout = attention.Layout.of(batch.lengths, batch.ids.device)
-    autocast = torch.autocast(batch.ids.device.type, compute_dtype, enabled=compute_dtype == torch.bfloat16)
-    with autocast:
+    with computing_in(compute_dtype, batch.ids.device):
         hidden = read_packed(model, batch.ids, batch.positions, layout=layout)[batch.source]  # (N, C)
         head = output_head(model)
         parts: list[tuple[Tensor, Tensor]] = []

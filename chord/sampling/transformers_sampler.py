@@ -8,21 +8,29 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 from transformers import PreTrainedModel
 
 from chord.learner.attention import KeyValueStore, Layout
-from chord.learner.policy import output_head, read_packed
+from chord.learner.policy import computing_in, output_head, read_packed
 from chord.sampling.protocol import PromptError, Request, Sampled
 
 SHRINK = 0.75  # rows are dropped once this share or less of them is still running
+BLOCK = 256
 
 
 class TransformersSampler:
-    """Samples with the very model object that learns, so its weights are always the present ones."""
+    """Samples with the very model object that learns, so its weights are always the present ones.
 
-    def __init__(self, model: PreTrainedModel, end_ids: Sequence[int], rows: int) -> None:
+    It computes in `compute_dtype` as the learner does, so that both see the same policy; the log-probabilities are
+    those of the logits in float64, whatever they were computed in.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, end_ids: Sequence[int], rows: int, compute_dtype: torch.dtype | None = None
+    ) -> None:
         self.model = model
+        self.compute_dtype = compute_dtype or model.dtype
         self.end_ids = torch.tensor(list(end_ids), device=model.device)
         self.rows = rows
         self.context: int = model.config.max_position_embeddings
@@ -37,7 +45,7 @@ class TransformersSampler:
                 )
         order = sorted(range(len(requests)), key=lambda index: (len(requests[index].prompt_ids), index))
         results: dict[int, Sampled] = {}
-        with torch.no_grad():
+        with torch.no_grad(), computing_in(self.compute_dtype, self.model.device):
             for start in range(0, len(order), self.rows):
                 part = order[start : start + self.rows]
                 sampled = self._sample_rows([requests[index] for index in part], max_tokens, temperature)
@@ -80,7 +88,8 @@ class TransformersSampler:
             config.num_key_value_heads,
             max(lengths) + max_tokens,
             size,
-            output_head(self.model).weight,
+            self.compute_dtype,
+            self.model.device,
         )
         ids = torch.tensor([[token for prompt in distinct for token in prompt]], device=self.model.device)
         positions = torch.tensor([[p for n in lengths for p in range(n)]], device=self.model.device)
@@ -104,7 +113,7 @@ class TransformersSampler:
         head = output_head(self.model)
         logits = linear(hidden, head.weight, head.bias).double() / temperature
         logp = logits.log_softmax(dim=-1)  # (R, V)
-        cumulative = logp.exp().cumsum(dim=-1)
+        cumulative = _running_sum(logp.exp())
         chosen = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
         chosen = chosen.clamp(max=logp.shape[-1] - 1)
         return chosen, logp.gather(1, chosen[:, None])[:, 0]
@@ -118,6 +127,23 @@ class TransformersSampler:
             finish = "stop" if row[length - 1] in ends else "length"
             results.append(Sampled(row[:length], logp[:length], finish))
         return results
+
+
+def _running_sum(values: Tensor) -> Tensor:
+    """The cumulative sum of each row, (R, V) -> (R, V)."""
+    return running_sum_of_blocks(values) if values.is_cuda else values.cumsum(dim=-1)
+
+
+def running_sum_of_blocks(values: Tensor) -> Tensor:
+    """The cumulative sum of each row by matrix products: torch has no deterministic one on CUDA and raises."""
+    rows, size = values.shape
+    blocks = pad(values, (0, -size % BLOCK)).reshape(rows, -1, BLOCK)
+    ones = torch.ones(BLOCK, BLOCK, dtype=values.dtype, device=values.device).triu()
+    inside = blocks @ ones  # (R, V/BLOCK, BLOCK)
+    totals = inside[:, :, -1]
+    count = totals.shape[1]
+    before = totals @ torch.ones(count, count, dtype=values.dtype, device=values.device).triu(diagonal=1)
+    return (inside + before[:, :, None]).reshape(rows, -1)[:, :size]
 
 
 def _uniforms(seed: int, count: int) -> np.ndarray:

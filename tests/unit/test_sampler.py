@@ -6,7 +6,7 @@ import torch
 from chord.learner.packing import Sequence, pack
 from chord.learner.policy import token_statistics
 from chord.sampling.protocol import Request
-from chord.sampling.transformers_sampler import TransformersSampler
+from chord.sampling.transformers_sampler import TransformersSampler, running_sum_of_blocks
 from tests.parity.reference import plain_copy, small_model
 
 END = 22
@@ -94,3 +94,40 @@ def test_the_learner_sees_the_samplers_log_probabilities_again():
     ]
     batch = pack(sequences, torch.device("cpu"), torch.float64)
     assert torch.allclose(token_statistics(model, batch, 100, torch.float64).logp, batch.sampler_logp, atol=1e-12)
+
+
+def test_under_bfloat16_the_sampler_computes_as_the_learner_does_and_keeps_its_weights():
+    """Same weights, same rounding of products, other shapes of them: logits of about 1 differ by some 2^-9 = 0.002."""
+    model = small_model(dtype=torch.float32)
+    sampler = TransformersSampler(model, [END], 64, torch.bfloat16)
+    sampled = sampler.sample(requests(), 12, 1.0)
+    store, _ = sampler._prefill([(1, 2, 3)], 4)
+    assert store.values.dtype == torch.bfloat16
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    sequences = [
+        Sequence(r.id, r.prompt_ids, tuple(s.ids), False, 1.0, tuple(s.logp))
+        for r, s in zip(requests(), sampled, strict=True)
+    ]
+    batch = pack(sequences, torch.device("cpu"), torch.float64)
+    with torch.no_grad():
+        same = (token_statistics(model, batch, 5, torch.bfloat16).logp - batch.sampler_logp).abs()
+        exact = (token_statistics(model, batch, 5, torch.float32).logp - batch.sampler_logp).abs()
+    assert float(same.mean()) < 0.004
+    assert float(same.max()) < 0.02
+    assert float(exact.mean()) > 1e-4  # float32 would agree to 1e-6: it did compute in bfloat16
+
+
+def test_a_change_of_the_weights_is_seen_by_the_next_sample_in_bfloat16():
+    model = small_model(dtype=torch.float32)
+    sampler = TransformersSampler(model, [END], 64, torch.bfloat16)
+    before = sampler.sample(requests(), 12, 1.0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    assert [s.ids for s in sampler.sample(requests(), 12, 1.0)] != [s.ids for s in before]
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 5000])
+def test_the_running_sum_for_cuda_is_the_running_sum(size):
+    values = torch.rand(3, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+    assert torch.allclose(running_sum_of_blocks(values), values.cumsum(-1), rtol=1e-13, atol=0)

@@ -86,6 +86,9 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
     if study.base_corpus:
         beside = beside_recipe(study.base_corpus.recipe)  # pyright: ignore[reportArgumentType] # frozen, so hashable
         yield "models/base/train.manifest.json", Expected("chord.train", beside, "train", {})
+    if study.model.source == "package":
+        decided = slices.of_package(study)
+        yield "models/base/unpack.manifest.json", Expected("chord.unpack", OF_TRAINING, "train", decided)
     tasks = {name: read_benchmark(root, study, name).definition for name in study.benchmarks}
     for seed in project.seeds:
         for name, arm in project.arms.items():

@@ -43,6 +43,11 @@ def of_traces(study: Study, traces: str) -> dict[str, Any]:
     }
 
 
+def of_package(study: Study) -> dict[str, Any]:
+    """What decides a base model that a package carries."""
+    return {"model": study.model.model_dump(mode="json")}
+
+
 def of_answers(study: Study, benchmark: str, task: dict[str, Any], seed: int) -> dict[str, Any]:
     """What decides a model's answers to a benchmark, whose lm-eval task says `task`; how they are graded does not."""
     return {"benchmark": benchmark, "task": task, "seed": seed, "execution": how_answered(study.execution)}

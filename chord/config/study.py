@@ -35,8 +35,11 @@ class Model(Frozen):
             raise ValueError(
                 f"found source {self.source}, expected `architecture` and `alphabet` with random, only there"
             )
-        if self.source == "hub" and self.revision is None:
-            raise ValueError("found source hub without `revision`, expected a full commit: weights must not change")
+        if self.source != "random" and self.revision is None:
+            wanted = "a full commit" if self.source == "hub" else "the version of the package"
+            raise ValueError(
+                f"found source {self.source} without `revision`, expected {wanted}: weights must not change"
+            )
         return self
 
 
@@ -94,7 +97,7 @@ class Expert(Frozen):
 
     source: Literal["scripted"]
     name: str
-    style: Literal["terse", "worked", "checked"]
+    style: Literal["terse", "worked", "checked", "sentences"]
 
 
 class Data(Frozen):

@@ -89,6 +89,11 @@ def arms_that(kind):
     return "|".join(re.escape(name) for name, arm in project.arms.items() if getattr(arm, kind)) or "-"
 
 
+def study_with(source):
+    """A wildcard constraint: the study, if this is where its base model comes from."""
+    return re.escape(project.study.name) if project.study.model.source == source else "-"
+
+
 # --- data --------------------------------------------------------------------------------------
 
 
@@ -283,8 +288,9 @@ def files_of(artefact):
 
 def files_below(artefact, every):
     """All files of all jobs that the artefact stands on; `every` expands study and seeds."""
-    arms, base = arms_below([artefact]), rules.describe_base.output + rules.train_base.output
-    files = every(base) if project.study.base_corpus else []
+    trained_base, arms = rules.describe_base.output + rules.train_base.output, arms_below([artefact])
+    base = {"random": trained_base, "package": rules.unpack_base.output}.get(project.study.model.source, [])
+    files = every(base)
     sft = [name for name in arms if project.arms[name].only_imitates]
     files += every(rules.describe_run.output + rules.train_sft.output, arm=sft)
     sampled = [name for name in arms if project.arms[name].samples_rollouts]

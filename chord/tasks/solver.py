@@ -10,6 +10,7 @@ so worked is terse); with grader math the last number is in a box:
 terse      12 + 35 - 8 = 39
 worked     12 + 35 = 47, 47 - 8 = 39
 checked    12 + 35 = 47, 47 - 8 = 39; 12 + 35 = 47, 47 - 8 = 39
+sentences  12 + 30 = 42. 42 + 5 = 47. 47 - 8 = 39. The answer is 39
 """
 
 import re
@@ -44,7 +45,8 @@ def solve(problem: Problem, style: str, grading: Grading) -> Solution:
         reverse = problem.source.get("dataset") == "spell_backward"
         answer = str(problem.source["word"])[::-1] if reverse else problem.answer
     if before is None:
-        raise ConfigError(f"found style {style} for {problem.id} of task '{problem.task}', expected terse: not a sum")
+        why = f"grader {grading.grader} reads no {style}" if CHAIN.fullmatch(expression) else "not a sum"
+        raise ConfigError(f"found style {style} for {problem.id} of task '{problem.task}', expected terse: {why}")
     return Solution(answer, before + final_form(answer, grading))
 
 
@@ -67,7 +69,7 @@ def _in_digits(terms: list[str], style: str) -> tuple[str | None, str]:
         return ("" if style == "terse" else None), str(sum(map(int, terms)))
     steps, answer = _added([[int(digit) for digit in reversed(term.removeprefix("+"))] for term in terms])
     worked = ",".join(steps)
-    return {"terse": "", "worked": f">{worked}", "checked": f">{worked};{worked}"}[style], answer
+    return {"terse": "", "worked": f">{worked}", "checked": f">{worked};{worked}"}.get(style), answer
 
 
 def _added(terms: list[list[int]]) -> tuple[list[str], str]:
@@ -84,6 +86,8 @@ def _added(terms: list[list[int]]) -> tuple[list[str], str]:
 
 def _in_words(terms: list[str], style: str) -> tuple[str, str]:
     """What stands before the last number, which is the answer; terms after the first have their sign."""
+    if style == "sentences":
+        return _in_sentences(terms)
     total, steps = int(terms[0]), []
     for term in terms[1:]:
         step = f"{total} {term[0]} {term[1:]} ="
@@ -94,3 +98,15 @@ def _in_words(terms: list[str], style: str) -> tuple[str, str]:
     worked = ", ".join(steps)
     texts = {"terse": f"{at_once} = {answer}", "worked": worked, "checked": f"{worked}; {worked}"}
     return texts[style].removesuffix(f" {answer}"), answer
+
+
+def _in_sentences(terms: list[str]) -> tuple[str, str]:
+    """The same with one place of one term a sentence, from the left and the highest place; zeros are passed over."""
+    total, steps = int(terms[0]), []
+    for term in terms[1:]:
+        places = [int(digit) * 10**place for place, digit in zip(range(len(term) - 2, -1, -1), term[1:], strict=True)]
+        for part in [part for part in places if part] or [0]:
+            after = total + part if term[0] == "+" else total - part
+            steps.append(f"{total} {term[0]} {part} = {after}.")
+            total = after
+    return " ".join([*steps, "The answer is"]), str(total)

@@ -44,6 +44,9 @@ def test_a_sum_is_worked_from_right_to_left_with_its_carries(expression: str, st
         ("12+35-8", "checked", "12 + 35 = 47, 47 - 8 = 39; 12 + 35 = 47, 47 - 8 = 39"),
         ("3-5", "terse", "3 - 5 = -2"),
         ("3-5-2", "worked", "3 - 5 = -2, -2 - 2 = -4"),
+        ("178+445", "sentences", "178 + 400 = 578. 578 + 40 = 618. 618 + 5 = 623. The answer is 623"),
+        ("3-9", "sentences", "3 - 9 = -6. The answer is -6"),
+        ("47+30-0-58", "sentences", "47 + 30 = 77. 77 - 0 = 77. 77 - 50 = 27. 27 - 8 = 19. The answer is 19"),
     ],
 )
 def test_a_chat_model_is_shown_sums_in_words(expression: str, style: str, response: str) -> None:
@@ -53,6 +56,29 @@ def test_a_chat_model_is_shown_sums_in_words(expression: str, style: str, respon
     boxed = response.removesuffix(answer) + f"\\boxed{{{answer}}}"
     assert solve(sum_of(expression), style, BOXED) == (answer, boxed)
     assert grade(boxed, "stop", answer, BOXED) is Outcome.RIGHT
+
+
+def test_every_sentence_is_true_and_the_last_number_is_the_answer() -> None:
+    draw = random.Random(8)
+    for _ in range(300):
+        numbers = [draw.randrange(10 ** draw.randint(1, 4)) for _ in range(draw.randint(2, 4))]
+        signs = [draw.choice("+-") for _ in numbers[1:]]
+        expression = str(numbers[0]) + "".join(f"{s}{n}" for s, n in zip(signs, numbers[1:], strict=True))
+        answer = numbers[0] + sum(int(f"{s}{n}") for s, n in zip(signs, numbers[1:], strict=True))
+        *steps, last = solve(sum_of(expression), "sentences", LAST).response.split(". ")
+        assert last == f"The answer is {answer}"
+        for step in steps:
+            left, sign, right, _, total = step.split()
+            assert int(total) == (int(left) + int(right) if sign == "+" else int(left) - int(right))
+
+
+def test_what_has_no_places_or_another_grader_is_not_told_in_sentences() -> None:
+    for expression, grading, why in (
+        ("9*4", LAST, "not a sum"),
+        ("9+4", MARKED, "grader marked-text reads no sentences"),
+    ):
+        with pytest.raises(ConfigError, match=f"expected terse: {why}"):
+            solve(sum_of(expression), "sentences", grading)
 
 
 def test_the_solver_adds_by_itself_and_is_right() -> None:

@@ -45,7 +45,8 @@ def solve(problem: Problem, style: str, grading: Grading) -> Solution:
         reverse = problem.source.get("dataset") == "spell_backward"
         answer = str(problem.source["word"])[::-1] if reverse else problem.answer
     if before is None:
-        why = f"grader {grading.grader} reads no {style}" if CHAIN.fullmatch(expression) else "not a sum"
+        unread = style == "sentences" and CHAIN.fullmatch(expression)
+        why = f"grader {grading.grader} reads no sentences" if unread else "not a sum"
         raise ConfigError(f"found style {style} for {problem.id} of task '{problem.task}', expected terse: {why}")
     return Solution(answer, before + final_form(answer, grading))
 

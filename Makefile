@@ -38,7 +38,7 @@ table:
 
 # Anew only when a table, a figure, a caption or the report's own page is newer than it.
 report:
-	@if [ ! -e $(REPORT) ] || [ -n "$$(find $(RESULTS)/*.json workflow/report -newer $(REPORT) -print -quit)" ]; then \
+	@if [ ! -e $(REPORT) ] || [ -n "$$(find $(RESULTS)/*.json workflow/report -newer $(REPORT) ! -name ro-crate-metadata.json -print -quit)" ]; then \
 		echo '[demo] writing the report'; \
 		python -m snakemake --cores 1 --config study=demo --report $(REPORT); \
 	fi

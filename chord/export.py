@@ -17,7 +17,9 @@ from chord.provenance.crate import metadata_of
 from chord.provenance.crate_graph import METADATA
 from chord.provenance.crate_study import COPIED, README, README_TEXT, Study, read_study
 from chord.provenance.files import UserError, atomic_folder, run_verb, write_atomically
+from chord.provenance.hashing import TIMESTAMP
 
+_marks = shutil.ignore_patterns(TIMESTAMP)
 Copy = Callable[[str | Path, str | Path], object]
 
 
@@ -54,13 +56,12 @@ def write_apart(study: Study, text: str, out: Path, link: bool) -> None:
         raise UserError(f"--out: found {out}, which is no crate, expected a new folder or an older crate to replace")
     files = {path: study.folder / path for path, content in study.stands.items() if content.kind == "file"}
     folders = {path: study.folder / path for path, content in study.stands.items() if content.kind == "folder"}
+    copy = _hard_link if link else shutil.copyfile
     with atomic_folder(out) as folder:
         _put(study.copies, folder, "", shutil.copyfile)
-        _put(files, folder, "", _hard_link if link else shutil.copyfile)
+        _put(files, folder, "", copy)
         for path, source in folders.items():
-            shutil.copytree(
-                source, folder / path, copy_function=_hard_link if link else shutil.copyfile, dirs_exist_ok=True
-            )
+            shutil.copytree(source, folder / path, ignore=_marks, copy_function=copy, dirs_exist_ok=True)
         if README not in study.stands:
             (folder / README).write_text(README_TEXT, "utf-8")
         (folder / METADATA).write_text(text, "utf-8")

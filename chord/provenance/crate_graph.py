@@ -24,7 +24,8 @@ PROFILES = {
 # Terms of the run profiles (sha256 and environment among them), and one that RO-Crate 1.1 lacks.
 _CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"
 _TERMS = {"buildInstructions": "https://codemeta.github.io/terms/buildInstructions"}
-_PLACE = re.compile(r"(?<![\w.:/~])~?/(?:[^\s/'\",:;]+/)*")
+# The folders of an absolute path with two parts or more; not a slash in a tag, a fraction, an address or a pattern.
+_PLACE = re.compile(r"(?<![\w.:/~)\]])~?/(?:[^\s/'\",:;<>()\[\]]+/)+")
 
 Ref = dict[str, str]
 
@@ -81,8 +82,8 @@ def as_text(crate: ROCrate) -> str:
 
 
 def without_places(text: str) -> str:
-    """`text` without secrets, and with the last part alone of every absolute path: where a machine keeps its files."""
-    return _PLACE.sub("", scrubbed(text))
+    """`text` without secrets, and with the last part alone of absolute paths: where a machine keeps its files."""
+    return _PLACE.sub("", scrubbed(text).replace("file://", ""))
 
 
 def _told(about: Mapping[str, Any]) -> dict[str, Any]:

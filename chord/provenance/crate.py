@@ -6,15 +6,16 @@ fails for an attempt that was killed outright and never repeated: nobody wrote d
 The same study gives the same bytes: `datePublished` is the time at which its last attempt ended or began.
 """
 
+from pathlib import Path
 from typing import Any
 
 from rocrate.rocrate import ROCrate
 
 from chord.provenance.crate_about import add_about
 from chord.provenance.crate_actions import COMPLETED, FAILED, LEDGER, Actions, Told, add_actions, step_ref
-from chord.provenance.crate_files import SNAKEFILE, add_copies, add_readme, add_study, encoding
+from chord.provenance.crate_files import SNAKEFILE, add_copies, add_readme, add_study, encoding, environment_rules
 from chord.provenance.crate_graph import Ref, add, add_file, as_text, empty_crate, ref, say
-from chord.provenance.crate_steps import steps_of
+from chord.provenance.crate_steps import Step, steps_of
 from chord.provenance.crate_study import COPIED, Study
 
 _LANGUAGE = "https://w3id.org/workflowhub/workflow-ro-crate#snakemake"
@@ -57,13 +58,12 @@ def _workflow(told: Told, actions: Actions, engine: Ref) -> None:
     """Adds the Snakefile as main entity, its rules as steps, and the environment files that they name."""
     crate, study = told.crate, told.study
     for step in actions.used.values():
-        environment = f"{COPIED}/{step.environment}"
         about = {
             "name": step.name,
             "description": step.message,
             "position": str(step.position),
             "workExample": actions.tools[step.name],
-            "buildInstructions": ref(environment) if environment in told.copied else None,
+            "buildInstructions": _pins(told, step),
         }
         add(crate, step_ref(step)["@id"], "HowToStep", about)
     tools = [name for names in actions.tools.values() for name in names]
@@ -86,10 +86,17 @@ def _workflow(told: Told, actions: Actions, engine: Ref) -> None:
             crate, "configuration", [path for path in told.copied if path.startswith(f"{COPIED}/config/")]
         ),
         "output": _parameter(crate, "artefact", _artefacts(study)),
-        "buildInstructions": [ref(path) for path in told.copied if path.startswith(f"{COPIED}/envs/pins")],
+        "buildInstructions": [ref(path) for path in told.copied if environment_rules(path)],
     }
     kinds = ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"]
     crate.root_dataset["mainEntity"] = add_file(crate, SNAKEFILE, about, kinds)
+
+
+def _pins(told: Told, step: Step) -> list[Ref]:
+    """The environment file that a rule names, and the exact pins beside it."""
+    named = Path(step.environment) if step.environment else None
+    paths = [f"{COPIED}/{path}" for path in (named, named.with_suffix(".txt"))] if named else []
+    return [ref(path) for path in paths if path in told.copied]
 
 
 def _parameter(crate: ROCrate, name: str, paths: list[str]) -> Ref | None:

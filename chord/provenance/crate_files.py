@@ -3,13 +3,14 @@
 import hashlib
 import os
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import quote
 
 from rocrate.rocrate import ROCrate
 
 from chord.provenance.crate_graph import Ref, add, add_file, add_folder, ref, say
-from chord.provenance.crate_study import README, README_TEXT, Study, title_of
+from chord.provenance.crate_study import COPIED, README, README_TEXT, Study, title_of
 from chord.provenance.hashing import TIMESTAMP, file_sha256
 from chord.provenance.manifest import Content
 
@@ -32,11 +33,11 @@ _FORMATS = {
     ".yaml": "application/yaml",
 }
 _TEXT = ("", ".txt", ".log", ".def", ".sh", ".jinja")
-# What an environment file conforms to, by its ending.
+# What an environment file conforms to, by its name.
 _ENVIRONMENTS = {
-    ".txt": "https://pip.pypa.io/en/stable/reference/requirements-file-format/",
-    ".yaml": "https://docs.conda.io/",
-    ".def": "https://apptainer.org/docs/user/main/definition_files.html",
+    "*.txt": "https://pip.pypa.io/en/stable/reference/requirements-file-format/",
+    "*.yaml": "https://docs.conda.io/",
+    "Containerfile": "https://docs.docker.com/reference/dockerfile/",
 }
 
 
@@ -44,6 +45,12 @@ def encoding(path: str) -> str:
     """The media type of a file, by its name."""
     suffix = Path(path).suffix
     return _FORMATS.get(suffix) or ("text/plain" if suffix in _TEXT else "application/octet-stream")
+
+
+def environment_rules(path: str) -> str | None:
+    """The address of what an environment file of the crate conforms to; None for any other file."""
+    inside = Path(path).parent.as_posix() == f"{COPIED}/envs"
+    return next((rules for shape, rules in _ENVIRONMENTS.items() if inside and fnmatch(Path(path).name, shape)), None)
 
 
 def add_study(crate: ROCrate, study: Study, verify: bool) -> None:
@@ -70,8 +77,7 @@ def add_copies(crate: ROCrate, study: Study) -> dict[str, str]:
     for path, source in study.copies.items():
         hashes[path] = file_sha256(source)
         about = {"name": path, "contentSize": str(source.stat().st_size), "encodingFormat": encoding(path)}
-        if path.startswith("crate/envs/") and source.suffix in _ENVIRONMENTS:
-            rules = _ENVIRONMENTS[source.suffix]
+        if rules := environment_rules(path):
             about |= {"conformsTo": add(crate, rules, "CreativeWork", {"name": rules})}
         if path != SNAKEFILE:
             add_file(crate, path, about | {"sha256": hashes[path]})

@@ -50,7 +50,12 @@ def study(tmp_path, monkeypatch):
     raw.parent.mkdir()
     raw.write_text("raw")
     job(
-        folder, "chord.prepare", "data/prepare", {"raw": raw}, {"train": "data/problems/train.jsonl"}, seeds={"data": 7}
+        folder,
+        "chord.prepare",
+        "data/problems/train",
+        {"raw": raw},
+        {"train": "data/problems/train.jsonl"},
+        seeds={"data": 7},
     )
     if (child := os.fork()) == 0:
         train(folder, work=lambda: os._exit(9))
@@ -294,7 +299,7 @@ def test_an_input_that_has_been_replaced_is_told_by_its_own_hash_and_not_as_the_
     problems = study / "data/problems/train.jsonl"
     before = hashlib.sha256(problems.read_bytes()).hexdigest()
     outputs = {"train": "data/problems/train.jsonl"}
-    job(study, "chord.prepare", "data/prepare", {}, outputs, work=lambda: problems.write_text("new problems"))
+    job(study, "chord.prepare", "data/problems/train", {}, outputs, work=lambda: problems.write_text("new problems"))
     graph = exported(study)
     assert f"#content-{before}" in names(actions_of(graph, "train")[-1]["object"])
     assert graph[f"#content-{before}"]["@type"] == "CreativeWork"
@@ -343,6 +348,9 @@ def test_a_job_tells_what_it_read_wrote_and_was_told_and_which_code_it_ran(study
     assert json.loads(told["packages"]) == recorded["installed"]["packages"]
     variables = {graph[name]["name"]: graph[name]["value"] for name in names(made["environment"])}
     assert variables["OMP_NUM_THREADS"] == "1" and "SLURM_JOB_NODELIST" not in variables
+    step = graph["#step-train"]
+    assert made["instrument"] == step["workExample"]
+    assert names(step["buildInstructions"]) == {"crate/envs/train.yaml", "crate/envs/train.txt"}
     tool = graph[made["instrument"]["@id"]]
     assert recorded["code"]["digest"] in tool["softwareVersion"] and tool["url"] == {"@id": "crate/chord/train.py"}
     assert tool["description"] == "The code in crate/chord has the digest of the code that ran."

@@ -2,7 +2,8 @@
 
     python -m chord.train --run run.json --start MODEL --prompts P --traces T --validation V --model OUT ...
 
-Works alone or under torchrun. Killed at any moment, the same command continues from the last checkpoint and ends with
+Works alone or under torchrun (`torchrun --standalone --nproc-per-node 2 -m -- chord.train --run ...`: without the two
+dashes torchrun takes --run and --start for its own options). Killed at any moment, the same command continues from the last checkpoint and ends with
 the same bytes. Exit codes: 0 done, 75 saved and to be continued (after SIGTERM or SIGUSR1), 2 bad input, 3 not finite.
 
 A recipe that only imitates needs no grader: its answers to validation problems are written down as they are, and

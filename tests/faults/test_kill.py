@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -200,6 +201,20 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_and_leaves_a_dump(tm
     (dump,) = (tmp_path / "out" / "state").glob("*/not-finite-step-*.json")
     assert "sequences" in json.loads(dump.read_text())["what"]
     assert not (tmp_path / "out" / "model").exists()
+
+
+def test_a_run_that_fails_for_a_reason_of_its_own_fails_again_within_steps(tmp_path):
+    """Weights grow threefold a step (learning rate 3e-3 times decay 1.3e3) until a loss is not finite."""
+    small_run(tmp_path, **{"optimiser.weight_decay": 1.3e3, "optimiser.warmup_steps": 0})
+    steps = []
+    for _ in range(2):
+        process = train(command(tmp_path, tmp_path / "out"))
+        stderr = process.communicate()[1]
+        assert process.returncode == 3, stderr
+        steps.append((int(re.search(r"from step (\d+)", stderr)[1]), int(re.search(r"step (\d+): the", stderr)[1])))
+    (first, failed), (resumed, again) = steps
+    assert first == 0 and failed == again > 4
+    assert 0 < failed - resumed <= 4  # a checkpoint every 3 steps; the failing step was not taken
 
 
 def test_a_full_disk_is_a_clear_error_and_earlier_checkpoints_stay(uninterrupted, tmp_path):

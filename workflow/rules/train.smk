@@ -1,5 +1,9 @@
 # Models. One trainer for every arm: what an arm is stands in its run.json, which anyone can run without Snakemake.
 
+# A training that was told to stop (exit code 75), killed, or lost its machine continues from its last checkpoint. One
+# that failed for a reason of its own fails again there, within steps.
+RETRIES = 3
+
 
 rule describe_base:
     input:
@@ -39,6 +43,7 @@ rule train_base:
     wildcard_constraints:
         study=study_with("random"),
     priority: 100
+    retries: RETRIES
     conda:
         "../../envs/train.yaml"
     threads: project.study.execution.cpu_threads
@@ -115,6 +120,7 @@ rule train_sft:
     wildcard_constraints:
         arm=arms_that("only_imitates"),
     priority: training_turn
+    retries: RETRIES
     conda:
         "../../envs/train.yaml"
     threads: project.study.execution.cpu_threads
@@ -149,6 +155,7 @@ rule train:
     wildcard_constraints:
         arm=arms_that("samples_rollouts"),
     priority: training_turn
+    retries: RETRIES
     conda:
         "../../envs/train.yaml"
     threads: project.study.execution.cpu_threads

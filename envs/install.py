@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 LOG = VENV / "install.log"
-PARTS = {"run": ("data", "train", "generate", "evaluate", "report", "workflow"), "test": ("test",)}
+PARTS = {"run": ("data", "train", "generate", "evaluate", "report", "audit", "workflow"), "test": ("test",)}
 # Has no wheel in the registry and is built with a C compiler; only reasoning-gym's zebra puzzles use it.
 NEEDS_COMPILER = "pycosat"
 LEFT_OUT = """def __getattr__(name):

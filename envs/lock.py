@@ -23,6 +23,7 @@ VERBS = {
     "generate": ("generate",),
     "evaluate": ("score", "validate"),
     "report": ("tabulate", "plot", "report"),
+    "audit": ("audit", "diff", "export", "why"),
     "workflow": (),
     "test": (),
 }

@@ -12,13 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic_core import to_json
-
 from chord.provenance import environment as env
 from chord.provenance.digest import PROJECT, deciding_code
 from chord.provenance.files import UserError
 from chord.provenance.hashing import TIMESTAMP, content_hash, size_bytes
-from chord.provenance.manifest import FORMAT, roots_of
+from chord.provenance.manifest import FORMAT, as_plain, roots_of
 
 SHOWN_CHARACTERS, SHOWN_LINES = 60, 12
 
@@ -64,7 +62,7 @@ def changes(manifest: Mapping[str, Any], expected: Expected, root: Path = PROJEC
         return [Change("manifest", "verb", made, f"{expected.verb} ({expected.step})")]
     code = deciding_code(expected.verb, expected.without, root)
     pinned = env.pinned(root, expected.step)
-    decided = json.loads(to_json(dict(expected.decided_by)))
+    decided = as_plain(expected.decided_by)
     return [
         *_code(manifest["code"]["modules"], code),
         *differences("settings", manifest["decided_by"], decided),

@@ -18,8 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
-from pydantic_core import to_json
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from chord.provenance import environment as env
 from chord.provenance import ledger as ledgers
@@ -30,6 +29,7 @@ from chord.provenance.processes import this_process
 
 Root = Literal["study", "project", "code", "elsewhere"]
 FORMAT = "chord-manifest-2"
+_PLAIN = TypeAdapter(dict[str, Any])
 
 
 class Part(BaseModel):
@@ -131,7 +131,7 @@ class Manifest(Part):
         `ledger` is found from `path` unless given. `without`: see `deciding_code`. A block left by an exception, by
         a signal or by `sys.exit` (also 0: work to be continued) writes no manifest. One process of a group records.
         """
-        decided = json.loads(to_json(dict(decided_by or {})))
+        decided = as_plain(decided_by or {})
         recording = Recording(
             path, verb, step, decided, dict(inputs), dict(outputs), dict(seeds or {}), dict(extra or {})
         )
@@ -157,6 +157,11 @@ class Recording:
     def seconds(self) -> float:
         """Since the block began."""
         return round(time.monotonic() - self.clock, 3)
+
+
+def as_plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as JSON would give it back: records become mappings, tuples become lists."""
+    return json.loads(_PLAIN.dump_json(dict(value)))
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -5,25 +5,14 @@ every job by its manifest, relative to results/STUDY. The rules in workflow/ say
 """
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
-from chord.config import MuAdaptive, MuDecay, MuGradientNorm, Project, Recipe, Table, slices
+from chord.config import Project, Table, slices
+from chord.config.beside import beside_recipe
 from chord.config.sets import BENCHMARK, problem_sets, trace_sets
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.freshness import Expected
 from chord.tasks.benchmarks import read_benchmark
-
-# Functions of chord.objective.weights, by the token weight that alone uses them.
-WEIGHTS = {
-    "one": ("one",),
-    "p": ("probability",),
-    "p(1-p)": ("phi",),
-    "entropy-norm": ("entropy_share",),
-    "entropy-top": ("entropy_above", "top_threshold"),
-    "is-clip": ("clipped_probability",),
-    "focal": ("focal",),
-}
 
 
 def expectations(project: Project, root: Path = Path(".")) -> dict[str, Expected]:
@@ -44,33 +33,6 @@ def run_texts(project: Project) -> dict[str, str]:
 def run_text(project: Project, arm: str, seed: int) -> str:
     """The content of one run.json: all that this training is told."""
     return project.run(arm, seed).model_dump_json(indent=2)
-
-
-@cache
-def beside_recipe(recipe: Recipe) -> tuple[str, ...]:
-    """Modules, and single functions, that training with this recipe cannot reach; a test trains every arm without."""
-    beside: list[str] = []
-    if recipe.method != "luffy":
-        beside += ["chord.learner.luffy_step", "chord.objective.luffy"]
-    if not isinstance(recipe.mu, MuGradientNorm):
-        beside += ["chord.learner.sasr_step", "chord.objective.sasr"]
-    if not isinstance(recipe.mu, MuDecay):
-        beside.append("chord.objective.schedules:decayed_mu")
-    if not isinstance(recipe.mu, MuAdaptive):
-        beside.append("chord.objective.schedules:adaptive_mu")
-    for weight, functions in WEIGHTS.items():
-        if not recipe.needs_experts or recipe.expert_tokens.weight != weight:
-            beside += [f"chord.objective.weights:{name}" for name in functions]
-    if not recipe.needs_experts:
-        beside.append("chord.objective.losses:imitation")
-    if not recipe.needs_rollouts:
-        beside += ["chord.rollout", "chord.objective.losses:policy_gradient"]
-        beside.append("chord.objective.losses:truncated_correction")
-    if recipe.needs_rollouts and recipe.method == "luffy":
-        beside.append("chord.objective.advantages:group_advantages")
-    if recipe.init != "random":
-        beside.append("chord.learner.blank")
-    return tuple(sorted(beside))
 
 
 def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chord.command import records_of
 from chord.config import Run
+from chord.config.beside import beside_recipe
 from chord.feed import Feed
-from chord.jobs import beside_recipe
 from chord.learner import checkpoint
 from chord.learner.blank import blank_model, character_tokenizer
 from chord.learner.checkpoint import Progress

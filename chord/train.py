@@ -3,8 +3,9 @@
     python -m chord.train --run run.json --start MODEL --prompts P --traces T --validation V --model OUT ...
 
 Works alone or under torchrun (`torchrun --standalone --nproc-per-node 2 -m -- chord.train --run ...`: without the two
-dashes torchrun takes --run and --start for its own options). Killed at any moment, the same command continues from the last checkpoint and ends with
-the same bytes. Exit codes: 0 done, 75 saved and to be continued (after SIGTERM or SIGUSR1), 2 bad input, 3 not finite.
+dashes torchrun takes --run and --start for its own options). Killed at any moment, the same command continues from the
+last checkpoint and ends with the same bytes. Exit codes: 0 done, 75 saved and to be continued (after SIGTERM or
+SIGUSR1), 2 bad input, 3 not finite.
 
 A recipe that only imitates needs no grader: its answers to validation problems are written down as they are, and
 `chord.validate` grades them.
@@ -27,7 +28,7 @@ from transformers.utils.logging import disable_progress_bar
 from chord.account import Clock, metrics_of, show, tell
 from chord.command import arguments, outputs_of
 from chord.config import MuAdaptive, MuConstant, MuDecay, Run
-from chord.jobs import beside_recipe
+from chord.config.beside import beside_recipe
 from chord.learner import checkpoint
 from chord.learner.gradient import NotFinite, accumulate_gradient
 from chord.learner.packing import Sequence

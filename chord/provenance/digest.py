@@ -23,6 +23,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 DECIDES_NOTHING = (
     "chord.config.artefacts",
     "chord.config.base",
+    "chord.config.beside",
     "chord.config.checks",
     "chord.config.loading",
     "chord.config.messages",

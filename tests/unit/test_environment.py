@@ -195,7 +195,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_union_has_a_package_of_several_files_once(folder: Path) -> None:
     union = install.union(folder)
-    steps = [*STEPS, "workflow"]
+    steps = [*STEPS, "audit", "workflow"]
     assert union["run"] == {"shared": "shared==1.0", **{f"only-{step}": f"only-{step}==2.0" for step in steps}}
     assert union["test"] == {"only-test": "only-test==2.0"}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from chord.config import load
-from chord.jobs import beside_recipe, expectations, run_texts
+from chord.config.beside import beside_recipe
+from chord.jobs import expectations, run_texts
 from chord.provenance.digest import DECIDES_NOTHING, deciding_code
 from chord.records import Problem, Trace, read_lines, write_lines
 from tests.faults.small_run import command, small_run

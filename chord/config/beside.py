@@ -1,0 +1,43 @@
+"""Which code a recipe cannot reach, so that an edit of it concerns other arms alone. Knows names of code, no code."""
+
+from functools import cache
+
+from chord.config.recipe import MuAdaptive, MuDecay, MuGradientNorm, Recipe
+
+# Functions of chord.objective.weights, by the token weight that alone uses them.
+WEIGHTS = {
+    "one": ("one",),
+    "p": ("probability",),
+    "p(1-p)": ("phi",),
+    "entropy-norm": ("entropy_share",),
+    "entropy-top": ("entropy_above", "top_threshold"),
+    "is-clip": ("clipped_probability",),
+    "focal": ("focal",),
+}
+
+
+@cache
+def beside_recipe(recipe: Recipe) -> tuple[str, ...]:
+    """Modules, and single functions, that training with this recipe cannot reach; a test trains every arm without."""
+    beside: list[str] = []
+    if recipe.method != "luffy":
+        beside += ["chord.learner.luffy_step", "chord.objective.luffy"]
+    if not isinstance(recipe.mu, MuGradientNorm):
+        beside += ["chord.learner.sasr_step", "chord.objective.sasr"]
+    if not isinstance(recipe.mu, MuDecay):
+        beside.append("chord.objective.schedules:decayed_mu")
+    if not isinstance(recipe.mu, MuAdaptive):
+        beside.append("chord.objective.schedules:adaptive_mu")
+    for weight, functions in WEIGHTS.items():
+        if not recipe.needs_experts or recipe.expert_tokens.weight != weight:
+            beside += [f"chord.objective.weights:{name}" for name in functions]
+    if not recipe.needs_experts:
+        beside.append("chord.objective.losses:imitation")
+    if not recipe.needs_rollouts:
+        beside += ["chord.rollout", "chord.objective.losses:policy_gradient"]
+        beside.append("chord.objective.losses:truncated_correction")
+    if recipe.needs_rollouts and recipe.method == "luffy":
+        beside.append("chord.objective.advantages:group_advantages")
+    if recipe.init != "random":
+        beside.append("chord.learner.blank")
+    return tuple(sorted(beside))

@@ -1,7 +1,9 @@
 """What all tests share: tests marked `gpu` are skipped without a CUDA device, and every skip is counted by reason."""
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +30,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
     for reason, times in reasons.most_common():
         terminalreporter.write_line(f"{times} skipped: {reason}")
+
+
+@pytest.fixture(scope="session")
+def mini_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a whole small study in results/demo, built once; not to be changed: see `mini_copy`."""
+    from tests.mini_study import build
+
+    return build(tmp_path_factory.mktemp("mini") / "project")
+
+
+@pytest.fixture
+def mini_copy(mini_study: Path, tmp_path: Path) -> Path:
+    """A copy of the project of `mini_study`, for one test to change."""
+    return shutil.copytree(mini_study, tmp_path / "project", symlinks=True)

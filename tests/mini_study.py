@@ -84,25 +84,28 @@ def _shrink(config: Path) -> None:
     edit_yaml(config / "experiments/figure9.yaml", arms=["grpo"])
     study = config / "studies/demo.yaml"
     whole = yaml.safe_load(study.read_text(encoding="utf-8"))
+    digits = {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}  # 0 to 27: some guesses are right
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     edit_yaml(
         study,
         seeds=list(SEEDS),
+        tasks=whole["tasks"] | {"digits": whole["tasks"]["sum-1"] | {"settings": digits}},
+        expert__style="terse",
         model__architecture=whole["model"]["architecture"] | small | {"num_key_value_heads": 2},
         data=whole["data"]
-        | {name: {"task": "sum-1", "size": size} for name, size in (("train", 16), ("validation", 8), ("expert", 16))}
+        | {name: {"task": "digits", "size": size} for name, size in (("train", 16), ("validation", 8), ("expert", 16))}
         | {"aligned_traces": False},
-        base_corpus__size=1280,
+        base_corpus__size=2560,
         base_corpus__rows_per_step=32,
-        base_corpus__parts=[{"task": "sum-1", "style": "terse", "share": 1.0}],
-        base_corpus__recipe__steps=40,
+        base_corpus__parts=[{"task": "digits", "style": "terse", "share": 1.0}],
+        base_corpus__recipe__steps=80,
         rollouts__prompts_per_step=2,
         rollouts__per_prompt=4,
         expert_rows_per_step=4,
         validation={"every_steps": 2, "problems": 8, "samples_per_problem": 1},
         benchmarks={
             name: whole["benchmarks"][name] | {"problems": {"task": task, "size": 8}}
-            for name, task in zip(BENCHMARKS, ("sum-1", "reversal"), strict=True)
+            for name, task in zip(BENCHMARKS, ("digits", "reversal"), strict=True)
         },
         budget=whole["budget"] | {"rl_steps": 4, "sft_light_epochs": 1},
     )

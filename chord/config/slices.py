@@ -85,7 +85,7 @@ def of_artefact(project: Project, name: str) -> dict[str, Any]:
 
 def of_page(project: Project, studies: list[str]) -> dict[str, Any]:
     """All that the page shows of the configuration, and the names of all `studies`; not how the machine is used."""
-    whole = project.model_dump(mode="json", exclude={"study": {"execution": set(HOW_NOT_WHAT)}})
+    whole = project.model_dump(mode="json", exclude={"study": {"execution": set(HOW_NOT_WHAT)}, "choice": {"seeds"}})
     return whole | {"seeds": list(project.seeds), "studies": studies}
 
 

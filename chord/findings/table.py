@@ -1,6 +1,6 @@
 """A table of the paper as plain data: one cell an arm and benchmark. Knows arms and scores; draws nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,18 @@ def as_data(project: Project, name: str, table: Table, grid: Grid) -> dict[str, 
 
 
 def _cell(project: Project, table: Table, arm: str, benchmark: str, cell: Cell) -> dict[str, Any]:
-    estimate = cell.estimate
     column = project.study.benchmarks[benchmark].paper_column
+    return {**_numbers(cell), "paper": table.paper.cells.get(arm, {}).get(column or "")}
+
+
+def numbers(scored: Sequence[Scored]) -> dict[str, Any]:
+    """What a cell says in numbers, out of the scores of all its seeds."""
+    first, right = scored[0], np.stack([one.right for one in scored])
+    return _numbers(Cell(right, first.samples, first.version, first.metric))
+
+
+def _numbers(cell: Cell) -> dict[str, Any]:
+    estimate = cell.estimate
     return {
         "mean": percent(estimate.mean),
         "se": percent(estimate.se),
@@ -103,7 +113,6 @@ def _cell(project: Project, table: Table, arm: str, benchmark: str, cell: Cell) 
         "n_problems": cell.right.shape[1],
         "samples_per_problem": cell.samples,
         "by_seed": [percent(float(value)) for value in cell.right.mean(axis=1)],
-        "paper": table.paper.cells.get(arm, {}).get(column or ""),
     }
 
 

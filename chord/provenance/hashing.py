@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from chord.provenance.files import UserError
@@ -22,13 +23,14 @@ def file_sha256(path: Path) -> str:
         raise UserError(f"{path}: found a folder, expected a file") from None
 
 
-def tree_hash(folder: Path) -> str:
+def tree_hash(folder: Path, of_file: Callable[[Path], str] = file_sha256) -> str:
     """Merkle root over the folder's entries, sorted by name: empty folders and names count, times and modes do not.
 
     Snakemake's own mark in the folder is left out.
 
     Leaf: the file's SHA-256. Node: SHA-256 over one line `file|folder HASH NAME` an entry, names as bytes,
     a backslash before line breaks and backslashes. Raises UserError for a link or a special file.
+    `of_file` reads one file; it may count on the way what it reads.
     """
     try:
         entries = sorted(
@@ -42,17 +44,17 @@ def tree_hash(folder: Path) -> str:
         path = Path(entry.path)
         kind = "folder" if entry.is_dir(follow_symlinks=False) else "file"
         name = os.fsencode(entry.name).replace(b"\\", b"\\\\").replace(b"\n", b"\\n")
-        lines.append(f"{kind} {content_hash(path)} ".encode() + name + b"\n")
+        lines.append(f"{kind} {content_hash(path, of_file)} ".encode() + name + b"\n")
     return hashlib.sha256(b"tree\n" + b"".join(lines)).hexdigest()
 
 
-def content_hash(path: Path) -> str:
-    """`file_sha256` of a file, `tree_hash` of a folder. Raises UserError for a link, a device, a pipe or nothing."""
+def content_hash(path: Path, of_file: Callable[[Path], str] = file_sha256) -> str:
+    """The hash of a file, `tree_hash` of a folder. Raises UserError for a link, a device, a pipe or nothing."""
     mode = _mode(path)
     if stat.S_ISDIR(mode):
-        return tree_hash(path)
+        return tree_hash(path, of_file)
     if stat.S_ISREG(mode):
-        return file_sha256(path)
+        return of_file(path)
     found = "a symbolic link" if stat.S_ISLNK(mode) else "a device, a pipe or a socket"
     raise UserError(f"{path}: found {found}, expected a file or folder of its own; put a copy in its place")
 

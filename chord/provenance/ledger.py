@@ -88,6 +88,11 @@ def line_hashes(ledger: Path) -> list[str]:
     return [_hash(line) for line in _lines(ledger)]
 
 
+def entries(ledger: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Every whole line with its SHA-256, in order; also of a ledger whose chain is broken (see `check`)."""
+    return [(_hash(line), entry) for line in _lines(ledger) if (entry := _entry(line)) is not None]
+
+
 def _lines(ledger: Path) -> list[bytes]:
     try:
         content = ledger.read_bytes()

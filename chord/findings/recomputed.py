@@ -1,0 +1,118 @@
+"""The numbers of scores, tables and figures made again from what they were made of, by the functions that made them."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from chord.config import Figure, Panel, Paper, Project, Table
+from chord.findings import curves, table
+from chord.findings.reading import read_json, read_scores
+from chord.provenance.files import UserError
+from chord.provenance.freshness import Change, differences
+
+SHOWN = 3
+SAID = "number"
+
+
+def score_differences(path: Path) -> list[Change]:
+    """What in a scores.json does not follow from its outcomes. Raises UserError where they contradict its mean."""
+    raw = read_json(path, "scores that chord.score wrote", "score again")
+    scored = read_scores(path, str(raw.get("benchmark")))
+    counts = Counter(outcome for row in raw["problems"] for outcome in row["outcomes"])
+    again = {
+        "n_problems": len(scored.problems),
+        "samples_per_problem": scored.samples,
+        "pass_at_k": sum(1 for share in scored.right if share > 0) / len(scored.problems),
+        "outcomes": {name: counts[name] for name in raw.get("outcomes", {})},
+    }
+    return differences(SAID, {name: raw.get(name) for name in again}, again)
+
+
+def table_differences(
+    path: Path, study: Path, project: Project | None, cell: tuple[str, str] | None = None
+) -> list[Change]:
+    """What in a table, or in one cell of it, does not follow from its scores; with a project also its claims."""
+    data = read_json(path, "a table that chord.tabulate wrote", "tabulate again")
+    cells = {(row["arm"], benchmark): found for row in data["rows"] for benchmark, found in row["cells"].items()}
+    wanted = [cell] if cell else list(cells)
+    found: list[Change] = []
+    for arm, benchmark in wanted:
+        again = cell_again(study, arm, benchmark, data["seeds"])
+        stands = {name: cells[arm, benchmark].get(name) for name in again}
+        found += differences(SAID, stands, again, f"{arm}/{benchmark}")
+    return found if cell else found + _claims(data, study, project)
+
+
+def cell_again(study: Path, arm: str, benchmark: str, seeds: list[int]) -> dict[str, Any]:
+    """Mean, standard error and n of one cell out of its scores, as `chord.tabulate` makes them."""
+    return table.numbers([read_scores(table.scores_path(study, arm, seed, benchmark), benchmark) for seed in seeds])
+
+
+def _claims(data: Mapping[str, Any], study: Path, project: Project | None) -> list[Change]:
+    """What the table says of the paper's claims, where its arms are still in config/."""
+    arms = tuple(row["arm"] for row in data["rows"])
+    if project is None or not set(arms) <= project.arms.keys():
+        return []
+    from chord.findings import claims
+
+    shown = tuple(column["benchmark"] for column in data["columns"])
+    if not set(shown) <= project.study.benchmarks.keys():
+        return []
+    same = _with_seeds(project, data["seeds"])
+    artefact = Table(kind="table", title="", arms=arms, benchmarks=shown, paper=Paper(model=""))
+    versions = {column["benchmark"]: column["version"] for column in data["columns"]}
+    made = claims.of_table(same, artefact, table.gather(same, artefact, study, versions))
+    return differences(SAID, _numbers(data["claims"]), _numbers(made), "claims")
+
+
+def figure_differences(path: Path, study: Path, project: Project) -> list[Change] | None:
+    """What in a figure does not follow from its metrics; None where config/ no longer has its arms."""
+    data = read_json(path, "a figure that chord.plot wrote", "plot again")
+    arms = [curve["arm"] for panel in data["panels"] for curve in panel["curves"]]
+    arms += [arm for panel in data["panels"] for arm in panel["arms_without_values"]]
+    if not set(arms) <= project.arms.keys():
+        return None
+    panels = tuple(
+        Panel(metric=panel["metric"], label="", smooth_steps=panel["smoothing"]["points"]) for panel in data["panels"]
+    )
+    x: Any = next(name for name, key in curves.X_KEYS.items() if key == data["x"]["key"])
+    kept = tuple(dict.fromkeys(arms))
+    figure = Figure(kind="figure", title="", arms=kept, x=x, panels=panels, paper=Paper(model=""))
+    same = _with_seeds(project, data["seeds"])
+    made = curves.as_data(same, data["artefact"], figure, curves.gather(same, figure, study))
+    return differences(SAID, _points(data), _points(made))
+
+
+def told(found: list[Change]) -> str:
+    """The first few differences as a sentence: what stands there, and what the inputs give."""
+    parts = [f"{one.where} is {one.old}, its inputs give {one.new}" for one in found[:SHOWN]]
+    return "; ".join(parts) + (f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+
+
+def complaint(check: Callable[[], list[Change] | None]) -> str | None:
+    """What a check has to say: differences, or why it could not be made; None where all follows."""
+    try:
+        found = check()
+    except UserError as error:
+        return str(error)
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        return f"found something else than its verb writes ({type(error).__name__}: {error})"
+    return told(found) if found else None
+
+
+def _numbers(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: claim[name] for name in ("verdict", "difference", "se")} for claim in claims]
+
+
+def _points(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The curves of a figure by metric and arm."""
+    kept = ("x", "mean", "low", "high", "by_seed")
+    return {
+        panel["metric"]: {curve["arm"]: {name: curve[name] for name in kept} for curve in panel["curves"]}
+        for panel in data["panels"]
+    }
+
+
+def _with_seeds(project: Project, seeds: list[int]) -> Project:
+    return project.model_copy(update={"choice": project.choice.model_copy(update={"seeds": tuple(seeds)})})

@@ -1,0 +1,128 @@
+"""`chord diff` names the first cause of a difference: code, environment, config, data, seed, step; then the rest."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chord import diff
+from chord.provenance.files import UserError
+from chord.provenance.tensors import first_difference
+from tests.faults.tampers import CELL, GRPO, SFT, edit_json
+
+
+def differences(capsys: pytest.CaptureFixture[str], one: Path, other: Path) -> tuple[int, list[dict[str, str]]]:
+    capsys.readouterr()
+    code = diff.main([str(one), str(other), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def edited(run: Path, change: Any) -> Path:
+    """The manifest of a run after a change, as if another machine or day had written it."""
+    edit_json(run / "train.manifest.json", change)
+    return run
+
+
+def test_a_run_differs_in_nothing_from_itself_and_from_a_copy(
+    mini_study: Path, mini_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path("results/demo") / GRPO
+    assert differences(capsys, mini_study / run, mini_study / run) == (0, [])
+    assert differences(capsys, mini_study / run, mini_copy / run) == (0, [])
+    assert diff.main([str(mini_study / run), str(mini_copy / run)]) == 0
+    assert "They differ in nothing" in capsys.readouterr().out
+
+
+def test_two_seeds_differ_first_in_the_seed_then_in_the_first_step(
+    mini_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [mini_study / f"results/demo/runs/grpo/seed-{seed}" for seed in (1, 2)]
+    code, found = differences(capsys, *runs)
+    assert code == 1
+    assert found[0] == {"what": "seed", "where": "run", "old": "1", "new": "2"}
+    metrics = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs]
+    first = next(one["step"] for one, other in zip(*metrics, strict=True) if one != other)
+    step = [one for one in found if one["what"] == "step"]
+    assert step
+    assert all(one["where"].startswith(f"step {first}.") for one in step)
+    weights = [one["where"] for one in found if one["what"] == "output"]
+    assert weights[:2] == ["model", f"model, {first_difference(runs[0] / 'model', runs[1] / 'model')[0]}"]  # type: ignore[index]
+
+
+def test_two_arms_differ_first_in_the_recipe_key_by_key(mini_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = mini_study / "results/demo"
+    _, found = differences(capsys, results / GRPO, results / SFT)
+    config = {one["where"]: (one["old"], one["new"]) for one in found if one["what"] == "config"}
+    assert config["recipe.mu.value"] == ("0.0", "1.0")
+    assert config["arm"] == ("grpo", "sft-light")
+    data = {one["where"]: one["new"] for one in found if one["what"] == "data"}
+    assert data["prompts"] == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("first", "where", "change"),
+    [
+        ("code", "chord.train", lambda m: m["code"]["modules"].update({"chord.train": "0" * 64})),
+        ("environment", "packages.torch", lambda m: m["installed"]["packages"].update(torch="1.0")),
+        ("environment", "python", lambda m: m["installed"].update(python="3.0")),
+        ("environment", "variables.RANK", lambda m: m["environment"].update(RANK="1")),
+        ("environment", "machine.cpu", lambda m: m["machine"].update(cpu="another")),
+        ("config", "phi", lambda m: m["decided_by"].update(phi="p")),
+        ("data", "prompts", lambda m: m["inputs"]["prompts"].update(sha256="0" * 64)),
+        ("seed", "run", lambda m: m["seeds"].update(run=7)),
+        ("output", "model", lambda m: m["outputs"]["model"].update(sha256="0" * 64)),
+    ],
+)
+def test_each_cause_is_named_before_what_follows_from_it(
+    mini_study: Path, mini_copy: Path, capsys: pytest.CaptureFixture[str], first: str, where: str, change: Any
+) -> None:
+    run = Path("results/demo") / GRPO
+
+    def both(manifest: dict[str, Any]) -> None:
+        change(manifest)
+        manifest["outputs"]["model"]["sha256"] = "1" * 64
+
+    code, found = differences(capsys, mini_study / run, edited(mini_copy / run, both))
+    assert code == 1
+    assert (found[0]["what"], found[0]["where"]) == (first, where)
+    assert found[-1]["where"].startswith("model")
+
+
+def test_the_first_record_of_other_data_is_named(
+    mini_study: Path, mini_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problems = mini_copy / "results/demo/data/problems/train.jsonl"
+    lines = problems.read_text().splitlines(keepends=True)
+    lines[3] = json.dumps(json.loads(lines[3]) | {"answer": "0"}) + "\n"
+    problems.write_text("".join(lines))
+    run = Path("results/demo") / GRPO
+    other = edited(mini_copy / run, lambda m: m["inputs"]["prompts"].update(sha256="0" * 64))
+    _, found = differences(capsys, mini_study / run, other)
+    assert [one["where"] for one in found] == ["prompts", "prompts, line 4.answer"]
+
+
+def test_answers_of_two_models_differ_first_in_the_model(mini_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifests = [mini_study / f"results/demo/{CELL}/answers.manifest.json"]
+    manifests.append(Path(str(manifests[0]).replace("grpo", "sft-light")))
+    _, found = differences(capsys, *manifests)
+    assert found[0]["where"] == "model"
+    assert found[-1]["where"].startswith("answers, line ")
+
+
+def test_the_first_difference_is_said_first(mini_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(mini_study / f"results/demo/runs/grpo/seed-{seed}") for seed in (1, 2)]
+    assert diff.main(runs) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "first: seed run: 1 -> 2"
+    assert "step:" in lines
+
+
+def test_a_folder_without_one_manifest_is_misuse(mini_study: Path) -> None:
+    run = mini_study / "results/demo" / GRPO
+    for place, found in (
+        (run / "eval", "no manifest"),
+        (mini_study / f"results/demo/{CELL}", "answers.manifest.json, sc"),
+    ):
+        with pytest.raises(UserError, match=f"found {found}"):
+            diff.main([str(place), str(run)])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chord.config import Figure, Panel, Paper, Project, Table
-from chord.findings import curves, table
+from chord.findings import claims, curves, table
 from chord.findings.reading import read_json, read_scores
 from chord.provenance.files import UserError
 from chord.provenance.freshness import Change, differences
@@ -54,8 +54,6 @@ def _claims(data: Mapping[str, Any], study: Path, project: Project | None) -> li
     arms = tuple(row["arm"] for row in data["rows"])
     if project is None or not set(arms) <= project.arms.keys():
         return []
-    from chord.findings import claims
-
     shown = tuple(column["benchmark"] for column in data["columns"])
     if not set(shown) <= project.study.benchmarks.keys():
         return []
@@ -101,8 +99,8 @@ def complaint(check: Callable[[], list[Change] | None]) -> str | None:
     return told(found) if found else None
 
 
-def _numbers(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: claim[name] for name in ("verdict", "difference", "se")} for claim in claims]
+def _numbers(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: claim[name] for name in ("verdict", "difference", "se")} for claim in found]
 
 
 def _points(data: Mapping[str, Any]) -> dict[str, Any]:

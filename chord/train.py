@@ -2,14 +2,23 @@
 
     python -m chord.train --run run.json --start MODEL --prompts P --traces T --validation V --model OUT ...
 
-Works alone or under torchrun (`torchrun --standalone --nproc-per-node 2 -m -- chord.train --run ...`: without the two
-dashes torchrun takes --run and --start for its own options). Killed at any moment, the same command continues from the
-last checkpoint and ends with the same bytes. Exit codes: 0 done, 75 saved and to be continued (after SIGTERM or
+Works alone or under torchrun: `torchrun --standalone --nproc-per-node 2 -m -- chord.train --run ...`, where without the
+two dashes torchrun takes --run and --start for options of its own. Killed at any moment, the same command continues
+from the last checkpoint and ends with the same bytes. Exit codes: 0 done, 75 saved and to be continued (SIGTERM or
 SIGUSR1), 2 bad input, 3 not finite.
+
+Another number of threads may move last bits, and with them what is sampled: the demo's chord-phi, trained with 1 and
+with 2, has the same first step and different digits from the second step on. The manifest tells the number.
 
 A recipe that only imitates needs no grader: its answers to validation problems are written down as they are, and
 `chord.validate` grades them.
 """
+
+import sys
+
+if __name__ == "__main__":
+    # transformers imports scikit-learn, a second at every start, for a kind of decoding that nothing here uses.
+    sys.modules.setdefault("sklearn", None)  # pyright: ignore[reportArgumentType] # None: not to be imported
 
 import argparse
 import json

@@ -71,6 +71,7 @@ def plan(folder: Path, name: str, start: Path | None) -> list[str]:
         problems = read_lines(folder / "prompts.jsonl", Problem)
         aligned = [Trace(f"a-{p.id}", p.id, p.prompt, f"={p.answer}", "scripted expert") for p in problems]
         (folder / "traces.jsonl").write_text(write_lines(aligned))
+        (folder / "solved.jsonl").write_text(write_lines(problems))
     return [*command(folder, folder / "out"), *(["--start", str(start)] if start else [])]
 
 

@@ -89,6 +89,9 @@ NOTHING: dict[str, Edit] = {
         ("profiles/slurm/config.yaml", "runtime: 720", "runtime: 100"),
     ),
     "threads": edits(("config/studies/demo.yaml", "cpu_threads: <n>", "cpu_threads: 2")),
+    "minutes between checkpoints": edits(
+        ("config/studies/demo.yaml", "checkpoint_every_minutes: <n>", "checkpoint_every_minutes: 1.5")
+    ),
     "how often training saves": edits(
         ("config/studies/demo.yaml", "checkpoint_every_steps: <n>", "checkpoint_every_steps: 3")
     ),
@@ -145,6 +148,13 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
     ),
     "which reward the study pays": (
         edits(("config/studies/demo.yaml", "reward: paper-math", "reward: binary")),
+        made_again(RL) | set().union(*(described(arm) for arm in BUILT if samples(arm))),
+    ),
+    "how groups and their loss are made": (
+        edits(
+            ("config/studies/demo.yaml", "clip_low: <n>", "clip_low: 0.3"),
+            ("config/studies/demo.yaml", "per_prompt: <n>", "per_prompt: 4"),
+        ),
         made_again(RL) | set().union(*(described(arm) for arm in BUILT if samples(arm))),
     ),
     "one value of an arm": (

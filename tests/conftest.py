@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
+# What takes long to build is built in one process, whichever file asks for it.
+SHARED = {"mini_study": "the small study", "built": "the graph"}
 
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        groups = [group for fixture, group in SHARED.items() if fixture in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(groups[0] if groups else item.path.name))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

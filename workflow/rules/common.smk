@@ -71,7 +71,7 @@ def because(manifest):
         key = manifest.format(**wildcards)
         if key not in stale:
             return []
-        path = Path(".snakemake", "because", key.replace("/", "."))
+        path = Path(".snakemake", "because", ".".join(Path(key).parts))
         path.parent.mkdir(parents=True, exist_ok=True)
         # The time makes each note another one: Snakemake takes a newer file with the content of last time for an old one.
         path.write_text("\n".join([*map(str, stale[key]), f"noted at {time.time_ns()}", ""]), encoding="utf-8")
@@ -248,9 +248,9 @@ def table_scores(wildcards):
 
 def figure_metrics(wildcards):
     """The metrics of each run in the figure, and its validation where that stands alone."""
-    path, arms = "results/{{study}}/runs/{arm}/seed-{seed}/", project.artefacts[wildcards.figure].arms
-    files = expand(path + "metrics.jsonl", arm=arms, seed=project.seeds)
-    return files + expand(path + "validation.json", arm=filter(is_validated_later, arms), seed=project.seeds)
+    arms, runs = project.artefacts[wildcards.figure].arms, "results/{{study}}/runs/{arm}/seed-{seed}"
+    files = expand(f"{runs}/metrics.jsonl", arm=arms, seed=project.seeds)
+    return files + expand(f"{runs}/validation.json", arm=filter(is_validated_later, arms), seed=project.seeds)
 
 
 def arms_below(artefacts):

@@ -63,7 +63,7 @@ lint: install-test
 # The models of the tests are so small that a second thread only costs.
 unit: export OMP_NUM_THREADS := 1
 unit: install-test
-	@echo '[test] pytest' && python -m pytest --numprocesses $(CORES) --dist loadgroup --durations 10 $(ARGS)
+	@echo '[test] pytest' && python -m pytest --numprocesses $(CORES) --dist loadfile --durations 10 $(ARGS)
 
 clean-env:
 	rm -rf .venv

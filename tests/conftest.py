@@ -1,21 +1,16 @@
 """What all tests share: tests marked `gpu` are skipped without a CUDA device, and every skip is counted by reason."""
 
+import fcntl
+import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-# What takes long to build is built in one process, whichever file asks for it.
-SHARED = {"mini_study": "the small study", "built": "the graph"}
 
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        groups = [group for fixture, group in SHARED.items() if fixture in getattr(item, "fixturenames", ())]
-        item.add_marker(pytest.mark.xdist_group(groups[0] if groups else item.path.name))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
@@ -39,12 +34,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
         terminalreporter.write_line(f"{times} skipped: {reason}")
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """The folder `name` that `build` filled, whichever of the processes that share the tests came first."""
+    shared = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    folder, ready = shared / name, shared / f"{name}.ready"
+    with (shared / f"{name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if not ready.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            build(folder)
+            ready.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def mini_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a whole small study in results/demo, built once; not to be changed: see `mini_copy`."""
     from tests.mini_study import build
 
-    return build(tmp_path_factory.mktemp("mini") / "project")
+    return made_once(tmp_path_factory, "small study", build)
 
 
 @pytest.fixture

@@ -60,12 +60,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file.write_text(yaml.safe_dump(study), encoding="utf-8")
     done = [
         run("unpack", "--study", file, "--model", root / "base", "--manifest", root / "unpack.manifest.json"),
-        prepare(file, root),
-        demonstrate(file, root / "problems", root, "--tokenizer", root / "base"),
+        prepare(file, root, "train", "validation", "expert"),
+        demonstrate(file, root / "problems", root, "expert"),
     ]
     (root / "run.json").write_text(load(root, study="small").run("chord-mu", 1).model_dump_json())
     inputs = {"start": "base", "prompts": "problems/train.jsonl", "traces": "traces/expert.jsonl"}
-    inputs |= {"run": "run.json", "validation": "problems/validation.jsonl"}
+    inputs |= {"solved": "problems/expert.jsonl", "run": "run.json", "validation": "problems/validation.jsonl"}
     outputs = {"model": "model", "metrics": "metrics.jsonl", "timing": "timing.jsonl", "state": "state"}
     flags = {**inputs, **outputs, "manifest": "train.manifest.json", "tensorboard": "tensorboard"}
     done.append(run("train", *(part for flag, name in flags.items() for part in (f"--{flag}", root / name))))

@@ -5,17 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import made_once
 from tests.workflow.tree import copied, replace, snakemake
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole demo with one seed."""
-    tree = copied(tmp_path_factory.mktemp("dag") / "a folder, with spaces")
-    replace(tree / "config" / "config.yaml", "study: demo", "study: demo\nseeds: [1]")
-    done = snakemake(tree, "--cores", "2", "--quiet", "all")
-    assert done.returncode == 0, done.stdout
-    return tree
+
+    def build(folder: Path) -> None:
+        tree = copied(folder)
+        replace(tree / "config" / "config.yaml", "study: demo", "study: demo\nseeds: [1]")
+        done = snakemake(tree, "--cores", "2", "--quiet", "all")
+        assert done.returncode == 0, done.stdout
+
+    return made_once(tmp_path_factory, "a folder, with spaces", build)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ Knows their names and what each is for, and loads nothing of one that is not ask
 
 import runpy
 import sys
-from importlib.util import find_spec
 
 COMMANDS = {
     "audit": "check a study, or one number of it, from the table down to the raw data",
@@ -17,14 +16,13 @@ COMMANDS = {
 
 def main() -> int:
     """Run one command; the list of them where none is named, exit code 2 where it is not known."""
-    known = {name: purpose for name, purpose in COMMANDS.items() if find_spec(f"chord.{name}")}
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        print("\n".join(["usage: chord COMMAND ...", "", *(f"  {name:8} {known[name]}" for name in known)]))
+        print("\n".join(["usage: chord COMMAND ...", "", *(f"  {name:8} {COMMANDS[name]}" for name in COMMANDS)]))
         print("\n`chord COMMAND --help` says more.")
         return 0
-    if name not in known:
-        print(f"chord: found command '{name}', expected one of: {', '.join(known) or 'none yet'}", file=sys.stderr)
+    if name not in COMMANDS:
+        print(f"chord: found command '{name}', expected one of: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     sys.argv = [f"chord {name}", *arguments]
     runpy.run_module(f"chord.{name}", run_name="__main__", alter_sys=True)

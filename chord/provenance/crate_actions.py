@@ -54,7 +54,7 @@ def add_actions(told: Told) -> Actions:
     """Adds a CreateAction and a ControlAction for each attempt, and the tools that ran."""
     found = Actions([], [], {}, {})
     for attempt in told.study.attempts:
-        step = step_for(told.steps, attempt.verb, attempt.manifest)
+        step = step_for(told.steps, attempt.verb, attempt.manifest, attempt.command)
         tool = _tool(told, attempt)
         found.used.setdefault(step.name, step)
         tools = found.tools.setdefault(step.name, [])

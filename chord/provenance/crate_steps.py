@@ -5,6 +5,7 @@ that runs no verb, or writes no manifest, leaves no record of its own and is no 
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ _VERB = re.compile(r"-m\s+(chord\.\w+)")
 _MANIFEST = re.compile(r"\bmanifest=\"results/\{+study\}+/([^\"]+)\"")
 _ENVIRONMENT = re.compile(r"^\s*conda:\s*\"(?:\.\./)*([^\"]+)\"", re.MULTILINE)
 _MESSAGE = re.compile(r"^\s*message:\s*\"([^\"]+)\"", re.MULTILINE)
+_FLAG = re.compile(r"(?<=[\s\"])--[a-z-]+(?=[\s\"])")
 _WILDCARD = re.compile(r"\{+\w+\}+")
 
 
@@ -27,6 +29,7 @@ class Step:
     manifest: re.Pattern[str] | None
     environment: str | None
     message: str
+    flags: frozenset[str] = frozenset()  # that its command always has
 
 
 def steps_of(project: Path) -> list[Step]:
@@ -37,11 +40,15 @@ def steps_of(project: Path) -> list[Step]:
     return [step for position, (name, body) in enumerate(rules, start=1) for step in _step(name, body, position)]
 
 
-def step_for(steps: list[Step], verb: str, manifest: str) -> Step:
-    """The rule that has `verb` write `manifest` (a path in the study); one named after the verb where none does."""
-    for step in steps:
-        if step.verb == verb and step.manifest is not None and step.manifest.fullmatch(manifest):
-            return step
+def step_for(steps: list[Step], verb: str, manifest: str, command: Collection[str] = ()) -> Step:
+    """The rule that has `verb` write `manifest` (a path in the study); one named after the verb where none does.
+
+    Of several such rules it is the one that gives most of the command's flags, and fewest that the command lacks.
+    """
+    fitting = [one for one in steps if one.verb == verb and one.manifest and one.manifest.fullmatch(manifest)]
+    if fitting:
+        words = set(command)
+        return max(fitting, key=lambda one: (one.flags <= words, len(one.flags & words), -len(one.flags - words)))
     same_verb = [step for step in steps if step.verb == verb]
     if len(same_verb) == 1:
         return same_verb[0]
@@ -62,4 +69,5 @@ def _step(name: str, body: str, position: int) -> list[Step]:
     environment, message = _ENVIRONMENT.search(body), _MESSAGE.search(body)
     said = re.sub(r"\{\w+\.(\w+)\}", r"{\1}", message[1]) if message else ""
     pattern = "[^/]+".join(map(re.escape, _WILDCARD.split(manifest[1])))
-    return [Step(name, position, verb[1], re.compile(pattern), environment[1] if environment else None, said)]
+    found = environment[1] if environment else None
+    return [Step(name, position, verb[1], re.compile(pattern), found, said, frozenset(_FLAG.findall(body)))]

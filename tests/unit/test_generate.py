@@ -190,7 +190,7 @@ def test_another_version_of_the_code_never_uses_answers_ahead(
     place: Place, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.run("other-skill", "harder")
-    monkeypatch.setattr("chord.generate.code_digest", lambda module: "another")
+    monkeypatch.setattr("chord.generate.code_digest", lambda verb, without: "another")
     place.run("harder")
     assert len(fake.calls) == 3
 

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -78,6 +79,18 @@ def test_every_file_fits_its_schema_and_a_misspelt_key_does_not(name: str) -> No
         jsonschema.Draft202012Validator(schema).validate(value)
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.Draft202012Validator(schema).validate(value | {"Stuudy": "demo"})
+
+
+def test_a_manifest_fits_its_schema_and_one_with_a_key_too_many_or_too_few_does_not(built: Path) -> None:
+    schema = json.loads((ROOT / "workflow/schemas/manifest.schema.json").read_text(encoding="utf-8"))
+    validator = jsonschema.Draft202012Validator(schema)
+    paths = sorted(built.glob("results/demo/**/*.manifest.json"))
+    assert len(paths) > 50
+    for path in paths:
+        validator.validate(json.loads(path.read_text(encoding="utf-8")))
+    value = json.loads(paths[0].read_text(encoding="utf-8"))
+    for damaged in (value | {"more": 1}, {key: value[key] for key in value if key != "seeds"}):
+        assert not validator.is_valid(damaged)
 
 
 def test_every_key_of_the_configuration_is_explained() -> None:

@@ -1,6 +1,7 @@
-"""Writes the JSON schemas beside this file from chord.config: `python workflow/schemas/write.py`, from the root.
+"""Writes the JSON schemas beside this file from the typed records: `python workflow/schemas/write.py`, from the root.
 
-They are for editors and other programs; the workflow itself checks with chord.config. A test holds them in step.
+They are for editors and other programs; the project itself checks with chord.config and, for manifests, with
+chord.provenance.manifest. A test holds them in step.
 """
 
 import json
@@ -14,6 +15,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from chord.config import Arm, Artefact, Choice, Run, Study  # noqa: E402  the path must be set first
+from chord.provenance.manifest import Manifest  # noqa: E402  likewise
 
 BUDGET = {"type": "string", "pattern": r"^budget\.\w+$", "description": "the study's value of this name in `budget`"}
 
@@ -26,6 +28,7 @@ def schemas() -> dict[str, str]:
         "study": ("config/studies/*.yaml", _with_budget(_schema(Study))),
         "experiment": ("config/experiments/*.yaml", _schema(Artefact)),
         "run": ("results/*/runs/*/*/run.json", _schema(Run)),
+        "manifest": ("results/**/*.manifest.json", _schema(Manifest)),
     }
     draft = "https://json-schema.org/draft/2020-12/schema"
     return {

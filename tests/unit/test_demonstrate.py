@@ -166,9 +166,9 @@ def test_the_manifest_names_the_problems_and_what_of_the_study_decided_the_trace
 
 
 def test_traces_that_the_study_does_not_have_are_one_line(again: Callable[..., Any]) -> None:
-    done = again("alinged")
+    done = again("elsewhere")
     assert done.returncode == 2
-    assert "demo.yaml: found no set 'alinged' in it, expected `aligned`" in done.stderr
+    assert "demo.yaml: found no set 'elsewhere' in it, expected one of: expert, aligned, base" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -23,6 +23,7 @@ from chord.provenance import freshness
 from chord.provenance.files import UserError, run_verb
 
 MADE_AGAIN = "reads what is made again"
+LAST_OUTPUTS = (".manifest.json", "/run.json")  # of every rule, one of these is the last
 
 
 class Planned(NamedTuple):
@@ -70,18 +71,26 @@ def planned(arguments: list[str]) -> list[Planned]:
         said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         raise UserError(f"snakemake --summary {' '.join(arguments)}: {' '.join(said[-3:]) or 'said nothing'}")
     heads, *rows = lines
-    found: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for row in (dict(zip(heads, line, strict=False)) for line in rows):
-        if row["plan"] != "no update":
-            found.setdefault((row["rule"], row["log-file(s)"]), []).append(row)
     return [
         Planned(
-            rule,
+            files[0]["rule"],
             tuple(row["output_file"] for row in files),
             tuple(row["output_file"] for row in files if row["status"] == "missing"),
         )
-        for (rule, _), files in found.items()
+        for files in _by_job([dict(zip(heads, row, strict=False)) for row in rows])
+        if any(row["plan"] != "no update" for row in files)
     ]
+
+
+def _by_job(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
+    """The rows of Snakemake's summary, job by job: outputs of a job stand together, and its manifest is the last."""
+    jobs: list[list[dict[str, str]]] = []
+    for row in rows:
+        last = jobs[-1][-1] if jobs else None
+        if last is None or last["rule"] != row["rule"] or last["output_file"].endswith(LAST_OUTPUTS):
+            jobs.append([])
+        jobs[-1].append(row)
+    return jobs
 
 
 def explained(plan: list[Planned], stale: Mapping[str, list[freshness.Change]], results: Path) -> dict[str, list[str]]:

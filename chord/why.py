@@ -94,9 +94,10 @@ def _by_job(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
 
 
 def explained(plan: list[Planned], stale: Mapping[str, list[freshness.Change]], results: Path) -> dict[str, list[str]]:
-    """The reasons of each job, by what it makes: its own first; else what it reads and is made again."""
+    """The reasons of each job, causes before what follows: its own; else what it reads and is made again."""
     made_again = {output for job in plan for output in job.outputs}
-    reasons: dict[str, list[str]] = {}
+    causes: dict[str, list[str]] = {}
+    follows: dict[str, list[str]] = {}
     for job in plan:
         keys = [Path(output).relative_to(results).as_posix() for output in job.outputs]
         own = [str(change) for key in keys for change in stale.get(key, [])]
@@ -104,8 +105,11 @@ def explained(plan: list[Planned], stale: Mapping[str, list[freshness.Change]], 
             own = ["was never made"]
         elif job.missing and not own:
             own.append(f"{', '.join(job.missing)} is missing")
-        reasons[_name(job, results)] = own or [_follows(keys, results, made_again)]
-    return reasons
+        if own:
+            causes[_name(job, results)] = own
+        else:
+            follows[_name(job, results)] = [_follows(keys, results, made_again)]
+    return causes | follows
 
 
 def _name(job: Planned, results: Path) -> str:

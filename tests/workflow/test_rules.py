@@ -49,7 +49,7 @@ def test_rules_are_one_command_each_without_python_in_them() -> None:
             assert re.search(codes.get(name, f'code=code_digest\\("{verb[1]}"'), body), name
         if name != "all" and "    output:\n" in body:
             assert re.search(r'because=because\("[^"]*(?:manifest|run)\.json"\)', body), name
-            assert re.search(r'        (?:manifest|run)="[^"]*\.json",\n    log:', body), f"{name}: chord.why goes by it"
+            assert re.search(r'        (?:manifest|run)="[^"]*\.json",\n    log:', body), name  # chord.why goes by it
 
 
 def test_what_the_snakefile_imports_loads_no_torch() -> None:

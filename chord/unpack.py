@@ -72,7 +72,10 @@ def find(model: Model, where: str) -> tuple[Carried, Path]:
     files = [file for file in package.files or [] if file.suffix == ".gguf"]
     if len(files) != 1:
         found = ", ".join(map(str, files)) or "no *.gguf"
-        raise UserError(f"{wanted}, found {found} in it, expected one *.gguf; name a package that carries a model")
+        raise UserError(
+            f"{wanted}, found {found} in it, expected one *.gguf; name a package that carries a model, or, if it was"
+            f" there when the package was installed, {remedy}"
+        )
     path = Path(str(package.locate_file(files[0])))
     if not path.is_file():
         raise UserError(f"{wanted}, found no {files[0]}, expected it where the package was installed; {remedy}")

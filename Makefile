@@ -6,7 +6,8 @@ PYTHON ?= python3
 CORES ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
 
 RESULTS := results/demo
-REPORT := $(RESULTS)/report.html
+PAGE := $(RESULTS)/report.html
+REPORT := $(RESULTS)/snakemake-report.html
 
 # envs/install.py fills one .venv with the pins of all steps, envs/*.txt; it does nothing where they are there already.
 # What is in .venv comes first for every command and for the jobs that Snakemake starts; nothing else of Python's leaks in.
@@ -35,12 +36,12 @@ demo: install
 table:
 	@python -m chord.tabulate --show $(RESULTS)/table1.json
 	@echo '[demo] tables and figures: $(RESULTS)/'
-	@echo '[demo] report:             $(REPORT)  (one file, opens offline)'
+	@echo '[demo] report:             $(PAGE)  (one file, opens offline)'
 
 # Anew only when a table, a figure, a caption or the report's own page is newer than it.
 report:
 	@if [ ! -e $(REPORT) ] || [ -n "$$(find $(RESULTS)/*.json workflow/report -newer $(REPORT) ! -name ro-crate-metadata.json -print -quit)" ]; then \
-		echo '[demo] writing the report'; \
+		echo '[demo] writing the report of the DAG and the run times'; \
 		python -m snakemake --cores 1 --config study=demo --report $(REPORT); \
 	fi
 

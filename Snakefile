@@ -26,7 +26,7 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        collect("results/{study}/overview.html", study=project.study.name),
+        collect("results/{study}/report.html", study=project.study.name),
         [file for artefact in project.choice.artefacts for file in files_of(artefact)],
     message:
         "All that config/config.yaml names is in results/"

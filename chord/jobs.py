@@ -74,4 +74,4 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
         verb = "chord.tabulate" if isinstance(artefact, Table) else "chord.plot"
         yield f"{name}.manifest.json", Expected(verb, (), "report", slices.of_artefact(project, name))
     studies = sorted(path.stem for path in (root / "config" / "studies").glob("*.yaml"))
-    yield "overview.manifest.json", Expected("chord.report", (), "report", slices.of_page(project, studies))
+    yield "report.manifest.json", Expected("chord.report", (), "report", slices.of_page(project, studies))

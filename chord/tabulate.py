@@ -65,7 +65,7 @@ def show(path: Path) -> None:
     for beside in sorted(path.parent.glob("figure*.json"), key=lambda file: (len(file.name), file.name)):
         if not beside.name.endswith(".manifest.json"):
             verdicts += read_json(beside, "a figure that chord.plot wrote", "build it with snakemake").get("claims", [])
-    files = {"overview": [path.parent / "overview.html"], "report": [path.parent / "report.html"]}
+    files = {"report": [path.parent / "report.html"], "DAG": [path.parent / "snakemake-report.html"]}
     files["figures"] = sorted(path.parent.glob("figure*.svg"), key=lambda file: (len(file.name), file.name))
     terminal.show(data, verdicts, {name: [file for file in those if file.is_file()] for name, those in files.items()})
 

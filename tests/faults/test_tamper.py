@@ -47,7 +47,7 @@ TAMPERS = [
     Tamper("points of a figure", "figure9.json", "altered", t.text("figure9.json", "0.0", "0.1")),
     Tamper("a figure as SVG", "figure9.svg", "altered", t.text("figure9.svg", "<path d=", "<path  d=")),
     Tamper("a figure as PNG", "figure9.png", "altered", lambda r: t.flip_in_place(r / "figure9.png")),
-    Tamper("the page", "overview.html", "altered", t.text("overview.html", "CHORD", "Chord")),
+    Tamper("the page", "report.html", "altered", t.text("report.html", "CHORD", "Chord")),
     Tamper("mean of a score", SCORES, "altered", t.values(SCORES, mean=0.9)),
     Tamper("an outcome, and all sums of it", SCORES, "altered", lambda r: t.other_outcome(r / SCORES)),
     Tamper("text of an answer", ANSWERS, "altered", t.answer(text="=7")),
@@ -93,7 +93,7 @@ TAMPERS = [
     Tamper("a line added", LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], all[5], *all[6:]])),
     Tamper("two lines exchanged", LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], all[7], all[6], *all[8:]])),
     Tamper("text among its lines", LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], "by hand\n", *all[6:]])),
-    Tamper("its last line removed", "overview.manifest.json", "altered", t.lines(LEDGER, lambda all: all[:-1])),
+    Tamper("its last line removed", "report.manifest.json", "altered", t.lines(LEDGER, lambda all: all[:-1])),
     Tamper("a line edited, the chain made anew", "*.manifest.json", "altered", t.edited_and_rechained),
     Tamper("an attempt removed, the chain made anew", "*.manifest.json", "altered", t.removed_and_rechained),
     Tamper("a second end of an attempt", "table1.manifest.json", "altered", t.second_end),
@@ -265,7 +265,7 @@ def test_what_is_not_false_alarms_nobody(
 
 
 def test_a_run_that_was_repeated_alarms_nobody(mini_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    t.remade(mini_copy / "results/demo", "overview.html", lambda page: None)
+    t.remade(mini_copy / "results/demo", "report.html", lambda page: None)
     assert audited(capsys, mini_copy / "results/demo")[0] == 0
 
 

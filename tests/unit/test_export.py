@@ -367,8 +367,8 @@ def test_steps_are_the_rules_that_run_a_verb_in_their_order():
     for verb, manifest, rule in (
         ("chord.train", "models/base/train.manifest.json", "train_base"),
         ("chord.train", "runs/grpo/seed-1/train.manifest.json", "train"),
-        ("chord.report", "overview.manifest.json", "overview"),
-        ("chord.tabulate", "overview.manifest.json", "tabulate"),
+        ("chord.report", "report.manifest.json", "report"),
+        ("chord.tabulate", "report.manifest.json", "tabulate"),
         ("chord.train", "elsewhere/by-hand.manifest.json", "chord.train without a rule"),
     ):
         assert step_for(steps, verb, manifest, ["--tensorboard", "--threads"]).name == rule

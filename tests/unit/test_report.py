@@ -46,7 +46,7 @@ def results(made, tmp_path):
 
 
 def page(results):
-    html = results / "overview.html"
+    html = results / "report.html"
     report.main(given(results, "--artefacts", *CHOSEN, "--html", str(html)))
     return html.read_text()
 
@@ -154,7 +154,7 @@ def test_a_part_that_is_missing_or_damaged_is_named_and_no_page_is_written(resul
         page(results)
     assert str(results / name) in str(refusal.value)
     assert "expected" in str(refusal.value) or "train again" in str(refusal.value)
-    assert not list(results.glob("overview*"))
+    assert not list(results.glob("report*"))
 
 
 # --- captions of Snakemake's report -------------------------------------------------------------
@@ -169,7 +169,7 @@ def rendered(name, **wildcards):
     return " ".join(re.sub(r"<[^>]+>", "", body).split())
 
 
-@pytest.mark.parametrize("name", ["workflow.rst", "table.rst", "overview.rst"])
+@pytest.mark.parametrize("name", ["workflow.rst", "table.rst", "report.rst"])
 def test_captions_are_whole_text(name):
     assert len(rendered(name, table="table1")) > 200
 

@@ -214,7 +214,7 @@ def test_showing_names_the_pictures_that_exist_and_the_verdicts_of_the_figures(r
     (results / "figure2.manifest.json").write_text("not a figure")
     text = shown(results, monkeypatch, capsys)
     assert str(results / "figure2.svg") in text
-    assert "overview" not in text
+    assert "report.html" not in text
     assert "SFT falls, then rises (by much)" in text
 
 

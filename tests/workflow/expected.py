@@ -13,7 +13,7 @@ IN_TABLE = SHOWS["table1"]
 FIGURES = [name for name in SHOWS if name != "table1"]
 BENCHMARKS = ("in-distribution", "harder", "other-skill")
 TABLE = {"table1.json", "table1.md", "table1.html"}
-PAGE = {"overview.html"}
+PAGE = {"report.html"}
 BASE = {f"models/base/{file}" for file in ("model", "metrics.jsonl", "timing.jsonl", "validation.jsonl")}
 
 

@@ -111,10 +111,10 @@ def test_the_mark_that_snakemake_leaves_in_a_model_does_not_change_its_hash(buil
 
 
 def test_the_report_is_one_file_with_every_table_and_figure(built: Path, tmp_path: Path) -> None:
-    told = snakemake(built, "--cores", "1", "--report", str(tmp_path / "report.html"))
+    told = snakemake(built, "--cores", "1", "--report", str(tmp_path / "snakemake-report.html"))
     assert told.returncode == 0, told.stdout
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "snakemake-report.html").read_text(encoding="utf-8")
     added = re.findall(r"Adding (\S+) ", told.stdout)
-    assert {Path(file).name for file in added} == {"overview.html", "table1.html", *(f"{name}.svg" for name in FIGURES)}
+    assert {Path(file).name for file in added} == {"report.html", "table1.html", *(f"{name}.svg" for name in FIGURES)}
     assert "Shift, readapt" in page
     assert not re.findall(r"""(?:src|href)=["']https?://[^"']*\.(?:js|css)""", page)

@@ -82,7 +82,7 @@ NOTHING: dict[str, Edit] = {
     "a comment in a benchmark": edits(("config/benchmarks/harder.yaml", "# Four-digit sums", "# Sums of four digits")),
     "a comment among pins": edits(("envs/train.txt", "torch==", "# the CPU build too\ntorch==")),
     "words of a message": edits(("chord/config/messages.py", '"a whole number"', '"an integer"')),
-    "a caption": edits(("workflow/report/overview.rst", "The whole study", "All of the study")),
+    "a caption": edits(("workflow/report/report.rst", "The whole study", "All of the study")),
     "a profile": edits(("profiles/default/config.yaml", "show-failed-logs: true", "show-failed-logs: false")),
     "GPUs and partition": edits(
         ("profiles/slurm/config.yaml", "gpu: 1", "gpu: 8"),
@@ -295,7 +295,7 @@ BY_HAND: dict[str, tuple[str, set[str]]] = {
     "scores": (f"{RUN}/eval/harder/scores.json", scored("chord-phi", "harder") | TABLE | PAGE),
     "a table": ("table1.json", TABLE | PAGE),
     "a picture": ("figure4.svg", artefact("figure4") | PAGE),
-    "the page": ("overview.html", PAGE),
+    "the page": ("report.html", PAGE),
     "problems of a benchmark": (
         "data/benchmarks/harder.jsonl",
         benchmark_problems("harder") | HARDER,

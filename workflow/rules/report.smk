@@ -59,16 +59,16 @@ rule plot:
         " --manifest {output.manifest} > {log} 2>&1"
 
 
-rule overview:
+rule report:
     input:
         parts=page_parts,
         runs=page_runs,
-        because=because("overview.manifest.json"),
+        because=because("report.manifest.json"),
     output:
-        html=report("results/{study}/overview.html", caption="../report/overview.rst", category="Overview"),
-        manifest="results/{study}/overview.manifest.json",
+        html=report("results/{study}/report.html", caption="../report/report.rst", category="Report"),
+        manifest="results/{study}/report.manifest.json",
     log:
-        "results/{study}/logs/overview.log",
+        "results/{study}/logs/report.log",
     conda:
         "../../envs/report.yaml"
     params:

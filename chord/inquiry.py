@@ -1,0 +1,171 @@
+"""What is asked of a study, and its answer: every link behind some files, hashed now and judged. Prints nothing.
+
+`chord audit` asks for a person, `chord.report` for the page.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chord import jobs
+from chord.config import Project, load
+from chord.findings import recomputed
+from chord.findings.reading import read_json
+from chord.provenance.attempts import read_attempts
+from chord.provenance.digest import PROJECT
+from chord.provenance.files import UserError
+from chord.provenance.freshness import changes, differences
+from chord.provenance.lineage import Job, Lineage, read_lineage, study_of
+from chord.provenance.proof import Proof, gathered, proved
+from chord.provenance.rehash import Hasher
+from chord.provenance.verdicts import LEDGER, Evidence, Finding, Status
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about: `targets`, and all `files` behind them, what came first first."""
+
+    lineage: Lineage
+    project: Project | None
+    targets: tuple[Path, ...]
+    files: tuple[Path, ...]
+    whole: bool = False
+    cell: tuple[str, str] | None = None
+
+
+# --- the question ------------------------------------------------------------------------------
+
+
+def asked(target: Path | None, cell: str | None, root: Path) -> Question:
+    """What the command line asks. Raises UserError for what no manifest describes."""
+    place = Path(os.path.abspath(target or root / "results" / load(root).study.name))
+    study = study_of(place)
+    if not os.path.lexists(study):
+        expected = "expected the results of a study"
+        raise UserError(f"{study}: found no such folder, {expected}; build them: snakemake --cores 2")
+    lineage = read_lineage(study)
+    project = _project(study)
+    if cell:
+        return _cell_question(lineage, project, place, cell)
+    whole = place == study
+    targets = [*lineage.makers, *_expected(lineage, project)] if whole else _described_by(lineage, place)
+    return Question(lineage, project, tuple(targets), tuple(lineage.behind(targets)), whole)
+
+
+def _project(study: Path) -> Project | None:
+    """All of config/ beside the results; None where only the results were copied."""
+    root = study.parent.parent
+    is_there = (root / "config" / "studies" / f"{study.name}.yaml").is_file()
+    return load(root, study.name) if is_there else None
+
+
+def _expected(lineage: Lineage, project: Project | None) -> Iterator[Path]:
+    """What the study should have at the end of its chains, there or not."""
+    for name in project.choice.artefacts if project else ():
+        yield lineage.study / f"{name}.json"
+    if project:
+        yield lineage.study / "report.html"
+
+
+def _described_by(lineage: Lineage, place: Path) -> list[Path]:
+    """The files to ask about for a file, a manifest, or a folder with manifests in it."""
+    shown = lineage.shown(place)
+    if place in lineage.makers:
+        return [place, *(path for path in lineage.makers[place].outputs if path != place)]
+    if place in lineage.jobs:
+        return list(lineage.jobs[place].outputs)
+    if place in lineage.readings:
+        return [place]
+    within = [path for path in lineage.makers if path.is_relative_to(place)]
+    if not within and os.path.lexists(place):
+        raise UserError(f"{shown}: found nothing that a manifest describes, expected a result: a table, a model, a run")
+    if not within:
+        raise UserError(f"{shown}: found nothing there, expected a result; build it: snakemake --cores 2")
+    return within
+
+
+def _cell_question(lineage: Lineage, project: Project | None, place: Path, cell: str) -> Question:
+    """The question about one number of a table: only the scores of that cell are in the way."""
+    maker = lineage.makers.get(place)
+    if maker is None or maker.manifest.verb != "chord.tabulate":
+        expected = "expected a table, such as results/demo/table1.json"
+        raise UserError(f"{lineage.shown(place)}: found no manifest of a table that made it, {expected}")
+    cells: dict[str, list[Path]] = {}
+    for path in maker.inputs:
+        if (parts := path.parts)[-1] == "scores.json":
+            cells.setdefault(f"{parts[-5]}/{parts[-2]}", []).append(path)
+    if cell not in cells:
+        raise UserError(f"--cell: found '{cell}', expected an arm and a benchmark: {', '.join(cells)}")
+    targets = (place, *(path for path in maker.outputs if path != place))
+    arm, _, benchmark = cell.partition("/")
+    return Question(lineage, project, targets, (*lineage.behind(cells[cell]), *targets), cell=(arm, benchmark))
+
+
+# --- the answer --------------------------------------------------------------------------------
+
+
+def answered(question: Question, hasher: Hasher) -> Proof:
+    """Every link behind the targets, hashed once and judged."""
+    lineage = question.lineage
+    attempts = read_attempts(lineage.study / LEDGER)
+    evidence = gathered(lineage, attempts, question.files, hasher, _changes(question), _recipes(question))
+    return proved(evidence, question.files, lambda path: _recomputed(evidence, question, path), question.whole)
+
+
+def _changes(question: Question) -> dict[Path, list[str]]:
+    """For each manifest that config/ knows a job for: what of code, settings and pins is not as it was."""
+    lineage, project = question.lineage, question.project
+    if project is None:
+        return {}
+    expected = jobs.expectations(project, lineage.project)
+    code = lineage.project if (lineage.project / "chord").is_dir() else PROJECT
+    found: dict[Path, list[str]] = {}
+    for path, job in lineage.jobs.items():
+        if (today := expected.get(lineage.place(path))) is not None:
+            found[path] = [str(one) for one in changes(job.manifest.model_dump(mode="json"), today, code)]
+    return found
+
+
+def _recipes(question: Question) -> dict[Path, list[str]]:
+    """For each run.json in the way: what config/ says otherwise now."""
+    lineage, project = question.lineage, question.project
+    texts = jobs.run_texts(project) if project else {}
+    found: dict[Path, list[str]] = {}
+    for path in question.files:
+        text = texts.get(lineage.place(path)) if path.is_relative_to(lineage.study) else None
+        if text and path.is_file():
+            with suppress(UserError):  # a recipe that cannot be read is not the one that training read: altered
+                told = read_json(path, "the recipe of a run", "build it with snakemake")
+                found[path] = [str(one) for one in differences("settings", told, json.loads(text))]
+    return found
+
+
+def _recomputed(evidence: Evidence, question: Question, path: Path) -> Iterator[Finding]:
+    """What the numbers in a file say beside what its inputs give, where these are what the file was made from."""
+    maker, study, project = evidence.lineage.makers.get(path), question.lineage.study, question.project
+    if maker is None or path.suffix != ".json" or not _reads_what_is_there(evidence, maker):
+        return
+    checks: dict[str, Callable[[], Any]] = {
+        "chord.score": lambda: recomputed.score_differences(path),
+        "chord.tabulate": lambda: recomputed.table_differences(path, study, project, question.cell),
+        "chord.plot": lambda: recomputed.figure_differences(path, study, project) if project else None,
+    }
+    check = checks.get(maker.manifest.verb)
+    if check and (reason := recomputed.complaint(check)):
+        shown = evidence.lineage.shown(path)
+        yield Finding(Status.ALTERED, shown, reason, f"snakemake --cores 2 --force {shown}")
+    if check and maker.manifest.verb == "chord.plot" and project is None:
+        shown = evidence.lineage.shown(path)
+        yield Finding(
+            Status.NOT_JUDGED, shown, "not drawn again: there is no config/ beside results/", "copy config/ too"
+        )
+
+
+def _reads_what_is_there(evidence: Evidence, maker: Job) -> bool:
+    """Whether the inputs that were hashed are those that the job read; else others are to blame, and named."""
+    now = ((evidence.now.get(path), content) for path, content in maker.inputs.items())
+    return all(one is None or one.sha256 == content.sha256 for one, content in now)

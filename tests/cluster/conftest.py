@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.slurm import Cluster, why_not
+from tests.cluster.needs import why_not
+from tests.cluster.slurm import Cluster
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Process 1 of a private machine: gives it names, a loopback device and /etc/slurm, and ends with its standard input.
 
-When it ends, the kernel ends every other process of its namespace, however it was started. It imports nothing of the project.
+When it ends, the kernel ends every other process of its namespace, however it was started.
+It imports nothing of the project.
 """
 
 import fcntl

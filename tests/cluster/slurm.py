@@ -10,7 +10,6 @@ GPUs are counted, handed out and told to jobs by CUDA_VISIBLE_DEVICES, but there
 are counted when jobs are scheduled, not enforced. Facts tried with Debian's Slurm 22.05.
 """
 
-import fcntl
 import os
 import shutil
 import signal
@@ -23,11 +22,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "munged")
+from tests.cluster.needs import SBIN, unshare
+
 MARK = "CHORD_TEST_CLUSTER"  # in the environment of every process of a cluster: where its files are
-SBIN = "/usr/sbin:/sbin"
-NEEDED = ("unshare", "nsenter", "mount", "mknod")
 CONF = """\
 ClusterName=chordtest
 SlurmctldHost=login
@@ -65,18 +62,6 @@ JobAcctGatherType=jobacct_gather/none
 PartitionName=cpu Nodes=ALL Default=YES MaxTime=7-0 State=UP
 PartitionName=gpu Nodes=ALL MaxTime=1-0 State=UP
 """
-
-
-def why_not() -> str | None:
-    """Why no cluster can be started here; None if one can. Installs Debian's packages where root may."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "a private Slurm needs root on Linux"
-    if missing := [name for name in NEEDED if not _which(name)]:
-        return f"a private Slurm needs {', '.join(missing)}"
-    tried = subprocess.run([*_unshare(), "true"], capture_output=True, text=True, check=False)
-    if tried.returncode != 0:
-        return f"a private Slurm needs namespaces: {tried.stderr.strip()}"
-    return _install()
 
 
 class Cluster:
@@ -163,7 +148,7 @@ class Cluster:
 
     def node_start(self, node: str) -> None:
         """The node boots, and is back when this returns."""
-        own = (*_unshare(), "sh", "-c", f"hostname {node}; slurmd -D -N {node}; exit")
+        own = (*unshare(), "sh", "-c", f"hostname {node}; slurmd -D -N {node}; exit")
         self._daemons[node] = self._daemon(*own)
         self.wait_for(lambda: node in self._answering(), f"{node} is up")
 
@@ -191,7 +176,7 @@ class Cluster:
     def _start(self) -> None:
         self._write_files()
         inside = (sys.executable, str(Path(__file__).with_name("inside.py")), str(self.root))
-        own = (*_unshare(), *inside)
+        own = (*unshare(), *inside)
         self._machine = subprocess.Popen(
             [*own[:1], "--net", *own[1:]],
             env=self._environment(),
@@ -282,31 +267,3 @@ def processes_of(root: Path) -> list[int]:
 def _child(process: int) -> int:
     """The process that unshare or nsenter started and waits for. Raises ValueError if there is none."""
     return int(Path(f"/proc/{process}/task/{process}/children").read_text())
-
-
-def _unshare() -> tuple[str, ...]:
-    return ("unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc")
-
-
-def _which(name: str) -> str | None:
-    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SBIN}")
-
-
-def _install() -> str | None:
-    """Debian's packages, if they are missing. Returns why they still are."""
-    if all(map(_which, PROGRAMS)):
-        return None
-    if not _which("apt-get"):
-        return f"a private Slurm needs {', '.join(PROGRAMS)}, and this machine has no apt-get to install them"
-    with open("/tmp/chord-tests-install-slurm.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        for arguments in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
-            if all(map(_which, PROGRAMS)):
-                break
-            # RUNLEVEL=1: no service is started by its installation.
-            quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-            done = subprocess.run(["apt-get", *arguments], env=quiet, capture_output=True, text=True, check=False)
-            if done.returncode != 0:
-                return f"Slurm could not be installed: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}"
-    missing = [name for name in PROGRAMS if not _which(name)]
-    return f"a private Slurm needs {', '.join(missing)}" if missing else None

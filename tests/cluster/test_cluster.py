@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.slurm import Cluster, processes_of, why_not
+from tests.cluster.needs import why_not
+from tests.cluster.slurm import Cluster, processes_of
 from tests.workflow.tree import ROOT
 
 # Stands for tests that are killed: it starts a cluster with a job, says where, and waits.

@@ -105,6 +105,7 @@ def write(name: str, study: Study, problems: list[Problem], check: Check, file: 
         order = shuffled(len(parts), study.data.seed)
         wanted = [(parts[index][1], parts[index][0].style) for index in order]
     else:
+        assert study.expert.source == "scripted"
         wanted = [(problem, study.expert.style) for problem in problems]
     found = _traces(wanted, study, writer(name, study), check)
     if not found.traces or (name == "aligned" and found.rejected):

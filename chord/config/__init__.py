@@ -6,7 +6,9 @@ Every file under `config/` is read here and nowhere else. `load` checks all of t
 
 from chord.config.artefacts import Artefact, Choice, Figure, Panel, Paper, Table
 from chord.config.base import ConfigError, Frozen
+from chord.config.datasets import Dataset, Filters
 from chord.config.loading import load
+from chord.config.lock import Lock
 from chord.config.project import Project, Run
 from chord.config.recipe import (
     Arm,
@@ -32,6 +34,8 @@ from chord.config.study import (
     Data,
     Execution,
     Expert,
+    ExpertPublished,
+    ExpertScripted,
     Grading,
     Groups,
     Model,
@@ -57,12 +61,17 @@ __all__ = [
     "ConfigError",
     "CorpusPart",
     "Data",
+    "Dataset",
     "Execution",
     "Expert",
+    "ExpertPublished",
+    "ExpertScripted",
     "Figure",
+    "Filters",
     "Frozen",
     "Grading",
     "Groups",
+    "Lock",
     "Model",
     "Mu",
     "MuAdaptive",

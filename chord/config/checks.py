@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from chord.config.artefacts import Artefact, Choice, Figure, Table
+from chord.config.datasets import OF_GENERATIONS
 from chord.config.messages import expected
 from chord.config.recipe import Arm
-from chord.config.study import Study
+from chord.config.study import Study, Task
 
 
 def crossed(
@@ -16,6 +17,7 @@ def crossed(
 ) -> Iterator[str]:
     """Every such problem, one line each: file, key, found, expected."""
     yield from _study(study, choice, root)
+    yield from _sources(study, f"config/studies/{choice.study}.yaml")
     for name, arm in arms.items():
         yield from _arm(name, arm, arms)
     used = {name for key in choice.artefacts if key in artefacts for name in artefacts[key].arms}
@@ -34,6 +36,45 @@ def _study(study: Study, choice: Choice, root: Path) -> Iterator[str]:
     for name, benchmark in study.benchmarks.items():
         if benchmark.file not in have:
             yield f"{file}: benchmarks.{name}.file is '{benchmark.file}', {expected(benchmark.file, have)}"
+
+
+def _sources(study: Study, file: str) -> Iterator[str]:
+    """Problems and traces that cannot come from where the study says."""
+    for name, task in study.tasks.items():
+        if task.source == "hub":
+            yield from _hub_task(study, f"{file}: tasks.{name}", task)
+    parts = {name: study.tasks[getattr(study.data, name).task] for name in ("train", "validation", "expert")}
+    sources = {name: task.source for name, task in parts.items()}
+    if len(set(sources.values())) > 1:
+        yield f"{file}: data has tasks of sources {sources}, expected one source: else sets could share a prompt"
+        return
+    fitting = {"scripted": "generator", "published": "hub"}.get(study.expert.source)
+    if fitting and fitting != sources["expert"]:
+        yield (
+            f"{file}: expert.source is {study.expert.source} and the problems are of source {sources['expert']},"
+            f" expected problems of source {fitting}"
+        )
+    elif fitting == "hub":
+        answered = ["expert", *(["train"] if study.data.aligned_traces else [])]
+        for task in dict.fromkeys(getattr(study.data, name).task for name in answered):
+            filters = study.tasks[task].filters
+            if not (filters and filters.generations):
+                yield (
+                    f"{file}: tasks.{task}.filters.generations is not given, expected at least 1: with expert.source"
+                    " published each of its problems must have a trace"
+                )
+
+
+def _hub_task(study: Study, place: str, task: Task) -> Iterator[str]:
+    if task.dataset not in study.datasets:
+        yield f"{place}.dataset is '{task.dataset}', {expected(task.dataset, study.datasets)}"
+        return
+    lacking = [name for name in OF_GENERATIONS if name not in study.datasets[task.dataset].columns]
+    if task.filters and task.filters.generations and lacking:
+        yield (
+            f"{place}.filters.generations asks for verified ones and datasets.{task.dataset}.columns has no"
+            f" `{lacking[0]}`, expected the columns of {' and '.join(OF_GENERATIONS)}"
+        )
 
 
 def _arm(name: str, arm: Arm, arms: Mapping[str, Arm]) -> Iterator[str]:

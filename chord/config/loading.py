@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from chord.config.artefacts import Artefact, Choice
 from chord.config.base import NAME, ConfigError, Number, Raw
 from chord.config.checks import crossed
+from chord.config.lock import read_lock
 from chord.config.messages import expected, shown
 from chord.config.project import Project
 from chord.config.reading import parsed, read_yaml, validated
@@ -62,7 +63,8 @@ def load(
         problems += crossed(loaded, whole_arms, whole_artefacts, choice, root)
     if problems or not loaded:
         raise ConfigError("\n".join(problems))
-    return Project(study=loaded, arms=whole_arms, artefacts=whole_artefacts, choice=choice)
+    lock = read_lock(root, loaded.name)
+    return Project(study=loaded, arms=whole_arms, artefacts=whole_artefacts, choice=choice, lock=lock)
 
 
 def _choice(folder: Path, given: Mapping[str, Raw]) -> Choice:

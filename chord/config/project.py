@@ -7,6 +7,7 @@ from pydantic import TypeAdapter, model_validator
 
 from chord.config.artefacts import Artefact, Choice
 from chord.config.base import Count, CountOrNone, Frozen, Name
+from chord.config.lock import Lock
 from chord.config.reading import read_json, validated
 from chord.config.recipe import Arm, Recipe
 from chord.config.study import (
@@ -63,12 +64,13 @@ class Run(Frozen):
 
 
 class Project(Frozen):
-    """Everything under config/, checked together, for one study."""
+    """Everything under config/, checked together, for one study; `lock` is its lock file, if there is one."""
 
     study: Study
     arms: dict[Name, Arm]
     artefacts: dict[Name, Artefact]
     choice: Choice
+    lock: Lock | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -22,14 +22,15 @@ def validated(adapter: TypeAdapter[T], raw: Raw, file: str, prefix: str = "") ->
         raise ConfigError("\n".join(explained(error.errors(), adapter, file, prefix))) from None
 
 
-def read_json(path: Path) -> Raw:
-    """What the file holds; raises ConfigError for a missing, empty or cut file."""
-    text = _text(path, str(path), "a run.json")
+def read_json(path: Path, shown: str | None = None, what: str = "a run.json") -> Raw:
+    """What the file holds; raises ConfigError for a missing, empty or cut file, which it calls `shown` and `what`."""
+    shown = shown or str(path)
+    text = _text(path, shown, what)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         found = f"text that is not JSON ({error})" if text.strip() else "an empty file"
-        raise ConfigError(f"{path}: found {found}, expected a whole run.json") from None
+        raise ConfigError(f"{shown}: found {found}, expected a whole {what.removeprefix('a ')}") from None
 
 
 def read_yaml(path: Path, shown: str) -> dict[str, Raw]:

@@ -10,7 +10,7 @@ from typing import Any
 from chord.config.artefacts import Table
 from chord.config.project import Project
 from chord.config.sets import checked, part_sizes, place, sizes, trace_sets
-from chord.config.study import Execution, Study
+from chord.config.study import Execution, Study, Task
 
 # Values that say how a machine is used: they move no bit of any result, or are given to jobs by the workflow.
 HOW_NOT_WHAT = ("cpu_threads", "checkpoint_every_steps", "checkpoint_every_minutes")
@@ -24,7 +24,7 @@ def of_problems(study: Study, problems: str) -> dict[str, Any]:
         "seed": study.data.seed,
         "sizes": wanted,
         "place": place(study, problems),
-        "tasks": {task: study.tasks[task].model_dump(mode="json") for task in wanted},
+        "tasks": {task: _of_task(study.tasks[task]) for task in wanted},
         "max_prompt_tokens": study.rollouts.max_prompt_tokens if study.model.alphabet else None,
         "characters": _characters(study),
     }
@@ -85,8 +85,14 @@ def of_artefact(project: Project, name: str) -> dict[str, Any]:
 
 def of_page(project: Project, studies: list[str]) -> dict[str, Any]:
     """All that the page shows of the configuration, and the names of all `studies`; not how the machine is used."""
-    whole = project.model_dump(mode="json", exclude={"study": {"execution": set(HOW_NOT_WHAT)}, "choice": {"seeds"}})
+    left_out: Any = {"study": {"execution": set(HOW_NOT_WHAT)}, "choice": {"seeds"}, "lock": True}
+    whole = project.model_dump(mode="json", exclude=left_out)
     return whole | {"seeds": list(project.seeds), "studies": studies}
+
+
+def _of_task(task: Task) -> dict[str, Any]:
+    """All of a task; of a generator without what only tasks of a hub have."""
+    return task.model_dump(mode="json", exclude={"source", "filters"} if task.source == "generator" else None)
 
 
 def _of_corpus(study: Study) -> dict[str, Any]:

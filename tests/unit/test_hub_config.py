@@ -99,8 +99,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "tasks.published: found `settings` or `keep` with source hub",
     ),
     "an unknown source of traces": (
-        {"expert": {"source": "publishd", "name": "expert"}},
-        'expert.source is "publishd", expected `published` (nearest)',
+        {"expert": {"source": "publish", "name": "expert"}},
+        'expert.source is "publish", expected `published` (nearest)',
     ),
 }
 

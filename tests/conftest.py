@@ -59,3 +59,12 @@ def mini_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mini_copy(mini_study: Path, tmp_path: Path) -> Path:
     """A copy of the project of `mini_study`, for one test to change."""
     return shutil.copytree(mini_study, tmp_path / "project", symlinks=True)
+
+
+@pytest.fixture(scope="session")
+def vllm_sampler(tmp_path_factory: pytest.TempPathFactory):
+    """The one vLLM engine of a test session, in this process; each test hands it the weights that it wants."""
+    pytest.importorskip("vllm", reason="no vLLM is installed")
+    from tests.sampled_policy import start
+
+    return start(tmp_path_factory.mktemp("vllm"))

@@ -26,6 +26,16 @@ class Sampled:
     finish: str  # "stop" or "length"
 
 
+def check_prompts(requests: Sequence[Request], max_tokens: int, context: int) -> None:
+    """Raises PromptError for a prompt that is empty, or after which a response of `max_tokens` may not fit."""
+    for request in requests:
+        if not 0 < len(request.prompt_ids) <= context - max_tokens:
+            raise PromptError(
+                f"{request.id}: found a prompt of {len(request.prompt_ids)} tokens, expected 1 to"
+                f" {context - max_tokens} (context {context} less {max_tokens} for the response)"
+            )
+
+
 class Sampler(Protocol):
     """Anything that samples responses from the policy's present weights."""
 

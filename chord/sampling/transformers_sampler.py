@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from chord.learner.attention import KeyValueStore, Layout
 from chord.learner.policy import computing_in, output_head, read_packed
-from chord.sampling.protocol import PromptError, Request, Sampled
+from chord.sampling.protocol import Request, Sampled, check_prompts
 
 SHRINK = 0.75  # rows are dropped once this share or less of them is still running
 BLOCK = 256
@@ -37,12 +37,7 @@ class TransformersSampler:
 
     def sample(self, requests: Sequence[Request], max_tokens: int, temperature: float) -> list[Sampled]:
         """One response for each request, in order. Raises PromptError for an empty or over-long prompt."""
-        for request in requests:
-            if not 0 < len(request.prompt_ids) <= self.context - max_tokens:
-                raise PromptError(
-                    f"{request.id}: found a prompt of {len(request.prompt_ids)} tokens, expected 1 to"
-                    f" {self.context - max_tokens} (context {self.context} less {max_tokens} for the response)"
-                )
+        check_prompts(requests, max_tokens, self.context)
         order = sorted(range(len(requests)), key=lambda index: (len(requests[index].prompt_ids), index))
         results: dict[int, Sampled] = {}
         with torch.no_grad(), computing_in(self.compute_dtype, self.model.device):

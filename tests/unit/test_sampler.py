@@ -1,20 +1,150 @@
-"""The sampler: log-probabilities of a plain forward, seeds of their own, end tokens, limits, prompts that cannot be."""
+"""The samplers: log-probabilities of a plain forward, seeds of their own, end tokens, limits, prompts that cannot be.
 
+The first half asks the same of both samplers, of a policy in float32; the second half is about the one in transformers.
+"""
+
+import os
+import random
+
+import numpy as np
 import pytest
 import torch
 
 from chord.learner.packing import Sequence, pack
 from chord.learner.policy import token_statistics
-from chord.sampling.protocol import Request
+from chord.sampling.protocol import PromptError, Request
 from chord.sampling.transformers_sampler import TransformersSampler, running_sum_of_blocks
+from chord.tasks.prompts import prompt_ids
 from tests.parity.reference import plain_copy, small_model
+from tests.sampled_policy import CONTEXT, TOKENIZER, in_float64, random_policy
 
 END = 22
+ENDS = (TOKENIZER.eos_token_id, 5)
+ROUNDING = 2e-5  # nats: float32 logits of size 10 have an ulp of 1e-6, and sums of 128 products ten times that
 PROMPTS = [(1, 2, 3), (4, 5), (1, 2, 3), (7, 8, 9, 1), (4,)]
 
 
 def requests(count=15, first_seed=0):
     return [Request(f"r{i}", PROMPTS[i % len(PROMPTS)], first_seed + i) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return random_policy()
+
+
+@pytest.fixture(params=["transformers", "vllm"])
+def sampler(request, policy):
+    """Each of the two samplers, holding the weights of `policy`."""
+    if request.param == "transformers":
+        return TransformersSampler(policy, list(ENDS), 64)
+    found = request.getfixturevalue("vllm_sampler")
+    found.take(policy.named_parameters(), 0)
+    return found
+
+
+def assert_plain_forward(policy, asked, got, temperature):
+    """Every log-probability is that of a forward of prompt and response, in float64, at this temperature."""
+    plain = in_float64(policy)
+    for request, sampled in zip(asked, got, strict=True):
+        with torch.no_grad():
+            logits = plain(torch.tensor([[*request.prompt_ids, *sampled.ids]])).logits[0] / temperature
+        logp = logits.log_softmax(-1)[len(request.prompt_ids) - 1 : -1]
+        expected = logp.gather(1, torch.tensor(sampled.ids)[:, None])[:, 0]
+        assert torch.allclose(torch.tensor(sampled.logp, dtype=torch.float64), expected, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.5])
+def test_both_log_probabilities_are_those_of_a_plain_forward(sampler, policy, temperature):
+    got = sampler.sample(requests(), 12, temperature)
+    assert_plain_forward(policy, requests(), got, temperature)
+    assert len({tuple(s.ids) for s in got}) > 10
+
+
+def test_both_draw_by_the_requests_seed_whatever_else_is_asked(sampler):
+    together = [s.ids for s in sampler.sample(requests(), 12, 1.0)]
+    assert [s.ids for s in sampler.sample(requests()[::-1], 12, 1.0)][::-1] == together
+    assert [sampler.sample([request], 12, 1.0)[0].ids for request in requests()] == together
+    assert [s.ids for s in sampler.sample(requests(200), 12, 1.0)][:15] == together  # more than are sampled at one time
+    assert [s.ids for s in sampler.sample(requests(first_seed=100), 12, 1.0)] != together
+
+
+def test_both_repeat_every_bit_for_the_same_requests(sampler):
+    assert sampler.sample(requests(70), 12, 1.0) == sampler.sample(requests(70), 12, 1.0)
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1, 2**63, 2**64 - 1])
+def test_both_take_any_seed_of_64_bits(sampler, seed):
+    first = sampler.sample([Request("r", (1, 2), seed)], 12, 1.0)
+    assert first == sampler.sample([Request("r", (1, 2), seed)], 12, 1.0)
+
+
+def test_both_give_samples_of_one_prompt_that_differ_and_are_its_own(sampler, policy):
+    asked = [Request(f"p{k // 8}", PROMPTS[k // 8], k) for k in range(32)]
+    got = sampler.sample(asked, 9, 1.0)
+    assert all(len({tuple(s.ids) for s in got[at : at + 8]}) > 5 for at in range(0, 32, 8))
+    assert_plain_forward(policy, asked, got, 1.0)
+
+
+@pytest.mark.parametrize("limit", [1, 9])
+def test_both_end_with_an_end_token_or_at_the_limit(sampler, limit):
+    sampled = sampler.sample(requests(150), limit, 1.0)
+    assert {s.finish for s in sampled} == {"stop", "length"}
+    for s in sampled:
+        assert len(s.ids) == len(s.logp) <= limit
+        assert not set(ENDS) & set(s.ids[:-1])
+        assert (s.ids[-1] in ENDS) == (s.finish == "stop")
+        assert s.finish == "stop" or len(s.ids) == limit
+
+
+@pytest.mark.parametrize("prompt", [(), tuple(range(6, 40)) * 3, (7,) * (CONTEXT - 11)])
+def test_both_refuse_a_prompt_that_is_empty_or_too_long_in_the_same_words(sampler, prompt):
+    said = f"culprit: found a prompt of {len(prompt)} tokens, expected 1 to 84 (context 96 less 12 for the response)"
+    with pytest.raises(PromptError) as error:
+        sampler.sample([*requests(), Request("culprit", prompt, 1)], 12, 1.0)
+    assert str(error.value) == said
+
+
+def test_both_answer_a_prompt_that_just_fits_and_none_at_all(sampler, policy):
+    longest = [Request("r", (7,) * (CONTEXT - 12), 1), Request("one", (9,), 1)]
+    assert_plain_forward(policy, longest, sampler.sample(longest, 12, 1.0), 1.0)
+    assert sampler.sample([], 12, 1.0) == []
+
+
+def test_both_read_the_text_of_a_special_token_as_text(sampler, policy):
+    """`<end>` typed by a user is its letters; and an end token in a prompt, as in a chat of turns, ends nothing."""
+    end = TOKENIZER.eos_token
+    ids = tuple(prompt_ids(TOKENIZER, f"1{end}2"))
+    assert ENDS[0] not in ids
+    asked = [Request("typed", ids, 1), Request("turns", (7, *ENDS, 8), 2)]
+    got = sampler.sample(asked, 12, 1.0)
+    assert_plain_forward(policy, asked, got, 1.0)
+    assert any(len(s.ids) > 1 for s in got)
+
+
+def test_both_leave_generators_threads_settings_and_environment_as_they_were(sampler):
+    before = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    switches = torch.get_num_threads(), torch.set_num_threads, torch.are_deterministic_algorithms_enabled()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
+    torch.manual_seed(1)
+    first = sampler.sample(requests(), 12, 1.0)
+    torch.manual_seed(2)
+    assert sampler.sample(requests(), 12, 1.0) == first
+    torch.random.set_rng_state(before[0])
+    sampler.sample(requests(), 12, 1.0)
+    after = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+    assert switches == (torch.get_num_threads(), torch.set_num_threads, torch.are_deterministic_algorithms_enabled())
+    assert environment == {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
+
+
+def test_both_frequencies_are_the_policys_probabilities(sampler, policy):
+    """4,000 first tokens against the softmax: total variation below 0.06 (about 0.03 is expected for 49 tokens)."""
+    with torch.no_grad():
+        wanted = in_float64(policy)(torch.tensor([[1, 2, 3]])).logits[0, -1].softmax(-1)
+    sampled = sampler.sample([Request("r", (1, 2, 3), seed) for seed in range(4000)], 1, 1.0)
+    counts = torch.bincount(torch.tensor([s.ids[0] for s in sampled]), minlength=len(wanted)) / 4000
+    assert float((counts - wanted).abs().sum() / 2) < 0.06
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])

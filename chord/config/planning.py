@@ -1,0 +1,69 @@
+"""What `chord plan` reckons with: machines, sizes of models, lengths of answers. Decides no result and no job."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, TypeAdapter
+
+from chord.config.base import Count, Frozen, Positive
+from chord.config.reading import read_yaml, validated
+
+FILE = "config/planning.yaml"
+
+
+class Machine(Frozen):
+    """One device. Memory in 10^9 bytes, `tflops` in 10^12 operations a second by dtype, seconds as they are."""
+
+    memory_gb: Positive
+    tflops: dict[str, Positive]
+    bandwidth_gb_s: Positive
+    trains_at: Annotated[float, Field(gt=0, le=1)]
+    decodes_at: Annotated[float, Field(gt=0, le=1)]
+    layer_seconds: Positive  # that one layer takes at least, whatever it computes
+    start_seconds: Positive  # until a job computes: imports, loading
+    base_gb: Positive  # of a process that has loaded its libraries and nothing else
+
+
+class Dimensions(Frozen):
+    """The shape of a Llama-like model; names are those of its config.json."""
+
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    num_key_value_heads: Count
+    vocab_size: Count
+    tied: bool
+    attention_bias: bool = False
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+
+class Lengths(Frozen):
+    """Mean tokens: of a prompt, of an expert trace, of answers of the base model and of each trained arm."""
+
+    prompt: Positive
+    expert: Positive
+    base: Positive
+    arms: dict[str, Positive]
+    other_arms: Positive
+
+    def of(self, arm: str) -> float:
+        """Mean tokens of an answer at the end of the arm's training."""
+        return self.arms.get(arm, self.other_arms)
+
+
+class Planning(Frozen):
+    """All of config/planning.yaml."""
+
+    machines: dict[str, Machine]
+    models: dict[str, Dimensions]
+    lengths: dict[str, Lengths]
+
+    @classmethod
+    def read(cls, root: Path) -> Self:
+        """The file below `root`; raises ConfigError with every bad key."""
+        return validated(TypeAdapter(cls), read_yaml(root / FILE, FILE), FILE)

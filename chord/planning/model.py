@@ -1,0 +1,78 @@
+"""Sizes of a Llama-like model: parameters, operations, bytes. All counts are of one model copy."""
+
+import json
+from pathlib import Path
+
+from chord.config import Study
+from chord.config.planning import Dimensions, Planning
+from chord.provenance.files import UserError
+
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
+
+
+def dimensions(study: Study, planning: Planning, fetched: Path) -> Dimensions:
+    """The policy's shape, out of its config.json in `fetched`, the study's architecture, or config/planning.yaml."""
+    file = fetched / "config.json"
+    if file.is_file():
+        return _of_config(json.loads(file.read_text(encoding="utf-8")))
+    if study.model.architecture is not None:
+        shape = study.model.architecture.model_dump(exclude={"max_position_embeddings"})
+        special = 2  # the end of a text and padding
+        return Dimensions(**shape, vocab_size=len(study.model.alphabet or "") + special, tied=False)
+    return named(study.model.name, planning)
+
+
+def named(model: str, planning: Planning) -> Dimensions:
+    """The shape of a model by its name. Raises UserError for one that config/planning.yaml does not have."""
+    if model not in planning.models:
+        raise UserError(
+            f"config/planning.yaml: models has no '{model}', expected its sizes there (from its config.json) or the"
+            " model fetched; known are " + ", ".join(planning.models)
+        )
+    return planning.models[model]
+
+
+def _of_config(found: dict[str, object]) -> Dimensions:
+    """The shape that a config.json tells."""
+    names = set(Dimensions.model_fields) - {"tied", "attention_bias"}
+    return Dimensions(
+        **{name: found[name] for name in names},  # pyright: ignore[reportArgumentType] # checked by the record
+        tied=bool(found.get("tie_word_embeddings")),
+        attention_bias=bool(found.get("attention_bias", found.get("model_type") == "qwen2")),
+    )
+
+
+def head_parameters(shape: Dimensions) -> int:
+    """Weights of the output layer."""
+    return shape.vocab_size * shape.hidden_size
+
+
+def layer_parameters(shape: Dimensions) -> int:
+    """Weights of one decoder layer."""
+    width, heads = shape.head_size, shape.num_attention_heads + 2 * shape.num_key_value_heads
+    attention = shape.hidden_size * width * (heads + shape.num_attention_heads)
+    bias = width * heads if shape.attention_bias else 0
+    return attention + bias + 3 * shape.hidden_size * shape.intermediate_size + 2 * shape.hidden_size
+
+
+def parameters(shape: Dimensions) -> int:
+    """All weights, embeddings included."""
+    embeddings = head_parameters(shape) * (1 if shape.tied else 2)
+    return embeddings + shape.num_hidden_layers * layer_parameters(shape) + shape.hidden_size
+
+
+def forward_operations(shape: Dimensions, tokens: float, length: float) -> float:
+    """Operations of reading `tokens` tokens in sequences of `length`, without the output layer."""
+    matrices = 2 * shape.num_hidden_layers * layer_parameters(shape)
+    scores = 2 * shape.num_hidden_layers * shape.num_attention_heads * shape.head_size * length  # causal: half of 4
+    return tokens * (matrices + scores)
+
+
+def head_operations(shape: Dimensions, tokens: float) -> float:
+    """Operations of making the logits of `tokens` tokens."""
+    return 2 * tokens * head_parameters(shape)
+
+
+def cache_bytes(shape: Dimensions, dtype: str) -> int:
+    """Keys and values of one token."""
+    return 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_size * BYTES[dtype]

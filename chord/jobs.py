@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chord.config import Project, Table, slices
-from chord.config.beside import beside_recipe
+from chord.config.beside import beside_training
 from chord.config.sets import BENCHMARK, problem_sets, trace_sets
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.freshness import Expected
@@ -46,7 +46,7 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
         decided = slices.of_traces(study, name)
         yield f"data/traces/{name}.manifest.json", Expected("chord.demonstrate", OF_TRAINING, "data", decided)
     if study.base_corpus:
-        beside = beside_recipe(study.base_corpus.recipe)  # pyright: ignore[reportArgumentType] # frozen, so hashable
+        beside = beside_training(study.base_corpus.recipe, study.execution)
         yield "models/base/train.manifest.json", Expected("chord.train", beside, "train", {})
     if study.model.source == "package":
         decided = slices.of_package(study)
@@ -56,7 +56,7 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
         for name, arm in project.arms.items():
             run = f"runs/{name}/seed-{seed}"
             if arm.recipe:
-                beside = beside_recipe(arm.recipe)  # pyright: ignore[reportArgumentType] # frozen, so hashable
+                beside = beside_training(arm.recipe, study.execution)
                 yield f"{run}/train.manifest.json", Expected("chord.train", beside, "train", {})
             if arm.only_imitates:
                 graded = Expected("chord.validate", OF_TRAINING, "evaluate", slices.of_validation(study))

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chord.command import records_of
 from chord.config import Run
-from chord.config.beside import beside_recipe
+from chord.config.beside import beside_training
 from chord.feed import Feed
 from chord.learner import checkpoint
 from chord.learner.blank import blank_model, character_tokenizer
@@ -32,10 +32,11 @@ from chord.provenance.files import UserError, atomic_folder, write_atomically
 from chord.provenance.hashing import content_hash
 from chord.provenance.lease import Lease
 from chord.records import Problem, Trace, candidate_name, read_lines
-from chord.sampling.transformers_sampler import TransformersSampler
+from chord.sampling.protocol import Sampler
 from chord.seeds import derive
 
 if TYPE_CHECKING:
+    from chord.handover import HandOver
     from chord.rollout import Practice
     from chord.tasks.graders import Grader
 
@@ -59,6 +60,7 @@ class Training:
     answers: LineLog | None = None  # to validation problems, where they are graded later
     curves: Curves | None = None
     lease: Lease | None = None
+    hand: "HandOver | None" = None  # to a sampler that has weights of its own
     stop: str = ""  # the signal that asked for a stop
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -86,8 +88,7 @@ def set_up(
         weight_decay=run.optimiser.weight_decay,
         fused=True,
     )
-    compute_dtype = DTYPES[run.execution.compute_dtype]
-    sampler = TransformersSampler(model, end_ids(model, tokenizer), run.execution.sampler_rows, compute_dtype)
+    sampler, hand = _sampler(run, model, end_ids(model, tokenizer), world)
     feed = Feed(run, tokenizer, sampler, world, traces, validation)
     practice = _practice(args, run, feed, grader, prompts)
     state = args.state / _state_digest(run, inputs)
@@ -96,9 +97,23 @@ def set_up(
     training = Training(
         run, world, model, tokenizer, optimiser, feed, practice, state, _steps(run, len(traces)), progress
     )
+    training.hand = hand
     if world.leads:
         _open_logs(training, args)
     return training
+
+
+def _sampler(run: Run, model: PreTrainedModel, ends: list[int], world: World) -> tuple[Sampler, "HandOver | None"]:
+    """What samples: the model itself, or an engine of its own to which the weights are handed over."""
+    if run.execution.sampler == "vllm":
+        from chord import handover
+
+        hand = handover.start(run, model, ends, world)
+        return hand.sampler, hand
+    from chord.sampling.transformers_sampler import TransformersSampler
+
+    execution = run.execution
+    return TransformersSampler(model, ends, execution.sampler_rows, DTYPES[execution.compute_dtype]), None
 
 
 def _practice(
@@ -255,6 +270,6 @@ def _moved(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> 
 
 def _state_digest(run: Run, inputs: dict[str, Path]) -> str:
     """What resume state belongs to: the recipe, the data, the start model and the code that this recipe can reach."""
-    code = code_digest("chord.train", beside_recipe(run.recipe))  # pyright: ignore[reportArgumentType] # frozen, hashable
+    code = code_digest("chord.train", beside_training(run.recipe, run.execution))
     parts = [f"{name} {content_hash(path)}" for name, path in sorted(inputs.items())]
     return hashlib.sha256("\n".join([*parts, f"code {code}"]).encode()).hexdigest()[:16]

@@ -5,7 +5,7 @@
 Works alone or under torchrun: `torchrun --standalone --nproc-per-node 2 -m -- chord.train --run ...`, where without the
 two dashes torchrun takes --run and --start for options of its own. Killed at any moment, the same command continues
 from the last checkpoint and ends with the same bytes. Exit codes: 0 done, 75 saved and to be continued (SIGTERM or
-SIGUSR1), 2 bad input, 3 not finite.
+SIGUSR1), 2 bad input, 3 not finite, 4 a sampler that holds other weights than the learner (these are saved).
 
 Another number of threads may move last bits, and with them what is sampled: the demo's chord-phi, trained with 1 and
 with 2, has the same first step and different digits from the second step on. The manifest tells the number.
@@ -37,7 +37,7 @@ from transformers.utils.logging import disable_progress_bar
 from chord.account import Clock, metrics_of, show, tell
 from chord.command import arguments, outputs_of
 from chord.config import MuAdaptive, MuConstant, MuDecay, Run
-from chord.config.beside import beside_recipe
+from chord.config.beside import beside_training
 from chord.learner import checkpoint
 from chord.learner.gradient import NotFinite, accumulate_gradient
 from chord.learner.packing import Sequence
@@ -46,6 +46,7 @@ from chord.objective.schedules import adaptive_mu, decayed_mu
 from chord.provenance.files import run_verb
 from chord.provenance.lease import Lease
 from chord.provenance.manifest import Manifest
+from chord.sampling.protocol import StaleSampler
 from chord.session import (
     Training,
     drop_state,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
 CONTINUE_ME = 75
 NOT_FINITE = 3
+STALE = 4
 
 
 def main() -> int:
@@ -86,7 +88,7 @@ def _lead(args: argparse.Namespace, run: Run, world: World, inputs: dict[str, Pa
         args.manifest,
         verb="chord.train",
         step="train",
-        without=beside_recipe(run.recipe),  # pyright: ignore[reportArgumentType] # frozen, so hashable
+        without=beside_training(run.recipe, run.execution),
         inputs=inputs,
         outputs=outputs,
         seeds={"run": run.seed},
@@ -113,11 +115,20 @@ def _train(
             signal.signal(number, lambda received, _frame: _ask_to_stop(training, received))
         training.say(f"{run.arm}, seed {run.seed}: {training.steps} steps, from step {training.progress.step}")
         try:
+            _hand_over(training)
             finished = _loop(training, args)
         except NotFinite as error:
             dump = dump_not_finite(training, error)
             training.say(f"step {training.progress.step + 1}: {error}; no weight was changed; see {dump}")
             return NOT_FINITE, training
+        except StaleSampler as error:
+            if training.progress.untold:
+                save(training)
+            training.say(
+                f"step {training.progress.step}: {error}; the learner's weights are saved; the same command"
+                " hands them over again"
+            )
+            return STALE, training
     if not finished:
         training.say(
             f"{training.stop or 'stopped'}: saved after step {training.progress.step}; the same command continues"
@@ -125,6 +136,8 @@ def _train(
         return CONTINUE_ME, training
     if world.leads:
         write_outputs(training, args)
+    if training.hand is not None:
+        training.hand.sampler.close()
     return 0, training
 
 
@@ -143,6 +156,8 @@ def _loop(training: Training, args: argparse.Namespace) -> bool:
     bar = tqdm(total=training.steps, initial=progress.step, unit="step", disable=None, desc=f"{run.arm} {run.seed}")
     if progress.step == 0 and progress.metrics_bytes == 0:
         tell(training, {"step": 0, "validation": _validate(training, 0)}, Clock())
+    if progress.untold:
+        _finish(training, bar, Clock())
     while progress.step < training.steps:
         if any(training.world.gather(training.stop)):
             save(training)
@@ -150,17 +165,35 @@ def _loop(training: Training, args: argparse.Namespace) -> bool:
         clock = Clock()
         record = _step(training, progress.step, clock)
         progress.step += 1
-        due = progress.step % run.validation.every_steps == 0 or progress.step == training.steps
-        record = {"step": progress.step, **record, "validation": _validate(training, progress.step) if due else None}
-        clock.lap("validate")
-        tell(training, record, clock)
-        show(training, bar, record)
+        progress.untold = {"step": progress.step, **record}
+        _finish(training, bar, clock)
         if _due(training, args):
             save(training)
     bar.close()
     if training.curves is not None:
         training.curves.close()
     return True
+
+
+def _finish(training: Training, bar: Any, clock: Clock) -> None:
+    """What follows an update: the weights go to the sampler, are validated where due, and the step is told."""
+    progress = training.progress
+    record = progress.untold | _hand_over(training)
+    if training.hand is not None:
+        clock.lap("hand over")
+    due = progress.step % training.run.validation.every_steps == 0 or progress.step == training.steps
+    record["validation"] = _validate(training, progress.step) if due else None
+    clock.lap("validate")
+    tell(training, record, clock)
+    show(training, bar, record)
+    progress.untold = {}
+
+
+def _hand_over(training: Training) -> dict[str, Any]:
+    """Gives the weights to a sampler that has its own; what proves it, for the metrics. Raises StaleSampler."""
+    if training.hand is None:
+        return {}
+    return {"sampler": training.hand.over(training.model.named_parameters(), training.progress.step)}
 
 
 def _step(training: Training, step: int, clock: Clock) -> dict[str, Any]:
@@ -171,6 +204,8 @@ def _step(training: Training, step: int, clock: Clock) -> dict[str, Any]:
     if mu is None or mu < 1:
         assert training.practice is not None, "a mu below 1 makes a recipe one with rollouts"
         rollouts = training.practice.rollouts(step)
+    if training.hand is not None:
+        training.hand.sampler.rest()
     clock.lap("sample")
     if mu is None:
         assert rollouts is not None and isinstance(run.recipe.mu, MuAdaptive)

@@ -48,6 +48,7 @@ from chord.config.study import (
     Task,
     Validation,
 )
+from chord.config.vllm import Vllm
 
 __all__ = [
     "AnswerForm",
@@ -93,6 +94,7 @@ __all__ = [
     "Task",
     "TokenWeight",
     "Validation",
+    "Vllm",
     "WeightEntropyTop",
     "WeightFocal",
     "WeightIsClip",

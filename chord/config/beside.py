@@ -1,8 +1,9 @@
-"""Which code a recipe cannot reach, so that an edit of it concerns other arms alone. Knows names of code, no code."""
+"""Which code a training cannot reach, so that an edit of it concerns others alone. Knows names of code, no code."""
 
 from functools import cache
 
 from chord.config.recipe import MuAdaptive, MuDecay, MuGradientNorm, Recipe
+from chord.config.study import Arithmetic
 
 # Functions of chord.objective.weights, by the token weight that alone uses them.
 WEIGHTS = {
@@ -14,6 +15,24 @@ WEIGHTS = {
     "is-clip": ("clipped_probability",),
     "focal": ("focal",),
 }
+
+
+# Modules of chord that one sampler alone uses, by its name in `execution.sampler`.
+SAMPLERS = {
+    "transformers": ("chord.sampling.transformers_sampler",),
+    "vllm": ("chord.handover", "chord.sampling.checksums", "chord.sampling.vllm_sampler"),
+}
+
+
+def beside_training(recipe: Recipe, execution: Arithmetic) -> tuple[str, ...]:
+    """Modules, and single functions, that training cannot reach with this recipe on a machine used so."""
+    of_recipe = beside_recipe(recipe)  # pyright: ignore[reportArgumentType] # frozen, so hashable
+    return tuple(sorted({*of_recipe, *beside_execution(execution)}))
+
+
+def beside_execution(execution: Arithmetic) -> tuple[str, ...]:
+    """Modules that training cannot reach on a machine used so."""
+    return tuple(name for sampler, names in SAMPLERS.items() if sampler != execution.sampler for name in names)
 
 
 @cache

@@ -8,6 +8,7 @@ from chord.config.base import Count, CountOrNone, Fraction, Frozen, Name, NotNeg
 from chord.config.datasets import Dataset, Filters
 from chord.config.messages import expected
 from chord.config.recipe import Recipe
+from chord.config.vllm import Vllm
 
 
 class Architecture(Frozen):
@@ -221,6 +222,16 @@ class Arithmetic(Frozen):
     sampler_rows: Count
     logit_chunk_tokens: Count
     deterministic: bool
+    sampler: Literal["transformers", "vllm"] = Field(default="transformers", exclude_if=lambda v: v == "transformers")
+    vllm: Vllm | None = Field(default=None, exclude_if=lambda v: v is None)  # left out, as above, of every run.json
+
+    @model_validator(mode="after")
+    def _sampler_of_its_own(self) -> Self:
+        if self.vllm is not None and self.sampler != "vllm":
+            raise ValueError(f"found `vllm` with sampler {self.sampler}, expected `sampler: vllm` or no such key")
+        if self.sampler == "vllm" and self.compute_dtype == "float64" and (self.vllm is None or not self.vllm.dtype):
+            raise ValueError("found sampler vllm with compute_dtype float64, which it lacks, expected a `vllm.dtype`")
+        return self
 
 
 class Execution(Arithmetic):

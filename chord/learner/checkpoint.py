@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -38,6 +39,7 @@ class Progress:
     timing_bytes: int = 0
     validation_bytes: int = 0
     mu_state: dict[str, float] = field(default_factory=dict)
+    untold: dict[str, Any] = field(default_factory=dict)  # metrics of a step whose weights did not reach the sampler
 
 
 @contextmanager

@@ -32,6 +32,7 @@ DECIDES_NOTHING = (
     "chord.config.reading",
     "chord.config.slices",
     "chord.config.study",
+    "chord.config.vllm",
     "chord.jobs",
     "chord.provenance.digest",
     "chord.provenance.environment",

@@ -9,6 +9,10 @@ class PromptError(ValueError):
     """A prompt that cannot be answered: empty, or too long for the model's context; the message names it."""
 
 
+class StaleSampler(Exception):
+    """The sampler does not compute with the learner's weights; the message says which differ."""
+
+
 class Request(NamedTuple):
     """One response that is wanted. Its seed alone decides the random numbers, whatever else is in the batch."""
 

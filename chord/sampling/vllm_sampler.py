@@ -73,6 +73,11 @@ class VllmSampler:
                 self.llm.sleep(level=2)
             self.asleep = True
 
+    def close(self) -> None:
+        """Ends the engine, and with it every process group of this process, those of others too."""
+        with as_guest(self.engine.eager):
+            self.llm.llm_engine.engine_core.shutdown()
+
     def _forget_prefixes(self) -> None:
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("found requests in the engine, expected none between two calls; report this")

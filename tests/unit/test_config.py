@@ -46,6 +46,37 @@ MISTAKES = [
     ),
     (DEMO, "deterministic: true", "deterministic: 1", "execution.deterministic is 1, expected true or false"),
     ("config.yaml", "study: demo\n", "study: demo\nseeds: 1\n", "config.yaml: seeds is 1, expected a list"),
+    # the sampler
+    (
+        DEMO,
+        "  deterministic: true",
+        "  deterministic: true\n  sampler: vlm",
+        'execution.sampler is "vlm", expected `vllm` (nearest) or one of: transformers, v',
+    ),
+    (
+        DEMO,
+        "  deterministic: true",
+        "  deterministic: true\n  vllm: {}",
+        "execution: found `vllm` with sampler transformers, expected `sampler: vllm`",
+    ),
+    (
+        DEMO,
+        "  deterministic: true",
+        "  deterministic: true\n  sampler: vllm\n  vllm: {slep: true}",
+        "execution.vllm.slep is not a key here, expected `sleep`",
+    ),
+    (
+        DEMO,
+        "  deterministic: true",
+        "  deterministic: true\n  sampler: vllm\n  vllm: {replicas: 2}",
+        "execution.vllm: found `address` or `replicas` with",
+    ),
+    (
+        DEMO,
+        "  deterministic: true",
+        "  deterministic: true\n  sampler: vllm\n  vllm: {placement: server, sleep: true}",
+        "found `sleep: true` with placement",
+    ),
     # what is kept
     (ARMS, "    keep: last", "    keep: best", "arms.yaml: sft-light.recipe: found `keep: best` with mu constant at 1"),
     (ARMS, "keep: every}", "keep: last}", "sft-best.choose names 'sft-lr-low', which keeps last, expected an arm"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chord.config import load
-from chord.config.beside import beside_recipe
+from chord.config.beside import beside_recipe, beside_training
 from chord.jobs import expectations, run_texts
 from chord.provenance.digest import DECIDES_NOTHING, deciding_code
 from chord.records import Problem, Trace, read_lines, write_lines
@@ -115,6 +115,26 @@ def test_what_is_left_out_exists_and_is_a_part_of_the_whole_closure(name: str) -
         assert module in everything, item
         source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
         assert not function or f"\ndef {function}(" in source, item
+
+
+def trained_by(sampler: str) -> tuple[dict[str, str], str]:
+    """The deciding code of an arm of the demo with this sampler, and what its run.json says of how it is executed."""
+    execution = PROJECT.study.execution.model_copy(update={"sampler": sampler})
+    project = PROJECT.model_copy(update={"study": PROJECT.study.model_copy(update={"execution": execution})})
+    beside = beside_training(RECIPES["chord-phi"], execution)
+    return deciding_code("chord.train", beside), project.run("chord-phi", 1).execution.model_dump_json()
+
+
+def test_a_training_depends_on_the_code_of_its_own_sampler_alone() -> None:
+    """And the one of the demo is told nothing of samplers, so that its run.json is that of before there were two."""
+    ours, told = trained_by("transformers")
+    vllms, told_of_vllm = trained_by("vllm")
+    assert 'sampler"' not in told and "vllm" not in told
+    assert '"sampler":"vllm"' in told_of_vllm
+    assert [name for name in ours if "vllm" in name or "handover" in name or "checksums" in name] == []
+    assert "chord.sampling.transformers_sampler" in ours
+    assert "chord.sampling.transformers_sampler" not in vllms
+    assert {"chord.handover", "chord.sampling.vllm_sampler", "chord.sampling.vllm_worker"} <= vllms.keys()
 
 
 def test_every_job_of_the_study_has_one_entry_with_its_own_slice() -> None:

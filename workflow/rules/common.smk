@@ -11,7 +11,7 @@ from pathlib import Path
 
 from chord import jobs
 from chord.config import ConfigError, Figure, Table, load
-from chord.config.beside import beside_recipe
+from chord.config.beside import beside_training
 from chord.config.sets import answered
 from chord.provenance import freshness
 from chord.provenance.digest import OF_TRAINING, code_digest
@@ -128,12 +128,12 @@ def run_of_base(wildcards):
 
 def code_of_arm(wildcards):
     """The meaning of all code that this training can reach."""
-    return code_digest("chord.train", beside_recipe(project.arms[wildcards.arm].recipe))
+    return code_digest("chord.train", beside_training(project.arms[wildcards.arm].recipe, project.study.execution))
 
 
 def code_of_base(wildcards):
     """The meaning of all code that the training of the base model can reach."""
-    return code_digest("chord.train", beside_recipe(project.study.base_corpus.recipe))
+    return code_digest("chord.train", beside_training(project.study.base_corpus.recipe, project.study.execution))
 
 
 def model_of(arm):

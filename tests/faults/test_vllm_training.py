@@ -1,0 +1,122 @@
+"""Training with rollouts from vLLM: it repeats bit for bit, goes on after a kill, and never uses a stale sampler.
+
+One process imports vLLM and forks for each run, since the import takes longer than a run. The model is blank and has
+heads of size 32, the smallest that vLLM's attention on a CPU knows.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.small_run import command, result, small_run
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+}
+POLICY_LOSS = {"clip_low": 0.2, "clip_high": 0.2, "advantage_epsilon": 1e-6, "importance_cap": 2.0}
+PAST = 5  # steps, after which something happens to a run
+RUNS = """
+import json, os, signal, sys
+import vllm, chord.train
+from chord.sampling.vllm_worker import PolicyWeights
+
+take = PolicyWeights.take_policy
+
+def interfered(kind, past):
+    def replaced(self, version, weights=None, folder=None):
+        if kind == "kill" and version > past:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "lose" and version > past:  # the hand-over says that all is well, and nothing arrives
+            self.policy_version = version
+            return
+        take(self, version, weights, folder)
+    return replaced
+
+ends = []
+for arguments, kind, past, log in json.load(open(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        code = 99
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        try:
+            PolicyWeights.take_policy = interfered(kind, past)
+            sys.argv = ["chord.train", *arguments]
+            code = chord.train.main() or 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+        os._exit(code)
+    ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(ends))
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[int], str]]:
+    """Runs by what happened to them: the folder of outputs, exit codes of each start, what the last but one said."""
+    pytest.importorskip("vllm", reason="no vLLM is installed")
+    folder = tmp_path_factory.mktemp("runs")
+    settings = {"execution.sampler": "vllm", "execution.vllm": {"cache_gb": 0.05}}
+    values = {"model.architecture": SIZES, "recipe.steps": 8, "validation.every_steps": 6, "recipe.learning_rate": 1e-2}
+    small_run(folder, **values, **settings, **{"policy_loss": POLICY_LOSS})
+    plans = {"": 1, "kill": 2, "lose": 2}
+    jobs, places = [], []
+    for kind, starts in plans.items():
+        for start in range(starts):
+            arguments, log = command(folder, folder / f"out-{kind}"), folder / f"{kind}-{start}.log"
+            jobs.append((arguments, "" if start else kind, PAST, str(log)))
+            places.append((kind, log))
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    done = subprocess.run(
+        [sys.executable, "-c", RUNS, str(folder / "jobs.json")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ends = json.loads(done.stdout.splitlines()[-1])
+    found = {}
+    for kind in plans:
+        codes = [code for code, (one, _) in zip(ends, places, strict=True) if one == kind]
+        said = next(log for one, log in places if one == kind).read_text()
+        found[kind] = (folder / f"out-{kind}", codes, said)
+    return found
+
+
+def metrics(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_with_vllm_rollouts_learns_and_each_hand_over_is_proved(runs) -> None:
+    out, codes, said = runs[""]
+    assert codes == [0], said[-3000:]
+    steps = metrics(out)[1:]
+    assert [step["sampler"]["version"] for step in steps] == list(range(1, 9))
+    assert len({step["sampler"]["weights"] for step in steps}) == 8  # every step has other weights
+    assert all(0 < step["logp_mismatch"] < 1e-5 for step in steps)  # float32 on both sides, other kernels
+    assert all(step["rollout_tokens"] > 0 and step["grad_norm"] > 0 for step in steps)
+    assert "Traceback" not in said
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(runs) -> None:
+    """So it also repeats: of the steps after the checkpoint each is made twice, by processes of their own."""
+    out, codes, _ = runs["kill"]
+    assert codes == [-9, 0]
+    assert result(out) == result(runs[""][0])
+
+
+def test_weights_that_do_not_arrive_stop_the_run_and_are_not_lost(runs) -> None:
+    """The step that learned from good rollouts is kept: started again, the run ends with the very same bytes."""
+    out, codes, said = runs["lose"]
+    assert codes == [4, 0]
+    assert f"step {PAST + 1}: the sampler of rank 0 holds version {PAST + 1} of the weights and 21 of 21" in said
+    assert "the learner's weights are saved" in said and "Traceback" not in said
+    assert result(out) == result(runs[""][0])

@@ -1,10 +1,11 @@
-"""Problems -> one file of expert traces, or a random model's base corpus; each trace is right by construction.
+"""Problems -> one file of expert traces, or a random model's base corpus; each trace is known to be right.
 
 python -m chord.demonstrate --study config/studies/demo.yaml --traces-of expert --problems FILE --traces FILE
     --counts FILE [--tokenizer MODEL_DIR] [--manifest FILE]
 
-The expert is scripted: a written-out solver (`chord.tasks.solver`), named so in every trace. No grader is asked here,
-so that an edit of one concerns no trace; whoever trains on traces may ask the one that pays rewards about them.
+A scripted expert is a written-out solver (`chord.tasks.solver`), named so in every trace. Published traces stand in the
+dataset of the problems, which chord.prepare kept for having them. No grader is asked here, so that an edit of one
+concerns no trace; whoever trains on traces may ask the one that pays rewards about them.
 """
 
 import argparse
@@ -17,7 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chord.config import ConfigError, Study
+from chord.config import ConfigError, Lock, Study
+from chord.config.beside import beside_traces
+from chord.config.lock import read_lock, wanted_dataset
 from chord.config.slices import of_traces
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import UserError, run_verb, write_atomically
@@ -48,13 +51,20 @@ class Check:
     study: Study
     tokens: Callable[[str], int]
 
+    def misfit(self, response: str) -> str | None:
+        """Why the policy could not have written the response, whatever it says."""
+        alphabet = self.study.model.alphabet
+        if self.tokens(response) > self.study.rollouts.max_response_tokens:
+            return Outcome.TOO_LONG.value
+        if alphabet is not None and not set(response) <= set(alphabet):
+            return OUTSIDE
+        return None
+
     def fault(self, problem: Problem, solution: Solution) -> str | None:
         """Why the solution is no trace for the problem."""
-        alphabet = self.study.model.alphabet
-        if self.tokens(solution.response) > self.study.rollouts.max_response_tokens:
-            return Outcome.TOO_LONG.value
-        if alphabet is not None and not set(solution.response) <= set(alphabet):
-            return OUTSIDE
+        misfit = self.misfit(solution.response)
+        if misfit is not None:
+            return misfit
         if solution.answer != problem.answer:
             return Outcome.WRONG.value
         if not solution.response.endswith(final_form(problem.answer, self.study.grading)):
@@ -65,8 +75,9 @@ class Check:
 def main() -> None:
     """Writes and checks everything, then puts it in files."""
     args = _arguments()
-    study = read_study(args.study)
-    decided_by = of_traces(study, args.traces_of)
+    root, study = args.study.resolve().parents[2], read_study(args.study)
+    lock = read_lock(root, study.name)
+    decided_by = of_traces(study, args.traces_of, lock)
     problems = read_lines(args.problems, Problem)
     recording = nullcontext()
     if args.manifest:
@@ -74,15 +85,20 @@ def main() -> None:
             args.manifest,
             verb="chord.demonstrate",
             step="data",
-            without=OF_TRAINING,
+            without=OF_TRAINING + beside_traces(study, args.traces_of),
             decided_by=decided_by,
             inputs={"problems": args.problems} | ({"tokenizer": args.tokenizer} if args.tokenizer else {}),
             outputs={"traces": args.traces, "counts": args.counts},
-            seeds={"data": study.data.seed} if args.traces_of == "base" else {},
+            seeds={"data": study.data.seed} if args.traces_of == "base" or study.expert.source == "published" else {},
         )
     with recording:
         measure, measured = measured_in(study, args.tokenizer)
-        written = write(args.traces_of, study, problems, Check(study, measure), args.problems)
+        check = Check(study, measure)
+        if args.traces_of != "base" and study.expert.source == "published":
+            found = _published(check, problems, args.problems, root, lock)
+            written = whole(args.traces_of, found, problems, args.problems)
+        else:
+            written = write(args.traces_of, study, problems, check, args.problems)
         write_atomically(args.traces, write_lines(written.traces))
         told = counts(args.traces_of, written, writer(args.traces_of, study), measured)
         write_atomically(args.counts, json.dumps(told, indent=1) + "\n")
@@ -107,13 +123,37 @@ def write(name: str, study: Study, problems: list[Problem], check: Check, file: 
     else:
         assert study.expert.source == "scripted"
         wanted = [(problem, study.expert.style) for problem in problems]
-    found = _traces(wanted, study, writer(name, study), check)
+    return whole(name, _traces(wanted, study, writer(name, study), check), problems, file)
+
+
+def whole(name: str, found: Written, problems: list[Problem], file: Path) -> Written:
+    """`found`. Raises UserError if no trace is in it, or if a training prompt is left without its trace."""
     if not found.traces or (name == "aligned" and found.rejected):
         raise UserError(
             f"{file}: found {found.rejected.total()} of {len(problems)} problems without a right {name} trace"
             f" ({dict(found.rejected)}), expected {'one each' if name == 'aligned' else 'some'};"
             " change expert.style, rollouts.max_response_tokens or the task"
         )
+    return found
+
+
+def _published(check: Check, problems: list[Problem], file: Path, root: Path, lock: Lock | None) -> Written:
+    """The traces of the problems that stand in the dataset which these were drawn from."""
+    from chord.provenance.fetched import checked_files
+    from chord.tasks.published import published
+    from chord.tasks.rows import read_rows
+
+    study, found = check.study, Written()
+    dataset = study.tasks[problems[0].task].dataset
+    files = checked_files(root, study.name, lock, wanted_dataset(study, dataset))
+    columns = {name: study.datasets[dataset].columns[name] for name in ("question", "generations")}
+    for trace in published(problems, read_rows(files, columns), study.data.seed, study.expert.name, file):
+        fault = check.misfit(trace.response)
+        if fault is not None:
+            found.rejected[fault] += 1
+            continue
+        found.traces.append(trace)
+        found.tokens.append(check.tokens(trace.response))
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chord.config import Project, Table, slices
-from chord.config.beside import beside_training
+from chord.config.beside import beside_problems, beside_traces, beside_training
 from chord.config.sets import BENCHMARK, problem_sets, trace_sets
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.freshness import Expected
@@ -41,16 +41,20 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
         place = (
             f"data/benchmarks/{name.removeprefix(BENCHMARK)}" if name.startswith(BENCHMARK) else f"data/problems/{name}"
         )
-        yield f"{place}.manifest.json", Expected("chord.prepare", OF_TRAINING, "data", slices.of_problems(study, name))
+        beside, decided = OF_TRAINING + beside_problems(study, name), slices.of_problems(study, name, project.lock)
+        yield f"{place}.manifest.json", Expected("chord.prepare", beside, "data", decided)
     for name in trace_sets(study):
-        decided = slices.of_traces(study, name)
-        yield f"data/traces/{name}.manifest.json", Expected("chord.demonstrate", OF_TRAINING, "data", decided)
+        beside, decided = OF_TRAINING + beside_traces(study, name), slices.of_traces(study, name, project.lock)
+        yield f"data/traces/{name}.manifest.json", Expected("chord.demonstrate", beside, "data", decided)
     if study.base_corpus:
         beside = beside_training(study.base_corpus.recipe, study.execution)
         yield "models/base/train.manifest.json", Expected("chord.train", beside, "train", {})
     if study.model.source == "package":
         decided = slices.of_package(study)
         yield "models/base/unpack.manifest.json", Expected("chord.unpack", OF_TRAINING, "train", decided)
+    if study.model.source == "hub":
+        decided = slices.of_fetched(study, project.lock)
+        yield "models/base/adopt.manifest.json", Expected("chord.adopt", OF_TRAINING, "data", decided)
     tasks = {name: read_benchmark(root, study, name).definition for name in study.benchmarks}
     for seed in project.seeds:
         for name, arm in project.arms.items():

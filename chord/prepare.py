@@ -1,6 +1,10 @@
 """Raw problems -> one set of a study's problems: a split, the base corpus or a benchmark; no two sets share a prompt.
 
 python -m chord.prepare --study config/studies/demo.yaml --set train --problems FILE --counts FILE [--manifest FILE]
+    [--apart-from FILE ...] [--benchmarks FILE ...] [--tokenizer MODEL_DIR]
+
+Which prompts of a generator may serve which set is decided by their hash. Rows of a dataset of a hub are too few for
+that: there a set is told which other sets it must be apart from, and which benchmarks no question of it may overlap.
 """
 
 import argparse
@@ -11,6 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from chord.config.beside import beside_problems
+from chord.config.lock import read_lock
+from chord.config.sets import source_of
 from chord.config.slices import of_problems
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import run_verb, write_atomically
@@ -23,25 +30,36 @@ from chord.tasks.studies import read_study
 def main() -> None:
     """Draws the whole set, then writes it: one that cannot be filled leaves no file behind."""
     args = _arguments()
-    study = read_study(args.study)
-    decided_by = of_problems(study, args.set)
+    root, study = args.study.resolve().parents[2], read_study(args.study)
+    lock = read_lock(root, study.name)
+    decided_by = of_problems(study, args.set, lock)
+    inputs = {f"apart from {path.stem}": path for path in args.apart_from}
+    inputs |= {f"benchmark {path.stem}": path for path in args.benchmarks}
+    inputs |= {"tokenizer": args.tokenizer} if args.tokenizer else {}
     recording = nullcontext()
     if args.manifest:
         recording = Manifest.recording(
             args.manifest,
             verb="chord.prepare",
             step="data",
-            without=OF_TRAINING,
+            without=OF_TRAINING + beside_problems(study, args.set),
             decided_by=decided_by,
-            inputs={},
+            inputs=inputs,
             outputs={"problems": args.problems, "counts": args.counts},
             seeds={"data": study.data.seed},
         )
     with recording:
-        drawn = draw(study, args.set)
-        write_atomically(args.problems, write_lines(drawn.problems))
-        write_atomically(args.counts, json.dumps(counts(args.set, drawn), indent=1) + "\n")
-    print(f"{args.set}: {len(drawn.problems)} problems of {drawn.drawn} drawn", flush=True)
+        if source_of(study, args.set) == "hub":
+            from chord.tasks.hub_set import Beside, hub_set
+
+            beside = Beside(args.apart_from, args.benchmarks, args.tokenizer)
+            problems, told = hub_set(study, args.set, root, lock, beside)
+        else:
+            drawn = draw(study, args.set)
+            problems, told = drawn.problems, counts(args.set, drawn)
+        write_atomically(args.problems, write_lines(problems))
+        write_atomically(args.counts, json.dumps(told, indent=1) + "\n")
+    print(f"{args.set}: {len(problems)} problems of {told['drawn']} drawn", flush=True)
 
 
 def counts(name: str, drawn: Draw) -> dict[str, Any]:
@@ -65,6 +83,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--set", required=True, help="train, validation, expert, base or benchmark:NAME")
     parser.add_argument("--problems", type=Path, required=True, help="file for the problems")
     parser.add_argument("--counts", type=Path, required=True, help="file for what was drawn, dropped and kept")
+    of_hub = "of problems from a hub: "
+    parser.add_argument(
+        "--apart-from", type=Path, nargs="*", default=[], help=f"{of_hub}sets with which none is shared"
+    )
+    parser.add_argument("--benchmarks", type=Path, nargs="*", default=[], help=f"{of_hub}benchmarks that none overlaps")
+    parser.add_argument("--tokenizer", type=Path, help=f"{of_hub}folder of the study's model, to measure texts")
     parser.add_argument("--manifest", type=Path, help="file for what this command read, ran on and wrote")
     return parser.parse_args()
 

@@ -1,9 +1,10 @@
-"""Which code a training cannot reach, so that an edit of it concerns others alone. Knows names of code, no code."""
+"""Which code a training or a set cannot reach, so that an edit of it concerns others alone. Knows names, no code."""
 
 from functools import cache
 
 from chord.config.recipe import MuAdaptive, MuDecay, MuGradientNorm, Recipe
-from chord.config.study import Arithmetic
+from chord.config.sets import source_of
+from chord.config.study import Arithmetic, Study
 
 # Functions of chord.objective.weights, by the token weight that alone uses them.
 WEIGHTS = {
@@ -60,3 +61,15 @@ def beside_recipe(recipe: Recipe) -> tuple[str, ...]:
     if recipe.init != "random":
         beside.append("chord.learner.blank")
     return tuple(sorted(beside))
+
+
+def beside_problems(study: Study, problems: str) -> tuple[str, ...]:
+    """Modules that drawing this set of problems cannot reach."""
+    return ("chord.tasks.hub_set",) if source_of(study, problems) == "generator" else ()
+
+
+def beside_traces(study: Study, traces: str) -> tuple[str, ...]:
+    """Modules that writing this set of traces cannot reach."""
+    if traces != "base" and study.expert.source == "published":
+        return ()
+    return ("chord.provenance.fetched", "chord.tasks.published", "chord.tasks.rows")

@@ -7,7 +7,7 @@ from collections import Counter
 
 from chord.config.base import ConfigError
 from chord.config.messages import expected
-from chord.config.study import BaseCorpus, Study
+from chord.config.study import BaseCorpus, Split, Study
 
 BENCHMARK = "benchmark:"
 SPLITS = ("train", "validation", "expert")
@@ -43,11 +43,29 @@ def sizes(study: Study, problems: str) -> dict[str, int]:
     if problems == "base":
         assert study.base_corpus is not None
         return task_sizes(study.base_corpus)
-    if problems in SPLITS:
-        split = getattr(study.data, problems)
-    else:
-        split = study.benchmarks[problems.removeprefix(BENCHMARK)].problems
+    split = split_of(study, problems)
     return {split.task: split.size}
+
+
+def split_of(study: Study, problems: str) -> Split:
+    """Task and size of a set that is drawn from one task: any but `base`."""
+    if problems in SPLITS:
+        return getattr(study.data, problems)
+    return study.benchmarks[problems.removeprefix(BENCHMARK)].problems
+
+
+def source_of(study: Study, problems: str) -> str:
+    """Where the problems of a set come from: `generator`, which the base corpus always has, or `hub`."""
+    checked(problems, problem_sets(study), study)
+    return "generator" if problems == "base" else study.tasks[split_of(study, problems).task].source
+
+
+def apart_from(study: Study, problems: str) -> list[str]:
+    """The sets whose prompts a set out of a hub must not have: those before it, RL taking what remains (A.2)."""
+    order = ("expert", "validation", "train")
+    if problems not in order or source_of(study, problems) == "generator":
+        return []
+    return list(order[: order.index(problems)])
 
 
 def place(study: Study, problems: str) -> int:

@@ -8,17 +8,31 @@ computes must never come from here, since the code of this module is no part of 
 from typing import Any
 
 from chord.config.artefacts import Table
+from chord.config.lock import Lock, Wanted, wanted_dataset, wanted_model
 from chord.config.project import Project
-from chord.config.sets import checked, part_sizes, place, sizes, trace_sets
+from chord.config.sets import (
+    BENCHMARK,
+    answered,
+    apart_from,
+    checked,
+    part_sizes,
+    place,
+    sizes,
+    source_of,
+    split_of,
+    trace_sets,
+)
 from chord.config.study import Execution, Study, Task
 
 # Values that say how a machine is used: they move no bit of any result, or are given to jobs by the workflow.
 HOW_NOT_WHAT = ("cpu_threads", "checkpoint_every_steps", "checkpoint_every_minutes")
 
 
-def of_problems(study: Study, problems: str) -> dict[str, Any]:
+def of_problems(study: Study, problems: str, lock: Lock | None = None) -> dict[str, Any]:
     """What decides one set of problems: `train`, `validation`, `expert`, `base` or `benchmark:NAME`."""
     wanted = sizes(study, problems)
+    if source_of(study, problems) == "hub":
+        return _of_hub_set(study, problems, lock)
     return {
         "set": problems,
         "seed": study.data.seed,
@@ -30,10 +44,13 @@ def of_problems(study: Study, problems: str) -> dict[str, Any]:
     }
 
 
-def of_traces(study: Study, traces: str) -> dict[str, Any]:
+def of_traces(study: Study, traces: str, lock: Lock | None = None) -> dict[str, Any]:
     """What decides one file of traces beside its problems: `expert`, `aligned` or `base`. Rewards do not."""
     checked(traces, trace_sets(study), study)
+    of_hub = study.expert.source == "published" and traces != "base"
+    dataset = study.tasks[split_of(study, answered(traces)).task].dataset if of_hub else ""
     return {
+        **({"seed": study.data.seed, "dataset": _of_dataset(study, dataset, lock)} if of_hub else {}),
         "traces": traces,
         **(_of_corpus(study) if traces == "base" else {"expert": study.expert.model_dump(mode="json")}),
         "grader": study.grading.grader,
@@ -88,6 +105,43 @@ def of_page(project: Project, studies: list[str]) -> dict[str, Any]:
     left_out: Any = {"study": {"execution": set(HOW_NOT_WHAT)}, "choice": {"seeds"}, "lock": True}
     whole = project.model_dump(mode="json", exclude=left_out)
     return whole | {"seeds": list(project.seeds), "studies": studies}
+
+
+def of_fetched(study: Study, lock: Lock | None) -> dict[str, Any]:
+    """What decides a base model that was fetched from a hub."""
+    return {"model": study.model.model_dump(mode="json"), "fetched": _pinned(lock, wanted_model(study))}
+
+
+def _of_hub_set(study: Study, problems: str, lock: Lock | None) -> dict[str, Any]:
+    split, is_benchmark = split_of(study, problems), problems.startswith(BENCHMARK)
+    task = study.tasks[split.task]
+    needs_grades = bool(task.filters and task.filters.generations)
+    return {
+        "set": problems,
+        "seed": study.data.seed,
+        "split": split.model_dump(mode="json"),
+        "task": _of_task(task),
+        "dataset": _of_dataset(study, task.dataset, lock),
+        "apart_from": apart_from(study, problems),
+        "max_prompt_tokens": None if is_benchmark else study.rollouts.max_prompt_tokens,
+        "grading": study.grading.form.model_dump(mode="json") if needs_grades else None,
+    }
+
+
+def _of_dataset(study: Study, dataset: str, lock: Lock | None) -> dict[str, Any]:
+    return {
+        "columns": study.datasets[dataset].columns,
+        "files": study.datasets[dataset].files,
+        "fetched": _pinned(lock, wanted_dataset(study, dataset)),
+    }
+
+
+def _pinned(lock: Lock | None, wanted: Wanted) -> dict[str, Any]:
+    """The repository as the lock file has it; nothing where it was never fetched."""
+    locked = lock.find(wanted) if lock else None
+    commit = locked.commit if locked else None
+    files = {name: file.sha256 for name, file in sorted(locked.files.items())} if locked else {}
+    return {"repository": wanted.name, "revision": wanted.revision, "commit": commit, "files": files}
 
 
 def _of_task(task: Task) -> dict[str, Any]:

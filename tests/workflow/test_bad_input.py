@@ -62,6 +62,9 @@ def test_a_wrong_value_on_the_command_line_is_told_as_such(tmp_path: Path) -> No
     tree = copied(tmp_path / "a tree")
     told = snakemake(tree, "--dry-run", "--config", "study=dmeo")
     assert told.returncode == 1
-    assert told.stdout.splitlines()[-1] == '--config: study is "dmeo", expected `demo` (nearest) or one of: demo, small'
+    assert (
+        told.stdout.splitlines()[-1]
+        == '--config: study is "dmeo", expected `demo` (nearest) or one of: demo, math, small'
+    )
     told = snakemake(tree, "--dry-run", "--config", "seeds=[1, 1]", "sead=1")
     assert told.stdout.splitlines()[-1].startswith("--config: sead is not a key here, expected `seeds` (nearest)")

@@ -36,7 +36,7 @@ def rules() -> dict[str, str]:
 
 
 def test_rules_are_one_command_each_without_python_in_them() -> None:
-    assert len(rules()) == 17
+    assert len(rules()) == 18
     for name, text in RULES.items():
         assert not re.search(r"\blambda\b|^\s*(?:run|script|notebook|wrapper):", text, flags=re.MULTILINE), name
     for name, body in rules().items():
@@ -46,6 +46,8 @@ def test_rules_are_one_command_each_without_python_in_them() -> None:
             verb = re.search(r"python -m (chord\.\w+)", body)
             assert verb, name
             codes = {"train_base": "code_of_base", "train": "code_of_arm", "train_sft": "code_of_arm"}
+            codes |= {"prepare": "code_of_set", "prepare_benchmark": "code_of_benchmark"}
+            codes |= {"demonstrate": "code_of_traces"}
             assert re.search(codes.get(name, f'code=code_digest\\("{verb[1]}"'), body), name
         if name != "all" and "    output:\n" in body:
             assert re.search(r'because=because\("[^"]*(?:manifest|run)\.json"\)', body), name

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from chord import jobs
 from chord.config import ConfigError, Figure, Table, load
-from chord.config.beside import beside_training
-from chord.config.sets import answered
+from chord.config.beside import beside_problems, beside_traces, beside_training
+from chord.config.sets import BENCHMARK, answered, apart_from, source_of
 from chord.provenance import freshness
 from chord.provenance.digest import OF_TRAINING, code_digest
 from chord.provenance.files import UserError
@@ -103,12 +103,54 @@ def problems_to_solve(wildcards):
     return f"results/{{study}}/data/problems/{answered(wildcards.traces)}.jsonl"
 
 
+def beside_set(wildcards):
+    """What a set out of a hub is drawn beside: sets to be apart from, benchmarks not to overlap, the model's folder."""
+    if source_of(project.study, wildcards.set) == "generator":
+        return {}
+    problems, benchmarks = "results/{{study}}/data/problems/{}.jsonl", "results/{{study}}/data/benchmarks/{}.jsonl"
+    files = {"apart-from": [problems.format(name) for name in apart_from(project.study, wildcards.set)]}
+    files |= {"benchmarks": [benchmarks.format(name) for name in project.study.benchmarks]}
+    return files | {"tokenizer": "results/{study}/models/base/model"}
+
+
+def beside_traces_of(wildcards):
+    """What published traces are measured by; others are measured in characters."""
+    published = project.study.expert.source == "published" and wildcards.traces != "base"
+    return {"tokenizer": "results/{study}/models/base/model"} if published else {}
+
+
+def as_many_flags(wildcards, input):
+    """What a job reads beside its problems, as flags of the same names with one or more files each."""
+    beside = {name: files for name, files in input.items() if name not in ("because", "problems") and files}
+    listed = {name: [files] if isinstance(files, str) else files for name, files in beside.items()}
+    return " ".join(f"--{name} {' '.join(map(shlex.quote, files))}" for name, files in listed.items())
+
+
+def code_of_set(wildcards):
+    """The meaning of all code that drawing this set can reach."""
+    return code_digest("chord.prepare", OF_TRAINING + beside_problems(project.study, wildcards.set))
+
+
+def code_of_benchmark(wildcards):
+    """The meaning of all code that drawing this benchmark can reach."""
+    benchmark = f"{BENCHMARK}{wildcards.benchmark}"
+    return code_digest("chord.prepare", OF_TRAINING + beside_problems(project.study, benchmark))
+
+
+def code_of_traces(wildcards):
+    """The meaning of all code that writing these traces can reach."""
+    return code_digest("chord.demonstrate", OF_TRAINING + beside_traces(project.study, wildcards.traces))
+
+
 def data_below(recipes, benchmarks, every):
     """All files of the data jobs below trainings with these recipes, the base model's own, and these benchmarks."""
     base = ["base"] if project.study.base_corpus else []
     traces = {*base, *(recipe.traces for recipe in recipes if recipe.needs_experts)}
     sets = {*map(answered, traces), *(["validation"] if recipes or base else [])}
     sets |= {"train"} if any(recipe.needs_rollouts for recipe in recipes) else set()
+    sets |= {one for name in sets for one in apart_from(project.study, name)}
+    drawn_from_hub = sets and source_of(project.study, "train") == "hub"
+    benchmarks = list(project.study.benchmarks) if drawn_from_hub else benchmarks
     files = every(rules.prepare.output, set=sorted(sets)) + every(rules.demonstrate.output, traces=sorted(traces))
     return files + every(rules.prepare_benchmark.output, benchmark=benchmarks)
 
@@ -297,8 +339,8 @@ def files_of(artefact):
 def files_below(artefact, every):
     """All files of all jobs that the artefact stands on; `every` expands study and seeds."""
     trained_base, arms = rules.describe_base.output + rules.train_base.output, arms_below([artefact])
-    base = {"random": trained_base, "package": rules.unpack_base.output}.get(project.study.model.source, [])
-    files = every(base)
+    made = {"random": trained_base, "package": rules.unpack_base.output, "hub": rules.adopt_base.output}
+    files = every(made[project.study.model.source])
     sft = [name for name in arms if project.arms[name].only_imitates]
     files += every(rules.describe_run.output + rules.train_sft.output, arm=sft)
     sampled = [name for name in arms if project.arms[name].samples_rollouts]

@@ -3,6 +3,7 @@
 
 rule prepare:
     input:
+        unpack(beside_set),
         because=because("data/problems/{set}.manifest.json"),
     output:
         problems="results/{study}/data/problems/{set}.jsonl",
@@ -18,11 +19,12 @@ rule prepare:
     conda:
         "../../envs/data.yaml"
     params:
-        code=code_digest("chord.prepare", OF_TRAINING),
+        code=code_of_set,
+        beside=as_many_flags,
     message:
         "Drawing the {wildcards.set} problems of study {wildcards.study}"
     shell:
-        "python -m chord.prepare --study config/studies/{wildcards.study}.yaml --set {wildcards.set}"
+        "python -m chord.prepare --study config/studies/{wildcards.study}.yaml --set {wildcards.set} {params.beside}"
         " --problems {output.problems} --counts {output.counts} --manifest {output.manifest} > {log} 2>&1"
 
 
@@ -41,7 +43,7 @@ rule prepare_benchmark:
     conda:
         "../../envs/data.yaml"
     params:
-        code=code_digest("chord.prepare", OF_TRAINING),
+        code=code_of_benchmark,
     message:
         "Drawing the problems of benchmark {wildcards.benchmark} of study {wildcards.study}"
     shell:
@@ -51,6 +53,7 @@ rule prepare_benchmark:
 
 rule demonstrate:
     input:
+        unpack(beside_traces_of),
         problems=problems_to_solve,
         because=because("data/traces/{traces}.manifest.json"),
     output:
@@ -67,10 +70,11 @@ rule demonstrate:
     conda:
         "../../envs/data.yaml"
     params:
-        code=code_digest("chord.demonstrate", OF_TRAINING),
+        code=code_of_traces,
+        beside=as_many_flags,
     message:
         "Writing the {wildcards.traces} traces of study {wildcards.study}"
     shell:
         "python -m chord.demonstrate --study config/studies/{wildcards.study}.yaml --traces-of {wildcards.traces}"
-        " --problems {input.problems} --traces {output.traces}"
+        " {params.beside} --problems {input.problems} --traces {output.traces}"
         " --counts {output.counts} --manifest {output.manifest} > {log} 2>&1"

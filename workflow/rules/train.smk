@@ -83,6 +83,28 @@ rule unpack_base:
         " --manifest {output.manifest} > {log} 2>&1"
 
 
+rule adopt_base:
+    input:
+        because=because("models/base/adopt.manifest.json"),
+    output:
+        model=directory("results/{study}/models/base/model"),
+        manifest="results/{study}/models/base/adopt.manifest.json",
+    log:
+        "results/{study}/models/base/adopt.log",
+    wildcard_constraints:
+        study=study_with("hub"),
+    priority: 100
+    conda:
+        "../../envs/data.yaml"
+    params:
+        code=code_digest("chord.adopt", OF_TRAINING),
+    message:
+        "Checking the fetched base model of study {wildcards.study} against its lock file"
+    shell:
+        "python -m chord.adopt --study config/studies/{wildcards.study}.yaml --model {output.model}"
+        " --manifest {output.manifest} > {log} 2>&1"
+
+
 rule describe_run:
     input:
         because=because("runs/{arm}/seed-{seed}/run.json"),

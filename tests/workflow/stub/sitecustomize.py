@@ -8,8 +8,8 @@ import sys
 
 # Of each verb: flags of what it reads, and of what it writes; a name that ends in `/` is a folder with one file in it.
 FLAGS = {
-    "prepare": ((), ("problems", "counts")),
-    "demonstrate": (("problems",), ("traces", "counts")),
+    "prepare": (("tokenizer",), ("problems", "counts")),
+    "demonstrate": (("problems", "tokenizer"), ("traces", "counts")),
     "train": (
         ("run", "start", "prompts", "traces", "solved", "validation"),
         ("model/", "metrics", "timing", "tensorboard/", "validation-answers", "candidates/"),
@@ -17,6 +17,7 @@ FLAGS = {
     "validate": (("answers", "problems"), ("validation",)),
     "choose": ((), ("model/", "metrics", "validation", "chosen")),
     "unpack": ((), ("model/",)),
+    "adopt": ((), ("model/",)),
     "generate": (("model", "problems"), ("answers",)),
     "score": (("answers", "problems"), ("scores",)),
     "tabulate": ((), ("json", "markdown", "html")),

@@ -1,0 +1,83 @@
+"""A base model that `chord fetch` brought -> the folder of the study's base model, checked against the lock file.
+
+python -m chord.adopt --study config/studies/math.yaml --model OUT --manifest OUT
+
+Files are linked where results/ lies on the same file system, else copied: a model is not kept twice without need.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+
+from chord.config import slices
+from chord.config.lock import read_lock, wanted_model
+from chord.provenance.digest import OF_TRAINING
+from chord.provenance.fetched import checked_files
+from chord.provenance.files import UserError, atomic_folder, run_verb
+from chord.provenance.manifest import Manifest
+from chord.tasks.studies import read_study
+
+VERB = "chord.adopt"
+
+
+def main() -> None:
+    """Checks every file of the model, then puts it where the study's trainings start from."""
+    args = _arguments()
+    root, study = args.study.resolve().parents[2], read_study(args.study)
+    if study.model.source != "hub":
+        raise UserError(
+            f"config/studies/{study.name}.yaml: model.source is {study.model.source}, expected `hub`: there is nothing"
+            " that was fetched"
+        )
+    lock = read_lock(root, study.name)
+    with Manifest.recording(
+        args.manifest,
+        verb=VERB,
+        step="data",
+        without=OF_TRAINING,
+        decided_by=slices.of_fetched(study, lock),
+        inputs={},
+        outputs={"model": args.model},
+    ):
+        files = checked_files(root, study.name, lock, wanted_model(study))
+        _check_chat(files)
+        with atomic_folder(args.model) as made:
+            for name, path in files:
+                _place(path, made / name)
+    print(f"{study.model.name}: {len(files)} files as in the lock file", flush=True)
+
+
+def _check_chat(files: list[tuple[str, Path]]) -> None:
+    """Raises UserError for a model that cannot be asked: no chat template, no end token."""
+    named = dict(files)
+    file = named.get("tokenizer_config.json")
+    found = json.loads(file.read_text(encoding="utf-8")) if file else {}
+    has_template = bool(found.get("chat_template")) or any(name.startswith("chat_template.") for name in named)
+    if not has_template or not found.get("eos_token"):
+        raise UserError(
+            f"{file or 'tokenizer_config.json'}: found no chat template or no end token, expected the model of a chat;"
+            " name another in `model`"
+        )
+
+
+def _place(path: Path, target: Path) -> None:
+    """`target` is the file `path`: the same one where that can be, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(path, target)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=VERB, description="Take a fetched model as the base model of a study.")
+    parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
+    parser.add_argument("--model", type=Path, required=True, help="folder to put the model and its tokenizer in")
+    parser.add_argument("--manifest", type=Path, required=True, help="JSON: where the model comes from")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_verb(VERB, main)

@@ -10,6 +10,7 @@ COMMANDS = {
     "audit": "check a study, or one number of it, from the table down to the raw data",
     "plan": "say what a target would cost: jobs, hours, memory, disk",
     "why": "say for each job of a target why it would run",
+    "doctor": "check that a profile fits the Slurm cluster that it is for",
     "diff": "the first thing in which two runs differ",
     "export": "write the provenance of a study as an RO-Crate",
 }

@@ -67,12 +67,14 @@ PartitionName=gpu Nodes=ALL MaxTime=1-0 State=UP
 class Cluster:
     """Nodes n1, n2, ... with some GPUs each, in partitions `cpu` and `gpu`. A context: it runs within `with`."""
 
-    def __init__(self, nodes: int = 4, cpus: int = 4, memory_mb: int = 8000, gpus: int = 2, kill_wait: int = 2) -> None:
+    def __init__(
+        self, nodes: int = 4, cpus: int = 16, memory_mb: int = 256_000, gpus: int = 2, kill_wait: int = 2
+    ) -> None:
         self.nodes = tuple(f"n{number}" for number in range(1, nodes + 1))
         self.root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # short: sockets have at most 107 characters
         self._size = (cpus, memory_mb, gpus)
         self._kill_wait = kill_wait
-        self._daemons: dict[str, subprocess.Popen[str]] = {}
+        self.daemons: dict[str, subprocess.Popen[str]] = {}
         self._machine: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "Cluster":
@@ -95,7 +97,7 @@ class Cluster:
                 self._machine.wait(30)
             except subprocess.TimeoutExpired:
                 self._machine.kill()
-        for daemon in self._daemons.values():
+        for daemon in self.daemons.values():
             daemon.wait(30)
         shutil.rmtree(self.root, ignore_errors=True)
 
@@ -142,25 +144,25 @@ class Cluster:
 
     def node_kill(self, node: str) -> None:
         """The node's sudden death: slurmd and all that runs there, at once. Slurm notices after SlurmdTimeout, 10 s."""
-        daemon = self._daemons.pop(node)
-        os.kill(_child(_child(daemon.pid)), signal.SIGKILL)  # process 1 of the node
+        os.kill(process_one(self, node), signal.SIGKILL)
+        daemon = self.daemons.pop(node)
         daemon.wait(30)  # unshare waits for process 1, which the kernel lets go after all others
 
     def node_start(self, node: str) -> None:
         """The node boots, and is back when this returns."""
         own = (*unshare(), "sh", "-c", f"hostname {node}; slurmd -D -N {node}; exit")
-        self._daemons[node] = self._daemon(*own)
+        self.daemons[node] = self._daemon(*own)
         self.wait_for(lambda: node in self._answering(), f"{node} is up")
 
     def controller_stop(self) -> None:
         """The central daemon saves what it knows, and ends; jobs run on."""
-        daemon = self._daemons.pop("slurmctld")
+        daemon = self.daemons.pop("slurmctld")
         signal_inside(daemon, signal.SIGTERM)
         daemon.wait(30)
 
     def controller_start(self) -> None:
         """The central daemon starts, with the jobs that it knew."""
-        self._daemons["slurmctld"] = self._daemon("slurmctld", "-D")
+        self.daemons["slurmctld"] = self._daemon("slurmctld", "-D")
         self.wait_for(lambda: "UP" in self.run("scontrol", "ping", check=False), "slurmctld answers")
 
     def wait_for(self, holds: Callable[[], Any], what: str, timeout: float = 60) -> None:
@@ -220,7 +222,7 @@ class Cluster:
         files = {"key-file": key, "socket": socket, "pid-file": self.root / "run/munged.pid"}
         files |= {"log-file": self.root / "log/munged.log", "seed-file": self.root / "munge/seed"}
         options = [f"--{name}={path}" for name, path in files.items()]
-        self._daemons["munged"] = self._daemon("munged", "--foreground", "--force", "--num-threads=4", *options)
+        self.daemons["munged"] = self._daemon("munged", "--foreground", "--force", "--num-threads=4", *options)
         self.wait_for(lambda: "Success" in self._munge(socket), "munged answers")
 
     def _munge(self, socket: Path) -> str:
@@ -252,6 +254,11 @@ def signal_inside(process: subprocess.Popen[str], number: signal.Signals) -> Non
     """Signal the command that `Cluster.popen` started; nothing happens if it has ended."""
     with suppress(OSError, ValueError):
         os.kill(_child(process.pid), number)
+
+
+def process_one(cluster: Cluster, node: str) -> int:
+    """The first process of a node, whose namespaces are those of all that runs there."""
+    return _child(_child(cluster.daemons[node].pid))
 
 
 def processes_of(root: Path) -> list[int]:

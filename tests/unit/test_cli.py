@@ -38,11 +38,13 @@ def test_a_command_runs_as_its_module_does_with_its_arguments_and_its_exit_code(
 def test_without_a_command_those_that_exist_are_listed_and_none_is_loaded(folder: Path, arguments: list[str]) -> None:
     done = chord(folder, *arguments)
     listed = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
-    assert (done.returncode, listed, done.stderr) == (0, ["audit", "why", "diff", "export"], "")
+    assert (done.returncode, listed, done.stderr) == (0, ["audit", "plan", "why", "doctor", "diff", "export"], "")
 
 
 def test_an_unknown_command_ends_with_the_names_of_those_there_are(folder: Path) -> None:
     for name in ("audti", "train", "cli", "chord.audit"):
         done = chord(folder, name)
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == f"chord: found command '{name}', expected one of: audit, why, diff, export\n"
+        assert (
+            done.stderr == f"chord: found command '{name}', expected one of: audit, plan, why, doctor, diff, export\n"
+        )

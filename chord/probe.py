@@ -1,0 +1,148 @@
+"""A small job that looks at a node from within: does it see the results folder, and is its Python the same one.
+
+python -m chord.probe FOLDER      # what the job runs: reads FOLDER/login.json, writes FOLDER/node.json
+"""
+
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from chord import cluster
+from chord.provenance.files import UserError, run_verb, write_atomically
+
+PACKAGES = ("torch", "transformers", "safetensors", "snakemake", "snakemake-executor-plugin-slurm-jobstep")
+SEEN_SECONDS = 60.0  # for a file of an ended job to appear, as `latency-wait` in profiles/slurm
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `change` says what to do where it is not well, `note` what else to know."""
+
+    found: str
+    change: str = ""
+    note: str = ""
+
+    def __str__(self) -> str:
+        head = "CHANGE" if self.change else "note" if self.note else "ok"
+        more = self.change or self.note
+        return f"{head:8}{self.found}" + (f"\n        -> {more}" if more else "")
+
+
+def main() -> None:
+    """Write what is found here beside what the login node wrote."""
+    folder = Path(sys.argv[1])
+    written = json.loads((folder / "login.json").read_text(encoding="utf-8"))
+    write_atomically(folder / "node.json", json.dumps(described() | {"written": written["written"]}))
+
+
+def described() -> dict[str, object]:
+    """This machine, its Python, and the versions of what training needs; torch is really imported."""
+    import torch
+
+    here = {"host": socket.gethostname(), "python": sys.version.split()[0], "gpus_of_torch": torch.cuda.device_count()}
+    here |= {"cuda_of_torch": torch.version.cuda}
+    return here | {"gpus_of_slurm": os.environ.get("CUDA_VISIBLE_DEVICES", ""), "packages": _versions()}
+
+
+def ask_a_node(options: str, gpus: int, seconds: float, place: Path) -> Iterator[Finding]:
+    """What a job with these options of sbatch finds on its node; `place` is the profile."""
+    Path("results").mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir="results")).resolve()
+    try:
+        yield from _asked(folder, options, gpus, seconds, place)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _asked(folder: Path, options: str, gpus: int, seconds: float, place: Path) -> Iterator[Finding]:
+    here = {"written": time.time_ns(), "python": sys.version.split()[0], "packages": _versions()}
+    write_atomically(folder / "login.json", json.dumps(here))
+    command = shlex.join([sys.executable, "-m", "chord.probe", str(folder)])
+    call = f"sbatch --parsable {options} --chdir={shlex.quote(os.getcwd())} --output={shlex.quote(str(folder / 'log'))}"
+    try:
+        job = cluster.told("bash", "-c", f"{call} --wrap {shlex.quote(command)}").strip().split(";")[0]
+    except UserError as error:
+        yield Finding(f"sbatch refuses: {error}", f"change what it names in {place}")
+        return
+    state = _ended(job, folder / "node.json", seconds)
+    if state in cluster.UNFINISHED:
+        subprocess.run(["scancel", job], check=False)
+        change = f"wait longer (--wait), or name a partition that is less busy in {place}"
+        yield Finding(f"is {state} after {seconds:g} s", change)
+        return
+    yield from _compared(here, folder, state)
+    if gpus and (folder / "node.json").exists():
+        yield _gpus(json.loads((folder / "node.json").read_text(encoding="utf-8")), gpus, place)
+
+
+def _compared(here: dict[str, object], folder: Path, state: str) -> Iterator[Finding]:
+    """What the node wrote against what stands here."""
+    change = "put the project on a file system that login and compute nodes share"
+    if not (folder / "node.json").exists():
+        log = folder / "log"
+        if not log.exists():
+            yield Finding(f"ended ({state}), and nothing that it wrote is in {folder.parent}", change)
+            return
+        said = cluster.last_words(log.read_text(errors="replace")) or "nothing"
+        yield Finding(f"ended ({state}) and said: {said}", "make this folder and this Python work on the nodes")
+        return
+    there = json.loads((folder / "node.json").read_text(encoding="utf-8"))
+    same = there["written"] == here["written"]
+    found = f"{there['host']} reads what is written here, and the other way round"
+    yield Finding(found) if same else Finding(f"{there['host']} reads something else than is written here", change)
+    keys = ("python", "packages")
+    if differ := [f"{key} {there[key]}, here {here[key]}" for key in keys if there[key] != here[key]]:
+        change = "use one environment, on the shared file system, for both"
+        yield Finding(f"{there['host']} has {'; '.join(differ)}", change)
+    else:
+        yield Finding(f"{there['host']} imports chord and torch {there['packages']['torch']}, as here")
+
+
+def _gpus(there: dict[str, Any], wanted: int, place: Path) -> Finding:
+    """The GPUs that Slurm gave to the job, and those that torch finds among them."""
+    given = [device for device in str(there["gpus_of_slurm"]).split(",") if device]
+    found = f"{there['host']} was given {len(given)} GPUs of {wanted}; torch sees {there['gpus_of_torch']}"
+    if len(given) != wanted:
+        change = f"look at `gres` in {place}; if it is right, ask whoever runs the cluster for File= in gres.conf"
+        return Finding(found, change)
+    if there["cuda_of_torch"] is None:
+        return Finding(found, note="this torch is built without CUDA: what is trained here is trained on CPUs")
+    change = "install a torch that fits the driver of the nodes (README, Machines)"
+    return Finding(found, change if there["gpus_of_torch"] != wanted else "")
+
+
+def _ended(job: str, answer: Path, seconds: float) -> str:
+    """The state of the job once it has ended and its answer had time to appear; or that after `seconds`."""
+    end = time.monotonic() + seconds
+    while (state := cluster.state(job)) in cluster.UNFINISHED and time.monotonic() < end:
+        time.sleep(1)
+    end = time.monotonic() + SEEN_SECONDS
+    while state == "COMPLETED" and not answer.exists() and time.monotonic() < end:
+        os.listdir(answer.parent)  # makes a network file system look again
+        time.sleep(0.5)
+    return state
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+if __name__ == "__main__":
+    run_verb("chord.probe", main)

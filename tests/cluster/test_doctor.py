@@ -1,0 +1,116 @@
+"""`chord doctor` on a real Slurm: the profile as it stands is well; what does not fit is named, with the cure."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.needs import why_not
+from tests.cluster.slurm import Cluster, process_one
+from tests.workflow.tree import copied
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project, not built."""
+    folder = copied(tmp_path / "project")
+    (folder / "slurm").symlink_to("profiles/slurm")
+    return folder
+
+
+def doctor(cluster: Cluster, folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and words of `chord doctor` on the login machine."""
+    shell = f'"{sys.executable}" -m chord.doctor "$@"; echo "exit code $?"'
+    told = cluster.run("bash", "-c", shell, "doctor", *arguments, cwd=folder)
+    said, _, code = told.rpartition("exit code ")
+    return int(code), said
+
+
+def changed(folder: Path, **changes: object) -> None:
+    """Change the profile; `train__gres` is the resource of one rule, `default__runtime` that of all."""
+    file = folder / "profiles/slurm/config.yaml"
+    profile = yaml.safe_load(file.read_text())
+    for name, value in changes.items():
+        rule, _, key = name.partition("__")
+        if not key:
+            profile[rule.replace("_", "-")] = value
+        elif rule == "default":
+            profile["default-resources"][key] = value
+        else:
+            profile["set-resources"][rule][key] = value
+    file.write_text(yaml.safe_dump(profile))
+
+
+def test_the_profile_as_it_stands_fits_and_nothing_is_left_behind(cluster: Cluster, project: Path) -> None:
+    code, said = doctor(cluster, project, "--profile", "slurm")
+    assert code == 0, said
+    for rules in ("prepare + prepare_benchmark", "train", "choose + validate", "score", "tabulate"):
+        assert f"ok      {rules}: sbatch takes it (slurm_partition" in said
+    assert "n1 reads what is written here, and the other way round" in said
+    assert "a job on partition gpu: n1 was given 1 GPUs of 1" in said
+    assert list((project / "results").iterdir()) == []
+    jobs = cluster.squeue("%j %P %T")
+    assert {tuple(line.split()[1:]) for line in jobs if "chord-doctor" in line} == {
+        ("cpu", "COMPLETED"),
+        ("gpu", "COMPLETED"),
+    }
+
+
+def test_each_thing_that_does_not_fit_is_named_with_the_cure_and_nothing_is_submitted(
+    cluster: Cluster, project: Path
+) -> None:
+    changed(
+        project,
+        slurm_init_seconds_before_status_checks=120,
+        default__slurm_account="physics",
+        train_base__slurm_partition="gpus",
+        train__gres="gpu:3",
+        train_sft__runtime="720 * attempt",
+        generate__mem_mb=300_000,
+    )
+    before = len(cluster.states())
+    code, said = doctor(cluster, project)
+    assert code == 1
+    place = "profiles/slurm/config.yaml"
+    for found, change in (
+        ("squeue knows ended jobs for 300 s", f"set `slurm-init-seconds-before-status-checks: 100` or less in {place}"),
+        ("account physics", f"leave `slurm_account` out of {place}"),
+        ("train_base: found partition gpus, the cluster has cpu, gpu", "set `slurm_partition` to one of them"),
+        ("train: found 3 GPUs on a node, partition gpu has fake:2", "set `gres`"),
+        ("train: sbatch refuses: allocation failure: Requested node configuration is not available", "asked: sbatch"),
+        ("train_sft: found 2880 minutes, partition gpu allows 1440", "set `runtime` to at most 1440"),
+        ("generate: found mem_mb 300000, the largest node of partition gpu has 256000", "lower `mem_mb`"),
+    ):
+        lines = [i for i, line in enumerate(said.splitlines()) if line.startswith(f"CHANGE  {found}")]
+        assert lines, (found, said)
+        assert change in said.splitlines()[lines[0] + 1], said
+    assert "ok      demonstrate: sbatch takes it" in said
+    assert len(cluster.states()) == before
+
+
+def test_a_results_folder_that_the_nodes_do_not_share_is_found(project: Path) -> None:
+    if reason := why_not():
+        pytest.skip(reason)
+    (project / "results").mkdir()
+    with Cluster(nodes=1) as cluster:
+        hidden = ["nsenter", f"--target={process_one(cluster, 'n1')}", "--mount", "--"]
+        subprocess.run([*hidden, "mount", "-t", "tmpfs", "none", project / "results"], check=True)
+        code, said = doctor(cluster, project)
+    assert code == 1
+    assert "CHANGE  a job on partition cpu: ended (FAILED), and nothing that it wrote is in " in said, said
+    assert "-> put the project on a file system that login and compute nodes share" in said
+
+
+def test_a_cluster_that_does_not_answer_is_named_and_no_jobs_sends_none(project: Path) -> None:
+    if reason := why_not():
+        pytest.skip(reason)
+    with Cluster(nodes=1) as cluster:
+        code, said = doctor(cluster, project, "--no-jobs")
+        assert (code, cluster.states()) == (0, {}), said
+        assert "a job on partition" not in said
+        cluster.controller_stop()
+        code, said = doctor(cluster, project, "--no-jobs")
+    assert code == 1
+    assert "CHANGE  the cluster: " in said

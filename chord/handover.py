@@ -6,31 +6,58 @@ sums up its own, rounded to the sampler's dtype: equal sums, and the version tha
 """
 
 import copy
+import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chord.config import Run, Vllm
 from chord.learner.world import World
+from chord.provenance.files import UserError
 from chord.sampling.checksums import checksums, combined
-from chord.sampling.protocol import StaleSampler
-from chord.sampling.vllm_engine import Engine
+from chord.sampling.protocol import Sampler, StaleSampler
+from chord.sampling.server import LOOPBACK, Settings, serving, visible_devices
+from chord.sampling.vllm_engine import Engine, check_device, engine_arguments
 from chord.sampling.vllm_sampler import Held, VllmSampler
+from chord.sampling.vllm_server_sampler import NEEDED, Place, ServerSampler
 
 WHERE = "execution.vllm"
 SHOWN = 3  # names of weights in an error
+
+
+class WithWeights(Sampler, Protocol):
+    """A sampler with weights of its own."""
+
+    def take(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Takes the policy's weights, by their names in transformers."""
+        ...
+
+    def held(self) -> list[Held]:
+        """What each of its engines computes with now."""
+        ...
+
+    def rest(self) -> None:
+        """Makes room for the learner until the next `take`."""
+        ...
+
+    def close(self) -> None:
+        """Ends its engines."""
+        ...
 
 
 @dataclass(frozen=True)
 class HandOver:
     """A sampler with weights of its own, one for each rank. `tied` are names of weights that stand for others."""
 
-    sampler: VllmSampler
+    sampler: WithWeights
     world: World
     tied: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -41,14 +68,15 @@ class HandOver:
         """
         due = dict(weights)
         self.sampler.take(due.items(), version)
-        held = self.sampler.held()
-        wanted = checksums(due.items(), held.dtype)
+        self.world.gather(None)  # servers are asked by all ranks and take from one
+        every = self.sampler.held()
+        wanted = checksums(due.items(), every[0].dtype)
         wanted |= {alias: wanted[name] for alias, name in self.tied.items()}
-        fault = difference(held, version, wanted)
+        fault = next(filter(None, (difference(held, version, wanted) for held in every)), "")
         for rank, found in enumerate(self.world.gather(fault)):
             if found:
                 raise StaleSampler(f"the sampler of rank {rank} {found}")
-        return {"version": held.version, "weights": combined(held.checksums)}
+        return {"version": version, "weights": combined(wanted)}
 
 
 def difference(held: Held, version: int, wanted: Mapping[str, int]) -> str:
@@ -64,8 +92,13 @@ def difference(held: Held, version: int, wanted: Mapping[str, int]) -> str:
     )
 
 
-def start(run: Run, model: PreTrainedModel, end_ids: list[int], world: World) -> HandOver:
-    """The vLLM sampler of this rank, without weights yet. Raises UserError for what this vLLM or device lacks."""
+def start(
+    run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_ids: list[int], world: World, room: Path
+) -> HandOver:
+    """The vLLM sampler of this rank, without weights yet. Raises UserError for what this vLLM or device lacks.
+
+    `room` is a folder, to be made, for what servers read and log.
+    """
     settings = run.execution.vllm or Vllm()
     engine = Engine(
         dtype=settings.dtype or run.execution.compute_dtype,
@@ -79,9 +112,82 @@ def start(run: Run, model: PreTrainedModel, end_ids: list[int], world: World) ->
         options=settings.options,
         where=WHERE,
     )
+    if settings.placement == "server":
+        places, end = _places(settings, engine, model, tokenizer, world, room)
+        sampler = ServerSampler(places, end_ids, engine.context, engine.rows, room if world.leads else None)
+        sampler.end = end.close
+        return HandOver(sampler, world, tied_names(model))
     with tempfile.TemporaryDirectory() as folder:
         _write_config(model, Path(folder))
         return HandOver(VllmSampler(Path(folder), end_ids, engine), world, tied_names(model))
+
+
+def _places(
+    settings: Vllm,
+    engine: Engine,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    world: World,
+    room: Path,
+) -> tuple[list[Place], ExitStack]:
+    """Where the servers are, started by the leading rank unless an address is given; and what ends them."""
+    stack = ExitStack()
+    if settings.address is not None:
+        host, _, port = settings.address.rpartition(":")
+        if not host or not port.isdecimal():
+            raise UserError(f"{WHERE}.address: found '{settings.address}', expected HOST:PORT of a vLLM server")
+        return [Place(host, int(port), os.environ.get("VLLM_API_KEY", ""))], stack
+    places: list[Place] = []
+    if world.leads:
+        check_device(engine)
+        stack.callback(shutil.rmtree, room, ignore_errors=True)
+        _write_config(model, room / "model")
+        tokenizer.save_pretrained(room / "model")
+        save_file(weights_once(model), room / "model" / "model.safetensors", metadata={"format": "pt"})
+        with _beside_the_learner():
+            servers = stack.enter_context(serving(room / "model", _served(settings, engine), room))
+        places = [Place(LOOPBACK, server.port, server.key) for server in servers]
+    return world.from_leader(places), stack
+
+
+def _served(settings: Vllm, engine: Engine) -> Settings:
+    """How our own servers are started: as the engine in this process, but with routes for weights."""
+    options = engine_arguments(Path(), engine)
+    for name in ("model", "load_format", "skip_tokenizer_init"):
+        del options[name]
+    environment = dict(NEEDED)
+    if engine.eager:
+        environment["TORCHDYNAMO_DISABLE"] = "1"  # vLLM compiles a few functions in spite of enforce_eager
+    if engine.batch_invariant:
+        environment["VLLM_BATCH_INVARIANT"] = "1"
+    return Settings(replicas=settings.replicas, options=options, where=WHERE, environment=environment)
+
+
+@contextmanager
+def _beside_the_learner() -> Iterator[None]:
+    """Within it, the visible GPUs are those that no rank of this machine learns on."""
+    before, ranks = os.environ.get("CUDA_VISIBLE_DEVICES"), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if not (devices := visible_devices()):
+        yield
+        return
+    if len(devices) <= ranks:
+        raise UserError(
+            f"{WHERE}.placement: found server with {len(devices)} GPUs for {ranks} ranks that learn, expected GPUs"
+            " besides: ask for more, or for placement colocated"
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices[ranks:])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def weights_once(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights of a checkpoint: each once, on the CPU."""
+    return {name: one.detach().cpu().contiguous() for name, one in model.named_parameters()}
 
 
 def tied_names(model: PreTrainedModel) -> dict[str, str]:

@@ -88,7 +88,7 @@ def set_up(
         weight_decay=run.optimiser.weight_decay,
         fused=True,
     )
-    sampler, hand = _sampler(run, model, end_ids(model, tokenizer), world)
+    sampler, hand = _sampler(args, run, model, tokenizer, world)
     feed = Feed(run, tokenizer, sampler, world, traces, validation)
     practice = _practice(args, run, feed, grader, prompts)
     state = args.state / _state_digest(run, inputs)
@@ -103,12 +103,15 @@ def set_up(
     return training
 
 
-def _sampler(run: Run, model: PreTrainedModel, ends: list[int], world: World) -> tuple[Sampler, "HandOver | None"]:
+def _sampler(
+    args: argparse.Namespace, run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World
+) -> tuple[Sampler, "HandOver | None"]:
     """What samples: the model itself, or an engine of its own to which the weights are handed over."""
+    ends = end_ids(model, tokenizer)
     if run.execution.sampler == "vllm":
         from chord import handover
 
-        hand = handover.start(run, model, ends, world)
+        hand = handover.start(run, model, tokenizer, ends, world, args.state / "sampler")
         return hand.sampler, hand
     from chord.sampling.transformers_sampler import TransformersSampler
 

@@ -106,10 +106,11 @@ def start_engine(folder: Path, engine: Engine) -> Any:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if engine.batch_invariant:
         os.environ["VLLM_BATCH_INVARIANT"] = "1"
-    # It warns of every module without weights of its own at every hand-over; what was taken is read back instead.
-    logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
     with as_guest(engine.eager):
         from vllm import LLM
+
+        # It warns of every module without weights of its own at every hand-over; what was taken is read back instead.
+        logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
 
         try:
             return LLM(**arguments)

@@ -61,10 +61,10 @@ class VllmSampler:
                 self.asleep = False
             self._forget_prefixes()
 
-    def held(self) -> Held:
+    def held(self) -> list[Held]:
         """What the engine computes with now, read back from where it computes with it."""
         with as_guest(self.engine.eager):
-            return read_held(self.llm.collective_rpc("policy_checksums")[0])
+            return [read_held(said) for said in self.llm.collective_rpc("policy_checksums")]
 
     def rest(self) -> None:
         """Gives the GPU's memory to the learner until the next `take`; the weights are forgotten."""

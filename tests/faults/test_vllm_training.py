@@ -62,14 +62,24 @@ print(json.dumps(ends))
 """
 
 
+def vllm_run(folder: Path, steps: int = 8, **settings: object) -> Path:
+    """A run of `small_run` that samples with vLLM, under a cap of the importance correction."""
+    values = {
+        "model.architecture": SIZES,
+        "recipe.steps": steps,
+        "validation.every_steps": 6,
+        "recipe.learning_rate": 1e-2,
+    }
+    vllm = {"execution.sampler": "vllm", "execution.vllm": {"cache_gb": 0.05} | settings}
+    return small_run(folder, **values, **vllm, **{"policy_loss": POLICY_LOSS})
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[int], str]]:
     """Runs by what happened to them: the folder of outputs, exit codes of each start, what the last but one said."""
     pytest.importorskip("vllm", reason="no vLLM is installed")
     folder = tmp_path_factory.mktemp("runs")
-    settings = {"execution.sampler": "vllm", "execution.vllm": {"cache_gb": 0.05}}
-    values = {"model.architecture": SIZES, "recipe.steps": 8, "validation.every_steps": 6, "recipe.learning_rate": 1e-2}
-    small_run(folder, **values, **settings, **{"policy_loss": POLICY_LOSS})
+    vllm_run(folder)
     plans = {"": 1, "kill": 2, "lose": 2}
     jobs, places = [], []
     for kind, starts in plans.items():
@@ -120,3 +130,38 @@ def test_weights_that_do_not_arrive_stop_the_run_and_are_not_lost(runs) -> None:
     assert f"step {PAST + 1}: the sampler of rank 0 holds version {PAST + 1} of the weights and 21 of 21" in said
     assert "the learner's weights are saved" in said and "Traceback" not in said
     assert result(out) == result(runs[""][0])
+
+
+def test_ranks_have_an_engine_each_and_learn_what_one_process_learns(runs, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    arguments = command(vllm_run(tmp_path, steps=2), tmp_path / "out")
+    done = subprocess.run([*torchrun, "chord.train", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    for found, wanted in zip(metrics(tmp_path / "out")[1:], metrics(runs[""][0])[1:], strict=False):
+        assert found["outcomes"] == wanted["outcomes"]
+        assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
+        assert found["sampler"]["version"] == found["step"]
+
+
+def test_a_server_is_handed_the_weights_too_and_no_process_is_left(runs, tmp_path: Path) -> None:
+    """Its first steps are those of the engine in the process, but for the order of sums in batches of another size."""
+    arguments = command(vllm_run(tmp_path, steps=2, placement="server"), tmp_path / "out")
+    done = subprocess.run(
+        [sys.executable, "-m", "chord.train", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for found, wanted in zip(metrics(tmp_path / "out")[1:], metrics(runs[""][0])[1:], strict=False):
+        assert found["outcomes"] == wanted["outcomes"]
+        assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
+        assert found["sampler"]["version"] == found["step"] and found["logp_mismatch"] < 1e-5
+    assert not (tmp_path / "out" / "state" / "sampler").exists()
+    here = str(tmp_path).encode()
+    assert [entry for entry in Path("/proc").glob("[0-9]*/cmdline") if here in read(entry)] == []
+
+
+def read(entry: Path) -> bytes:
+    try:
+        return entry.read_bytes()
+    except OSError:  # it ended meanwhile
+        return b""

@@ -31,9 +31,9 @@ class Remembering:
         if not self.lost:
             self.taken, self.version = {name: one.detach().clone() for name, one in weights}, version
 
-    def held(self) -> Held:
+    def held(self) -> list[Held]:
         sums = checksums(self.taken.items(), self.dtype)
-        return Held(self.version, self.dtype, sums | {alias: sums[name] for alias, name in TIED.items()})
+        return [Held(self.version, self.dtype, sums | {alias: sums[name] for alias, name in TIED.items()})]
 
 
 class Ranks(World):

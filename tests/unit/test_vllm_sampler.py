@@ -29,7 +29,7 @@ def test_what_the_engine_holds_is_what_was_handed_over_bit_for_bit(vllm_sampler)
     for version, seed in ((4, 11), (5, 12)):
         model = random_policy(seed)
         vllm_sampler.take(model.named_parameters(), version)
-        held = vllm_sampler.held()
+        (held,) = vllm_sampler.held()
         assert (held.version, held.dtype) == (version, torch.float32)
         assert held.checksums == checksums(weights_of(model), torch.float32)
         assert {"lm_head.weight", "model.layers.3.self_attn.k_proj.weight", "model.norm.weight"} <= set(held.checksums)
@@ -52,7 +52,7 @@ def test_one_bit_in_any_weight_shows(vllm_sampler, name: str) -> None:
     with torch.no_grad():
         bits = parameter.view(torch.int32).view(-1)
         bits[bits.numel() // 2] ^= 1
-    held, due = vllm_sampler.held().checksums, checksums(weights_of(model), torch.float32)
+    held, due = vllm_sampler.held()[0].checksums, checksums(weights_of(model), torch.float32)
     tied = {"lm_head.weight"} if "embed" in name else set()
     assert {one for one in due if held[one] != due[one]} == {name} | tied
 
@@ -75,7 +75,7 @@ def test_vllm_by_itself_leaves_a_tied_output_head_behind(vllm_sampler) -> None:
     old, new = random_policy(15), random_policy(16)
     vllm_sampler.take(old.named_parameters(), 1)
     vllm_sampler.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": new.named_parameters()})
-    held, due = vllm_sampler.held().checksums, checksums(weights_of(new), torch.float32)
+    held, due = vllm_sampler.held()[0].checksums, checksums(weights_of(new), torch.float32)
     assert {name for name in due if held[name] != due[name]} == {"lm_head.weight"}
 
 

@@ -27,6 +27,6 @@ rule all:
     default_target: True
     input:
         collect("results/{study}/report.html", study=project.study.name),
-        [file for artefact in project.choice.artefacts for file in files_of(artefact)],
+        [file for artefact in (*project.choice.artefacts, "claims") for file in files_of(artefact)],
     message:
         "All that config/config.yaml names is in results/"

@@ -68,6 +68,7 @@ def _expected(lineage: Lineage, project: Project | None) -> Iterator[Path]:
     for name in project.choice.artefacts if project else ():
         yield lineage.study / f"{name}.json"
     if project:
+        yield lineage.study / "claims.json"
         yield lineage.study / "report.html"
 
 
@@ -151,17 +152,19 @@ def _recomputed(evidence: Evidence, question: Question, path: Path) -> Iterator[
         return
     checks: dict[str, Callable[[], Any]] = {
         "chord.score": lambda: recomputed.score_differences(path),
-        "chord.tabulate": lambda: recomputed.table_differences(path, study, project, question.cell),
+        "chord.tabulate": lambda: recomputed.table_differences(path, study, question.cell),
         "chord.plot": lambda: recomputed.figure_differences(path, study, project) if project else None,
+        "chord.judge": lambda: recomputed.claims_differences(path, study, project) if project else None,
     }
     check = checks.get(maker.manifest.verb)
     if check and (reason := recomputed.complaint(check)):
         shown = evidence.lineage.shown(path)
         yield Finding(Status.ALTERED, shown, reason, f"snakemake --cores 2 --force {shown}")
-    if check and maker.manifest.verb == "chord.plot" and project is None:
+    if check and maker.manifest.verb in ("chord.plot", "chord.judge") and project is None:
         shown = evidence.lineage.shown(path)
+        again = "drawn" if maker.manifest.verb == "chord.plot" else "judged"
         yield Finding(
-            Status.NOT_JUDGED, shown, "not drawn again: there is no config/ beside results/", "copy config/ too"
+            Status.NOT_JUDGED, shown, f"not {again} again: there is no config/ beside results/", "copy config/ too"
         )
 
 

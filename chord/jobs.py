@@ -77,5 +77,6 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
     for name, artefact in project.artefacts.items():
         verb = "chord.tabulate" if isinstance(artefact, Table) else "chord.plot"
         yield f"{name}.manifest.json", Expected(verb, (), "report", slices.of_artefact(project, name))
+    yield "claims.manifest.json", Expected("chord.judge", (), "report", slices.of_claims(project))
     studies = sorted(path.stem for path in (root / "config" / "studies").glob("*.yaml"))
     yield "report.manifest.json", Expected("chord.report", (), "report", slices.of_page(project, studies))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chord.config import Figure, Project, load, slices
-from chord.findings import claims, curves
+from chord.findings import curves
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
 
@@ -73,7 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"--artefact: found '{given.artefact}', expected a figure, one of: {known}")
     panels = curves.gather(project, figure, given.results)
     data = curves.as_data(project, given.artefact, figure, panels)
-    data["claims"] = claims.of_figure(given.artefact, figure, panels)
     svg, png = draw(data)
     text = json.dumps(data, ensure_ascii=False, sort_keys=True, indent=1) + "\n"
     outputs: dict[Path, str | bytes] = {given.json: text, given.svg: svg, given.png: png}

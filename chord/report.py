@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from chord.config import Arithmetic, Arm, MuConstant, MuDecay, Project, Recipe, Table, load, slices
-from chord.findings import history, page, rendering
+from chord.findings import history, page, rendering, verdicts
 from chord.findings.reading import read_json
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
@@ -59,15 +59,15 @@ def _body(root: Path, project: Project, results: Path) -> Iterator[str]:
         table = rendering.read_table(results / f"{name}.json")
         yield f'<h2 id="{escape(name)}">{escape(table["title"])}</h2>'
         yield page.table_part(table)
-        if table["claims"]:
-            yield "<h2>What the paper claims, and what is found here</h2>"
-            yield f"<p>{escape(rendering.verdict_rule(table))}</p>"
-            yield page.claims_part(table["claims"])
+    judged = verdicts.read_claims(results / "claims.json")
+    yield f'<h2 id="claims">{escape(verdicts.TITLE)}</h2>'
+    yield f"<p>{escape(verdicts.rule(judged))}</p><p>{escape(verdicts.counted(judged['claims']))}.</p>"
+    yield verdicts.listed(verdicts.ordered(judged["claims"]))
     yield "<h2>Figures</h2>"
     for name in project.choice.artefacts:
         if name not in tables:
             figure, svg = _figure(results, name)
-            yield page.figure_part(figure, svg)
+            yield page.figure_part(figure, svg, bool(verdicts.of_artefact(judged, name)))
     trainings = _trainings(project, results)
     yield from _what_ran(trainings)
     yield from _values(project)
@@ -78,7 +78,7 @@ def _body(root: Path, project: Project, results: Path) -> Iterator[str]:
 def _figure(results: Path, name: str) -> tuple[dict[str, Any], str]:
     what, remedy = "a figure that chord.plot wrote", "build it with snakemake"
     figure = read_json(results / f"{name}.json", what, remedy)
-    if lacking := {"artefact", "title", "seeds", "panels", "paper", "claims"} - figure.keys():
+    if lacking := {"artefact", "title", "seeds", "panels", "paper"} - figure.keys():
         raise UserError(f"{results / name}.json: found no {', '.join(sorted(lacking))}, expected {what}; {remedy}")
     path = results / f"{name}.svg"
     try:
@@ -272,7 +272,7 @@ def studies_beside(root: Path) -> list[str]:
 def _inputs(project: Project, results: Path) -> dict[str, Path]:
     """The files that the page is made of and that exist, by their places in the study."""
     chosen = project.choice.artefacts
-    files = [f"{name}.json" for name in chosen]
+    files = ["claims.json", *(f"{name}.json" for name in chosen)]
     files += [f"{name}.svg" for name in chosen if not isinstance(project.artefacts[name], Table)]
     for runs in _trainings(project, results).values():
         folders = [one.folder.relative_to(results) for one in runs]

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from chord.config import Project, Table, load, slices
-from chord.findings import claims, page, rendering, table, terminal
-from chord.findings.reading import read_json
+from chord.findings import page, rendering, table, terminal, verdicts
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.tasks.benchmarks import read_benchmark
@@ -51,23 +50,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def tabulated(root: Path, project: Project, name: str, artefact: Table, results: Path) -> dict[str, Any]:
-    """The table as JSON: cells, the paper's numbers, and verdicts on the paper's claims."""
+    """The table as JSON: cells and the paper's numbers."""
     keys = table.columns(project, artefact)
     versions = {key: str(read_benchmark(root, project.study, key).version) for key in keys}
     grid = table.gather(project, artefact, results, versions)
-    return table.as_data(project, name, artefact, grid) | {"claims": claims.of_table(project, artefact, grid)}
+    return table.as_data(project, name, artefact, grid)
 
 
 def show(path: Path) -> None:
-    """Print a table that was written before, the verdicts of the figures beside it, and where to find the rest."""
+    """Print a table that was written before, the verdicts beside it, and where to find the rest."""
     data = rendering.read_table(path)
-    verdicts = list(data["claims"])
-    for beside in sorted(path.parent.glob("figure*.json"), key=lambda file: (len(file.name), file.name)):
-        if not beside.name.endswith(".manifest.json"):
-            verdicts += read_json(beside, "a figure that chord.plot wrote", "build it with snakemake").get("claims", [])
+    beside = path.parent / "claims.json"
+    judged = verdicts.read_claims(beside) if beside.exists() else None
     files = {"report": [path.parent / "report.html"], "DAG": [path.parent / "snakemake-report.html"]}
     files["figures"] = sorted(path.parent.glob("figure*.svg"), key=lambda file: (len(file.name), file.name))
-    terminal.show(data, verdicts, {name: [file for file in those if file.is_file()] for name, those in files.items()})
+    terminal.show(data, judged, {name: [file for file in those if file.is_file()] for name, those in files.items()})
 
 
 def _inputs(project: Project, artefact: Table, results: Path) -> dict[str, Path]:

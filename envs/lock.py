@@ -23,7 +23,7 @@ VERBS = {
     "train": ("train", "choose", "unpack"),
     "generate": ("generate",),
     "evaluate": ("score", "validate"),
-    "report": ("tabulate", "plot", "report"),
+    "report": ("tabulate", "plot", "judge", "report"),
     "engines": (),
     "audit": ("audit", "diff", "export", "why"),
     "workflow": (),

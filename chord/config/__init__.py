@@ -6,6 +6,7 @@ Every file under `config/` is read here and nowhere else. `load` checks all of t
 
 from chord.config.artefacts import Artefact, Choice, Figure, Panel, Paper, Table
 from chord.config.base import ConfigError, Frozen
+from chord.config.claims import Cells, Claims, Curves, Elsewhere, Evidence, PaperClaim, Rise, Turn
 from chord.config.datasets import Dataset, Filters
 from chord.config.loading import load
 from chord.config.lock import Lock
@@ -58,11 +59,16 @@ __all__ = [
     "Artefact",
     "BaseCorpus",
     "Benchmark",
+    "Cells",
     "Choice",
+    "Claims",
     "ConfigError",
     "CorpusPart",
+    "Curves",
     "Data",
     "Dataset",
+    "Elsewhere",
+    "Evidence",
     "Execution",
     "Expert",
     "ExpertPublished",
@@ -82,9 +88,11 @@ __all__ = [
     "Optimiser",
     "Panel",
     "Paper",
+    "PaperClaim",
     "PolicyLoss",
     "Project",
     "Recipe",
+    "Rise",
     "Rollouts",
     "Run",
     "Sampling",
@@ -93,6 +101,7 @@ __all__ = [
     "Table",
     "Task",
     "TokenWeight",
+    "Turn",
     "Validation",
     "Vllm",
     "WeightEntropyTop",

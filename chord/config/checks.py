@@ -6,10 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from chord.config.artefacts import Artefact, Choice, Figure, Table
+from chord.config.claims import Against, Cells, Claims, Elsewhere
 from chord.config.datasets import OF_GENERATIONS
 from chord.config.messages import expected
 from chord.config.recipe import Arm
 from chord.config.study import Study, Task
+
+# What the paper measures: columns of its tables that a benchmark may stand beside.
+COLUMNS = ("AMC", "AIME24", "AIME25", "MATH-500", "MMLU-Pro", "BFCL", "RaR-Medicine")
 
 
 def crossed(
@@ -26,6 +30,19 @@ def crossed(
     yield from _repeats(choice.seeds or (), "config/config.yaml: seeds")
     for key, artefact in artefacts.items():
         yield from _artefact(key, artefact, study, arms)
+
+
+def misnamed(claims: Claims, arms: Mapping[str, Arm], root: Path) -> Iterator[str]:
+    """Arms, studies and columns of claims that do not exist, one line each."""
+    studies = sorted(path.stem for path in (root / "config" / "studies").glob("*.yaml"))
+    for claim in claims.claims:
+        where, rule = f"config/claims.yaml: {claim.id}", claim.rule
+        if not isinstance(rule, Elsewhere):
+            yield from _names([rule.arm], arms, f"{where}.rule.arm")
+            yield from _names(rule.against if isinstance(rule, Against) else (), arms, f"{where}.rule.against")
+        if isinstance(rule, Cells):
+            yield from _names(rule.columns, COLUMNS, f"{where}.rule.columns")
+        yield from _names(claim.studies or (), studies, f"{where}.studies")
 
 
 def _study(study: Study, choice: Choice, root: Path) -> Iterator[str]:
@@ -133,6 +150,8 @@ def _artefact(key: str, artefact: Artefact, study: Study, arms: Mapping[str, Arm
     file = f"config/experiments/{key}.yaml"
     if not re.fullmatch(r"[a-z][a-z0-9]*", key):
         yield f"{file}: found a file of this name, expected small letters and digits: it is what is typed to build it"
+    if key in ("all", "claims"):
+        yield f"{file}: found a file of this name, expected another: `snakemake {key}` builds something else"
     yield from _names(artefact.arms, arms, f"{file}: arms")
     if isinstance(artefact, Figure):
         for name in artefact.arms:

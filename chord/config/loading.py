@@ -9,7 +9,8 @@ from pydantic import TypeAdapter
 
 from chord.config.artefacts import Artefact, Choice
 from chord.config.base import NAME, ConfigError, Number, Raw
-from chord.config.checks import crossed
+from chord.config.checks import crossed, misnamed
+from chord.config.claims import Claims
 from chord.config.lock import read_lock
 from chord.config.messages import expected, shown
 from chord.config.project import Project
@@ -19,7 +20,7 @@ from chord.config.study import Study
 
 T = TypeVar("T")
 Budget = Mapping[str, Number]
-ARMS = "config/arms.yaml"
+ARMS, CLAIMS = "config/arms.yaml", "config/claims.yaml"
 BUDGET = re.compile(r"budget\.(\w+)")
 
 
@@ -57,14 +58,16 @@ def load(
         file = f"config/experiments/{path.name}"
         artefacts[path.stem] = _collected(TypeAdapter[Artefact](Artefact), read_yaml(path, file), file, "", problems)
 
+    claims = _collected(TypeAdapter[Claims](Claims), read_yaml(root / CLAIMS, CLAIMS), CLAIMS, "", problems)
     whole_arms = {name: arm for name, arm in arms.items() if arm}
     whole_artefacts = {name: artefact for name, artefact in artefacts.items() if artefact}
-    if not problems and loaded:
+    if not problems and loaded and claims:
         problems += crossed(loaded, whole_arms, whole_artefacts, choice, root)
-    if problems or not loaded:
+        problems += misnamed(claims, whole_arms, root)
+    if problems or not loaded or not claims:
         raise ConfigError("\n".join(problems))
     lock = read_lock(root, loaded.name)
-    return Project(study=loaded, arms=whole_arms, artefacts=whole_artefacts, choice=choice, lock=lock)
+    return Project(study=loaded, arms=whole_arms, artefacts=whole_artefacts, choice=choice, claims=claims, lock=lock)
 
 
 def _choice(folder: Path, given: Mapping[str, Raw]) -> Choice:

@@ -7,6 +7,7 @@ from pydantic import TypeAdapter, model_validator
 
 from chord.config.artefacts import Artefact, Choice
 from chord.config.base import Count, CountOrNone, Frozen, Name
+from chord.config.claims import Claims
 from chord.config.lock import Lock
 from chord.config.reading import read_json, validated
 from chord.config.recipe import Arm, Recipe
@@ -70,6 +71,7 @@ class Project(Frozen):
     arms: dict[Name, Arm]
     artefacts: dict[Name, Artefact]
     choice: Choice
+    claims: Claims
     lock: Lock | None = None
 
     @property

@@ -7,7 +7,7 @@ computes must never come from here, since the code of this module is no part of 
 
 from typing import Any
 
-from chord.config.artefacts import Table
+from chord.config.artefacts import Figure, Table
 from chord.config.lock import Lock, Wanted, wanted_dataset, wanted_model
 from chord.config.project import Project
 from chord.config.sets import (
@@ -96,6 +96,24 @@ def of_artefact(project: Project, name: str) -> dict[str, Any]:
         "artefact": artefact.model_dump(mode="json"),
         "arms": {arm: project.arms[arm].model_dump(mode="json", include=keys) for arm in artefact.arms},
         "columns": {key: [study.benchmarks[key].label, study.benchmarks[key].paper_column] for key in columns},
+        "seeds": list(project.seeds),
+    }
+
+
+def of_claims(project: Project) -> dict[str, Any]:
+    """What decides verdicts and how they are told, beside the results: rules, labels, and which results are there."""
+    chosen = {name: project.artefacts[name] for name in project.choice.artefacts}
+    judged = {arm for claim in project.claims.claims for arm in claim.arms}
+    panels = {name: one.panels for name, one in chosen.items() if isinstance(one, Figure)}
+    return {
+        "claims": project.claims.model_dump(mode="json"),
+        "arms": {
+            arm: project.arms[arm].model_dump(mode="json", include={"label", "same_as"}) for arm in sorted(judged)
+        },
+        "benchmarks": {key: [one.label, one.paper_column] for key, one in project.study.benchmarks.items()},
+        "artefacts": {name: [one.kind, *one.arms] for name, one in chosen.items()},
+        "columns": {name: one.benchmarks for name, one in chosen.items() if isinstance(one, Table)},
+        "metrics": {name: sorted({panel.metric for panel in found}) for name, found in panels.items()},
         "seeds": list(project.seeds),
     }
 

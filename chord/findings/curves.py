@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chord.config import Figure, Panel, Project
+from chord.config import Figure, Panel, Paper, Project
 from chord.findings.reading import read_metrics, read_validation
 from chord.findings.statistics import moving_mean, over_seeds
 from chord.provenance.files import UserError
@@ -42,6 +42,13 @@ def gather(project: Project, figure: Figure, results: Path) -> list[list[Curve]]
             )
         panels.append(curves)
     return panels
+
+
+def single(project: Project, results: Path, arm: str, metric: str, smooth_steps: int = 1) -> Curve | None:
+    """One metric of one arm by step; None if it is null at every step."""
+    panel = Panel(metric=metric, label="", smooth_steps=smooth_steps)
+    figure = Figure(kind="figure", title="", arms=(arm,), x="step", panels=(panel,), paper=Paper(model=""))
+    return _curve(project, figure, panel, arm, _runs(project, arm, results))
 
 
 def as_data(project: Project, name: str, figure: Figure, panels: list[list[Curve]]) -> dict[str, Any]:

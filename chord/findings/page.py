@@ -35,7 +35,7 @@ figure { margin: 1.6rem 0 2.4rem; } figure > div { background: #fff; border: 1px
 figcaption { font-size: .92rem; margin-top: .6rem; } code { font-size: .9em; }
 details { margin: .6rem 0; } summary { cursor: pointer; }
 """
-CLASSES = {"holds here": "yes", "does not hold here": "no", "undecided": "open"}
+CLASSES = {"holds": "yes", "fails": "no", "undecided": "open", "not run": "open"}
 
 
 def page(title: str, body: Iterable[str]) -> str:
@@ -50,15 +50,12 @@ def page(title: str, body: Iterable[str]) -> str:
 
 
 def table_page(table: dict[str, Any]) -> str:
-    """One table with its caption and verdicts, as a page of its own."""
+    """One table with its caption, as a page of its own."""
     body = [
         f"<h1>{escape(table['title'])}</h1>",
         f'<p class="soft">{escape(table["study_title"])}</p>',
         table_part(table),
     ]
-    if table["claims"]:
-        body += ["<h2>What the paper claims, and what is found here</h2>"]
-        body += [f"<p>{escape(rendering.verdict_rule(table))}</p>", claims_part(table["claims"])]
     return page(table["title"], body)
 
 
@@ -88,28 +85,16 @@ def table_part(table: dict[str, Any]) -> str:
     return f'{table_itself}\n<p class="soft">{escape(words)}</p>'
 
 
-def claims_part(claims: Sequence[dict[str, Any]]) -> str:
-    """Verdicts as a list; said in words, never by colour alone."""
-    items = [
-        f'<li class="{CLASSES[claim["verdict"]]}"><b aria-hidden="true">{rendering.SYMBOLS[claim["verdict"]]}</b>'
-        f"{escape(claim['claim'])}: <b>{escape(claim['verdict'])}</b><small>{escape(claim['found'])}</small></li>"
-        for claim in claims
-    ]
-    return f'<ul class="claims">\n{chr(10).join(items)}\n</ul>'
-
-
-def figure_part(figure: dict[str, Any], svg: str) -> str:
-    """A figure drawn in place, its caption and the verdicts on what the paper says of it."""
+def figure_part(figure: dict[str, Any], svg: str, judged: bool) -> str:
+    """A figure drawn in place and its caption; `judged`: verdicts on what the paper says of it stand below."""
     parts = [
         f'<figure id="{escape(figure["artefact"])}">\n<div>{inline_svg(svg, figure["artefact"], figure["title"])}</div>'
     ]
-    parts.append(f"<figcaption><b>{escape(figure['title'])}.</b> {escape(figure_caption(figure))}</figcaption>")
-    if figure["claims"]:
-        parts.append(claims_part(figure["claims"]))
+    parts.append(f"<figcaption><b>{escape(figure['title'])}.</b> {escape(figure_caption(figure, judged))}</figcaption>")
     return "\n".join(parts) + "\n</figure>"
 
 
-def figure_caption(figure: dict[str, Any]) -> str:
+def figure_caption(figure: dict[str, Any], judged: bool) -> str:
     """What is averaged over what, and what the paper says of its own figure."""
     seeds = ", ".join(map(str, figure["seeds"]))
     if len(figure["seeds"]) > 1:
@@ -126,7 +111,7 @@ def figure_caption(figure: dict[str, Any]) -> str:
             text += f"No such value exists for {', '.join(panel['arms_without_values'])}. "
     if figure["paper"]["claim"]:
         text += f"The paper ({figure['paper']['model']}): {figure['paper']['claim']} "
-        text += "" if figure["claims"] else "Its words give no threshold to compute, so there is no verdict."
+        text += "" if judged else "Its words give no threshold to compute, so there is no verdict."
     return text.strip()
 
 

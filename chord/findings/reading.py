@@ -28,6 +28,7 @@ class Scored:
     problems: tuple[str, ...]
     samples: int
     right: NDArray[np.float64]  # (P,) share of the samples that are right
+    response_tokens: NDArray[np.float64] | None  # (P,) mean length of the samples; None where the file has none
 
 
 def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
@@ -69,7 +70,15 @@ def read_scores(path: Path, benchmark: str) -> Scored:
         problems=tuple(ids[i] for i in order),
         samples=counts.pop(),
         right=right.mean(axis=1),
+        response_tokens=_lengths([rows[i] for i in order]),
     )
+
+
+def _lengths(rows: list[dict[str, Any]]) -> NDArray[np.float64] | None:
+    """The mean length of each problem's samples; None unless every sample of every problem has one."""
+    lengths = [row.get("response_tokens") for row in rows]
+    whole = all(isinstance(one, list) and len(one) == len(rows[0]["outcomes"]) for one in lengths)
+    return np.array(lengths, dtype=float).mean(axis=1) if whole else None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from chord.config import Figure, Panel, Paper, Project, Table
+from chord.config import Figure, Panel, Paper, Project
 from chord.findings import claims, curves, table
 from chord.findings.reading import read_json, read_scores
 from chord.provenance.files import UserError
@@ -29,10 +29,8 @@ def score_differences(path: Path) -> list[Change]:
     return differences(SAID, {name: raw.get(name) for name in again}, again)
 
 
-def table_differences(
-    path: Path, study: Path, project: Project | None, cell: tuple[str, str] | None = None
-) -> list[Change]:
-    """What in a table, or in one cell of it, does not follow from its scores; with a project also its claims."""
+def table_differences(path: Path, study: Path, cell: tuple[str, str] | None = None) -> list[Change]:
+    """What in a table, or in one cell of it, does not follow from its scores."""
     data = read_json(path, "a table that chord.tabulate wrote", "tabulate again")
     cells = {(row["arm"], benchmark): found for row in data["rows"] for benchmark, found in row["cells"].items()}
     wanted = [cell] if cell else list(cells)
@@ -41,7 +39,7 @@ def table_differences(
         again = cell_again(study, arm, benchmark, data["seeds"])
         stands = {name: cells[arm, benchmark].get(name) for name in again}
         found += differences(SAID, stands, again, f"{arm}/{benchmark}")
-    return found if cell else found + _claims(data, study, project)
+    return found
 
 
 def cell_again(study: Path, arm: str, benchmark: str, seeds: list[int]) -> dict[str, Any]:
@@ -49,19 +47,14 @@ def cell_again(study: Path, arm: str, benchmark: str, seeds: list[int]) -> dict[
     return table.numbers([read_scores(table.scores_path(study, arm, seed, benchmark), benchmark) for seed in seeds])
 
 
-def _claims(data: Mapping[str, Any], study: Path, project: Project | None) -> list[Change]:
-    """What the table says of the paper's claims, where its arms are still in config/."""
-    arms = tuple(row["arm"] for row in data["rows"])
-    if project is None or not set(arms) <= project.arms.keys():
-        return []
-    shown = tuple(column["benchmark"] for column in data["columns"])
-    if not set(shown) <= project.study.benchmarks.keys():
-        return []
-    same = _with_seeds(project, data["seeds"])
-    artefact = Table(kind="table", title="", arms=arms, benchmarks=shown, paper=Paper(model=""))
-    versions = {column["benchmark"]: column["version"] for column in data["columns"]}
-    made = claims.of_table(same, artefact, table.gather(same, artefact, study, versions))
-    return differences(SAID, _numbers(data["claims"]), _numbers(made), "claims")
+def claims_differences(path: Path, study: Path, project: Project) -> list[Change] | None:
+    """What in the verdicts does not follow from results by the rules of config/; None if its artefacts are gone."""
+    data = read_json(path, "verdicts that chord.judge wrote", "judge again")
+    if not set(data["artefacts"]) <= project.artefacts.keys():
+        return None
+    chosen = {"seeds": tuple(data["seeds"]), "artefacts": tuple(data["artefacts"])}
+    same = project.model_copy(update={"choice": project.choice.model_copy(update=chosen)})
+    return differences(SAID, _by_id(data["claims"]), _by_id(claims.as_data(same, study)["claims"]))
 
 
 def figure_differences(path: Path, study: Path, project: Project) -> list[Change] | None:
@@ -99,8 +92,9 @@ def complaint(check: Callable[[], list[Change] | None]) -> str | None:
     return told(found) if found else None
 
 
-def _numbers(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: claim[name] for name in ("verdict", "difference", "se")} for claim in found]
+def _by_id(found: list[dict[str, Any]]) -> dict[str, Any]:
+    kept = ("verdict", "difference", "se", "interval", "margin", "p", "p_corrected", "seeds_needed")
+    return {claim["id"]: {name: claim[name] for name in kept} for claim in found}
 
 
 def _points(data: Mapping[str, Any]) -> dict[str, Any]:

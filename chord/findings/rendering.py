@@ -8,14 +8,13 @@ from chord.findings.reading import read_json
 from chord.provenance.files import UserError
 
 NONE = "–"
-SYMBOLS = {"holds here": "✓", "does not hold here": "✗", "undecided": "?"}
 
 
 def read_table(path: Path) -> dict[str, Any]:
     """The table in a JSON file that `chord.tabulate` wrote."""
     remedy = "build it with snakemake"
     table = read_json(path, "a table that chord.tabulate wrote", remedy)
-    if lacking := {"title", "study_title", "columns", "rows", "claims", "paper", "seeds"} - table.keys():
+    if lacking := {"title", "study_title", "columns", "rows", "paper", "seeds"} - table.keys():
         raise UserError(
             f"{path}: found no {', '.join(sorted(lacking))}, expected a table that chord.tabulate wrote; {remedy}"
         )
@@ -69,7 +68,7 @@ def notes(table: dict[str, Any]) -> list[str]:
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """The table with its caption and verdicts."""
+    """The table with its caption."""
     heads, rule = ["arm"], ["---"]
     for column in table["columns"]:
         heads += [
@@ -85,21 +84,7 @@ def markdown(table: dict[str, Any]) -> str:
             cells += [f"{value(cell)} ({count(cell)})", paper_value(cell)]
         lines.append(_line(cells))
     lines += ["", caption(table), *(f"\n{note}" for note in notes(table))]
-    if table["claims"]:
-        lines += ["", "## What the paper claims, and what is found here", "", verdict_rule(table), ""]
-        lines += [f"- **{claim['verdict']}**: {claim['claim']} ({claim['found']})" for claim in table["claims"]]
     return "\n".join(lines) + "\n"
-
-
-def verdict_rule(table: dict[str, Any]) -> str:
-    """How verdicts are made."""
-    return (
-        f"Claims of the paper ({table['paper']['model']}), tried on the runs of this study. A verdict needs a"
-        " difference of at least 1.96 standard errors, paired by seed and, in the table, by problem; otherwise:"
-        " undecided. A claim with several parts holds if each part does, and fails if one part fails by a bar"
-        " raised for their number. Chance passes a bar one time in twenty, and more often where few seeds differ much:"
-        " up to one in five with three."
-    )
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -1,39 +1,80 @@
-"""Means with standard errors. Knows arrays of outcomes; knows no files, arms or benchmarks.
+"""Means with standard errors, intervals and tests. Knows arrays of outcomes; knows no files, arms or benchmarks.
 
-S seeds, P problems. Both are samples of something larger: another training run, another problem of the same kind.
+S seeds, P problems. Both are samples of something larger: another training run, another problem of the same kind. The
+two are crossed: every seed answers every problem, and one outcome is the mean of all samples of its seed and problem.
+
+How far a mean may be from the truth is resampled, with a fixed seed. Problems are drawn again with replacement, each as
+a whole with all its seeds and samples (a bootstrap by clusters); its deviations are widened by sqrt(P / (P - 1)) and by
+the ratio of Student's to the normal quantile, which few problems need (Hesterberg, arXiv:1411.5279).
+Seeds are too few to be drawn again: from three, the bootstrap finds two thirds of their variance on average. Each draw
+adds a normal deviation with a variance that the seeds allow: that of the seed means, which is known up to a chi-square
+with S - 1 degrees of freedom, less the residual that they hold, never below zero (generalised confidence intervals,
+Weerahandi 1993). Where seeds differ much more than noise makes them, that is Student's distribution.
+tests/unit/test_statistics.py has the coverage of these intervals.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-CONFIDENT = 1.96  # standard errors; 95 % of a normal distribution lie within
+RESAMPLES = 20_000
+RESAMPLING_SEED = 20261124
+LEVEL = 0.05  # intervals hold the truth in 1 - LEVEL of all studies
+POWER = 0.8
+MOST_SEEDS = 1000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its standard error, in the unit of the outcomes; the error is NaN where it cannot be known."""
+    """A mean and how far it may be from the truth, in the unit of the outcomes; NaN is an error that cannot be known.
+
+    se² = se_seeds² + se_problems². The error of a single seed covers problems alone: `se_seeds` is NaN, `se` is
+    `se_problems`. Without single problems (a curve) `n_problems` is None and `se_problems` 0. `shared` is the part of
+    se_problems² that more seeds would not take away. `draws` are resampled means, none if the error is unknown.
+    """
 
     mean: float
     se: float
+    se_seeds: float
+    se_problems: float
+    shared: float
+    n_seeds: int
+    n_problems: int | None
+    draws: Array = field(repr=False, compare=False)  # (RESAMPLES,) or (0,)
 
     @property
-    def undecided(self) -> bool:
-        """Whether zero lies within 1.96 standard errors; a mean of exactly zero or an unknown error decides nothing."""
-        return self.mean == 0 or not abs(self.mean) >= CONFIDENT * self.se
+    def interval(self) -> tuple[float, float] | None:
+        """Where the middle 95 % of the draws lie."""
+        if not len(self.draws):
+            return None
+        low, high = np.quantile(self.draws, [LEVEL / 2, 1 - LEVEL / 2])
+        return float(low), float(high)
+
+    def p_not_above(self, bar: float) -> float:
+        """Twice the share of draws that are not above `bar`: small where the truth is above it; 1 if unknown."""
+        return self._doubled(self.draws <= bar)
+
+    def p_not_below(self, bar: float) -> float:
+        """Twice the share of draws that are not below `bar`: small where the truth is below it; 1 if unknown."""
+        return self._doubled(self.draws >= bar)
+
+    def _doubled(self, against: NDArray[np.bool_]) -> float:
+        """Never 0: no number of draws shows that something is impossible."""
+        return min(1.0, 2 * (1 + int(against.sum())) / (1 + len(against))) if len(against) else 1.0
 
 
-def two_way(outcomes: Array) -> Estimate:
-    """Mean of `outcomes` (S, P) with the standard error for new seeds and new problems together.
+def two_way(outcomes: Array, resamples: int = RESAMPLES) -> Estimate:
+    """Mean of `outcomes` (S, P) with its error for new seeds and new problems together.
 
     var_seed / S + var_problem / P - var_residual / (S P): the first two terms are the variances of the seed means and
-    of the problem means, each of which holds the residual once, so it is taken off once. Neither term may fall below
-    the residual that it must hold: else a few seeds that agree by luck would make an error close to zero.
-    With one seed it is the standard error over problems. Raises ValueError for fewer than two problems.
+    of the problem means, each of which holds the residual once, so it is taken off once, from the seeds. Neither term
+    may fall below the residual that it must hold: else a few seeds that agree by luck would make an error close to
+    zero. With one seed it is the error over problems. Raises ValueError for fewer than two problems.
     """
     if outcomes.ndim != 2 or outcomes.shape[0] < 1 or outcomes.shape[1] < 2:
         raise ValueError(f"found outcomes of shape {outcomes.shape}, expected (seeds, two problems or more)")
@@ -42,12 +83,36 @@ def two_way(outcomes: Array) -> Estimate:
     of_problem = outcomes.mean(axis=0)  # (P,)
     over_problems = float(of_problem.var(ddof=1)) / problems
     if seeds == 1:
-        return Estimate(mean, math.sqrt(over_problems))
+        draws = mean + _resampled(of_problem, over_problems, resamples)
+        error = math.sqrt(over_problems)
+        return Estimate(mean, error, math.nan, error, over_problems, 1, problems, draws)
     of_seed = outcomes.mean(axis=1)  # (S,)
     over_seeds = float(of_seed.var(ddof=1)) / seeds
     residual = outcomes - of_seed[:, None] - of_problem[None, :] + mean  # (S, P)
     both = float((residual**2).sum()) / ((seeds - 1) * (problems - 1)) / (seeds * problems)
-    return Estimate(mean, math.sqrt(max(over_seeds, both) + max(over_problems, both) - both))
+    of_seeds, of_problems = max(over_seeds - both, 0.0), max(over_problems, both)
+    draws = mean + _resampled(of_problem, of_problems, resamples)
+    draws += _of_seeds(seeds, over_seeds, both, resamples)
+    return Estimate(
+        mean,
+        math.sqrt(of_seeds + of_problems),
+        math.sqrt(of_seeds),
+        math.sqrt(of_problems),
+        max(over_problems - both, 0.0),
+        seeds,
+        problems,
+        draws,
+    )
+
+
+def one_way(values: Array) -> Estimate:
+    """Mean of one value a seed, `values` (S,): Student's interval. The error of one seed is unknown."""
+    seeds, mean = len(values), float(values.mean())
+    if seeds == 1:
+        return Estimate(mean, math.nan, math.nan, 0.0, 0.0, 1, None, np.empty(0))
+    error = math.sqrt(float(values.var(ddof=1)) / seeds)
+    draws = mean + _of_seeds(seeds, error**2, 0.0, RESAMPLES)
+    return Estimate(mean, error, error, 0.0, 0.0, seeds, None, draws)
 
 
 def difference(ours: Array, other: Array) -> Estimate:
@@ -55,6 +120,98 @@ def difference(ours: Array, other: Array) -> Estimate:
     if ours.shape != other.shape:
         raise ValueError(f"found outcomes of shapes {ours.shape} and {other.shape}, expected equal ones")
     return two_way(ours - other)
+
+
+def _generator(purpose: int) -> np.random.Generator:
+    """A stream of its own for problems (0) and seeds (1), the same for every estimate."""
+    return np.random.default_rng([RESAMPLING_SEED, purpose])
+
+
+def _of_seeds(seeds: int, over_seeds: float, residual: float, resamples: int) -> Array:
+    """Deviations of the mean when seeds are others, their means having the variance `over_seeds`: (resamples,)."""
+    generator = _generator(1)
+    known = over_seeds * (seeds - 1) / generator.chisquare(seeds - 1, resamples) - residual
+    return np.sqrt(np.maximum(known, 0.0)) * generator.standard_normal(resamples)
+
+
+def _resampled(of_problem: Array, variance: float, resamples: int) -> Array:
+    """Deviations of the mean of `of_problem` (P,) when problems are drawn again, scaled to `variance`: (resamples,)."""
+    problems = len(of_problem)
+    own = float(of_problem.var())  # of one draw; its mean over P has own / P
+    generator = _generator(0)
+    if own == 0:
+        return math.sqrt(variance) * generator.standard_t(problems - 1, resamples)
+    values, counts = np.unique(of_problem - of_problem.mean(), return_counts=True)  # problems with equal values as one
+    drawn = generator.multinomial(problems, counts / problems, size=resamples)  # (resamples, values)
+    wider = student_quantile(1 - LEVEL / 2, problems - 1) / NormalDist().inv_cdf(1 - LEVEL / 2)
+    return (drawn @ values) / problems * wider * math.sqrt(variance / (own / problems))
+
+
+# --- several claims, and how many seeds would decide one -------------------------------------
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Each p-value corrected for their number (Holm 1979): those at most `LEVEL` err together that often at most.
+
+    The smallest counts as often as there are values, the next one time less, and so on; none below one before it.
+    """
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
+    return corrected
+
+
+def seeds_needed(estimate: Estimate, effect: float, level: float) -> int | None:
+    """The fewest seeds of which four in five studies decide, if `effect` (distance from the bar) and errors are true.
+
+    The least n with |effect| >= (t(1 - level/2) + t(0.8)) · sqrt(V), V = A / n + B: A is the variance that each seed
+    adds, B that of the problems, which seeds do not take away. t are Student's quantiles, with the degrees of freedom
+    of Satterthwaite (1946) for A / n with n - 1 and B with P - 1. None where the variance of seeds is unknown, where no
+    number of seeds would do because there are too few problems, or where it is above 1000.
+    """
+    if estimate.n_seeds < 2 or effect == 0:
+        return None
+    by_seed = (estimate.se**2 - estimate.shared) * estimate.n_seeds
+    of_problems = (estimate.n_problems or 2) - 1
+    for seeds in range(2, MOST_SEEDS + 1):
+        part = by_seed / seeds
+        variance = part + estimate.shared
+        if variance == 0:
+            return seeds
+        freedom = variance**2 / (part**2 / (seeds - 1) + estimate.shared**2 / of_problems)
+        quantiles = (student_quantile(p, max(1, int(freedom))) for p in (1 - level / 2, POWER))
+        if abs(effect) >= sum(quantiles) * math.sqrt(variance):
+            return seeds
+    return None
+
+
+def student_quantile(p: float, freedom: int) -> float:
+    """Where Student's distribution with a whole number of degrees of freedom reaches `p`, 0.5 or more."""
+    low, high = 0.0, 1.0
+    while _student(high, freedom) < p:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student(middle, freedom) < p else (low, middle)
+    return (low + high) / 2
+
+
+def _student(t: float, freedom: int) -> float:
+    """P(T <= t) for t >= 0, as a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4); normal above 2000."""
+    if freedom > 2000:
+        return NormalDist().cdf(t)
+    angle = math.atan2(t, math.sqrt(freedom))
+    square, odd = math.cos(angle) ** 2, freedom % 2
+    term = total = (math.cos(angle) if odd else 1.0) if freedom > 1 else 0.0
+    for k in range(2 + odd, freedom - 1, 2):
+        term *= square * (k - 1) / k
+        total += term
+    within = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+    return (1 + within) / 2
+
+
+# --- curves ------------------------------------------------------------------------------------
 
 
 def over_seeds(values: Array) -> tuple[Array, Array]:

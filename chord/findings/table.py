@@ -1,5 +1,6 @@
 """A table of the paper as plain data: one cell an arm and benchmark. Knows arms and scores; draws nothing."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ class Cell:
 
     @property
     def estimate(self) -> Estimate:
-        """Share right with the two-way standard error."""
+        """Share right with its error for new seeds and new problems; with one seed, for new problems alone."""
         return two_way(self.right)
 
 
@@ -109,6 +110,9 @@ def _numbers(cell: Cell) -> dict[str, Any]:
     return {
         "mean": percent(estimate.mean),
         "se": percent(estimate.se),
+        "se_seeds": None if math.isnan(estimate.se_seeds) else percent(estimate.se_seeds),
+        "se_problems": percent(estimate.se_problems),
+        "interval": [percent(min(1.0, max(0.0, end))) for end in estimate.interval or ()],
         "n_seeds": cell.right.shape[0],
         "n_problems": cell.right.shape[1],
         "samples_per_problem": cell.samples,

@@ -11,15 +11,16 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from chord.findings import verdicts
 from chord.findings.rendering import NONE, caption, count, notes, paper_heading, paper_value, value
 
-PLAIN = str.maketrans({"±": "+-", "×": "x", "–": "-", "µ": "mu", "φ": "phi", "“": '"', "”": '"'})
-STYLES = {"holds here": "green", "does not hold here": "red", "undecided": "yellow"}
+PLAIN = str.maketrans({"±": "+-", "×": "x", "–": "-", "µ": "mu", "φ": "phi", "“": '"', "”": '"', "≤": "<="})
+STYLES = {"holds": "green", "fails": "red", "undecided": "yellow"}
 NARROW_LABEL = 11
 
 
-def show(table: Mapping[str, Any], claims: Sequence[Mapping[str, Any]], files: Mapping[str, Sequence[Path]]) -> None:
-    """Print the table, its caption, the verdicts, and where the other files are."""
+def show(table: Mapping[str, Any], claims: Mapping[str, Any] | None, files: Mapping[str, Sequence[Path]]) -> None:
+    """Print the table, its caption, the verdicts if there are any, and where the other files are."""
     console = Console(highlight=False)
     plain = not console.encoding.lower().replace("-", "").startswith("utf8")
 
@@ -36,18 +37,33 @@ def show(table: Mapping[str, Any], claims: Sequence[Mapping[str, Any]], files: M
     for note in notes(dict(table)):
         console.print(text(note, "dim"))
     if claims:
-        console.print()
-        console.print(text("What the paper claims, and what is found here", "bold"))
-        verdicts = Table.grid(padding=(0, 2, 0, 0))
-        for claim in claims:
-            found = text(claim["claim"]).append_text(text(f" ({claim['found']})", "dim"))
-            verdicts.add_row(text(claim["verdict"], STYLES.get(claim["verdict"], "")), found)
-        console.print(verdicts)
+        show_verdicts(claims)
     if any(files.values()):
         console.print()
     for name, paths in files.items():
         for number, path in enumerate(paths):
             console.print(text(f"{name if number == 0 else '':<10}{path}"), soft_wrap=True)
+
+
+def show_verdicts(claims: Mapping[str, Any]) -> None:
+    """Print how many claims have which verdict, and each that was run."""
+    console = Console(highlight=False)
+    plain = not console.encoding.lower().replace("-", "").startswith("utf8")
+
+    def text(words: str, style: str = "") -> Text:
+        return Text(words.translate(PLAIN) if plain else words, style=style)
+
+    console.print()
+    console.print(text(f"{verdicts.TITLE} (rules of {claims['rules_dated']})", "bold"))
+    console.print(text(verdicts.counted(claims["claims"])))
+    if not claims["rules_as_dated"]:
+        console.print(text("config/claims.yaml was changed without a new date", "yellow"))
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for claim in verdicts.ordered(claims["claims"]):
+        if claim["verdict"] != "not run":
+            found = text(claim["sentence"]).append_text(text(f" ({verdicts.said(claim)})", "dim"))
+            grid.add_row(text(claim["verdict"], STYLES[claim["verdict"]]), found)
+    console.print(grid)
 
 
 def _fitting(table: Mapping[str, Any], console: Console, plain: bool) -> list[Any]:

@@ -25,6 +25,7 @@ DECIDES_NOTHING = (
     "chord.config.base",
     "chord.config.beside",
     "chord.config.checks",
+    "chord.config.claims",
     "chord.config.datasets",
     "chord.config.loading",
     "chord.config.lock",

@@ -34,7 +34,11 @@ def write_scores(results: Path, project: Project, arms=None, version="1") -> Non
                 share = 1 / (1 + np.exp(-(math.log(end / (1 - end)) + hard + draw.normal(0, 0.1))))
                 right = draw.random((PROBLEMS, SAMPLES)) < share[:, None]
                 rows = [
-                    {"id": f"{benchmark}-{i:03d}", "outcomes": ["right" if hit else "wrong" for hit in row]}
+                    {
+                        "id": f"{benchmark}-{i:03d}",
+                        "outcomes": ["right" if hit else "wrong" for hit in row],
+                        "response_tokens": [8 + len(arm) + i % 5] * SAMPLES,
+                    }
                     for i, row in enumerate(right)
                 ]
                 scores = {"benchmark": benchmark, "version": version, "metric": f"avg@{SAMPLES}",

@@ -212,7 +212,8 @@ def test_results_without_their_configuration_are_hashed_and_said_not_to_be_judge
 
 def test_tables_figures_and_scores_follow_from_what_they_were_made_of(mini_study: Path) -> None:
     results, project = mini_study / "results/demo", load(mini_study, "demo")
-    assert recomputed.table_differences(results / "table1.json", results, project) == []
+    assert recomputed.table_differences(results / "table1.json", results) == []
+    assert recomputed.claims_differences(results / "claims.json", results, project) == []
     assert recomputed.figure_differences(results / "figure9.json", results, project) == []
     assert recomputed.score_differences(results / SCORES) == []
 
@@ -220,14 +221,13 @@ def test_tables_figures_and_scores_follow_from_what_they_were_made_of(mini_study
 def test_a_number_that_does_not_follow_is_told_beside_the_one_that_does(mini_copy: Path) -> None:
     results, project = mini_copy / "results/demo", load(mini_copy, "demo")
     edit_json(results / "table1.json", lambda data: data["rows"][0]["cells"]["other-skill"].update(n_problems=9))
-    edit_json(results / "table1.json", lambda data: data["claims"][0].update(verdict="holds here"))
-    found = recomputed.table_differences(results / "table1.json", results, project)
-    assert [(one.where, one.old, one.new) for one in found] == [
-        ("original/other-skill.n_problems", "9", "8"),
-        ("claims.0.verdict", "holds here", "undecided"),
-    ]
-    assert recomputed.told(found).startswith("original/other-skill.n_problems is 9, its inputs give 8; ")
-    assert recomputed.table_differences(results / "table1.json", results, project, ("grpo", "other-skill")) == []
+    found = recomputed.table_differences(results / "table1.json", results)
+    assert [(one.where, one.old, one.new) for one in found] == [("original/other-skill.n_problems", "9", "8")]
+    assert recomputed.told(found) == "original/other-skill.n_problems is 9, its inputs give 8"
+    assert recomputed.table_differences(results / "table1.json", results, ("grpo", "other-skill")) == []
+    edit_json(results / "claims.json", lambda data: data["claims"][2].update(verdict="holds"))
+    (found,) = recomputed.claims_differences(results / "claims.json", results, project)
+    assert (found.where, found.old) == ("grpo-above-original.verdict", "holds")
 
 
 def test_quick_believes_what_it_kept_and_nothing_else_does(mini_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

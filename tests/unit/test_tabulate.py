@@ -1,4 +1,4 @@
-"""Tables: what stands in a cell, what is refused, how it is shown, and what is said of the paper's claims."""
+"""Tables: what stands in a cell, what is refused, and how it is shown."""
 
 import json
 import re
@@ -13,9 +13,7 @@ import pytest
 
 from chord import tabulate
 from chord.config import load
-from chord.findings import claims
 from chord.findings.statistics import two_way
-from chord.findings.table import Cell
 from chord.provenance.files import UserError
 from tests.unit.results_tree import write_scores
 
@@ -65,6 +63,9 @@ def test_a_cell_holds_mean_error_counts_seeds_and_the_papers_number(results):
     right = np.array([[row["outcomes"].count("right") / 4 for row in each["problems"]] for each in raw])
     assert found["mean"] == pytest.approx(100 * right.mean(), abs=1e-5)
     assert found["se"] == pytest.approx(100 * two_way(right).se, abs=1e-5)
+    assert found["se"] ** 2 == pytest.approx(found["se_seeds"] ** 2 + found["se_problems"] ** 2, abs=1e-4)
+    assert 0 <= found["interval"][0] < found["mean"] - found["se"]
+    assert found["mean"] + found["se"] < found["interval"][1] <= 100
     assert found["by_seed"] == pytest.approx([100 * each["mean"] for each in raw], abs=1e-5)
     assert (found["n_seeds"], found["n_problems"], found["samples_per_problem"]) == (len(PROJECT.seeds), 40, 4)
     assert found["paper"] == TABLE.paper.cells["chord-mu"]["AMC"]
@@ -207,15 +208,28 @@ def test_a_terminal_without_greek_letters_gets_their_names(results):
     assert b" +- " in done.stdout
 
 
-def test_showing_names_the_pictures_that_exist_and_the_verdicts_of_the_figures(results, monkeypatch, capsys):
+def test_showing_names_the_pictures_that_exist_and_the_verdicts_beside_the_table(results, monkeypatch, capsys):
     (results / "figure2.svg").write_text("<svg/>")
-    claim = {"claim": "SFT falls, then rises", "verdict": "holds here", "found": "by much"}
-    (results / "figure2.json").write_text(json.dumps({"claims": [claim]}))
-    (results / "figure2.manifest.json").write_text("not a figure")
+    assert "claims" not in shown(results, monkeypatch, capsys)
+    claim = {"sentence": "SFT falls, then rises.", "verdict": "holds", "found": "by much", "reason": "p = 0.001"}
+    other = {"sentence": "It works on tools.", "verdict": "not run", "found": "", "reason": "no tools"}
+    told = {
+        "study": "demo",
+        "rules_dated": "2026-11-24",
+        "rules_as_dated": True,
+        "level": 0.05,
+        "claims": [other, claim],
+    }
+    (results / "claims.json").write_text(json.dumps(told))
     text = shown(results, monkeypatch, capsys)
     assert str(results / "figure2.svg") in text
     assert "report.html" not in text
-    assert "SFT falls, then rises (by much)" in text
+    assert "2 claims: 1 holds, 0 fails, 0 undecided, 1 not run" in text
+    assert "SFT falls, then rises. (by much; p = 0.001)" in text
+    assert "It works on tools." not in text
+    assert "without a new date" not in text
+    (results / "claims.json").write_text(json.dumps(told | {"rules_as_dated": False}))
+    assert "without a new date" in shown(results, monkeypatch, capsys)
 
 
 def test_showing_a_file_that_is_no_table_is_refused(results):
@@ -259,57 +273,3 @@ def test_labels_cannot_break_out_of_the_page(results):
     from chord.findings.page import table_page
 
     assert "<script>" not in table_page(table)
-
-
-# --- claims ------------------------------------------------------------------------------------
-
-
-def grid(draw=5, **shift):
-    """Cells of every arm, equal but for seed noise and the shift of the arms named."""
-    rng = np.random.default_rng(draw)
-    hard = rng.normal(0, 0.2, (1, 100))
-    return {
-        (arm, key): Cell(
-            0.5 + hard + shift.get(arm.replace("-", "_"), 0) + rng.normal(0, 0.02, (3, 100)), 4, "1", "avg@4"
-        )
-        for arm in TABLE.arms
-        for key in PROJECT.study.benchmarks
-    }
-
-
-def verdict(found, start):
-    return next(claim for claim in found if claim["claim"].startswith(start))
-
-
-def test_a_claim_holds_fails_or_stays_open_as_the_difference_says():
-    up = claims.of_table(PROJECT, TABLE, grid(chord_mu=0.1))
-    down = claims.of_table(PROJECT, TABLE, grid(chord_mu=-0.1))
-    level = claims.of_table(PROJECT, TABLE, grid(chord_mu=0.001))
-    assert verdict(up, "CHORD-µ ends above GRPO")["verdict"] == "holds here"
-    assert verdict(up, "CHORD-µ ends above GRPO")["difference"] == pytest.approx(10, abs=1)
-    assert verdict(down, "CHORD-µ ends above GRPO")["verdict"] == "does not hold here"
-    assert verdict(level, "CHORD-µ ends above GRPO")["verdict"] == "undecided"
-
-
-def test_arms_that_differ_by_noise_alone_seldom_get_a_verdict():
-    found = [claim["verdict"] for draw in range(60) for claim in claims.of_table(PROJECT, TABLE, grid(draw))]
-    assert sum(each != "undecided" for each in found) / len(found) < 0.08
-
-
-def test_keeping_the_other_skill_best_needs_every_trained_rival_to_be_worse():
-    ahead = claims.of_table(PROJECT, TABLE, grid(chord_phi=0.1))
-    assert verdict(ahead, "CHORD-φ keeps")["verdict"] == "holds here"
-    beaten = verdict(claims.of_table(PROJECT, TABLE, grid(chord_phi=0.1, grpo=0.2)), "CHORD-φ keeps")
-    assert beaten["verdict"] == "does not hold here"
-    assert "minus GRPO (pure RL), the closest" in beaten["found"]
-
-
-def test_the_untouched_model_is_no_rival_for_keeping_a_skill():
-    found = verdict(claims.of_table(PROJECT, TABLE, grid(chord_phi=0.1, original=0.4)), "CHORD-φ keeps")
-    assert found["verdict"] == "holds here"
-
-
-def test_claims_about_arms_that_are_not_in_the_table_are_left_out():
-    small = TABLE.model_copy(update={"arms": ("original", "grpo")})
-    found = claims.of_table(PROJECT, small, grid())
-    assert [claim["claim"] for claim in found] == ["GRPO (pure RL) ends above Original model on three-digit sums"]

@@ -14,6 +14,9 @@ FIGURES = [name for name in SHOWS if name != "table1"]
 BENCHMARKS = ("in-distribution", "harder", "other-skill")
 TABLE = {"table1.json", "table1.md", "table1.html"}
 PAGE = {"report.html"}
+CLAIMS = {"claims.json", "claims.md", "claims.html"}
+RULES = [one["rule"] for one in yaml.safe_load((CONFIG / "claims.yaml").read_text(encoding="utf-8"))["claims"]]
+JUDGED = {arm for rule in RULES if "arm" in rule for arm in (rule["arm"], *rule.get("against", ()))}
 BASE = {f"models/base/{file}" for file in ("model", "metrics.jsonl", "timing.jsonl", "validation.jsonl")}
 
 
@@ -53,8 +56,9 @@ def reads_expert_traces(arm: str) -> bool:
 
 
 def shown(arms: set[str]) -> set[str]:
-    """The page, and every artefact that shows one of the arms."""
-    return PAGE.union(*(artefact(name) for name in SHOWS if arms & set(SHOWS[name])))
+    """The page, every artefact that shows one of the arms, and the claims where they speak of one."""
+    claims = CLAIMS if arms & JUDGED else set()
+    return PAGE.union(claims, *(artefact(name) for name in SHOWS if arms & set(SHOWS[name])))
 
 
 def artefact(*names: str) -> set[str]:

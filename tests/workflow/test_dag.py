@@ -10,7 +10,7 @@ from pathlib import Path
 
 from chord.config import Run, load
 from chord.provenance.hashing import tree_hash
-from tests.workflow.expected import BENCHMARKS, FIGURES, PAGE, TABLE, answered, scored
+from tests.workflow.expected import BENCHMARKS, CLAIMS, FIGURES, PAGE, TABLE, answered, scored
 from tests.workflow.tree import planned, snakemake
 
 
@@ -26,7 +26,7 @@ def command(built: Path, manifest: str) -> dict[str, str]:
 
 
 def test_the_whole_demo_is_built_and_then_nothing_is_left_to_do(built: Path) -> None:
-    assert {path.name for path in (built / "results" / "demo").iterdir()} >= TABLE | PAGE
+    assert {path.name for path in (built / "results" / "demo").iterdir()} >= TABLE | PAGE | CLAIMS
     assert planned(built) == set()
     again = snakemake(built, "--cores", "1")
     assert again.returncode == 0
@@ -35,11 +35,12 @@ def test_the_whole_demo_is_built_and_then_nothing_is_left_to_do(built: Path) -> 
 
 def test_a_deleted_score_is_made_again_with_the_table_and_the_page(tree: Path) -> None:
     (tree / "results/demo/runs/chord-phi/seed-1/eval/harder/scores.json").unlink()
-    assert planned(tree) == scored("chord-phi", "harder") | TABLE | PAGE
+    assert planned(tree) == scored("chord-phi", "harder") | TABLE | PAGE | CLAIMS
     done = snakemake(tree, "--cores", "1")
     assert done.returncode == 0, done.stdout
     assert re.findall(r"Job \d+: (.*)", done.stdout) == [
         "Scoring harder of chord-phi, seed 1",
+        "Judging what the paper claims",
         "Tabulating table1",
         "Writing the page of study demo",
         "All that config/config.yaml names is in results/",
@@ -47,7 +48,7 @@ def test_a_deleted_score_is_made_again_with_the_table_and_the_page(tree: Path) -
 
 
 def test_deleted_answers_of_any_benchmark_are_made_again_alone(tree: Path) -> None:
-    expected = TABLE | PAGE
+    expected = TABLE | PAGE | CLAIMS
     for arm, benchmark in zip(("grpo", "original", "sft-best"), BENCHMARKS, strict=True):
         (tree / f"results/demo/runs/{arm}/seed-1/eval/{benchmark}/answers.jsonl").unlink()
         expected = expected | answered(arm, benchmark) | scored(arm, benchmark)
@@ -63,7 +64,7 @@ def test_values_given_on_the_command_line_hold_for_that_command(tree: Path) -> N
 def test_every_artefact_is_a_target(built: Path) -> None:
     told = snakemake(built, "--list-target-rules")
     names = {path.stem for path in (built / "config" / "experiments").glob("*.yaml")}
-    assert names <= set(told.stdout.split())
+    assert names | {"claims"} <= set(told.stdout.split())
 
 
 def test_the_first_job_of_a_model_is_told_of_the_other_benchmarks(built: Path) -> None:
@@ -115,6 +116,11 @@ def test_the_report_is_one_file_with_every_table_and_figure(built: Path, tmp_pat
     assert told.returncode == 0, told.stdout
     page = (tmp_path / "snakemake-report.html").read_text(encoding="utf-8")
     added = re.findall(r"Adding (\S+) ", told.stdout)
-    assert {Path(file).name for file in added} == {"report.html", "table1.html", *(f"{name}.svg" for name in FIGURES)}
+    assert {Path(file).name for file in added} == {
+        "report.html",
+        "table1.html",
+        "claims.html",
+        *(f"{name}.svg" for name in FIGURES),
+    }
     assert "Shift, readapt" in page
     assert not re.findall(r"""(?:src|href)=["']https?://[^"']*\.(?:js|css)""", page)

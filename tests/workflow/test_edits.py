@@ -15,6 +15,7 @@ from tests.workflow.expected import (
     BASE,
     BENCHMARKS,
     BUILT,
+    CLAIMS,
     FIGURES,
     IN_TABLE,
     PAGE,
@@ -70,8 +71,8 @@ RL = grows_from({arm for arm in BUILT if samples(arm)})
 EXPERTS = grows_from({arm for arm in BUILT if reads_expert_traces(arm)})
 GRADED_AGAIN = grows_from({arm for arm in BUILT if samples(arm) or "choose" in ARMS[arm]})
 SFT_GRADES = set().union(*(graded(arm) for arm in BUILT))
-SCORES = TABLE.union(PAGE, *(scored(arm) for arm in IN_TABLE))
-HARDER = TABLE.union(PAGE, *(answered(arm, "harder") | scored(arm, "harder") for arm in IN_TABLE))
+SCORES = TABLE.union(PAGE, CLAIMS, *(scored(arm) for arm in IN_TABLE))
+HARDER = TABLE.union(PAGE, CLAIMS, *(answered(arm, "harder") | scored(arm, "harder") for arm in IN_TABLE))
 OBJECTIVE, TASKS = "chord/objective", "chord/tasks"
 
 NOTHING: dict[str, Edit] = {
@@ -171,7 +172,24 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
             ("config/experiments/table1.yaml", "original: {AMC: <n>", "original: {AMC: 1.5"),
             ("config/studies/demo.yaml", "label: word reversal", "label: words backwards"),
         ),
+        TABLE | PAGE | CLAIMS,
+    ),
+    "a number of the paper alone": (
+        edits(("config/experiments/table1.yaml", "original: {AMC: <n>", "original: {AMC: 1.5")),
         TABLE | PAGE,
+    ),
+    "how a figure is smoothed": (
+        edits(("config/experiments/figure2.yaml", "smooth_steps: <n>", "smooth_steps: 7")),
+        artefact("figure2") | PAGE,
+    ),
+    "the margin of a claim": (edits(("config/claims.yaml", "margin: 5}", "margin: 6}")), CLAIMS | PAGE),
+    "the sentence of a claim": (
+        edits(("config/claims.yaml", "sentence: No fixed µ beats", "sentence: No constant µ beats")),
+        CLAIMS | PAGE,
+    ),
+    "code that judges": (
+        edits(("chord/findings/comparisons.py", "return 100 if measure", "return 10 * 10 if measure")),
+        CLAIMS | PAGE,
     ),
     "a label in a figure, and how another is smoothed": (
         edits(
@@ -199,7 +217,7 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
     ),
     "code that makes tables": (
         edits(("chord/findings/rendering.py", "import Path\n", "import Path\n\nSPACE = 1\n")),
-        TABLE | PAGE,
+        TABLE | PAGE | CLAIMS,  # the page with verdicts is made by it too
     ),
     "more expert problems": (
         edits(("config/studies/demo.yaml", "expert: {task: sum-3, size: <n>}", "expert: {task: sum-3, size: 300}")),
@@ -221,11 +239,14 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
         edits(("config/studies/demo.yaml", "task: sum-2, style: worked", "task: sum-2, style: terse")),
         traces("base") | EVERYTHING_TRAINED,
     ),
-    "a pin of the report": (edits(("envs/report.txt", "numpy==", "numpy==9.")), artefact("table1", *FIGURES) | PAGE),
+    "a pin of the report": (
+        edits(("envs/report.txt", "numpy==", "numpy==9.")),
+        artefact("table1", *FIGURES) | PAGE | CLAIMS,
+    ),
     "a pin of training": (edits(("envs/train.txt", "torch==", "torch==9.")), EVERYTHING_TRAINED),
     "a pin of answering": (
         edits(("envs/generate.txt", "transformers==", "transformers==9.")),
-        evaluated(ALL) | TABLE | PAGE,
+        evaluated(ALL) | TABLE | PAGE | CLAIMS,
     ),
     "a pin of scoring": (
         edits(("envs/evaluate.txt", "math-verify==", "math-verify==9.")),
@@ -290,11 +311,12 @@ BY_HAND: dict[str, tuple[str, set[str]]] = {
     "metrics": (f"{RUN}/metrics.jsonl", made_again({"chord-phi"})),
     "answers": (
         f"{RUN}/eval/harder/answers.jsonl",
-        answered("chord-phi", "harder") | scored("chord-phi", "harder") | TABLE | PAGE,
+        answered("chord-phi", "harder") | scored("chord-phi", "harder") | TABLE | PAGE | CLAIMS,
     ),
-    "scores": (f"{RUN}/eval/harder/scores.json", scored("chord-phi", "harder") | TABLE | PAGE),
+    "scores": (f"{RUN}/eval/harder/scores.json", scored("chord-phi", "harder") | TABLE | PAGE | CLAIMS),
     "a table": ("table1.json", TABLE | PAGE),
     "a picture": ("figure4.svg", artefact("figure4") | PAGE),
+    "the verdicts": ("claims.json", CLAIMS | PAGE),
     "the page": ("report.html", PAGE),
     "problems of a benchmark": (
         "data/benchmarks/harder.jsonl",
@@ -326,7 +348,7 @@ def test_a_new_seed_adds_its_own_runs_and_leaves_the_others(tree: Path) -> None:
     replace(tree / "config/config.yaml", "seeds: [1]", "seeds: [1, 2]")
     plan = planned(tree)
     new = {file for file in plan if "/seed-2/" in file}
-    assert plan - new == TABLE | PAGE | artefact(*FIGURES)
+    assert plan - new == TABLE | PAGE | CLAIMS | artefact(*FIGURES)
     assert {file.split("/")[1] for file in new} == ALL
 
 

@@ -13,6 +13,7 @@ from chord import jobs
 from chord.config import ConfigError, Figure, Table, load
 from chord.config.beside import beside_problems, beside_traces, beside_training
 from chord.config.sets import BENCHMARK, answered, apart_from, source_of
+from chord.findings import needs
 from chord.provenance import freshness
 from chord.provenance.digest import OF_TRAINING, code_digest
 from chord.provenance.files import UserError
@@ -313,9 +314,14 @@ def arms_below(artefacts):
     return [name for name in project.arms if name in used]
 
 
+def judged_results(wildcards):
+    """The scores and metrics by which the paper's claims are judged, of what the chosen artefacts build."""
+    return [f"results/{{study}}/{file}" for file in needs.files(project)]
+
+
 def page_parts(wildcards):
-    """What the page shows of the chosen artefacts."""
-    parts = [f"results/{{study}}/{name}.json" for name in CHOSEN]
+    """What the page shows of the chosen artefacts, and the verdicts."""
+    parts = [f"results/{{study}}/{name}.json" for name in ("claims", *CHOSEN)]
     return parts + [f"results/{{study}}/{name}.svg" for name in CHOSEN if name not in TABLES]
 
 
@@ -328,11 +334,13 @@ def page_runs(wildcards):
 
 
 def files_of(artefact):
-    """The files of a table or figure; and those far below that are gone: Snakemake misses a file only where it is used."""
+    """Files of a table, figure or the claims; and those far below that are gone: Snakemake misses a file only in use."""
     every = partial(expand, study=project.study.name, seed=project.seeds)
     maker, wildcard = (rules.tabulate, "table") if artefact in TABLES else (rules.plot, "figure")
+    maker = rules.judge if artefact == "claims" else maker
     own = list(dict.fromkeys(every(maker.output, **{wildcard: artefact})))
-    below = files_below(artefact, every) if all(map(os.path.exists, own)) else []
+    shown = CHOSEN if artefact == "claims" else [artefact]
+    below = [file for name in shown for file in files_below(name, every)] if all(map(os.path.exists, own)) else []
     return own + [file for file in below if not os.path.exists(file)]
 
 

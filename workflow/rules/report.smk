@@ -1,4 +1,4 @@
-# Tables, figures and one page over all of them; and a target for each file in config/experiments.
+# Tables, figures, verdicts and one page over all of them; and a target for each file in config/experiments.
 
 
 rule tabulate:
@@ -59,6 +59,31 @@ rule plot:
         " --manifest {output.manifest} > {log} 2>&1"
 
 
+rule judge:
+    input:
+        results=judged_results,
+        because=because("claims.manifest.json"),
+    output:
+        json="results/{study}/claims.json",
+        markdown="results/{study}/claims.md",
+        html=report("results/{study}/claims.html", caption="../report/claims.rst", category="Claims"),
+        manifest="results/{study}/claims.manifest.json",
+    log:
+        "results/{study}/logs/claims.log",
+    conda:
+        "../../envs/report.yaml"
+    params:
+        code=code_digest("chord.judge"),
+        seeds=project.seeds,
+        artefacts=project.choice.artefacts,
+    message:
+        "Judging what the paper claims"
+    shell:
+        "python -m chord.judge --study {wildcards.study} --seeds {params.seeds} --artefacts {params.artefacts}"
+        " --results results/{wildcards.study} --json {output.json} --markdown {output.markdown} --html {output.html}"
+        " --manifest {output.manifest} > {log} 2>&1"
+
+
 rule report:
     input:
         parts=page_parts,
@@ -82,8 +107,8 @@ rule report:
         " --results results/{wildcards.study} --html {output.html} --manifest {output.manifest} > {log} 2>&1"
 
 
-# `snakemake figure2` builds what config/experiments/figure2.yaml describes.
-for artefact in project.artefacts:
+# `snakemake figure2` builds what config/experiments/figure2.yaml describes, `snakemake claims` the verdicts.
+for artefact in (*project.artefacts, "claims"):
 
     rule:
         name:

@@ -22,6 +22,7 @@ FLAGS = {
     "score": (("answers", "problems"), ("scores",)),
     "tabulate": ((), ("json", "markdown", "html")),
     "plot": ((), ("json", "svg", "png")),
+    "judge": ((), ("json", "markdown", "html")),
     "report": ((), ("html",)),
 }
 
@@ -44,7 +45,7 @@ def stand_in(verb: str, arguments: list[str]) -> None:
         after = arguments[arguments.index("--seeds") + 1 :]
         seeds = [int(word) for word in after[: next(i for i, word in enumerate(after) if word.startswith("--"))]]
     project = load(Path("."), results.name, tuple(seeds))
-    if verb == "report":
+    if verb in ("judge", "report"):
         after = arguments[arguments.index("--artefacts") + 1 :]
         chosen = after[: next(i for i, word in enumerate(after) if word.startswith("--"))]
         project = load(Path("."), results.name, tuple(seeds), {"artefacts": chosen})
@@ -87,8 +88,13 @@ def more_inputs(verb, arguments, results, project):
         name = arguments[arguments.index("--artefact") + 1]
         module = importlib.import_module(f"chord.{verb}")
         return module._inputs(project, project.artefacts[name], results)
+    if verb == "judge":
+        from chord.findings import needs
+
+        return {name: results / name for name in needs.files(project)}
     if verb == "report":
         files = [path for name in project.choice.artefacts for path in results.glob(f"{name}.*")]
+        files.append(results / "claims.json")
         files += [*results.glob("**/train.manifest.json"), *results.glob("**/timing.jsonl")]
         return {str(path): path for path in files if path.suffix in (".json", ".svg", ".jsonl")}
     return {}

@@ -1,0 +1,352 @@
+"""Claims: on made-up results whose truth is known each kind of rule holds, fails, stays open, or is not run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chord import judge
+from chord.config import Claims, PaperClaim, load
+from chord.findings import claims, needs, verdicts
+from chord.findings.comparisons import Judged, Part, turned
+from chord.findings.curves import Curve
+from chord.findings.statistics import LEVEL, one_way
+from chord.provenance.files import UserError
+from tests.unit.results_tree import write_metrics, write_scores
+
+ROOT = Path(__file__).parents[2]
+PROJECT = load(ROOT, "demo")
+ABOVE = {"compare": "cells", "arm": "chord-mu", "against": ["grpo"], "direction": "above", "columns": ["AMC"]}
+CURVE = {
+    "compare": "curves",
+    "arm": "chord-mu",
+    "against": ["grpo"],
+    "direction": "above",
+    "metric": "reward",
+    "part": [0.9, 1],
+}
+TURN = {"compare": "turn", "arm": "chord-mu", "metric": "reward", "shape": "falls-then-rises"}
+RISE = {"compare": "rise", "arm": "chord-mu", "metric": "reward", "parts": 4, "margin": 0.05}
+
+
+def project(*rules, seeds=(1, 2, 3), artefacts=("table1", "figure4"), **more):
+    """The demo with these rules alone, as claims `c0`, `c1`, ..."""
+    said = [
+        PaperClaim.model_validate_json(json.dumps(
+            {"id": f"c{i}", "sentence": f"{i}.", "paper": {"place": "Table 1", "says": "so"}, "rule": rule, **more}
+        ))
+        for i, rule in enumerate(rules)
+    ]  # fmt: skip
+    choice = PROJECT.choice.model_copy(update={"seeds": tuple(seeds), "artefacts": tuple(artefacts)})
+    found = Claims(dated="2026-11-24", digest="", claims=tuple(said))
+    return PROJECT.model_copy(update={"claims": found, "choice": choice})
+
+
+def scores(
+    results, seeds=(1, 2, 3), problems=100, noise=0.3, benchmark="in-distribution", tokens=None, version="1", **arms
+):
+    """Scores of arms whose true shares right are given, on problems that are hard for all of them."""
+    hard = np.random.default_rng(0).normal(0, 1.0, problems)
+    for arm, share in arms.items():
+        for seed in seeds:
+            draw = np.random.default_rng([seed, *arm.encode()])
+            log_odds = np.log(share / (1 - share)) + hard + draw.normal(0, noise)
+            right = draw.random((problems, 4)) < (1 / (1 + np.exp(-log_odds)))[:, None]
+            rows = [
+                {"id": f"p{i:03d}", "outcomes": ["right" if hit else "wrong" for hit in row]}
+                | ({"response_tokens": [int(n) for n in draw.poisson(tokens[arm], 4)]} if tokens else {})
+                for i, row in enumerate(right)
+            ]
+            path = results / f"runs/{arm.replace('_', '-')}/seed-{seed}/eval/{benchmark}/scores.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            said = {"benchmark": benchmark, "version": version, "metric": "avg@4", "mean": float(right.mean())}
+            path.write_text(json.dumps(said | {"problems": rows}))
+
+
+def metrics(results, metric="reward", **arms):
+    """metrics.jsonl of arms: a list of courses, one a seed."""
+    for arm, courses in arms.items():
+        for seed, course in enumerate(courses, start=1):
+            path = results / f"runs/{arm.replace('_', '-')}/seed-{seed}/metrics.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = [{"step": step, metric: value} for step, value in enumerate(course)]
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def judged(results, *rules, **given):
+    found = claims.as_data(project(*rules, **given), results)["claims"]
+    return found[0] if len(rules) == 1 else found
+
+
+# --- scores ------------------------------------------------------------------------------------
+
+
+def test_a_difference_that_is_there_holds_fails_the_other_way_round_and_is_undecided_where_there_is_none(tmp_path):
+    scores(tmp_path, noise=0.05, chord_mu=0.7, grpo=0.4, chord_phi=0.4)
+    up, down, level = judged(
+        tmp_path,
+        ABOVE,
+        ABOVE | {"direction": "below"},
+        ABOVE | {"arm": "chord-phi"},
+    )
+    assert [up["verdict"], down["verdict"], level["verdict"]] == ["holds", "fails", "undecided"]
+    assert 15 < up["difference"] == down["difference"] < 35
+    assert up["interval"][0] < up["difference"] < up["interval"][1]
+    assert (up["unit"], up["n_seeds"], up["n_problems"], up["seeds_needed"]) == ("points", 3, 100, None)
+    assert up["p"] <= up["p_corrected"] <= LEVEL < level["p_corrected"]
+    assert up["found"].startswith("three-digit sums (beside AMC): CHORD-µ ")
+    assert (up["artefact"], up["arms"], up["evidence"]) == ("table1", ["chord-mu", "grpo"], "Table 1: so")
+    assert level["reason"].startswith("p = ")
+
+
+def test_a_margin_must_be_passed_and_not_only_zero(tmp_path):
+    scores(tmp_path, noise=0.02, chord_mu=0.6, grpo=0.4)
+    assert judged(tmp_path, ABOVE)["verdict"] == "holds"
+    far = judged(tmp_path, ABOVE | {"margin": 40})
+    assert (far["verdict"], far["margin"]) == ("fails", 40)
+
+
+def test_two_arms_are_near_if_the_whole_interval_is_within_the_margin(tmp_path):
+    scores(tmp_path, noise=0.02, chord_mu=0.5, grpo=0.5, chord_phi=0.9)
+    near = {**ABOVE, "direction": "near"}
+    assert judged(tmp_path, near | {"margin": 15})["verdict"] == "holds"
+    assert judged(tmp_path, near | {"margin": 0.5})["verdict"] == "undecided"
+    assert judged(tmp_path, near | {"arm": "chord-phi", "margin": 5})["verdict"] == "fails"
+
+
+def test_several_rivals_must_all_be_beaten_and_one_that_is_better_is_enough_to_fail(tmp_path):
+    scores(tmp_path, noise=0.02, chord_mu=0.6, grpo=0.3, chord_phi=0.35, luffy=0.85)
+    assert judged(tmp_path, ABOVE | {"against": ["grpo", "chord-phi"]})["verdict"] == "holds"
+    beaten = judged(tmp_path, ABOVE | {"against": ["grpo", "luffy", "chord-phi"]})
+    assert beaten["verdict"] == "fails" and beaten["difference"] < 0
+    assert "CHORD-µ minus LUFFY -" in beaten["found"]
+
+
+def test_a_ratio_of_lengths_is_judged_in_tokens(tmp_path):
+    tokens = {"chord_phi": 30, "grpo": 20, "chord_mu": 70}
+    scores(tmp_path, tokens=tokens, chord_phi=0.5, grpo=0.5, chord_mu=0.5)
+    twice = ABOVE | {"arm": "chord-phi", "direction": "below", "times": 2.0, "measure": "response_tokens"}
+    found = judged(tmp_path, twice)
+    assert (found["verdict"], found["unit"]) == ("holds", "tokens")
+    assert found["difference"] == pytest.approx(30 - 2 * 20, abs=1)
+    assert "minus 2 times GRPO" in found["found"]
+    assert judged(tmp_path, twice | {"arm": "chord-mu"})["verdict"] == "fails"
+    scores(tmp_path, chord_phi=0.5, grpo=0.5)
+    with pytest.raises(UserError, match="found no lengths of the answers"):
+        judged(tmp_path, twice)
+
+
+def test_one_seed_decides_nothing_however_large_the_difference(tmp_path):
+    scores(tmp_path, seeds=(1,), chord_mu=0.95, grpo=0.05)
+    found = judged(tmp_path, ABOVE, seeds=(1,))
+    assert found["verdict"] == "undecided"
+    assert found["reason"] == "one seed: how much training runs differ is unknown, so run two or more"
+    assert (found["p"], found["p_corrected"], found["seeds_needed"], found["n_seeds"]) == (None, None, None, 1)
+    assert found["se"] > 0
+
+
+def test_undecided_says_how_many_seeds_would_decide(tmp_path):
+    scores(tmp_path, noise=0.2, chord_mu=0.5, grpo=0.47)
+    found = judged(tmp_path, ABOVE)
+    assert found["verdict"] == "undecided"
+    assert 4 <= found["seeds_needed"] <= 100
+    assert f"would be decided with {found['seeds_needed']} seeds, four times in five" in found["reason"]
+
+
+def test_scores_of_another_version_or_of_other_problems_are_refused(tmp_path):
+    scores(tmp_path, chord_mu=0.7, grpo=0.4)
+    with pytest.raises(UserError, match="found version 1 with 100 problems, expected version 2"):
+        claims.as_data(project(ABOVE), tmp_path, {"in-distribution": "2"})
+    scores(tmp_path, seeds=(2,), problems=90, grpo=0.4)
+    with pytest.raises(UserError, match="with 90 problems"):
+        judged(tmp_path, ABOVE)
+
+
+# --- how often a verdict is wrong --------------------------------------------------------------
+
+
+def test_with_many_claims_of_which_none_is_true_or_false_a_verdict_is_rare():
+    # 150 studies of ten claims between equal arms: the share with any verdict is held at 5 %
+    rng = np.random.default_rng(3)
+    wrong = 0
+    for _ in range(150):
+        parts = [Part("x", one_way(rng.normal(0, 1, 3)), 1, 0.0) for _ in range(10)]
+        p_values = [Judged((part,), "", "reward").p for part in parts]
+        wrong += min(claims.holm(p_values)) <= LEVEL
+    assert wrong / 150 < 0.08
+
+
+def test_the_correction_counts_the_claims_that_were_run_and_no_others(tmp_path):
+    scores(tmp_path, noise=0.02, chord_mu=0.7, grpo=0.3)
+    nowhere = {"compare": "elsewhere", "needs": "another world"}
+    alone = judged(tmp_path, ABOVE)
+    first, second, third = judged(tmp_path, ABOVE, nowhere, ABOVE | {"direction": "below"})
+    assert alone["p_corrected"] == alone["p"] == first["p"]
+    assert first["p_corrected"] == pytest.approx(2 * first["p"])
+    assert second["p"] is None and third["p_corrected"] == pytest.approx(2 * third["p"])
+    assert "for 2 claims" in first["reason"]
+
+
+# --- curves ------------------------------------------------------------------------------------
+
+
+def courses(*values, spread=0.002):
+    """Three seeds of a course."""
+    return [[value + seed * spread for value in values] for seed in (-1, 0, 1)]
+
+
+def test_curves_are_compared_over_the_part_of_training_that_the_rule_names(tmp_path):
+    metrics(tmp_path, chord_mu=courses(0, 0, 0, 0, 0, 0, 0, 0, 0, 0.8, 0.9), grpo=courses(*[0.5] * 11, spread=0.003))
+    end = judged(tmp_path, CURVE)
+    assert (end["verdict"], end["unit"], end["n_problems"], end["artefact"]) == ("holds", "reward", None, None)
+    assert end["difference"] == pytest.approx(0.85 - 0.5)  # steps 9 and 10 of 10
+    assert judged(tmp_path, CURVE | {"part": [0, 0.5]})["verdict"] == "fails"
+    # the mean over all steps is 1.7 / 11
+    assert judged(tmp_path, CURVE | {"part": [0, 1]})["difference"] == pytest.approx(1.7 / 11 - 0.5, abs=1e-6)
+
+
+def test_a_part_between_two_points_is_judged_by_the_last_one_before_its_end(tmp_path):
+    metrics(tmp_path, chord_mu=courses(0.0, 0.6, 1.0), grpo=courses(0.1, 0.1, 0.1, spread=0.003))
+    assert judged(tmp_path, CURVE | {"part": [0.6, 0.7]})["difference"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("course", "falls", "rises"),
+    [
+        ((0.40, 0.05, 0.10, 0.70), "holds", "fails"),
+        ((0.1, 0.5, 0.9, 0.3), "fails", "holds"),
+        ((0.1, 0.2, 0.4, 0.8), "fails", "fails"),
+        ((0.8, 0.6, 0.3, 0.1), "fails", "fails"),
+    ],
+)
+def test_a_curve_that_turns_is_told_from_one_that_does_not(tmp_path, course, falls, rises):
+    metrics(tmp_path, chord_mu=[[v * (1 + s / 100) for v in course] for s in (-1, 0, 1)])
+    assert judged(tmp_path, TURN)["verdict"] == falls
+    assert judged(tmp_path, TURN | {"shape": "rises-then-falls"})["verdict"] == rises
+
+
+def test_the_turn_is_told_in_numbers(tmp_path):
+    metrics(tmp_path, chord_mu=[[0.40, 0.05, 0.10, 0.70], [0.38, 0.04, 0.12, 0.72], [0.39, 0.06, 0.08, 0.74]])
+    found = judged(tmp_path, TURN)
+    # means 0.39, 0.05, 0.1, 0.72; the less certain leg is the fall by 0.35, 0.34, 0.33
+    assert found["difference"] == pytest.approx(0.34)
+    assert "0.39 at step 0, 0.05 at step 1, 0.72 at step 3; falls by 0.340" in found["found"]
+
+
+def test_noise_is_seldom_taken_for_a_turn():
+    rule, rng = project(TURN).claims.claims[0].rule, np.random.default_rng(11)
+    curves = (Curve("chord-mu", "", np.arange(60.0), rng.normal(0.5, 0.1, (3, 60))) for _ in range(200))
+    found = [turned(rule, curve, "") for curve in curves]
+    # looking for the lowest point in the very values that it is judged by holds for a third of such curves
+    assert sum(one.p <= LEVEL and one.p_holds < one.p_fails for one in found) / 200 < 0.1
+
+
+def test_a_curve_that_never_falls_by_the_margin_rises_throughout(tmp_path):
+    metrics(tmp_path, chord_mu=courses(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8))
+    found = judged(tmp_path, RISE)
+    assert found["verdict"] == "holds"
+    assert "0.15, 0.35, 0.55, 0.75" in found["found"]
+    metrics(
+        tmp_path, chord_mu=[[v * (1 + s / 100) for v in (0.1, 0.2, 0.3, 0.4, 0.2, 0.1, 0.7, 0.8)] for s in (-1, 0, 1)]
+    )
+    assert judged(tmp_path, RISE)["verdict"] == "fails"
+
+
+def test_curves_without_values_or_with_too_few_points_are_not_run(tmp_path):
+    metrics(tmp_path, chord_mu=courses(0.1, 0.2))
+    assert judged(tmp_path, TURN)["reason"] == "CHORD-µ has only 2 points, expected at least three"
+    assert "has only 2 points, expected at least 4" in judged(tmp_path, RISE)["reason"]
+    for seed in (1, 2, 3):
+        (tmp_path / f"runs/chord-mu/seed-{seed}/metrics.jsonl").write_text('{"step": 0, "reward": null}\n')
+    found = judged(tmp_path, TURN)
+    assert (found["verdict"], found["reason"]) == ("not run", "no step of chord-mu has a value of reward")
+
+
+# --- what is not run ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "more", "reason"),
+    [
+        ({"compare": "elsewhere", "needs": "a judge"}, {}, "not run at this scale: it takes a judge"),
+        (ABOVE | {"columns": ["BFCL"]}, {}, "study demo has no benchmark beside BFCL"),
+        (ABOVE | {"columns": ["BFCL", "MATH-500"]}, {}, "study demo has no benchmark beside BFCL or MATH-500"),
+        (ABOVE | {"arm": "focal"}, {}, "no table that was chosen has arm focal"),
+        (TURN | {"arm": "focal"}, {}, "no table or figure that was chosen has arm focal"),
+        (TURN | {"arm": "original"}, {}, "arm original: not trained, so without a curve"),
+        (ABOVE, {"studies": ["small"]}, "the claim is about study small"),
+        (ABOVE, {"artefacts": ("figure4",)}, "no table that was chosen has arms chord-mu, grpo"),
+    ],
+)
+def test_what_is_not_run_says_what_is_missing_and_reads_nothing(tmp_path, rule, more, reason):
+    found = judged(tmp_path, rule, **more)
+    assert (found["verdict"], found["reason"]) == ("not run", reason)
+    assert found["difference"] is None and found["p"] is None
+    assert needs.files(project(rule, **more)) == []
+
+
+def test_the_first_column_that_the_study_has_is_judged(tmp_path):
+    scores(tmp_path, benchmark="other-skill", chord_mu=0.7, grpo=0.4)
+    found = judged(tmp_path, ABOVE | {"columns": ["BFCL", "MMLU-Pro", "AMC"]})
+    assert found["found"].startswith("word reversal (beside MMLU-Pro)")
+
+
+def test_the_files_that_are_named_are_those_that_are_read(tmp_path):
+    whole = PROJECT.model_copy(update={"choice": PROJECT.choice.model_copy(update={"seeds": (1, 2)})})
+    named = needs.files(whole)
+    assert len(named) == len(set(named)) > 50
+    write_scores(tmp_path, whole)
+    write_metrics(tmp_path, whole)
+    for path in [path for path in tmp_path.glob("runs/**/*.json*") if path.is_file()]:
+        if path.relative_to(tmp_path).as_posix() not in named:
+            path.unlink()
+    found = claims.as_data(whole, tmp_path)["claims"]
+    assert sum(claim["verdict"] != "not run" for claim in found) > 25
+    (tmp_path / named[-1]).unlink()
+    with pytest.raises(UserError, match="found no such file"):
+        claims.as_data(whole, tmp_path)
+
+
+# --- the rules that stand in config/ -----------------------------------------------------------
+
+
+def test_the_rules_are_those_of_their_date():
+    said = PROJECT.claims
+    assert said.as_dated, f"a rule was changed: give it a new date, and the digest {said.rules_digest}"
+    assert said.dated >= "2026-11-24"
+
+
+def test_a_changed_rule_changes_the_digest_and_a_changed_sentence_does_not():
+    first, *others = PROJECT.claims.claims
+    worded = first.model_copy(update={"sentence": "Another."})
+    moved = first.model_copy(update={"rule": first.rule.model_copy(update={"margin": 1.0})})
+    with_first = [PROJECT.claims.model_copy(update={"claims": (one, *others)}) for one in (worded, moved)]
+    assert [one.as_dated for one in with_first] == [True, False]
+    told = verdicts.rule({"rules_dated": "2026-11-24", "rules_as_dated": False, "level": 0.05})
+    assert "no longer those of that date" in told
+
+
+def test_the_verb_writes_every_claim_once_in_the_shape_that_pages_read(tmp_path, capsys):
+    results = tmp_path / "demo"
+    chosen = load(ROOT, "demo", (1, 2), {"artefacts": ["table1", "figure4"]})
+    write_scores(results, chosen)
+    write_metrics(results, chosen)
+    endings = {"json": "json", "markdown": "md", "html": "html"}
+    files = [part for name, end in endings.items() for part in (f"--{name}", str(results / f"claims.{end}"))]
+    given = ["--study", "demo", "--seeds", "1", "2", "--artefacts", "table1", "figure4", "--results", str(results)]
+    judge.main([*given, "--root", str(ROOT), *files])
+    found = json.loads((results / "claims.json").read_text())
+    assert (found["study"], found["rules_dated"], found["correction"]) == ("demo", PROJECT.claims.dated, "holm")
+    assert [claim["id"] for claim in found["claims"]] == [claim.id for claim in PROJECT.claims.claims]
+    keys = {"id", "sentence", "evidence", "verdict", "reason", "found", "difference", "se", "interval", "margin", "p",
+            "p_corrected", "n_seeds", "n_problems", "seeds_needed", "unit", "artefact", "arms"}  # fmt: skip
+    assert all(claim.keys() == keys for claim in found["claims"])
+    counts = verdicts.counted(found["claims"])
+    assert counts in (results / "claims.md").read_text() and counts in (results / "claims.html").read_text()
+    judge.main(["--show", str(results / "claims.json")])
+    assert counts in capsys.readouterr().out
+    judge.main(["--digest", "--root", str(ROOT)])
+    assert capsys.readouterr().out.strip() == PROJECT.claims.digest
+    with pytest.raises(UserError, match=r"found no --study, --results, --json"):
+        judge.main([])

@@ -7,6 +7,7 @@ import runpy
 import sys
 
 COMMANDS = {
+    "fetch": "bring what a study needs from a model hub, pinned to the byte by a lock file",
     "audit": "check a study, or one number of it, from the table down to the raw data",
     "plan": "say what a target would cost: jobs, hours, memory, disk",
     "why": "say for each job of a target why it would run",

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 # What runs with which pins. Every verb of chord/ that a rule starts is in one line, and rules name the same step.
 VERBS = {
-    "data": ("prepare", "demonstrate"),
+    "data": ("fetch", "prepare", "demonstrate", "adopt"),
     "train": ("train", "choose", "unpack"),
     "generate": ("generate",),
     "evaluate": ("score", "validate"),

@@ -51,7 +51,7 @@ def _parquet(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]
 
 def _json_lines(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     seen: set[str] = set()
-    number = 0
+    row: Any = {}
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -63,7 +63,7 @@ def _json_lines(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, An
             seen |= row.keys() & set(columns.values())
             yield {name: row.get(column) for name, column in columns.items()}
     missing = sorted(set(columns.values()) - seen)
-    if number and missing:
+    if row and missing:
         raise UserError(_no_column(path, missing[0], sorted(row)))
 
 

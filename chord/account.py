@@ -1,11 +1,16 @@
 """What is told of a training while it runs: a line of metrics, a line of timings, curves, progress. Part of `train`."""
 
+import os
+import resource
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from chord.config import Run
 from chord.learner.gradient import Sums
-from chord.session import Training, peak_memory_mb
+from chord.session import Training
 
 if TYPE_CHECKING:
     from chord.rollout import Rollouts
@@ -84,3 +89,22 @@ def show(training: Training, bar: Any, record: dict[str, Any]) -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def machine(run: Run, threads: int) -> dict[str, Any]:
+    """The device and the switches that may move last bits, for the manifest."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "device": gpu or "cpu",
+        "cpu_threads": threads,
+        "deterministic": run.execution.deterministic,
+        "compute_dtype": run.execution.compute_dtype,
+        "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held: of the GPU where there is one, else of the host."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

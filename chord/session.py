@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import resource
 import shutil
 import sys
 import time
@@ -18,12 +17,13 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chord.command import records_of
-from chord.config import Run
+from chord.config import Run, Zero
 from chord.config.beside import beside_training
 from chord.feed import Feed
 from chord.learner import checkpoint
 from chord.learner.blank import blank_model, character_tokenizer
 from chord.learner.checkpoint import Progress
+from chord.learner.engine import Engine, Plain, adam
 from chord.learner.log import Curves, LineLog
 from chord.learner.policy import DTYPES, as_policy, end_ids, load_policy, weights_dtype
 from chord.learner.world import World
@@ -47,9 +47,8 @@ class Training:
 
     run: Run
     world: World
-    model: PreTrainedModel
+    engine: Engine
     tokenizer: PreTrainedTokenizerBase
-    optimiser: torch.optim.Optimizer
     feed: Feed
     practice: "Practice | None"  # none where nothing is sampled to learn from
     state: Path
@@ -63,6 +62,11 @@ class Training:
     hand: "HandOver | None" = None  # to a sampler that has weights of its own
     stop: str = ""  # the signal that asked for a stop
     saved_at: float = field(default_factory=time.monotonic)
+    preflight: dict[str, Any] | None = None  # what was measured before a training with DeepSpeed
+
+    def told(self) -> dict[str, Any]:
+        """What the manifest says of how steps were summed: several stretches are equal to one up to float order."""
+        return {"stretches": self.progress.stretches} | ({"preflight": self.preflight} if self.preflight else {})
 
     def say(self, message: str) -> None:
         """One plain line for a person or a log; the leading rank speaks."""
@@ -80,27 +84,39 @@ def set_up(
     validation = read_lines(args.validation, Problem)
     _check_alignment(run, prompts, traces, args)
     model, tokenizer = _start(args, run)
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        betas=(run.optimiser.beta1, run.optimiser.beta2),
-        eps=run.optimiser.epsilon,
-        weight_decay=run.optimiser.weight_decay,
-        fused=True,
-    )
-    sampler, hand = _sampler(args, run, model, tokenizer, world)
-    feed = Feed(run, tokenizer, sampler, world, traces, validation)
-    practice = _practice(args, run, feed, grader, prompts)
     state = args.state / _state_digest(run, inputs)
     found = world.from_leader(checkpoint.newest(state) if world.leads else None)
-    progress = checkpoint.load(found, model, optimiser) if found else Progress()
-    training = Training(
-        run, world, model, tokenizer, optimiser, feed, practice, state, _steps(run, len(traces)), progress
-    )
-    training.hand = hand
+    progress, moments = checkpoint.load(found, model) if found else (Progress(), {})
+    engine, preflight = _engine(run, model, world)
+    engine.load_moments(moments)
+    sampler, hand = _sampler(args, run, engine.readable, tokenizer, world)
+    feed = Feed(run, tokenizer, sampler, world, traces, validation)
+    practice = _practice(args, run, feed, grader, prompts)
+    training = Training(run, world, engine, tokenizer, feed, practice, state, _steps(run, len(traces)), progress)
+    training.hand, training.preflight = hand, preflight
+    _begin_stretch(training)
     if world.leads:
         _open_logs(training, args)
     return training
+
+
+def _engine(run: Run, model: PreTrainedModel, world: World) -> tuple[Engine, dict[str, Any] | None]:
+    """What carries the model through its steps, and what was measured of DeepSpeed before it may."""
+    if not run.execution.zero.stage:
+        return Plain(model, adam(model, run.recipe.learning_rate, run.optimiser), world), None
+    from chord.learner.preflight import preflight
+    from chord.learner.zero import Sharded
+
+    measured = preflight(model, run.execution, run.optimiser, world)
+    return Sharded(model, run.recipe.learning_rate, run.optimiser, run.execution.zero, world), measured
+
+
+def _begin_stretch(training: Training) -> None:
+    """Writes down on how many ranks, and how divided, the steps from here on are summed."""
+    stretches, zero = training.progress.stretches, training.run.execution.zero
+    here = {"ranks": training.world.size, "zero": zero.model_dump()}
+    if not stretches or {key: stretches[-1][key] for key in here} != here:
+        stretches.append({"from_step": training.progress.step} | here)
 
 
 def _sampler(
@@ -147,14 +163,21 @@ def _open_logs(training: Training, args: argparse.Namespace) -> None:
 
 
 def save(training: Training) -> None:
-    """Writes a checkpoint; a no-op on other ranks, which hold the same weights."""
+    """Writes a checkpoint on the leading rank; the others give it what they alone hold."""
+    weights, moments = training.engine.weights(), training.engine.moments()
     if not training.world.leads:
         return
     assert training.lease is not None
     training.lease.check()  # suspended for minutes, this process may have been replaced by another
     _sync_logs(training)
-    checkpoint.save(training.state, training.progress, training.model, training.optimiser)
+    checkpoint.save(training.state, training.progress, weights, moments)
     training.saved_at = time.monotonic()
+
+
+def keep_weights(training: Training, step: int) -> dict[str, str]:
+    """Keeps the present weights as those of `step`; gives their hash by step, nothing on other ranks."""
+    weights = training.engine.weights()
+    return {str(step): checkpoint.keep_weights(training.state, step, weights)} if training.world.leads else {}
 
 
 def _sync_logs(training: Training) -> None:
@@ -165,15 +188,18 @@ def _sync_logs(training: Training) -> None:
 
 
 def write_outputs(training: Training, args: argparse.Namespace) -> None:
-    """The kept model with its tokenizer, candidates and logs, each whole or absent."""
-    progress, state = training.progress, training.state
+    """The kept model with its tokenizer, candidates and logs, each whole or absent; by the leading rank."""
+    progress, state, model = training.progress, training.state, training.engine.model
+    weights = training.engine.weights()
+    if not training.world.leads:
+        return
     _sync_logs(training)
     if training.run.recipe.keep == "best":
-        checkpoint.load_weights(training.model, load_file(checkpoint.kept_file(state, progress.best_step)))
+        weights = load_file(checkpoint.kept_file(state, progress.best_step))
         training.say(f"keeps step {progress.best_step}, validation accuracy {progress.best_accuracy:.3f}")
     with checkpoint.no_room_told(args.state), atomic_folder(args.model) as folder:
-        training.model.config._attn_implementation = "sdpa"  # what any other reader of the folder should use
-        training.model.save_pretrained(folder)
+        model.config._attn_implementation = "sdpa"  # what any other reader of the folder should use
+        model.save_pretrained(folder, state_dict=weights)
         training.tokenizer.save_pretrained(folder)
     if args.candidates is not None:
         with atomic_folder(args.candidates) as folder:
@@ -188,25 +214,6 @@ def write_outputs(training: Training, args: argparse.Namespace) -> None:
 def drop_state(training: Training) -> None:
     """Removes the checkpoints of a run whose outputs and manifest are written."""
     shutil.rmtree(training.state)
-
-
-def machine(run: Run, threads: int) -> dict[str, Any]:
-    """The device and the switches that may move last bits, for the manifest."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "device": gpu or "cpu",
-        "cpu_threads": threads,
-        "deterministic": run.execution.deterministic,
-        "compute_dtype": run.execution.compute_dtype,
-        "ranks": int(os.environ.get("WORLD_SIZE", "1")),
-    }
-
-
-def peak_memory_mb() -> float:
-    """The most memory this process has held: of the GPU where there is one, else of the host."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def dump_not_finite(training: Training, error: Exception) -> Path:
@@ -272,7 +279,12 @@ def _moved(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> 
 
 
 def _state_digest(run: Run, inputs: dict[str, Path]) -> str:
-    """What resume state belongs to: the recipe, the data, the start model and the code that this recipe can reach."""
-    code = code_digest("chord.train", beside_training(run.recipe, run.execution))
-    parts = [f"{name} {content_hash(path)}" for name, path in sorted(inputs.items())]
-    return hashlib.sha256("\n".join([*parts, f"code {code}"]).encode()).hexdigest()[:16]
+    """What resume state belongs to: the recipe, the data, the start model and the code that this recipe can reach.
+
+    How the sums are divided among ranks is left out: one state is continued by any of them.
+    """
+    undivided, divided = (run.execution.model_copy(update={"zero": zero}) for zero in (Zero(), Zero(stage=1)))
+    told = run.model_copy(update={"execution": undivided}).model_dump_json()
+    code = code_digest("chord.train", beside_training(run.recipe, divided))
+    parts = [f"{name} {content_hash(path)}" for name, path in sorted(inputs.items()) if name != "run"]
+    return hashlib.sha256("\n".join([*parts, f"run {told}", f"code {code}"]).encode()).hexdigest()[:16]

@@ -34,11 +34,10 @@ import torch
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from chord.account import Clock, metrics_of, show, tell
+from chord.account import Clock, machine, metrics_of, show, tell
 from chord.command import arguments, outputs_of
 from chord.config import MuAdaptive, MuConstant, MuDecay, Run
 from chord.config.beside import beside_training
-from chord.learner import checkpoint
 from chord.learner.gradient import NotFinite, accumulate_gradient
 from chord.learner.packing import Sequence
 from chord.learner.world import World, join_world, leave_world
@@ -51,7 +50,7 @@ from chord.session import (
     Training,
     drop_state,
     dump_not_finite,
-    machine,
+    keep_weights,
     save,
     set_up,
     write_outputs,
@@ -74,7 +73,7 @@ def main() -> int:
     torch.use_deterministic_algorithms(run.execution.deterministic)
     disable_progress_bar()  # of transformers, for files read and written in no time; training has its own
     outputs = outputs_of(args, run)
-    world = join_world()
+    world = join_world(alone_too=run.execution.zero.stage > 0)
     names = ("run", "start", "prompts", "traces", "solved", "validation")
     inputs: dict[str, Path] = {name: getattr(args, name) for name in names if getattr(args, name)}
     code = _lead(args, run, world, inputs, outputs) if world.leads else _train(args, run, world, inputs, None)[0]
@@ -95,10 +94,11 @@ def _lead(args: argparse.Namespace, run: Run, world: World, inputs: dict[str, Pa
         extra=machine(run, args.threads),
     )
     with Lease.acquire(args.state) as lease:
-        with recording:
+        with recording as recorded:
             code, training = _train(args, run, world, inputs, lease)
             if code:
                 raise SystemExit(code)
+            recorded.extra |= training.told()
         drop_state(training)
     return 0
 
@@ -134,8 +134,7 @@ def _train(
             f"{training.stop or 'stopped'}: saved after step {training.progress.step}; the same command continues"
         )
         return CONTINUE_ME, training
-    if world.leads:
-        write_outputs(training, args)
+    write_outputs(training, args)
     if training.hand is not None:
         training.hand.sampler.close()
     return 0, training
@@ -167,7 +166,7 @@ def _loop(training: Training, args: argparse.Namespace) -> bool:
         progress.step += 1
         progress.untold = {"step": progress.step, **record}
         _finish(training, bar, clock)
-        if _due(training, args):
+        if training.world.from_leader(_due(training, args)):  # ranks have clocks of their own
             save(training)
     bar.close()
     if training.curves is not None:
@@ -193,7 +192,8 @@ def _hand_over(training: Training) -> dict[str, Any]:
     """Gives the weights to a sampler that has its own; what proves it, for the metrics. Raises StaleSampler."""
     if training.hand is None:
         return {}
-    return {"sampler": training.hand.over(training.model.named_parameters(), training.progress.step)}
+    training.engine.hand_over()
+    return {"sampler": training.hand.over(training.engine.readable.named_parameters(), training.progress.step)}
 
 
 def _step(training: Training, step: int, clock: Clock) -> dict[str, Any]:
@@ -203,6 +203,7 @@ def _step(training: Training, step: int, clock: Clock) -> dict[str, Any]:
     rollouts = None
     if mu is None or mu < 1:
         assert training.practice is not None, "a mu below 1 makes a recipe one with rollouts"
+        training.engine.hand_over()
         rollouts = training.practice.rollouts(step)
     if training.hand is not None:
         training.hand.sampler.rest()
@@ -215,25 +216,20 @@ def _step(training: Training, step: int, clock: Clock) -> dict[str, Any]:
         assert run.expert_rows_per_step is not None, "a mu above 0 makes a recipe one that mixes experts"
         experts = feed.experts(progress.expert_position, run.expert_rows_per_step)
         progress.expert_position += run.expert_rows_per_step
-    training.optimiser.zero_grad(set_to_none=True)
     batch = [*(rollouts.sequences if rollouts else []), *experts]
     sums = accumulate_gradient(
-        training.model,
+        training.engine,
         batch,
         mu,
         run.recipe,
         run.policy_loss,
         run.execution,
         run.sampling.temperature,
-        training.world,
     )
-    norm = float(torch.nn.utils.clip_grad_norm_(training.model.parameters(), run.optimiser.max_grad_norm))
+    rate = run.recipe.learning_rate * min(1.0, (step + 1) / max(1, run.optimiser.warmup_steps))
+    norm = training.engine.update(rate, run.optimiser.max_grad_norm)
     if not math.isfinite(norm):
         raise NotFinite(f"the gradient norm is {norm}; sequences: {json.dumps([one.name for one in batch])}")
-    rate = run.recipe.learning_rate * min(1.0, (step + 1) / max(1, run.optimiser.warmup_steps))
-    for group in training.optimiser.param_groups:
-        group["lr"] = rate
-    training.optimiser.step()
     if run.recipe.mu.schedule == "gradient-norm":
         from chord.learner.sasr_step import observe
 
@@ -258,6 +254,7 @@ def _known_mu(training: Training, step: int) -> float | None:
 
 def _validate(training: Training, step: int) -> dict[str, Any]:
     """Validation after `step` updates: graded where there is a grader, else written down to be graded later."""
+    training.engine.hand_over()
     answers = training.feed.validate(step)
     lengths = {"response_tokens": sum(answer.response_tokens for answer in answers) / len(answers)}
     progress, keep = training.progress, training.run.recipe.keep
@@ -265,14 +262,13 @@ def _validate(training: Training, step: int) -> dict[str, Any]:
         if training.answers is not None:
             for answer in answers:
                 training.answers.write(vars(answer))
-        if step > 0 and keep == "every" and training.world.leads:
-            progress.kept[str(step)] = checkpoint.keep_weights(training.state, step, training.model)
+        if step > 0 and keep == "every":
+            progress.kept |= keep_weights(training, step)
         return lengths
     accuracy, outcomes = training.practice.graded(answers)
     if step > 0 and accuracy > progress.best_accuracy and keep == "best":
         progress.best_step, progress.best_accuracy = step, accuracy
-        if training.world.leads:
-            progress.kept = {str(step): checkpoint.keep_weights(training.state, step, training.model)}
+        progress.kept = keep_weights(training, step)
     return {"accuracy": accuracy, **lengths, "outcomes": outcomes}
 
 

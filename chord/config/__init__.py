@@ -50,6 +50,7 @@ from chord.config.study import (
     Validation,
 )
 from chord.config.vllm import Vllm
+from chord.config.zero import Zero
 
 __all__ = [
     "AnswerForm",
@@ -108,5 +109,6 @@ __all__ = [
     "WeightFocal",
     "WeightIsClip",
     "WeightPlain",
+    "Zero",
     "load",
 ]

@@ -33,7 +33,8 @@ def beside_training(recipe: Recipe, execution: Arithmetic) -> tuple[str, ...]:
 
 def beside_execution(execution: Arithmetic) -> tuple[str, ...]:
     """Modules that training cannot reach on a machine used so."""
-    return tuple(name for sampler, names in SAMPLERS.items() if sampler != execution.sampler for name in names)
+    beside = [name for sampler, names in SAMPLERS.items() if sampler != execution.sampler for name in names]
+    return tuple(beside if execution.zero.stage else [*beside, "chord.learner.preflight", "chord.learner.zero"])
 
 
 @cache

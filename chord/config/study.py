@@ -9,6 +9,7 @@ from chord.config.datasets import Dataset, Filters
 from chord.config.messages import expected
 from chord.config.recipe import Recipe
 from chord.config.vllm import Vllm
+from chord.config.zero import Zero
 
 
 class Architecture(Frozen):
@@ -224,6 +225,7 @@ class Arithmetic(Frozen):
     deterministic: bool
     sampler: Literal["transformers", "vllm"] = Field(default="transformers", exclude_if=lambda v: v == "transformers")
     vllm: Vllm | None = Field(default=None, exclude_if=lambda v: v is None)  # left out, as above, of every run.json
+    zero: Zero = Field(default=Zero(), exclude_if=lambda v: v == Zero())  # and so is this
 
     @model_validator(mode="after")
     def _sampler_of_its_own(self) -> Self:
@@ -231,6 +233,15 @@ class Arithmetic(Frozen):
             raise ValueError(f"found `vllm` with sampler {self.sampler}, expected `sampler: vllm` or no such key")
         if self.sampler == "vllm" and self.compute_dtype == "float64" and (self.vllm is None or not self.vllm.dtype):
             raise ValueError("found sampler vllm with compute_dtype float64, which it lacks, expected a `vllm.dtype`")
+        return self
+
+    @model_validator(mode="after")
+    def _dtype_of_zero(self) -> Self:
+        if self.zero.stage and self.compute_dtype == "float64":
+            raise ValueError(
+                "found zero.stage above 0 with compute_dtype float64, expected float32 or bfloat16: DeepSpeed keeps the"
+                " weights that it divides in float32"
+            )
         return self
 
 

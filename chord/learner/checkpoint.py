@@ -18,7 +18,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from chord.provenance.files import UserError, atomic_folder
 from chord.provenance.hashing import file_sha256
@@ -40,6 +39,7 @@ class Progress:
     validation_bytes: int = 0
     mu_state: dict[str, float] = field(default_factory=dict)
     untold: dict[str, Any] = field(default_factory=dict)  # metrics of a step whose weights did not reach the sampler
+    stretches: list[dict[str, Any]] = field(default_factory=list)  # from which step on which ranks summed how
 
 
 @contextmanager
@@ -54,11 +54,14 @@ def no_room_told(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def save(folder: Path, progress: Progress, model: nn.Module, optimiser: Optimizer) -> None:
-    """Writes `step-N` beside the others and drops all but the last two. A full disk leaves the earlier ones intact."""
+def save(folder: Path, progress: Progress, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+    """Writes `step-N` beside the others and drops all but the last two. A full disk leaves the earlier ones intact.
+
+    Whole tensors by name, so that any number of ranks, with or without DeepSpeed, continues from them.
+    """
     with no_room_told(folder), atomic_folder(folder / _name(progress.step)) as made:
-        save_file(weights_of(model), made / "model.safetensors")
-        save_file(_moments(model, optimiser), made / "optimiser.safetensors")
+        save_file(weights, made / "model.safetensors")
+        save_file(moments, made / "optimiser.safetensors")
         hashes = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
         text = json.dumps({"progress": asdict(progress), "sha256": hashes}, indent=1)
         (made / "progress.json").write_text(text)
@@ -70,13 +73,13 @@ def save(folder: Path, progress: Progress, model: nn.Module, optimiser: Optimize
         path.unlink()
 
 
-def keep_weights(folder: Path, step: int, model: nn.Module) -> str:
+def keep_weights(folder: Path, step: int, weights: dict[str, Tensor]) -> str:
     """Keeps the weights of `step` as a model.safetensors of transformers; gives their sha256."""
     folder.mkdir(parents=True, exist_ok=True)
     path = kept_file(folder, step)
     part = path.with_suffix(".part")
     with no_room_told(folder):
-        save_file(weights_of(model), part, metadata={"format": "pt"})
+        save_file(weights, part, metadata={"format": "pt"})
     part.rename(path)
     return file_sha256(path)
 
@@ -96,16 +99,10 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def load(path: Path, model: nn.Module, optimiser: Optimizer) -> Progress:
-    """Loads a whole checkpoint into `model` and `optimiser`."""
+def load(path: Path, model: nn.Module) -> tuple[Progress, dict[str, Tensor]]:
+    """Loads the weights of a whole checkpoint into `model`; gives where it stands and Adam's moments."""
     load_weights(model, load_file(path / "model.safetensors"))
-    _load_moments(model, optimiser, load_file(path / "optimiser.safetensors"))
-    return _progress(path)
-
-
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """The model's parameters, shared ones once, on the CPU."""
-    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+    return _progress(path), load_file(path / "optimiser.safetensors")
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -141,22 +138,3 @@ def _damage(path: Path, folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         return f"the checkpoint cannot be read ({error})"
     return None
-
-
-def _moments(model: nn.Module, optimiser: Optimizer) -> dict[str, Tensor]:
-    """Adam's state by parameter name; empty before the first step."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}|{key}": value.detach().cpu().contiguous()
-        for parameter, state in optimiser.state.items()
-        for key, value in state.items()
-    }
-
-
-def _load_moments(model: nn.Module, optimiser: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    for name, value in tensors.items():
-        owner, key = name.split("|")
-        parameter = parameters[owner]
-        on_device = value if key == "step" else value.to(parameter.device)
-        optimiser.state[parameter][key] = on_device.clone()

@@ -5,17 +5,18 @@ are split, packed, ordered or shared between ranks. One forward serves both bran
 """
 
 import json
+import math
 from collections.abc import Iterator
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from chord.config import Arithmetic, PolicyLoss, Recipe, TokenWeight
-from chord.learner.packing import Packed, Sequence, pack, plan
-from chord.learner.policy import DTYPES, TokenStatistics, output_head, token_statistics
+from chord.learner.engine import Engine
+from chord.learner.packing import IDLE, Packed, Sequence, pack, plan
+from chord.learner.policy import DTYPES, TokenStatistics, output_head
 from chord.learner.world import World
 from chord.objective import losses, weights
 
@@ -46,72 +47,84 @@ class Sums:
 
 
 def accumulate_gradient(
-    model: PreTrainedModel,
+    engine: Engine,
     sequences: List[Sequence],
     mu: float,
     recipe: Recipe,
     policy_loss: PolicyLoss | None,
     execution: Arithmetic,
     temperature: float,
-    world: World,
 ) -> Sums:
-    """Adds the gradient of (1-mu) L_GRPO + mu L_SFT over the global batch to the model's; gives the step's sums.
+    """Adds the gradient of (1-mu) L_GRPO + mu L_SFT over the global batch to the engine's; gives the step's sums.
 
     `sequences` are this rank's own. Sequences that cannot teach (a rollout with advantage 0) are only looked at.
-    Raises NotFinite, with the names of the micro-batch's sequences, for a loss that is not a finite number.
+    Raises NotFinite, with the names of the micro-batch's sequences, for a loss that is not a finite number; first all
+    passes are made, since other ranks may wait for this one's.
     """
-    dtype = next(model.parameters()).dtype
-    counts = world.sum(
+    world = engine.world
+    tokens = world.sum(
         [float(sum(len(s.response) for s in sequences if s.is_expert is kind)) for kind in (False, True)]
     )
-    rollout_tokens, expert_tokens = int(counts[0]), int(counts[1])
-    run = _Forward(model, execution, temperature, dtype)
+    counts = int(tokens[0]), int(tokens[1])  # of rollouts, of experts
+    run = _Forward(engine, execution, temperature)
     threshold = _entropy_threshold(run, sequences, recipe.expert_tokens, world)
     sums, fault = Sums(), ""
-    for members, teaches in _micro_batches(sequences, mu, execution.micro_batch_tokens):
+    for members, teaches, last in _passes(engine, sequences, mu, execution.micro_batch_tokens):
         with torch.set_grad_enabled(teaches):
-            batch, stats = run(members)
-            loss = _loss(
-                batch, stats, mu, recipe, policy_loss, run.vocabulary, threshold, (rollout_tokens, expert_tokens), sums
-            )
-        sums.add("loss", loss.detach())
-        if not bool(torch.isfinite(loss.detach())):
-            fault = f"the loss is {float(loss.detach())}; sequences: {json.dumps([s.name for s in members])}"
-            break
+            batch, stats = run(members or [IDLE])
+            if members:
+                loss = _loss(batch, stats, mu, recipe, policy_loss, run.vocabulary, threshold, counts, sums)
+            else:
+                loss = stats.logp.sum() * 0
+        value = float(loss.detach())
+        sums.add("loss", value)
+        if not math.isfinite(value):
+            fault = fault or f"the loss is {value}; sequences: {json.dumps([s.name for s in members])}"
         if teaches:
-            loss.backward()
+            engine.backward(loss, last)
     for found in world.gather(fault):  # every rank stops, not only the one that saw it
         if found:
             raise NotFinite(found)
-    world.sum_gradients(model)
+    engine.collect()
     return sums.over(world)
 
 
-def _micro_batches(sequences: List[Sequence], mu: float, budget: int) -> Iterator[tuple[list[Sequence], bool]]:
-    """Sequences that share a forward pass, and whether they teach; those that do come first."""
+def _passes(
+    engine: Engine, sequences: List[Sequence], mu: float, budget: int
+) -> Iterator[tuple[list[Sequence], bool, bool]]:
+    """Sequences that share a forward pass, none in an idle one; whether they teach; whether they are the last to.
+
+    Those that teach come first.
+    """
     for teaches in (True, False):
-        group = [s for s in sequences if _teaches(s, mu) is teaches]
-        for indices in plan([len(s) for s in group], budget):
-            yield [group[index] for index in indices], teaches
+        batches = _micro_batches(engine, [s for s in sequences if _teaches(s, mu) is teaches], budget)
+        for number, members in enumerate(batches, 1):
+            yield members, teaches, teaches and number == len(batches)
+
+
+def _micro_batches(engine: Engine, sequences: List[Sequence], budget: int) -> list[list[Sequence]]:
+    """The sequences in micro-batches, and empty ones where other ranks have more."""
+    batches = [[sequences[index] for index in indices] for indices in plan([len(s) for s in sequences], budget)]
+    return batches + [[]] * (engine.rounds(len(batches)) - len(batches))
 
 
 @dataclass(frozen=True)
 class _Forward:
     """Packs sequences and runs the policy over them."""
 
-    model: PreTrainedModel
+    engine: Engine
     execution: Arithmetic
     temperature: float
-    dtype: torch.dtype
 
     @property
     def vocabulary(self) -> int:
-        return output_head(self.model).out_features
+        return output_head(self.engine.model).out_features
 
     def __call__(self, sequences: List[Sequence]) -> tuple[Packed, TokenStatistics]:
-        batch = pack(sequences, self.model.device, torch.float64 if self.dtype == torch.float64 else torch.float32)
-        compute = DTYPES[self.execution.compute_dtype]
-        stats = token_statistics(self.model, batch, self.execution.logit_chunk_tokens, compute, self.temperature)
+        model, compute = self.engine.model, DTYPES[self.execution.compute_dtype]
+        dtype = torch.float64 if next(model.parameters()).dtype == torch.float64 else torch.float32
+        batch = pack(sequences, model.device, dtype)
+        stats = self.engine.statistics(batch, self.execution.logit_chunk_tokens, compute, self.temperature)
         return batch, stats
 
 
@@ -202,7 +215,8 @@ def _entropy_threshold(run: _Forward, sequences: List[Sequence], weight: TokenWe
     found: list[float] = []
     experts = [s for s in sequences if s.is_expert]
     with torch.no_grad():
-        for indices in plan([len(s) for s in experts], run.execution.micro_batch_tokens):
-            found += run([experts[index] for index in indices])[1].entropy.tolist()
+        for members in _micro_batches(run.engine, experts, run.execution.micro_batch_tokens):
+            entropy = run(members or [IDLE])[1].entropy
+            found += entropy.tolist() if members else []
     everyone = [value for rank in world.gather(found) for value in rank]
     return weights.top_threshold(torch.tensor(everyone, dtype=torch.float64), weight.share)

@@ -26,6 +26,10 @@ class Sequence:
         return len(self.prompt) + len(self.response)
 
 
+# A pass of it keeps a rank in step with others that have more work; its loss counts nothing.
+IDLE = Sequence("an idle pass", prompt=(0,), response=(0,), is_expert=True)
+
+
 @dataclass(frozen=True)
 class Packed:
     """One micro-batch. `source` points at the token whose hidden state predicts each of the N response tokens."""

@@ -1,5 +1,6 @@
 """The policy: a transformers causal LM over packed rows. T tokens, N response tokens, V vocabulary, C hidden size."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +56,22 @@ def as_policy(model: PreTrainedModel) -> PreTrainedModel:
     """The same model in evaluation mode under packed attention."""
     model.set_attn_implementation(attention.NAME)
     return model.eval()
+
+
+def full_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter by name, shared ones once, whole on the model's device, also where ranks hold parts of it.
+
+    A tensor is the parameter's own storage or a gathered copy: read it before the next one is asked for. Where ranks
+    hold parts (ZeRO-3), each of them has to go through all.
+    """
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "ds_id"):
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([parameter]):
+                yield name, parameter.detach()
+        else:
+            yield name, parameter.detach()
 
 
 def read_packed(model: PreTrainedModel, ids: Tensor, positions: Tensor, **places: object) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import HashStore
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,11 @@ class World:
         return self.gather(value)[0]
 
     def sum_gradients(self, model: nn.Module) -> None:
-        """Adds up every parameter's gradient over ranks; a rank without any sequence takes part with zeros."""
-        if self.size == 1:
+        """Adds up every parameter's gradient over ranks; a rank without any sequence takes part with zeros.
+
+        Where no rank has a gradient there is none, as in one process: zeros would let Adam move by its momentum.
+        """
+        if self.size == 1 or not any(self.gather(any(p.grad is not None for p in model.parameters()))):
             return
         for parameter in model.parameters():
             if parameter.grad is None:
@@ -51,10 +55,16 @@ class World:
             dist.all_reduce(parameter.grad)
 
 
-def join_world() -> World:
-    """The world that torchrun describes in the environment; alone without it."""
+def join_world(alone_too: bool = False) -> World:
+    """The world that torchrun describes in the environment; alone without it.
+
+    `alone_too`: one process is a group as well, which DeepSpeed asks for.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
+        if alone_too:
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         return World()
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

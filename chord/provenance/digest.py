@@ -34,6 +34,7 @@ DECIDES_NOTHING = (
     "chord.config.slices",
     "chord.config.study",
     "chord.config.vllm",
+    "chord.config.zero",
     "chord.jobs",
     "chord.provenance.digest",
     "chord.provenance.environment",

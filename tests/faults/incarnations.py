@@ -20,13 +20,13 @@ import torch
 
 import chord.session
 import chord.train
-from chord.learner import checkpoint, gradient
+from chord.learner import checkpoint, engine
 from chord.learner.log import LineLog
 from chord.sampling.transformers_sampler import TransformersSampler
 
 PLACES = {
     "sampling": (TransformersSampler, "_decode"),
-    "forward": (gradient, "token_statistics"),
+    "forward": (engine, "token_statistics"),
     "backward": (torch.Tensor, "backward"),
     "optimiser": (torch.optim.AdamW, "step"),
     "writing metrics": (LineLog, "write"),

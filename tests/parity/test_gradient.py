@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from chord.learner.engine import Plain
 from chord.learner.gradient import NotFinite, accumulate_gradient
 from chord.learner.policy import token_statistics
 from chord.learner.world import World
@@ -36,7 +37,8 @@ WEIGHTS = {
 def gradient(model, sequences, mu, budget, weight="one", chunk=10_000, dtype="float64", world=World()):  # noqa: B008
     model.zero_grad(set_to_none=True)
     chosen = recipe(mu, weight, **WEIGHTS[weight])
-    sums = accumulate_gradient(model, sequences, mu, chosen, POLICY, execution(budget, chunk, dtype), 1.0, world)
+    engine = Plain(model, torch.optim.AdamW(model.parameters()), world)
+    sums = accumulate_gradient(engine, sequences, mu, chosen, POLICY, execution(budget, chunk, dtype), 1.0)
     return sums.values["loss"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chord.config import ConfigError, MuDecay, Run, load
+from chord.config import ConfigError, MuDecay, Run, Zero, load
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = "claims.yaml"
@@ -128,6 +128,20 @@ MISTAKES = [
         "  deterministic: true",
         "  deterministic: true\n  sampler: vllm\n  vllm: {placement: server, sleep: true}",
         "found `sleep: true` with placement",
+    ),
+    # DeepSpeed
+    (DEMO, "deterministic: true", "deterministic: true\n  zero: {stage: 4}", "execution.zero.stage is 4, expected"),
+    (
+        DEMO,
+        "deterministic: true",
+        "deterministic: true\n  zero: {offload: optimiser}",
+        "execution.zero: found offload optimiser with stage 0, expected stage 1, 2 or 3",
+    ),
+    (
+        DEMO,
+        "compute_dtype: float32",
+        "compute_dtype: float64\n  zero: {stage: 2}",
+        "execution: found zero.stage above 0 with compute_dtype float64, expected float32 or bfloat16",
     ),
     # what is kept
     (ARMS, "    keep: last", "    keep: best", "arms.yaml: sft-light.recipe: found `keep: best` with mu constant at 1"),
@@ -422,6 +436,16 @@ def test_a_run_is_told_nothing_that_its_recipe_cannot_use():
     assert project.run("base", 1).grading is None
     for key in ("threads", "checkpoint", "max_prompt_tokens"):
         assert key not in project.run("chord-phi", 1).model_dump_json()
+
+
+def test_a_run_is_told_of_zero_only_where_it_is_used():
+    study = load(ROOT, "demo").study
+    for zero, told in ((Zero(), False), (Zero(stage=2, offload="optimiser"), True)):
+        execution = study.execution.model_copy(update={"zero": zero})
+        project = load(ROOT, "demo").model_copy(update={"study": study.model_copy(update={"execution": execution})})
+        text = project.run("chord-phi", 1).model_dump_json()
+        assert ("zero" in text) is told
+        assert Run.model_validate_json(text).execution.zero == zero
 
 
 def test_a_run_json_that_tells_too_much_or_too_little_is_refused(tmp_path):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from chord.config import load
-from chord.config.beside import beside_recipe, beside_training
+from chord.config import Zero, load
+from chord.config.beside import beside_training
 from chord.jobs import expectations, run_texts
 from chord.provenance.digest import DECIDES_NOTHING, deciding_code
 from chord.records import Problem, Trace, read_lines, write_lines
@@ -85,16 +85,30 @@ def trained_without(folder: Path, plans: list[tuple[list[str], tuple[str, ...]]]
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout), done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
 def test_every_arm_trains_without_the_code_that_its_digest_leaves_out(tmp_path: Path) -> None:
     ends, said = trained_without(tmp_path, [(plan(tmp_path / "base", "sft-light", None), ())])
     assert ends == [0], said[-3000:]
     start = tmp_path / "base" / "out" / "model"
-    plans = [(plan(tmp_path / name, name, start), beside_recipe(recipe)) for name, recipe in RECIPES.items()]
+    plans = [
+        (plan(tmp_path / name, name, start), beside_training(recipe, PROJECT.study.execution))
+        for name, recipe in RECIPES.items()
+    ]
     ends, said = trained_without(tmp_path, plans)
     assert dict(zip(RECIPES, ends, strict=True)) == dict.fromkeys(RECIPES, 0), said[-3000:]
+
+
+def test_the_code_around_deepspeed_decides_only_what_is_trained_with_it() -> None:
+    recipe, execution = RECIPES["chord-phi"], PROJECT.study.execution
+    divided = execution.model_copy(update={"zero": Zero(stage=2)})
+    without, within = (deciding_code("chord.train", beside_training(recipe, one)) for one in (execution, divided))
+    assert within.keys() - without.keys() == {"chord.learner.preflight", "chord.learner.zero"}
+    changed = PROJECT.model_copy(update={"study": PROJECT.study.model_copy(update={"execution": divided})})
+    for name, before in expectations(PROJECT, ROOT).items():
+        after = expectations(changed, ROOT)[name]
+        assert (after.without != before.without) is (after.verb == "chord.train"), name
 
 
 def test_an_arm_that_needs_what_is_left_out_ends_with_its_name(tmp_path: Path) -> None:
@@ -110,7 +124,7 @@ def test_an_arm_that_needs_what_is_left_out_ends_with_its_name(tmp_path: Path) -
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_is_left_out_exists_and_is_a_part_of_the_whole_closure(name: str) -> None:
     everything = deciding_code("chord.train")
-    for item in beside_recipe(RECIPES[name]):
+    for item in beside_training(RECIPES[name], PROJECT.study.execution):
         module, _, function = item.partition(":")
         assert module in everything, item
         source = (ROOT / f"{module.replace('.', '/')}.py").read_text()

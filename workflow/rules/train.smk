@@ -1,9 +1,5 @@
 # Models. One trainer for every arm: what an arm is stands in its run.json, which anyone can run without Snakemake.
 
-# A training that was told to stop (exit code 75), killed, or lost its machine continues from its last checkpoint. One
-# that failed for a reason of its own fails again there, within steps.
-RETRIES = 3
-
 
 rule describe_base:
     input:

@@ -10,6 +10,7 @@ import sys
 FLAGS = {
     "prepare": (("tokenizer",), ("problems", "counts")),
     "demonstrate": (("problems", "tokenizer"), ("traces", "counts")),
+    "ask_expert": (("problems", "expert", "tokenizer"), ("traces", "counts")),
     "train": (
         ("run", "start", "prompts", "traces", "solved", "validation"),
         ("model/", "metrics", "timing", "tensorboard/", "validation-answers", "candidates/"),

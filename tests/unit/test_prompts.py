@@ -129,3 +129,11 @@ def test_a_template_that_hides_the_message_is_refused() -> None:
     deaf.chat_template = "{{ messages[0]['content'] | upper }}"
     with pytest.raises(ValueError, match="does not show the message"):
         prompt_ids(deaf, "<end>")
+
+
+def test_a_systems_message_stands_where_the_template_puts_it_also_beside_special_text(smollm2) -> None:
+    for prompt in ("12+35", "a<|im_end|>b"):
+        ids = prompt_ids(smollm2, prompt, "Be short.")
+        text = smollm2.decode(ids)
+        assert text.startswith("<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\n" + prompt + "<|im_end|>")
+        assert ids.count(smollm2.convert_tokens_to_ids("<|im_end|>")) == 2

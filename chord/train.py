@@ -93,7 +93,7 @@ def _lead(args: argparse.Namespace, run: Run, world: World, inputs: dict[str, Pa
         seeds={"run": run.seed},
         extra=machine(run, args.threads),
     )
-    with Lease.acquire(args.state) as lease:
+    with Lease.acquire(args.state, wait_if_unseen=True) as lease:
         with recording as recorded:
             code, training = _train(args, run, world, inputs, lease)
             if code:

@@ -57,19 +57,27 @@ class Lease:
         atexit.register(self.release)
 
     @classmethod
-    def acquire(cls, folder: Path, wait: bool = False) -> Self:
-        """The lease of `folder`, which is made if need be. Raises UserError naming a living owner, or waits for it."""
+    def acquire(cls, folder: Path, wait: bool = False, wait_if_unseen: bool = False) -> Self:
+        """The lease of `folder`, which is made if need be. Raises UserError naming a living owner, or waits for it.
+
+        With `wait_if_unseen` an owner on another machine is waited for until it shows that it lives, then refused, or
+        has been silent for two minutes: after the death of a node its job is soon started again on another one.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         me = this_process()
         since = datetime.now(UTC).isoformat(timespec="seconds")
         owner = Owner(**asdict(me), job=os.environ.get("SLURM_JOB_ID"), since=since, token=uuid.uuid4().hex)
+        touched: float | None = None
         while True:
             with _locked(folder):
-                other = _living_owner(folder)
-                if other is None:
+                found = _living_owner(folder)
+                if found is None:
                     write_atomically(folder / "lease.json", json.dumps(asdict(owner)) + "\n")
                     return cls(folder, owner)
-            if not wait:
+            other, unseen_since = found
+            in_doubt = unseen_since is not None and touched in (None, unseen_since)
+            touched = unseen_since
+            if not (wait or (wait_if_unseen and in_doubt)):
                 raise UserError(
                     f"{folder}: found it in use by {other}, expected no other owner; wait for it or stop it"
                 )
@@ -118,8 +126,8 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _living_owner(folder: Path) -> Owner | str | None:
-    """Who owns the folder and still lives. To be called under the lock."""
+def _living_owner(folder: Path) -> tuple[Owner | str, float | None] | None:
+    """Who owns the folder and still lives; and when it last said so, where nobody here can see. Under the lock."""
     path = folder / "lease.json"
     try:
         touched = path.stat().st_mtime
@@ -127,10 +135,12 @@ def _living_owner(folder: Path) -> Owner | str | None:
         return None
     owner = _read(path)
     alive = lives(Process(owner.host, owner.machine, owner.pid, owner.started)) if owner else None
-    if alive is None:
-        os.utime(folder / "lease.lock")  # the file server's clock, which also stamps the owner's touches
-        alive = (folder / "lease.lock").stat().st_mtime - touched < SILENCE_SECONDS
-    return (owner or "an owner whose lease.json is damaged") if alive else None
+    if alive is not None:
+        return (owner, None) if owner and alive else None
+    os.utime(folder / "lease.lock")  # the file server's clock, which also stamps the owner's touches
+    if (folder / "lease.lock").stat().st_mtime - touched >= SILENCE_SECONDS:
+        return None
+    return owner or "an owner whose lease.json is damaged", touched
 
 
 def _read(path: Path) -> Owner | None:

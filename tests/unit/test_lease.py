@@ -195,6 +195,29 @@ def test_who_waits_gets_the_folder_when_it_is_free(tmp_path, monkeypatch):
         waiter.communicate()
 
 
+def test_an_owner_elsewhere_that_falls_silent_is_waited_for_and_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "POLL_SECONDS", 0.05)
+    forge(tmp_path, silent_for=leases.SILENCE_SECONDS - 1.5, host="elsewhere")
+    began = time.monotonic()
+    with Lease.acquire(tmp_path, wait_if_unseen=True) as lease:
+        lease.check()
+    assert 0.5 < time.monotonic() - began < 30
+
+
+def test_an_owner_elsewhere_that_shows_that_it_lives_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "POLL_SECONDS", 0.05)
+    forge(tmp_path, silent_for=60, host="elsewhere")
+    with start(HOLD.replace("Path(sys.argv[1])", "Path(sys.argv[1]), wait_if_unseen=True"), tmp_path) as waiter:
+        time.sleep(2)
+        assert waiter.poll() is None, "it may be dead: nobody has heard of it for a minute"
+        os.utime(tmp_path / "lease.json")
+        assert waiter.wait(timeout=30) == 1
+        assert "found it in use by process" in waiter.stderr.read()
+    with start(HOLD, tmp_path / "here") as first, pytest.raises(UserError, match="in use by process"):
+        first.stdout.readline()
+        Lease.acquire(tmp_path / "here", wait_if_unseen=True)
+
+
 def test_a_damaged_lease_is_respected_until_it_is_old(tmp_path):
     (tmp_path / "lease.json").write_text('{"host": "el')
     with pytest.raises(UserError, match=r"lease\.json is damaged"):

@@ -12,6 +12,7 @@ COMMANDS = {
     "plan": "say what a target would cost: jobs, hours, memory, disk",
     "why": "say for each job of a target why it would run",
     "doctor": "check that a profile fits the Slurm cluster that it is for",
+    "resume": "go on after Snakemake was killed: end what it left, keep what is finished",
     "diff": "the first thing in which two runs differ",
     "export": "write the provenance of a study as an RO-Crate",
 }

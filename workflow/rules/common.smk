@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -50,6 +51,10 @@ wildcard_constraints:
     table="|".join(name for name, artefact in project.artefacts.items() if isinstance(artefact, Table)) or "-",
     figure="|".join(name for name, artefact in project.artefacts.items() if isinstance(artefact, Figure)) or "-",
 
+
+# Slurm tells a whole job that its time is nearly up; only the training may answer, which saves and ends by itself.
+if not workflow.is_main_process:
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 # --- what is stale -----------------------------------------------------------------------------
 

@@ -1,0 +1,277 @@
+"""What can happen to a study on a cluster, each on a real Slurm; afterwards the model is that of an undisturbed run.
+
+Every test looks at results: the bytes of the model and its metrics, and the attempts in the ledger.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.slurm import Cluster, processes_of, signal_inside
+from tests.conftest import made_once
+from tests.faults.small_run import result
+from tests.mini_study import edit_yaml, run
+from tests.workflow.test_continue import project
+
+MODEL = "results/demo/models/base/model"
+DATA = ("results/demo/data/traces/base.jsonl", "results/demo/data/problems/validation.jsonl")
+SNAKEMAKE = (sys.executable, "-m", "snakemake")
+# What this small cluster needs otherwise than the profile says; no rule and no study is changed.
+QUICK = ("--jobs=4", "--latency-wait=5", "--slurm-init-seconds-before-status-checks=5")
+RESOURCES = ("--default-resources", "slurm_partition=cpu", "runtime=5", "mem_mb=300")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def of_training(**changes: object) -> tuple[str, ...]:
+    """The option that gives the training of the base model these resources, and a partition with GPUs."""
+    wanted = {"slurm_partition": "gpu", "mem_mb": 400, "gres": "gpu:1", "runtime": 5} | changes
+    return ("--set-resources", *(f"train_base:{name}={value}" for name, value in wanted.items()))
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with its data made, and beside it (`alone`) with a model that nobody disturbed."""
+
+    def build(folder: Path) -> None:
+        own = project(folder / "project")
+        edit_yaml(own / "config/studies/demo.yaml", base_corpus__recipe__steps=250, base_corpus__size=1000)
+        (own / "slurm").symlink_to("profiles/slurm")
+        told = run(own, "snakemake", "--cores", "2", *DATA)
+        assert told.returncode == 0, told.stdout
+        shutil.copytree(own, folder / "alone", symlinks=True)
+        told = run(folder / "alone", "snakemake", "--cores", "1", MODEL)
+        assert told.returncode == 0, told.stdout
+
+    return made_once(tmp_path_factory, "a study for a cluster", build)
+
+
+@pytest.fixture
+def folder(prepared: Path, tmp_path: Path) -> Path:
+    """A project of the test's own: data, and no model yet."""
+    return shutil.copytree(prepared / "project", tmp_path / "project", symlinks=True)
+
+
+def started(cluster: Cluster, folder: Path, *options: str) -> subprocess.Popen[str]:
+    """Snakemake at work on the login machine, with the project's own profile."""
+    command = (*SNAKEMAKE, "--profile", "slurm", *QUICK, *RESOURCES, *options, "--", MODEL)
+    log = (folder / "snakemake.log").open("w")
+    return cluster.popen(*command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+
+
+def ended(process: subprocess.Popen[str], folder: Path, code: int = 0) -> str:
+    """What Snakemake said, once it is over."""
+    found = process.wait(600)
+    told = (folder / "snakemake.log").read_text()
+    assert found == code, told
+    return told
+
+
+def in_training(cluster: Cluster, folder: Path, *others: str) -> str:
+    """The Slurm job that trains, once it has written a checkpoint; not one of `others`."""
+    state = folder / "results/demo/models/base/state"
+    found: list[str] = []
+
+    def at_work() -> bool:
+        with_checkpoint = bool(list(state.glob("*/step-*")))
+        lease = state / "lease.json"
+        job = json.loads(lease.read_text())["job"] if with_checkpoint and lease.exists() else None
+        found[:] = [job] if job and job not in others else []
+        return bool(found)
+
+    cluster.wait_for(at_work, "a training has written a checkpoint", timeout=240)
+    return found[0]
+
+
+def outcomes(folder: Path) -> list[tuple[object, object]]:
+    """How each attempt to train told of its end, and its exit code; nothing of one that was killed outright."""
+    lines = (folder / "results/demo/provenance/ledger.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    begun = {one["attempt"] for one in told if one.get("verb") == "chord.train"}
+    return [(one["outcome"], one.get("exit_code")) for one in told if "outcome" in one and one["attempt"] in begun]
+
+
+def same_as_undisturbed(folder: Path, prepared: Path) -> None:
+    """The model and its metrics, byte for byte."""
+    found, wanted = (result(place / "results/demo/models/base") for place in (folder, prepared / "alone"))
+    for one in (found, wanted):
+        one.pop("model/.snakemake_timestamp", None)  # Snakemake's own mark
+    assert found == wanted
+
+
+def test_a_training_that_is_cancelled_is_sent_again_and_continues(
+    cluster: Cluster, folder: Path, prepared: Path
+) -> None:
+    process = started(cluster, folder, *of_training())
+    job = in_training(cluster, folder)
+    cluster.scancel(job)
+    ended(process, folder)
+    assert cluster.states()[job] == "CANCELLED"
+    assert len(cluster.states()) == 2, "one job more, for the second attempt"
+    same_as_undisturbed(folder, prepared)
+    assert "from step 0" not in (folder / "results/demo/models/base/train.log").read_text()
+
+
+def test_a_node_dies_and_slurm_itself_starts_the_job_elsewhere(cluster: Cluster, folder: Path, prepared: Path) -> None:
+    process = started(cluster, folder, *of_training())
+    job = in_training(cluster, folder)
+    node = cluster.job(job)["BatchHost"]
+    cluster.node_kill(node)
+    try:
+        ended(process, folder)
+        assert cluster.job(job)["JobState"] == "COMPLETED"
+        assert cluster.job(job)["BatchHost"] != node
+        assert int(cluster.job(job)["Restarts"]) == 1
+    finally:
+        cluster.node_start(node)
+    same_as_undisturbed(folder, prepared)
+
+
+def test_a_node_dies_and_snakemake_sends_the_job_again(cluster: Cluster, folder: Path, prepared: Path) -> None:
+    process = started(cluster, folder, "--slurm-no-requeue", *of_training())
+    job = in_training(cluster, folder)
+    node = cluster.job(job)["BatchHost"]
+    cluster.node_kill(node)
+    try:
+        ended(process, folder)
+        assert cluster.states()[job] == "NODE_FAIL"
+    finally:
+        cluster.node_start(node)
+    same_as_undisturbed(folder, prepared)
+
+
+def test_slurm_itself_is_restarted_and_nothing_is_sent_twice(cluster: Cluster, folder: Path, prepared: Path) -> None:
+    process = started(cluster, folder, *of_training())
+    job = in_training(cluster, folder)
+    cluster.controller_stop()
+    time.sleep(8)  # longer than the time between two looks
+    cluster.controller_start()
+    ended(process, folder)
+    assert cluster.states() == {job: "COMPLETED"}
+    same_as_undisturbed(folder, prepared)
+
+
+def test_a_request_that_no_node_can_meet_ends_at_once_and_the_others_go_on(cluster: Cluster, folder: Path) -> None:
+    shutil.rmtree(folder / "results/demo/data/traces")
+    process = started(cluster, folder, *of_training(gres="gpu:3"), "--retries", "0", DATA[0])
+    told = ended(process, folder, code=1)
+    assert "Requested node configuration is not available" in told
+    assert (folder / DATA[0]).exists(), "the other job went on"
+    assert not (folder / MODEL).exists()
+
+
+@pytest.fixture
+def killed(cluster: Cluster, folder: Path) -> Iterator[str]:
+    """The job that still trains after its Snakemake was killed outright."""
+    process = started(cluster, folder, *of_training())
+    job = in_training(cluster, folder)
+    signal_inside(process, signal.SIGKILL)
+    process.wait()
+    yield job
+
+
+def test_snakemake_is_killed_and_one_command_ends_what_it_left_and_goes_on(
+    cluster: Cluster, folder: Path, prepared: Path, killed: str
+) -> None:
+    assert cluster.states()[killed] == "RUNNING"
+    data = {path: (folder / path).stat().st_mtime_ns for path in DATA}
+    command = (
+        sys.executable,
+        "-m",
+        "chord.resume",
+        "--profile",
+        "slurm",
+        *QUICK,
+        *RESOURCES,
+        *of_training(),
+        "--",
+        MODEL,
+    )
+    told = cluster.run(*command, cwd=folder, timeout=600)
+    assert f"cancelling 1 jobs of the Snakemake before: {killed}" in told
+    assert cluster.states()[killed] == "CANCELLED"
+    assert "from step 0" not in (folder / "results/demo/models/base/train.log").read_text()
+    assert {path: (folder / path).stat().st_mtime_ns for path in DATA} == data, "nothing finished is made again"
+    same_as_undisturbed(folder, prepared)
+
+
+def test_what_a_killed_snakemakes_job_finished_by_itself_is_kept(
+    cluster: Cluster, folder: Path, prepared: Path, killed: str
+) -> None:
+    cluster.wait_for(lambda: cluster.states()[killed] == "COMPLETED", "the job ends by itself", timeout=300)
+    command = (
+        sys.executable,
+        "-m",
+        "chord.resume",
+        "--profile",
+        "slurm",
+        *QUICK,
+        *RESOURCES,
+        *of_training(),
+        "--",
+        MODEL,
+    )
+    told = cluster.run(*command, cwd=folder, timeout=600)
+    assert f"{MODEL} was finished while nobody watched" in told
+    assert cluster.states() == {killed: "COMPLETED"}, "no job was sent for it again"
+    same_as_undisturbed(folder, prepared)
+
+
+def test_while_snakemake_lives_nothing_is_cancelled(cluster: Cluster, folder: Path) -> None:
+    process = started(cluster, folder, *of_training())
+    job = in_training(cluster, folder)
+    told = cluster.run(sys.executable, "-m", "chord.resume", "--profile", "slurm", MODEL, cwd=folder, check=False)
+    assert "found Snakemake at work (process " in told
+    assert cluster.states() == {job: "RUNNING"}
+    signal_inside(process, signal.SIGINT)
+    process.wait(120)
+
+
+def test_a_second_job_of_a_training_that_goes_on_is_refused(
+    cluster: Cluster, folder: Path, prepared: Path, killed: str
+) -> None:
+    cluster.run(*SNAKEMAKE, "--profile", "slurm", "--unlock", cwd=folder)
+    ended(started(cluster, folder, *of_training(), "--retries", "0"), folder, code=1)
+    said = (folder / "results/demo/models/base/train.log").read_text()
+    assert "found it in use by process" in said and f"job {killed}, " in said
+    assert cluster.states()[killed] in ("RUNNING", "COMPLETED"), "the first one was left alone"
+
+
+def test_before_its_time_is_up_a_training_is_told_saves_and_continues_in_another_job(
+    cluster: Cluster, folder: Path, prepared: Path
+) -> None:
+    process = started(cluster, folder, *of_training(runtime="attempt", slurm_extra="'--signal=USR1@20'"))
+    first = in_training(cluster, folder)
+    trainer = of_name(cluster, "chord.train")
+    os.kill(trainer, signal.SIGSTOP)  # a training that is slow: its minute passes
+    cluster.wait_for(lambda: told_of(trainer, signal.SIGUSR1), "Slurm tells the training", timeout=90)
+    os.kill(trainer, signal.SIGCONT)
+    ended(process, folder)
+    assert cluster.states()[first] == "FAILED", "it ended by itself, before Slurm ended it"
+    assert next(code for _, code in outcomes(folder)) == 75
+    second = next(job for job in cluster.states() if job != first)
+    assert cluster.job(second)["TimeLimit"] == "00:02:00", "twice the time at the second attempt"
+    same_as_undisturbed(folder, prepared)
+
+
+def of_name(cluster: Cluster, module: str) -> int:
+    """The process of the cluster that runs `python -m module`, by its number on this machine."""
+    for process in processes_of(cluster.root):
+        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        if b"-m" in words[:3] and module.encode() in words[:4]:
+            return process
+    raise AssertionError(f"found no process of {module} in the cluster")
+
+
+def told_of(process: int, number: signal.Signals) -> bool:
+    """Whether the signal waits for the process, which is stopped."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return bool(int(status.partition("ShdPnd:")[2].split()[0], 16) & 1 << (number - 1))

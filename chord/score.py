@@ -92,7 +92,7 @@ def _job(study: Study, benchmark: Benchmark, answers: Path, problems: Path, scor
         "answers": file_sha256(answers),
         "problems": file_sha256(problems),
     }
-    return Job(benchmark, study.grading.form, tuple(asked), tuple(answered), scores, ahead.key_of(parts))
+    return Job(benchmark, study.form_of(benchmark.name), tuple(asked), tuple(answered), scores, ahead.key_of(parts))
 
 
 def check_answers(file: Path, answers: Sequence[Answer], problems: Sequence[Problem], benchmark: Benchmark) -> None:

@@ -79,7 +79,7 @@ def how_answered(execution: Execution) -> dict[str, Any]:
 
 def of_scores(study: Study, benchmark: str, task: dict[str, Any]) -> dict[str, Any]:
     """What decides the scores of answers that are there; what an outcome pays does not."""
-    return {"benchmark": benchmark, "task": task, "grading": study.grading.form.model_dump(mode="json")}
+    return {"benchmark": benchmark, "task": task, "grading": study.form_of(benchmark).model_dump(mode="json")}
 
 
 def of_validation(study: Study) -> dict[str, Any]:

@@ -44,13 +44,33 @@ class Split(Frozen):
     or_fewer: bool = False
 
 
+class AnswerForm(Frozen):
+    """How a text becomes an outcome: the form in which it gives its answer, and so the grader that reads it."""
+
+    grader: Literal["marked-text", "last-number", "math", "tool-call", "bfcl"]
+    mark: str | None = None
+
+    @model_validator(mode="after")
+    def _mark(self) -> Self:
+        if (self.grader == "marked-text") != (self.mark is not None):
+            found = "no `mark`" if self.mark is None else "a `mark`"
+            raise ValueError(
+                f"found {found} with grader {self.grader}, expected the text before the answer with marked-text"
+            )
+        return self
+
+
 class Benchmark(Frozen):
-    """A column of the tables: problems, the lm-eval task that asks them, and the paper's column beside it."""
+    """A column of the tables: problems, the lm-eval task that asks them, and the paper's column beside it.
+
+    `grading` is how its answers are read where that is not how the study's rewards read them.
+    """
 
     label: str
     problems: Split
     file: str
     paper_column: str | None = None
+    grading: AnswerForm | None = None
 
 
 class CorpusPart(Frozen):
@@ -85,22 +105,6 @@ class Data(Frozen):
     validation: Split
     expert: Split
     aligned_traces: bool
-
-
-class AnswerForm(Frozen):
-    """How a text becomes an outcome: the form in which it gives its answer, and so the grader that reads it."""
-
-    grader: Literal["marked-text", "last-number", "math", "tool-call"]
-    mark: str | None = None
-
-    @model_validator(mode="after")
-    def _mark(self) -> Self:
-        if (self.grader == "marked-text") != (self.mark is not None):
-            found = "no `mark`" if self.mark is None else "a `mark`"
-            raise ValueError(
-                f"found {found} with grader {self.grader}, expected the text before the answer with marked-text"
-            )
-        return self
 
 
 class Grading(AnswerForm):
@@ -221,6 +225,10 @@ class Study(Frozen):
     benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
     budget: dict[str, Number]
     execution: Execution
+
+    def form_of(self, benchmark: str) -> AnswerForm:
+        """How answers to the benchmark are read."""
+        return self.benchmarks[benchmark].grading or self.grading.form
 
     @model_validator(mode="after")
     def _refers_to_what_exists(self) -> Self:

@@ -34,12 +34,25 @@ def same_calls(text: str, answer: str) -> bool | None:
         )
     if not thinks_once(text) or text.find(CALL) < text.find(THOUGHT):
         return None
+    block = _last_block(text)
+    made = None if block is None else read_calls(block)
+    return None if made is None else made == wanted
+
+
+def listed_calls(text: str) -> list[tuple[str, dict[str, Any]]] | None:
+    """Name and arguments of each call in the reply's last block, in order; None if there is no block in that form.
+
+    Thinking before it is not asked for: a model that was never told to think is read too.
+    """
+    block = _last_block(text)
+    return None if block is None else _parsed(block)
+
+
+def _last_block(text: str) -> str | None:
+    """What stands between the last pair of marks."""
     end = text.rfind(CALLED)
     start = text.rfind(CALL, 0, max(end, 0))
-    if start < 0:
-        return None
-    made = read_calls(text[start + len(CALL) : end])
-    return None if made is None else made == wanted
+    return None if start < 0 else text[start + len(CALL) : end]
 
 
 def thinks_once(text: str) -> bool:
@@ -49,6 +62,12 @@ def thinks_once(text: str) -> bool:
 
 def read_calls(text: str) -> Calls | None:
     """The calls in a JSON list, each as its name and its arguments with sorted keys; None if it is not such a list."""
+    calls = _parsed(text)
+    return None if calls is None else Counter((name, json.dumps(given, sort_keys=True)) for name, given in calls)
+
+
+def _parsed(text: str) -> list[tuple[str, dict[str, Any]]] | None:
+    """Name and arguments of each call in a JSON list."""
     if len(text) > MAX_CALLS_CHARACTERS or _too_deep(text):
         return None
     try:
@@ -63,13 +82,13 @@ def read_calls(text: str) -> Calls | None:
         return None
     if not isinstance(calls, list):
         return None
-    read: Calls = Counter()
+    read: list[tuple[str, dict[str, Any]]] = []
     for call in calls:
         if not isinstance(call, dict) or not isinstance(call.get("name"), str):
             return None
         if not isinstance(call.get("arguments"), dict):
             return None
-        read[call["name"], json.dumps(call["arguments"], sort_keys=True)] += 1
+        read.append((call["name"], call["arguments"]))
     return read
 
 

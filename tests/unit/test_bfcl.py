@@ -1,0 +1,118 @@
+"""BFCL through its public package: items, the package's own checker, hostile calls, and a benchmark of a study."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from chord.config import AnswerForm, ConfigError
+from chord.provenance.files import UserError
+from chord.records import Outcome
+from chord.tasks import bfcl
+from chord.tasks.graders import grade
+
+# Of the package's own first possible values these are refused by the package's own checker (2026.3.23).
+REFUSED_BY_ITSELF = 8
+ITEMS = list(bfcl.items(bfcl.CATEGORIES, "here"))
+FORM = AnswerForm(grader="bfcl")
+
+
+def reply(*calls: dict[str, object]) -> str:
+    return f"<think>so</think> <tool_call>{json.dumps(calls)}</tool_call>"
+
+
+def item(name: str) -> dict[str, str]:
+    return next(one for one in ITEMS if one["id"] == name)
+
+
+def first(value: object) -> object:
+    """The first possible value that is not left out; of an object and of a list of objects, that of each key."""
+    if isinstance(value, dict):
+        return {key: found for key, one in value.items() if (found := first(one)) is not None}
+    if isinstance(value, list):
+        one = next((one for one in value if one != ""), None)
+        if isinstance(one, list):
+            return [first(part) if isinstance(part, dict) else part for part in one]
+        return first(one) if isinstance(one, dict) else one
+    return value
+
+
+def test_the_eight_categories_have_the_items_that_the_package_says() -> None:
+    assert Counter(one["category"] for one in ITEMS) == {
+        "simple_python": 400,
+        "multiple": 200,
+        "parallel": 200,
+        "parallel_multiple": 200,
+        "live_simple": 258,
+        "live_multiple": 1053,
+        "live_parallel": 16,
+        "live_parallel_multiple": 24,
+    }
+
+
+def test_the_packages_own_answers_are_right_and_other_calls_wrong_in_every_category() -> None:
+    refused = []
+    for one in ITEMS:
+        possible = json.loads(one["answer"])["possible"]
+        calls = [{"name": name, "arguments": first(given)} for call in possible for name, given in call.items()]
+        if bfcl.wanted_calls(reply(*calls), one["answer"]) is not True:
+            refused.append(one["id"])
+        assert bfcl.wanted_calls(reply({"name": "other", "arguments": {}}), one["answer"]) is False
+        assert bfcl.wanted_calls(reply(*calls, *calls[:1]), one["answer"]) is False, "a call too many"
+    assert len(refused) == REFUSED_BY_ITSELF, refused
+
+
+def test_values_count_as_the_package_says() -> None:
+    answer = item("simple_python_0")["answer"]  # calculate_triangle_area: base 10, height 5, unit "units" or left out
+    area = "calculate_triangle_area"
+
+    def told(text: str, finish: str = "stop") -> Outcome:
+        return grade(text, finish, answer, FORM)
+
+    assert told(reply({"name": area, "arguments": {"base": 10, "height": 5}})) is Outcome.RIGHT
+    assert told(reply({"name": area, "arguments": {"height": 5, "base": 10, "unit": "UNITS"}})) is Outcome.RIGHT
+    assert told(reply({"name": area, "arguments": {"base": 10.0, "height": 5}})) is Outcome.WRONG
+    assert told(reply({"name": area, "arguments": {"base": 10, "height": 5, "depth": 1}})) is Outcome.WRONG
+    assert (
+        told(f'<tool_call>[{{"name": "{area}", "arguments": {{"base": 10, "height": 5}}}}]</tool_call>')
+        is Outcome.RIGHT
+    )
+    assert told("the area is 25") is Outcome.UNPARSABLE
+    assert told("<think>the area", "length") is Outcome.TOO_LONG
+
+
+def test_parallel_calls_may_come_in_any_order() -> None:
+    one = next(one for one in ITEMS if one["category"] == "parallel")
+    possible = json.loads(one["answer"])["possible"]
+    calls = [{"name": name, "arguments": first(given)} for call in possible for name, given in call.items()]
+    assert len(calls) > 1
+    assert bfcl.wanted_calls(reply(*reversed(calls)), one["answer"]) is True
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"base": None, "height": [[]]},
+        {"base": {"a": {"b": []}}, "height": True},
+        {"base": [1, [2, "x"]], "height": {}},
+        {"base": "10", "height": "__import__('os').system('true')"},
+        {"": 1},
+    ],
+)
+def test_values_of_kinds_that_nobody_expects_are_wrong_and_break_nothing(arguments: dict[str, object]) -> None:
+    for name in ("simple_python_0", "multiple_0", "parallel_0", "live_parallel_multiple_0-0-0"):
+        one = item(name)
+        function = json.loads(one["answer"])["functions"][0]["name"]
+        assert bfcl.wanted_calls(reply({"name": function, "arguments": arguments}), one["answer"]) is False
+
+
+def test_thousands_of_calls_are_wrong_at_once() -> None:
+    call = {"name": "calculate_triangle_area", "arguments": {"base": 10, "height": 5}}
+    assert bfcl.wanted_calls(reply(*[call] * 1000), item("parallel_0")["answer"]) is False
+
+
+def test_a_problem_of_another_kind_and_an_unknown_category_are_told() -> None:
+    with pytest.raises(UserError, match="expected category, functions and possible values"):
+        bfcl.wanted_calls(reply({"name": "f", "arguments": {}}), "42")
+    with pytest.raises(ConfigError, match="found category 'multi_turn_base', expected one of simple_python"):
+        list(bfcl.items(["multi_turn_base"], "here"))

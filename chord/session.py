@@ -25,7 +25,7 @@ from chord.learner.blank import blank_model, character_tokenizer
 from chord.learner.checkpoint import Progress
 from chord.learner.engine import Engine, Plain, adam
 from chord.learner.log import Curves, LineLog
-from chord.learner.policy import DTYPES, as_policy, end_ids, load_policy, weights_dtype
+from chord.learner.policy import DTYPES, as_policy, end_ids, load_policy, recompute_layers, weights_dtype
 from chord.learner.world import World
 from chord.provenance.digest import code_digest
 from chord.provenance.files import UserError, atomic_folder, write_atomically
@@ -84,6 +84,8 @@ def set_up(
     validation = read_lines(args.validation, Problem)
     _check_alignment(run, prompts, traces, args)
     model, tokenizer = _start(args, run)
+    if run.execution.recompute_activations:
+        recompute_layers(model)
     state = args.state / _state_digest(run, inputs)
     found = world.from_leader(checkpoint.newest(state) if world.leads else None)
     progress, moments = checkpoint.load(found, model) if found else (Progress(), {})

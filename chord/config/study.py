@@ -174,6 +174,7 @@ class Arithmetic(Frozen):
     sampler_rows: Count
     logit_chunk_tokens: Count
     deterministic: bool
+    recompute_activations: bool = Field(default=False, exclude_if=lambda v: not v)
     sampler: Literal["transformers", "vllm"] = Field(default="transformers", exclude_if=lambda v: v == "transformers")
     vllm: Vllm | None = Field(default=None, exclude_if=lambda v: v is None)  # left out, as above, of every run.json
     zero: Zero = Field(default=Zero(), exclude_if=lambda v: v == Zero())  # and so is this

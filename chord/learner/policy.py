@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from chord.learner import attention
 from chord.learner.packing import Packed
@@ -72,6 +73,18 @@ def full_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
                 yield name, parameter.detach()
         else:
             yield name, parameter.detach()
+
+
+def recompute_layers(model: PreTrainedModel) -> None:
+    """From here on the backward pass makes each layer's inner states again instead of keeping them; same gradients.
+
+    transformers does so in training mode alone. Only the layers are put into it: what they hold stays in evaluation
+    mode, so nothing is dropped out.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.training = True
 
 
 def read_packed(model: PreTrainedModel, ids: Tensor, positions: Tensor, **places: object) -> Tensor:

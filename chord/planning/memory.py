@@ -31,7 +31,7 @@ class Setting:
             ranks=ranks,
             zero_stage=zero.stage if zero else 0,
             offload=bool(zero) and zero.offload != "none",
-            recompute=bool(getattr(execution, "recompute_activations", False)),
+            recompute=execution.recompute_activations,
             micro_batch_tokens=execution.micro_batch_tokens,
             engine_share=getattr(engine, "gpu_memory_share", 0.0) if awake else 0.0,
         )

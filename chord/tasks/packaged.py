@@ -1,4 +1,4 @@
-"""Problems of a benchmark out of an installed package: BFCL's items, each as it is asked. Knows no hub and no generator."""
+"""Problems of a benchmark out of an installed package: BFCL's items. Knows no hub and no generator."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Problems of a benchmark out of an installed package: BFCL's items. Knows no hub and no generator."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from chord.config import ConfigError, Study
 from chord.config.sets import BENCHMARK, split_of
@@ -44,7 +44,7 @@ def packaged(study: Study, name: str) -> Draw:
     return _lowest(problems, split.size, study.data.seed)
 
 
-def _categories(settings: dict[str, object], where: str) -> Sequence[str]:
+def _categories(settings: Mapping[str, object], where: str) -> Sequence[str]:
     """The categories that a task's settings name, all of the paper's if none."""
     given = settings.get("categories", list(bfcl.CATEGORIES))
     unknown = sorted(set(settings) - {"categories"})

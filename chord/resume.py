@@ -44,7 +44,7 @@ def main() -> None:
         )
     end_jobs(here)
     snakemake = [sys.executable, "-m", "snakemake"]
-    subprocess.run([*snakemake, *arguments, "--unlock"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*snakemake, "--unlock", *arguments], check=True, stdout=subprocess.DEVNULL)
     study = next((word.partition("=")[2] for word in arguments if word.startswith("study=")), None)
     for path in keep_finished(here, study):
         print(f"chord resume: {path} was finished while nobody watched", file=sys.stderr)

@@ -10,6 +10,7 @@ COMMANDS = {
     "fetch": "bring what a study needs from a model hub, pinned to the byte by a lock file",
     "audit": "check a study, or one number of it, from the table down to the raw data",
     "plan": "say what a target would cost: jobs, hours, memory, disk",
+    "watch": "show a running study: jobs done and left, the curve of each training, time left",
     "why": "say for each job of a target why it would run",
     "doctor": "check that a profile fits the Slurm cluster that it is for",
     "resume": "go on after Snakemake was killed: end what it left, keep what is finished",

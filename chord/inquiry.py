@@ -5,7 +5,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from chord.provenance.attempts import read_attempts
 from chord.provenance.digest import PROJECT
 from chord.provenance.files import UserError
 from chord.provenance.freshness import changes, differences
+from chord.provenance.hashing import size_bytes
 from chord.provenance.lineage import Job, Lineage, read_lineage, study_of
 from chord.provenance.proof import Proof, gathered, proved
 from chord.provenance.rehash import Hasher
@@ -48,7 +49,7 @@ def asked(target: Path | None, cell: str | None, root: Path) -> Question:
         expected = "expected the results of a study"
         raise UserError(f"{study}: found no such folder, {expected}; build them: snakemake --cores 2")
     lineage = read_lineage(study)
-    project = _project(study)
+    project = project_of(study)
     if cell:
         return _cell_question(lineage, project, place, cell)
     whole = place == study
@@ -56,7 +57,7 @@ def asked(target: Path | None, cell: str | None, root: Path) -> Question:
     return Question(lineage, project, tuple(targets), tuple(lineage.behind(targets)), whole)
 
 
-def _project(study: Path) -> Project | None:
+def project_of(study: Path) -> Project | None:
     """All of config/ beside the results; None where only the results were copied."""
     root = study.parent.parent
     is_there = (root / "config" / "studies" / f"{study.name}.yaml").is_file()
@@ -104,6 +105,22 @@ def _cell_question(lineage: Lineage, project: Project | None, place: Path, cell:
     targets = (place, *(path for path in maker.outputs if path != place))
     arm, _, benchmark = cell.partition("/")
     return Question(lineage, project, targets, (*lineage.behind(cells[cell]), *targets), cell=(arm, benchmark))
+
+
+def about(
+    results: Path, project: Project | None, names: Sequence[str], largest_bytes: int
+) -> tuple[Question, dict[Path, int]]:
+    """The question about these files of a study, as far as a manifest made them; and what is too large to be read.
+
+    In the place of each file or folder of more than `largest_bytes` the manifest of its maker is asked about.
+    """
+    lineage = read_lineage(results)
+    targets = tuple(path for name in names if (path := lineage.study / name) in lineage.makers)
+    files = lineage.behind(targets)
+    sizes = {path: size_bytes(path) for path in files if path in lineage.makers and path.exists()}
+    large = {path: size for path, size in sizes.items() if size > largest_bytes}
+    asked_about = dict.fromkeys(lineage.makers[path].path if path in large else path for path in files)
+    return Question(lineage, project, targets, tuple(asked_about)), large
 
 
 # --- the answer --------------------------------------------------------------------------------

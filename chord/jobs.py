@@ -6,13 +6,18 @@ every job by its manifest, relative to results/STUDY. The rules in workflow/ say
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from chord.config import Project, Table, slices
+from chord.config import Figure, Project, Table, slices
 from chord.config.beside import beside_problems, beside_traces, beside_training
-from chord.config.sets import BENCHMARK, problem_sets, trace_sets
+from chord.config.ours import ours
+from chord.config.sets import BENCHMARK, answered, problem_sets, trace_sets
+from chord.findings import packing
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.freshness import Expected
 from chord.tasks.benchmarks import read_benchmark
+
+ENDING = ".manifest.json"
 
 
 def expectations(project: Project, root: Path = Path(".")) -> dict[str, Expected]:
@@ -33,6 +38,76 @@ def run_texts(project: Project) -> dict[str, str]:
 def run_text(project: Project, arm: str, seed: int) -> str:
     """The content of one run.json: all that this training is told."""
     return project.run(arm, seed).model_dump_json(indent=2)
+
+
+def of_page(project: Project, root: Path = Path(".")) -> dict[str, Any]:
+    """What decides the page beside results: what it shows of config/, marked comments too, its style and its script."""
+    studies = sorted(path.stem for path in (root / "config" / "studies").glob("*.yaml"))
+    marked = [list(one) for one in ours(root / "config", files_with_ours(project))]
+    code = root if (root / "chord").is_dir() else None
+    return slices.of_page(project, studies) | {"ours": marked, "web": packing.digests(code)}
+
+
+def files_with_ours(project: Project) -> list[str]:
+    """The files below config/ whose marked values concern the study."""
+    study = project.study
+    benchmarks = dict.fromkeys(f"benchmarks/{benchmark.file}" for benchmark in study.benchmarks.values())
+    artefacts = [f"experiments/{name}.yaml" for name in project.choice.artefacts]
+    return ["arms.yaml", f"studies/{study.name}.yaml", *benchmarks, *artefacts, "claims.yaml"]
+
+
+def planned(project: Project, root: Path = Path(".")) -> dict[str, Expected]:
+    """Of `expectations` the jobs that the chosen tables, figures and their page stand on, as the rules say it."""
+    chosen = {name: project.artefacts[name] for name in project.choice.artefacts}
+    shown = {name for artefact in chosen.values() for name in artefact.arms}
+    arms = _below(project, shown)
+    trained = [recipe for name in arms if (recipe := project.arms[name].recipe)]
+    trained += [project.study.base_corpus.recipe] if project.study.base_corpus else []
+    traces = {"base"} if project.study.base_corpus else set[str]()
+    traces |= {recipe.traces for recipe in trained if recipe.needs_experts and recipe.init != "random"}
+    problems = {
+        *map(answered, traces),
+        "validation",
+        *(["train"] if any(one.needs_rollouts for one in trained) else []),
+    }
+    tables = [artefact for artefact in chosen.values() if isinstance(artefact, Table)]
+    cells = {(arm, key) for one in tables for arm in one.arms for key in one.benchmarks or project.study.benchmarks}
+    graded = {name for arm in arms for name in project.arms[arm].choose or ()}
+    graded |= {arm for artefact in chosen.values() if isinstance(artefact, Figure) for arm in artefact.arms}
+
+    def is_needed(key: str) -> bool:
+        match key.removesuffix(ENDING).split("/"):
+            case ["data", "problems", name]:
+                return name in problems
+            case ["data", "traces", name]:
+                return name in traces
+            case ["data", "benchmarks", name]:
+                return any(name == benchmark for _, benchmark in cells)
+            case ["runs", arm, _, "validation"]:
+                return arm in graded
+            case ["runs", arm, _, "eval", benchmark, _]:
+                return (arm, benchmark) in cells
+            case ["runs", arm, *_]:
+                return arm in arms
+            case [name]:
+                return name not in project.artefacts or name in chosen
+            case _:
+                return True
+
+    return {key: one for key, one in expectations(project, root).items() if is_needed(key)}
+
+
+def _below(project: Project, names: set[str]) -> set[str]:
+    """The arms of these names, and those that they start from or choose between."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in project.arms and name not in found:
+            found.add(name)
+            arm = project.arms[name]
+            waiting += [*(arm.choose or ()), *([arm.recipe.init] if arm.recipe else [])]
+    return found
 
 
 def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
@@ -85,5 +160,4 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
         verb = "chord.tabulate" if isinstance(artefact, Table) else "chord.plot"
         yield f"{name}.manifest.json", Expected(verb, (), "report", slices.of_artefact(project, name))
     yield "claims.manifest.json", Expected("chord.judge", (), "report", slices.of_claims(project))
-    studies = sorted(path.stem for path in (root / "config" / "studies").glob("*.yaml"))
-    yield "report.manifest.json", Expected("chord.report", (), "report", slices.of_page(project, studies))
+    yield "report.manifest.json", Expected("chord.report", (), "report", of_page(project, root))

@@ -21,7 +21,7 @@ class LineLog:
     def __init__(self, path: Path, length: int) -> None:
         """Opens `path` cut back to `length` bytes. Raises ValueError if it is shorter: lines would be missing."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)  # so that `chord watch` sees each step
         found = self._file.tell()
         if found < length:
             raise ValueError(f"{path}: found {found} bytes, expected at least the {length} of the checkpoint")

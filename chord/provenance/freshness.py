@@ -252,6 +252,7 @@ def _job_name(key: str) -> str:
 def put_times_in_order(jobs: Mapping[str, Made]) -> None:
     """Raises the times of outputs that are older than an input, job by job along the graph; changes no content."""
     maker = {place.path: key for key, job in jobs.items() for place in job.outputs.values()}
+    maker |= {job.path: key for key, job in jobs.items()}
     done: set[str] = set()
     for key in jobs:
         waiting = [key]

@@ -354,12 +354,10 @@ def page_parts(wildcards):
     return parts + [f"results/{{study}}/{name}.svg" for name in CHOSEN if name not in TABLES]
 
 
-def page_runs(wildcards):
-    """What the page tells of training: the manifest and timings of each run that the artefacts stand on."""
-    trained = [name for name in arms_below(CHOSEN) if project.arms[name].recipe]
-    runs = ["results/{study}/models/base"] if project.study.base_corpus else []
-    runs += expand("results/{{study}}/runs/{arm}/seed-{seed}", arm=trained, seed=project.seeds)
-    return [f"{run}/{file}" for run in runs for file in ("train.manifest.json", "timing.jsonl")]
+def page_behind(wildcards):
+    """What the page tells of the way to its parts: all files of all jobs that they stand on, manifests and answers too."""
+    every = partial(expand, study=project.study.name, seed=project.seeds)
+    return sorted({file for name in CHOSEN for file in files_below(name, every)})
 
 
 def files_of(artefact):

@@ -87,7 +87,7 @@ rule judge:
 rule report:
     input:
         parts=page_parts,
-        runs=page_runs,
+        behind=page_behind,
         because=because("report.manifest.json"),
     output:
         html=report("results/{study}/report.html", caption="../report/report.rst", category="Report"),

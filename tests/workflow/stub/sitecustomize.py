@@ -53,7 +53,7 @@ def stand_in(verb: str, arguments: list[str]) -> None:
     expected = jobs.expectations(project)[key]
     reads, writes = FLAGS[verb]
     inputs = {flag: Path(flags[f"--{flag}"]) for flag in reads if f"--{flag}" in flags}
-    inputs |= more_inputs(verb, arguments, results, project)
+    inputs |= more_inputs(verb, arguments, manifest, project)
     outputs = {
         name.rstrip("/"): Path(flags[f"--{name.rstrip('/')}"]) for name in writes if f"--{name.rstrip('/')}" in flags
     }
@@ -74,10 +74,11 @@ def stand_in(verb: str, arguments: list[str]) -> None:
                 file.write_text(json.dumps(arguments) + "\n")
 
 
-def more_inputs(verb, arguments, results, project):
+def more_inputs(verb, arguments, manifest, project):
     """What a verb reads without a flag for each file."""
     from pathlib import Path
 
+    results = Path(*manifest.parts[:2])
     if verb == "choose":
         after = arguments[arguments.index("--candidates") + 1 :]
         runs = [Path(word) for word in after[: next(i for i, word in enumerate(after) if word.startswith("--"))]]
@@ -96,7 +97,8 @@ def more_inputs(verb, arguments, results, project):
     if verb == "report":
         files = [path for name in project.choice.artefacts for path in results.glob(f"{name}.*")]
         files.append(results / "claims.json")
-        files += [*results.glob("**/train.manifest.json"), *results.glob("**/timing.jsonl")]
+        names = ("*.manifest.json", "timing.jsonl", "answers.jsonl", "scores.json")
+        files += [path for name in names for path in results.glob(f"**/{name}") if path != manifest]
         return {str(path): path for path in files if path.suffix in (".json", ".svg", ".jsonl")}
     return {}
 

@@ -1,0 +1,111 @@
+"""The values behind a study as the page shows them: by arm, of the study, those that are ours; what was not run."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from chord.config import Arithmetic, Arm, MuConstant, MuDecay, Project, Recipe, Table
+from chord.config.ours import Ours
+from chord.findings import page
+
+
+def used_arms(project: Project) -> list[str]:
+    """The arms of the chosen artefacts and those that they start from or choose between, in the order of arms.yaml."""
+    waiting = [arm for name in project.choice.artefacts for arm in project.artefacts[name].arms]
+    used: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in used or name not in project.arms:
+            continue
+        used.add(name)
+        arm = project.arms[name]
+        waiting += [*(arm.choose or ()), *([arm.recipe.init] if arm.recipe else [])]
+    return [name for name in project.arms if name in used]
+
+
+def ours(marked: Sequence[Ours]) -> str:
+    """The marked values with their reasons."""
+    if not marked:
+        return "<p>No value in config/ is marked <code># ours:</code>.</p>"
+    rows = [(f"{one.file}: {one.key}", one.value, one.reason) for one in marked]
+    return page.rows_part(("where", "value", "why it is ours"), rows)
+
+
+def values(project: Project) -> Iterator[str]:
+    """Every value that decides a model, by arm; what the study sets for all of them below."""
+    rows = [_recipe(project.arms[name], project) for name in used_arms(project)]
+    yield page.rows_part(("arm", "starts from", "µ", "expert weight", "length", "learning rate", "keeps step"), rows)
+    study = project.study.model_dump(mode="json")
+    study["execution"] = {key: study["execution"][key] for key in Arithmetic.model_fields}
+    yield "<details><summary>What the study sets for every arm</summary>"
+    shown = ("model", "data", "expert", "grading", "rollouts", "expert_rows_per_step", "optimiser", "policy_loss",
+             "validation", "execution")  # fmt: skip
+    yield page.rows_part(("key", "value"), [(key, _said(study[key])) for key in shown])
+    yield "</details>"
+
+
+def _recipe(arm: Arm, project: Project) -> tuple[str, ...]:
+    if arm.choose:
+        labels = ", ".join(project.arms[name].label for name in arm.choose)
+        return (arm.label, f"the best on the validation set of: {labels}", "", "", "", "", "")
+    if arm.recipe is None:
+        return (arm.label, "the base model itself", "", "", "", "", "")
+    recipe: Recipe = arm.recipe
+    start = project.arms[recipe.init].label if recipe.init in project.arms else recipe.init
+    weight = (
+        _said(recipe.expert_tokens.model_dump(mode="json")).removeprefix("weight ")
+        if recipe.needs_experts
+        else "none used"
+    )
+    length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs:g} epoch{'' if recipe.epochs == 1 else 's'}"
+    return (arm.label, start, _mu(recipe), weight, length, f"{recipe.learning_rate:g}", recipe.keep)
+
+
+def _mu(recipe: Recipe) -> str:
+    """The schedule of mu in a few words."""
+    mu = recipe.mu
+    if isinstance(mu, MuConstant):
+        return f"{mu.value:g}"
+    if isinstance(mu, MuDecay):
+        rise = f"0 → {mu.peak:g} over {mu.warmup_steps} steps, then " if mu.warmup_steps else ""
+        return f"{rise}{mu.peak:g} → {mu.valley:g} over {mu.decay_steps} steps"
+    return _said(mu.model_dump(mode="json")).removeprefix("schedule ")
+
+
+def _said(value: Any) -> str:
+    """Plain data in one line; what is not set is left out."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {_said(item)}" for key, item in value.items() if item is not None)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def not_run(root: Path, project: Project) -> Iterator[str]:
+    """What the paper or config/ has and this page has not, so that nobody takes its absence for a result."""
+    for name in project.choice.artefacts:
+        artefact = project.artefacts[name]
+        if not isinstance(artefact, Table):
+            continue
+        title = artefact.title.split(":")[0]
+        rows = [
+            project.arms[arm].label if arm in project.arms else arm
+            for arm in artefact.paper.cells
+            if arm not in artefact.arms
+        ]
+        if rows:
+            yield f"Rows of the paper's {title} that no run here stands for: {', '.join(rows)}."
+        here = {project.study.benchmarks[key].paper_column for key in artefact.benchmarks or project.study.benchmarks}
+        columns = dict.fromkeys(column for cells in artefact.paper.cells.values() for column in cells)
+        if lacking := [column for column in columns if column not in here]:
+            yield f"Columns of the paper's {title} without a benchmark here: {', '.join(lacking)}."
+    if spare := [project.arms[name].label for name in project.arms if name not in used_arms(project)]:
+        yield f"Arms in config/arms.yaml that no chosen table or figure needs: {', '.join(spare)}."
+    if unbuilt := [name for name in project.artefacts if name not in project.choice.artefacts]:
+        yield f"Tables and figures in config/experiments that were not chosen: {', '.join(unbuilt)}."
+    if others := [name for name in studies_beside(root) if name != project.study.name]:
+        yield f"Other studies in config/studies, which this page says nothing about: {', '.join(others)}."
+    yield "The paper's own models and data are not part of this study; its numbers stand beside ours for orientation."
+
+
+def studies_beside(root: Path) -> list[str]:
+    """The names of all studies in config/studies."""
+    return sorted(path.stem for path in (root / "config" / "studies").glob("*.yaml"))

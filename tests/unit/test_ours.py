@@ -1,0 +1,49 @@
+"""What `# ours:` marks in config/, and that the page alone is made again when a mark changes."""
+
+from pathlib import Path
+
+from chord import jobs
+from chord.config import load
+from chord.config.ours import Ours, ours
+
+ROOT = Path(__file__).parents[2]
+TEXT = """
+# ours: a reason above,
+# in two lines
+seed: 3
+data:
+  train: {task: sums, size: 8}  # ours: eight are enough
+  # a comment that marks nothing
+  other: "text # ours alone"
+  arms:
+    - name: one
+      mu: 0.5    # ours: half
+"""
+
+
+def marked(tmp_path: Path, text: str) -> list[Ours]:
+    (tmp_path / "study.yaml").write_text(text)
+    return ours(tmp_path, ["study.yaml", "not-there.yaml"])
+
+
+def test_a_mark_gives_key_value_and_reason_at_the_end_of_a_line_or_above_it(tmp_path: Path) -> None:
+    assert marked(tmp_path, TEXT) == [
+        Ours("study.yaml", "seed", "3", "a reason above, in two lines"),
+        Ours("study.yaml", "data.train", "{task: sums, size: 8}", "eight are enough"),
+        Ours("study.yaml", "", "0.5", "half"),
+    ]
+
+
+def test_every_mark_of_the_studies_has_a_key_and_a_reason() -> None:
+    for study in ("demo", "small"):
+        found = ours(ROOT / "config", jobs.files_with_ours(load(ROOT, study)))
+        assert found and [one for one in found if not (one.key and one.reason)] == []
+        text = (ROOT / f"config/studies/{study}.yaml").read_text()
+        assert sum(one.file == f"studies/{study}.yaml" for one in found) == text.count("# ours: ")
+
+
+def test_the_page_and_no_other_job_is_decided_by_marks_and_by_its_style_and_script() -> None:
+    project = load(ROOT, "small")
+    decided = {key: str(one.decided_by) for key, one in jobs.expectations(project, ROOT).items()}
+    assert [key for key, text in decided.items() if "a fifth of the training" in text] == ["report.manifest.json"]
+    assert [key for key, text in decided.items() if "page.css" in text] == ["report.manifest.json"]

@@ -141,7 +141,8 @@ def _others(view: View, running: Sequence[Job]) -> Table:
 def _trouble(job: Job) -> Text:
     """One job that did not end well, and where its log is."""
     name = f"{job.verb.removeprefix('chord.')} {job.key.removesuffix('.manifest.json')}"
-    return Text(f"{job.state}: {name}; its log is in {Path(job.key).parent}", STYLES[job.state])
+    place = "logs" if Path(job.key).parent == Path(".") else Path(job.key).parent
+    return Text(f"{job.state}: {name}; its log is in {place}", STYLES[job.state])
 
 
 def sparkline(values: Sequence[float], width: int = CURVE_WIDTH) -> str:

@@ -36,7 +36,8 @@ def values(project: Project) -> Iterator[str]:
     rows = [_recipe(project.arms[name], project) for name in used_arms(project)]
     yield page.rows_part(("arm", "starts from", "µ", "expert weight", "length", "learning rate", "keeps step"), rows)
     study = project.study.model_dump(mode="json")
-    study["execution"] = {key: study["execution"][key] for key in Arithmetic.model_fields}
+    execution = study["execution"]
+    study["execution"] = {key: execution[key] for key in Arithmetic.model_fields if key in execution}
     yield "<details><summary>What the study sets for every arm</summary>"
     shown = ("model", "data", "expert", "grading", "rollouts", "expert_rows_per_step", "optimiser", "policy_loss",
              "validation", "execution")  # fmt: skip

@@ -53,7 +53,7 @@ SchedulerParameters=sched_interval=2,sched_min_interval=0,batch_sched_delay=0,bf
 ReturnToService=2
 SlurmdTimeout=10
 KillWait={kill_wait}
-MinJobAge=300
+MinJobAge={min_job_age}
 RebootProgram=/bin/true
 GresTypes=gpu
 AccountingStorageType=accounting_storage/none
@@ -68,12 +68,18 @@ class Cluster:
     """Nodes n1, n2, ... with some GPUs each, in partitions `cpu` and `gpu`. A context: it runs within `with`."""
 
     def __init__(
-        self, nodes: int = 4, cpus: int = 16, memory_mb: int = 256_000, gpus: int = 2, kill_wait: int = 2
+        self,
+        nodes: int = 4,
+        cpus: int = 16,
+        memory_mb: int = 256_000,
+        gpus: int = 2,
+        kill_wait: int = 2,
+        min_job_age: int = 300,
     ) -> None:
         self.nodes = tuple(f"n{number}" for number in range(1, nodes + 1))
         self.root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # short: sockets have at most 107 characters
         self._size = (cpus, memory_mb, gpus)
-        self._kill_wait = kill_wait
+        self._seconds = {"kill_wait": kill_wait, "min_job_age": min_job_age}
         self.daemons: dict[str, subprocess.Popen[str]] = {}
         self._machine: subprocess.Popen[str] | None = None
 
@@ -120,7 +126,7 @@ class Cluster:
         return told
 
     def squeue(self, form: str = "%i %T", *options: str) -> list[str]:
-        """A line for each job that Slurm still knows, finished ones too (for MinJobAge, 300 s); see `man squeue`."""
+        """A line for each job that Slurm still knows, ended ones too (for `min_job_age` seconds); see `man squeue`."""
         return self.run("squeue", "--noheader", "--states=all", f"--format={form}", *options).splitlines()
 
     def states(self) -> dict[str, str]:
@@ -206,7 +212,7 @@ class Cluster:
             f"NodeName={node} Port={17100 + number} CPUs={cpus} RealMemory={memory} Gres=gpu:fake:{gpus} State=UNKNOWN"
             for number, node in enumerate(self.nodes, start=1)
         )
-        (self.root / "etc/slurm.conf").write_text(CONF.format(root=self.root, nodes=nodes, kill_wait=self._kill_wait))
+        (self.root / "etc/slurm.conf").write_text(CONF.format(root=self.root, nodes=nodes, **self._seconds))
         # Slurm sets CUDA_VISIBLE_DEVICES for character devices alone; these have a number that no driver has.
         for number in range(gpus):
             subprocess.run(["mknod", self.root / f"dev/gpu{number}", "c", "240", str(number)], check=True)

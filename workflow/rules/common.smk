@@ -235,7 +235,7 @@ def launcher(wildcards, resources):
     """What goes before the command of a training: a process for each GPU of the job, where its `gres` has several."""
     number = str(resources.get("gres", "")).rpartition(":")[2]
     gpus = int(number) if number.isdigit() else 1
-    return f"torchrun --standalone --nproc-per-node={gpus} --no-python " if gpus > 1 else ""
+    return f"torchrun --standalone --nproc-per-node={gpus} --no-python -- " if gpus > 1 else ""
 
 
 def intervals(wildcards, output):

@@ -13,7 +13,7 @@ import pytest
 
 from tests.faults.small_run import command, result, small_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # minutes on a busy machine, most of it imports of vLLM
 ROOT = Path(__file__).parents[2]
 SIZES = {
     "hidden_size": 64,

@@ -231,11 +231,17 @@ def as_flags(wildcards, input):
     return " ".join(f"--{name} {shlex.quote(path)}" for name, path in input.items() if name != "because")
 
 
-def launcher(wildcards, resources):
-    """What goes before the command of a training: a process for each GPU of the job, where its `gres` has several."""
+def launcher(wildcards, resources, threads):
+    """What goes before the command of a training: a process for each GPU of each node, where there are several."""
     number = str(resources.get("gres", "")).rpartition(":")[2]
-    gpus = int(number) if number.isdigit() else 1
-    return f"torchrun --standalone --nproc-per-node={gpus} --no-python -- " if gpus > 1 else ""
+    gpus, nodes = int(number) if number.isdigit() else 1, int(resources.get("nodes", 1))
+    if gpus * nodes == 1:
+        return ""
+    run = f"runs/{wildcards.arm}/seed-{wildcards.seed}" if "arm" in wildcards.keys() else "models/base"
+    start = f"python -m chord.launch --per-node {gpus} --logs results/{wildcards.study}/{run}/ranks -- "
+    cpus = resources.get("cpus_per_task", threads)
+    each = f"--nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --cpus-per-task={cpus} --kill-on-bad-exit=1"
+    return start if nodes == 1 else f"{resources.get('mpi', 'srun')} {each} {start}"
 
 
 def intervals(wildcards, output):

@@ -1,0 +1,176 @@
+"""Files of the shape of OpenR1-Math-220k and of the benchmarks, all made up: problems by rule, answers that are right.
+
+Nothing here is copied from any dataset. A study that is math.yaml in small reads them, and a model that knows nothing.
+"""
+
+import io
+import json
+import random
+import re
+import shutil
+import string
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from tests.hub_server import Files, Hub
+
+ROOT = Path(__file__).parents[1]
+THINGS = ("apples", "boxes", "coins", "books", "lamps", "seeds", "stones", "cups", "keys", "shells")
+TEXTS, FLAGS = pa.list_(pa.string()), pa.list_(pa.bool_())
+SCHEMA = pa.schema(
+    [
+        (name, pa.string())
+        for name in ("problem", "solution", "answer", "problem_type", "question_type", "source", "uuid")
+    ]
+    + [("is_reasoning_complete", FLAGS), ("generations", TEXTS), ("correctness_math_verify", FLAGS)]
+    + [("correctness_llama", FLAGS), ("finish_reasons", TEXTS), ("correctness_count", pa.int64())]
+    + [("messages", pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())])))]
+)
+
+
+def trace(steps: str, answer: object) -> str:
+    """An expert's answer in the form that the real ones have."""
+    return f"<think>\n{steps}\n</think>\n\nSo the answer is \\boxed{{{answer}}}."
+
+
+def row(problem: str, answer: str, traces: Sequence[tuple[str, bool]], number: int = 0, **more: Any) -> dict[str, Any]:
+    """A row with all columns; `traces` are texts, each with whether it was found right."""
+    flags = [right for _, right in traces]
+    made = dict.fromkeys(SCHEMA.names) | {
+        "problem": problem,
+        "answer": answer,
+        "solution": f"It is {answer}.",
+    }
+    made |= {"problem_type": "Algebra", "question_type": "math-word-problem", "source": "made up"}
+    made |= {"uuid": f"made-up-{number:06d}", "generations": [text for text, _ in traces]}
+    made |= {"correctness_math_verify": flags, "correctness_count": sum(flags)}
+    made |= {"is_reasoning_complete": [True] * len(flags), "finish_reasons": ["stop"] * len(flags)}
+    return made | {"messages": [{"role": "user", "content": problem}]} | more
+
+
+def rows(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """So many different problems with right answers: of ten, one has a fraction for its answer, one is in Chinese,
+
+    one has one right trace, one has a wrong one beside two right ones; the others have two right ones.
+    """
+    numbers = random.Random(seed)
+    for number in range(count):
+        first, second = number + 11, numbers.randrange(2, 90)
+        one, other = numbers.sample(THINGS, 2)
+        problem = f"Mira packs {second} {one} with each of her {first} {other}. How many {one} has she packed by then?"
+        answer: object = first * second
+        steps = f"{first} times {second} is {first * second}."
+        if number % 10 == 3:
+            problem, answer = f"What part of {first * 7} {one} are {second} {one}?", Fraction(second, first * 7)
+            steps = f"{second} of {first * 7} is {answer}."
+        if number % 10 == 5:
+            problem = f"每盒有{second}个，一共{first}盒，总数是多少？"
+        right, wrong = (trace(steps, answer), True), (trace(steps, "0.5"), False)
+        traces = [right, (trace(f"Check: {steps}", answer), True)]
+        traces = [wrong, right] if number % 10 == 7 else [wrong, *traces] if number % 10 == 8 else traces
+        yield row(problem, str(answer), traces, number)
+
+
+def parquet(made: Sequence[dict[str, Any]], schema: pa.Schema = SCHEMA) -> bytes:
+    """The rows as a Parquet file with small row groups."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(made), schema=schema), buffer, row_group_size=64)
+    return buffer.getvalue()
+
+
+def asked(count: int, kind: str) -> list[dict[str, Any]]:
+    """Problems of a benchmark, with words of their own."""
+    numbers = [(place + 3, place * 2 + 5) for place in range(count)]
+    return [
+        {
+            "problem": f"In the {kind} round a snail climbs {a} rungs a day for {b} days; how high is it?",
+            "answer": str(a * b),
+        }
+        for a, b in numbers
+    ]
+
+
+def choices(count: int) -> list[dict[str, Any]]:
+    """Questions with options; the answer is the place of the right one, counted from 0."""
+    return [
+        {
+            "question": f"Which of these is the sum of {place} and {place + 1}, as a heron would tell it?",
+            "options": [str(2 * place + 1 + shift) for shift in range(-(place % 3), 3)],
+            "answer_index": place % 3,
+        }
+        for place in range(count)
+    ]
+
+
+def model_files(context: int = 1024) -> Files:
+    """A random Llama of some thousand weights that reads and writes single characters."""
+    from chord.learner.blank import blank_model, character_tokenizer
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokenizer = character_tokenizer(string.printable)
+    model = blank_model(sizes | {"num_key_value_heads": 2, "max_position_embeddings": context}, tokenizer, seed=1)
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+
+
+def publish(hub: Hub, count: int = 300) -> dict[str, str]:
+    """The model and all datasets of the study, made up; the commit of each."""
+    openr1 = list(rows(count))
+    overlapping = asked(1, "AMC")[0]["problem"]
+    openr1.append(row(f"Again: {overlapping}", "15", [(trace("3 times 5.", 15), True)] * 2, count))
+    half = len(openr1) // 2
+    shards = {
+        f"data/train-0000{number}-of-00002.parquet": part for number, part in enumerate((openr1[:half], openr1[half:]))
+    }
+    amc = [one | {"answer": float(one["answer"])} for one in asked(4, "AMC")]
+    number_schema = pa.schema([("problem", pa.string()), ("answer", pa.float64())])
+    text_schema = pa.schema([("problem", pa.string()), ("answer", pa.string())])
+    options = pa.schema([("question", pa.string()), ("options", TEXTS), ("answer_index", pa.int64())])
+    lines = {kind: "".join(json.dumps(one) + "\n" for one in asked(4, kind)).encode() for kind in ("AIME25", "MATH")}
+    return {
+        "model": hub.push("models/made-up/model", model_files() | {"run.py": b"raise SystemExit"}),
+        "openr1": hub.push("datasets/made-up/openr1", {name: parquet(part) for name, part in shards.items()}),
+        "aime24": hub.push(
+            "datasets/made-up/aime24", {"data/train-00000-of-00001.parquet": parquet(asked(4, "AIME24"), text_schema)}
+        ),
+        "aime25": hub.push("datasets/made-up/aime25", {"test.jsonl": lines["AIME25"]}),
+        "amc": hub.push("datasets/made-up/amc", {"data/train-00000-of-00001.parquet": parquet(amc, number_schema)}),
+        "math-500": hub.push("datasets/made-up/math-500", {"test.jsonl": lines["MATH"]}),
+        "mmlu-pro": hub.push(
+            "datasets/made-up/mmlu-pro", {"data/test-00000-of-00001.parquet": parquet(choices(4), options)}
+        ),
+    }
+
+
+def write_study(root: Path) -> Path:
+    """The project's config with study math in small, on made-up repositories."""
+    shutil.copytree(ROOT / "config", root / "config", dirs_exist_ok=True)
+    file = root / "config" / "studies" / "math.yaml"
+    study: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    study["model"] |= {"name": "made-up/model", "revision": "main"}
+    for name, dataset in study["datasets"].items():
+        dataset |= {"repository": f"made-up/{name}", "revision": "main"}
+    for name, size in {"train": 40, "validation": 4, "expert": 20}.items():
+        study["data"][name]["size"] = size
+    for benchmark in study["benchmarks"].values():
+        benchmark["problems"]["size"] = 4
+    study["rollouts"] |= {"prompts_per_step": 2, "per_prompt": 2, "max_response_tokens": 192, "max_prompt_tokens": 512}
+    study["validation"] |= {"every_steps": 2, "problems": 2}
+    study |= {"expert_rows_per_step": 2, "seeds": [1]}
+    study["budget"] |= {"rl_steps": 2, "mu_decay_steps": 2}
+    study["execution"] |= {"compute_dtype": "float32", "cpu_threads": 1, "sampler_rows": 64}
+    file.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    for name in study["benchmarks"]:
+        task = root / "config" / "benchmarks" / f"{name}.yaml"
+        short = re.sub(r"max_gen_toks: \d+", "max_gen_toks: 24", task.read_text(encoding="utf-8"))
+        task.write_text(re.sub(r"(repeats: |k: |@)(32|8)\b", r"\g<1>2", short), encoding="utf-8")
+    return file

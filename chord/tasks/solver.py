@@ -60,8 +60,9 @@ def final_form(answer: str, grading: Grading) -> str:
             return f" \\boxed{{{answer}}}"
         case "last-number":
             return f" {answer}"
-        case "tool-call":
-            raise ConfigError("found expert.source scripted with grader tool-call, expected an expert that calls tools")
+        case "tool-call" | "bfcl":
+            found = f"found expert.source scripted with grader {grading.grader}"
+            raise ConfigError(f"{found}, expected an expert that calls tools")
 
 
 def _in_digits(terms: list[str], style: str) -> tuple[str | None, str]:

@@ -164,5 +164,4 @@ class Plain:
         for name, value in moments.items():
             owner, key = name.split("|")
             parameter = parameters[owner]
-            on_device = value if key == "step" else value.to(parameter.device)
-            self.optimiser.state[parameter][key] = on_device.clone()
+            self.optimiser.state[parameter][key] = value.to(parameter.device).clone()  # steps too: Adam is fused

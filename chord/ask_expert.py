@@ -16,6 +16,7 @@ from typing import Any
 
 from chord.asking import Asking, asking_of, check_fit
 from chord.config import ConfigError, Study
+from chord.config.beside import OF_BFCL
 from chord.config.experts import ExpertServed
 from chord.config.lock import read_lock
 from chord.config.slices import of_traces
@@ -49,7 +50,7 @@ def main() -> None:
         args.manifest,
         verb=VERB,
         step="engines",
-        without=OF_TRAINING,
+        without=OF_TRAINING + OF_BFCL,
         decided_by=decided_by,
         inputs=inputs | ({"tokenizer": args.tokenizer} if args.tokenizer else {}),
         outputs={"traces": args.traces, "counts": args.counts},

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chord.config import Figure, Project, Table, slices
-from chord.config.beside import beside_problems, beside_traces, beside_training
+from chord.config.beside import OF_BFCL, beside_problems, beside_scores, beside_traces, beside_training
 from chord.config.ours import ours
 from chord.config.sets import BENCHMARK, answered, problem_sets, trace_sets
 from chord.findings import packing
@@ -121,7 +121,7 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
     for name in trace_sets(study):
         decided = slices.of_traces(study, name, project.lock)
         if study.expert.source == "served" and name != "base":
-            asked = Expected("chord.ask_expert", OF_TRAINING, "engines", decided)
+            asked = Expected("chord.ask_expert", OF_TRAINING + OF_BFCL, "engines", decided)
         else:
             asked = Expected("chord.demonstrate", OF_TRAINING + beside_traces(study, name), "data", decided)
         yield f"data/traces/{name}.manifest.json", asked
@@ -145,7 +145,8 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
                 beside = beside_training(arm.recipe, study.execution)
                 yield f"{run}/train.manifest.json", Expected("chord.train", beside, "train", {})
             if arm.only_imitates:
-                graded = Expected("chord.validate", OF_TRAINING, "evaluate", slices.of_validation(study))
+                beside = OF_TRAINING + OF_BFCL
+                graded = Expected("chord.validate", beside, "evaluate", slices.of_validation(study))
                 yield f"{run}/validation.manifest.json", graded
             if arm.choose:
                 decided = {"candidates": list(arm.choose)}
@@ -155,7 +156,8 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
                 scores = slices.of_scores(study, benchmark, task)
                 place = f"{run}/eval/{benchmark}"
                 yield f"{place}/answers.manifest.json", Expected("chord.generate", OF_TRAINING, "generate", answers)
-                yield f"{place}/scores.manifest.json", Expected("chord.score", OF_TRAINING, "evaluate", scores)
+                beside = OF_TRAINING + beside_scores(study, benchmark)
+                yield f"{place}/scores.manifest.json", Expected("chord.score", beside, "evaluate", scores)
     for name, artefact in project.artefacts.items():
         verb = "chord.tabulate" if isinstance(artefact, Table) else "chord.plot"
         yield f"{name}.manifest.json", Expected(verb, (), "report", slices.of_artefact(project, name))

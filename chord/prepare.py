@@ -5,6 +5,7 @@ python -m chord.prepare --study config/studies/demo.yaml --set train --problems 
 
 Which prompts of a generator may serve which set is decided by their hash. Rows of a dataset of a hub are too few for
 that: there a set is told which other sets it must be apart from, and which benchmarks no question of it may overlap.
+Items of a package are a benchmark as it is.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from chord.config import Lock, Study
 from chord.config.beside import beside_problems
 from chord.config.lock import read_lock
 from chord.config.sets import source_of
@@ -22,7 +24,7 @@ from chord.config.slices import of_problems
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import run_verb, write_atomically
 from chord.provenance.manifest import Manifest
-from chord.records import write_lines
+from chord.records import Problem, write_lines
 from chord.tasks.problems import Draw, draw
 from chord.tasks.studies import read_study
 
@@ -49,24 +51,38 @@ def main() -> None:
             seeds={"data": study.data.seed},
         )
     with recording:
-        if source_of(study, args.set) == "hub":
-            from chord.tasks.hub_set import Beside, hub_set
-
-            beside = Beside(args.apart_from, args.benchmarks, args.tokenizer)
-            problems, told = hub_set(study, args.set, root, lock, beside)
-        else:
-            drawn = draw(study, args.set)
-            problems, told = drawn.problems, counts(args.set, drawn)
+        problems, told = _drawn(study, args, root, lock)
         write_atomically(args.problems, write_lines(problems))
         write_atomically(args.counts, json.dumps(told, indent=1) + "\n")
     print(f"{args.set}: {len(problems)} problems of {told['drawn']} drawn", flush=True)
 
 
-def counts(name: str, drawn: Draw) -> dict[str, Any]:
-    """What was drawn, what was dropped and why, what was kept."""
+def _drawn(
+    study: Study, args: argparse.Namespace, root: Path, lock: Lock | None
+) -> tuple[list[Problem], dict[str, Any]]:
+    """The problems of the set, and what is told of them, from where the study says they come."""
+    match source_of(study, args.set):
+        case "hub":
+            from chord.tasks.hub_set import Beside, hub_set
+
+            return hub_set(study, args.set, root, lock, Beside(args.apart_from, args.benchmarks, args.tokenizer))
+        case "package":
+            from chord.tasks.bfcl import release
+            from chord.tasks.packaged import packaged
+
+            drawn = packaged(study, args.set)
+            kept = Counter(problem.source["category"] for problem in drawn.problems)
+            return drawn.problems, counts(args.set, drawn, {"package": release()}) | {"kept_by_category": dict(kept)}
+        case _:
+            drawn = draw(study, args.set)
+            return drawn.problems, counts(args.set, drawn, {"generator": f"reasoning-gym {version('reasoning-gym')}"})
+
+
+def counts(name: str, drawn: Draw, out_of: dict[str, str]) -> dict[str, Any]:
+    """What was drawn, `out_of` what, what was dropped and why, what was kept."""
     return {
         "set": name,
-        "generator": f"reasoning-gym {version('reasoning-gym')}",
+        **out_of,
         "drawn": drawn.drawn,
         "dropped": dict(sorted(drawn.dropped.items())),
         "kept": len(drawn.problems),

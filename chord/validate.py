@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chord.config import slices
+from chord.config.beside import OF_BFCL
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import run_verb, write_atomically
 from chord.provenance.manifest import Manifest
@@ -32,7 +33,7 @@ def main() -> None:
         args.manifest,
         verb=VERB,
         step="evaluate",
-        without=OF_TRAINING,
+        without=OF_TRAINING + OF_BFCL,
         decided_by=slices.of_validation(study),
         inputs={"answers": args.answers, "problems": args.problems},
         outputs={"validation": args.validation},

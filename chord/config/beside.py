@@ -18,6 +18,9 @@ WEIGHTS = {
 }
 
 
+# What only the grader of BFCL's benchmark and the drawing of its problems reach; rewards are never paid by it.
+OF_BFCL = ("chord.tasks.bfcl",)
+
 # Modules of chord that one sampler alone uses, by its name in `execution.sampler`.
 SAMPLERS = {
     "transformers": ("chord.sampling.transformers_sampler",),
@@ -34,6 +37,7 @@ def beside_training(recipe: Recipe, execution: Arithmetic) -> tuple[str, ...]:
 def beside_execution(execution: Arithmetic) -> tuple[str, ...]:
     """Modules that training cannot reach on a machine used so."""
     beside = [name for sampler, names in SAMPLERS.items() if sampler != execution.sampler for name in names]
+    beside += OF_BFCL
     return tuple(beside if execution.zero.stage else [*beside, "chord.learner.preflight", "chord.learner.zero"])
 
 
@@ -66,7 +70,15 @@ def beside_recipe(recipe: Recipe) -> tuple[str, ...]:
 
 def beside_problems(study: Study, problems: str) -> tuple[str, ...]:
     """Modules that drawing this set of problems cannot reach."""
-    return ("chord.tasks.hub_set",) if source_of(study, problems) == "generator" else ()
+    of_sources = {"hub": ("chord.tasks.hub_set",), "package": ("chord.tasks.packaged",)}
+    source = source_of(study, problems)
+    beside = [name for other, names in of_sources.items() if other != source for name in names]
+    return tuple(beside) if source == "package" else (*beside, *OF_BFCL)
+
+
+def beside_scores(study: Study, benchmark: str) -> tuple[str, ...]:
+    """Modules that scoring answers to this benchmark cannot reach."""
+    return () if study.form_of(benchmark).grader == "bfcl" else OF_BFCL
 
 
 def beside_traces(study: Study, traces: str) -> tuple[str, ...]:

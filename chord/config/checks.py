@@ -10,7 +10,7 @@ from chord.config.claims import Against, Cells, Claims, Elsewhere
 from chord.config.datasets import OF_GENERATIONS
 from chord.config.messages import expected
 from chord.config.recipe import Arm
-from chord.config.study import Study, Task
+from chord.config.study import Benchmark, Study, Task
 
 # What the paper measures: columns of its tables that a benchmark may stand beside.
 COLUMNS = ("AMC", "AIME24", "AIME25", "MATH-500", "MMLU-Pro", "BFCL", "RaR-Medicine")
@@ -60,8 +60,14 @@ def _sources(study: Study, file: str) -> Iterator[str]:
     for name, task in study.tasks.items():
         if task.source == "hub":
             yield from _hub_task(study, f"{file}: tasks.{name}", task)
+    for name, benchmark in study.benchmarks.items():
+        yield from _benchmark(study, f"{file}: benchmarks.{name}", benchmark)
     parts = {name: study.tasks[getattr(study.data, name).task] for name in ("train", "validation", "expert")}
     sources = {name: task.source for name, task in parts.items()}
+    if "package" in sources.values():
+        name = next(name for name, source in sources.items() if source == "package")
+        yield f"{file}: data.{name} has a task of source package, expected it in benchmarks alone: it is a test set"
+        return
     if len(set(sources.values())) > 1:
         yield f"{file}: data has tasks of sources {sources}, expected one source: else sets could share a prompt"
         return
@@ -80,6 +86,15 @@ def _sources(study: Study, file: str) -> Iterator[str]:
                     f"{file}: tasks.{task}.filters.generations is not given, expected at least 1: with expert.source"
                     " published each of its problems must have a trace"
                 )
+
+
+def _benchmark(study: Study, place: str, benchmark: Benchmark) -> Iterator[str]:
+    """BFCL's items have answers that no other grader reads, and its grader reads no other answers."""
+    grader = (benchmark.grading or study.grading.form).grader
+    source = study.tasks[benchmark.problems.task].source
+    if (grader == "bfcl") != (source == "package"):
+        wanted = "grading.grader bfcl" if source == "package" else "problems of source package with it"
+        yield f"{place} has problems of source {source} and grader {grader}, expected {wanted}"
 
 
 def _hub_task(study: Study, place: str, task: Task) -> Iterator[str]:

@@ -43,7 +43,7 @@ class Filters(Frozen):
     """
 
     script: Literal["any", "no-cjk"] = "any"
-    answers: Literal["any", "integer"] = "any"
+    answers: Literal["any", "integer", "calls"] = "any"
     generations: CountOrNone = 0
     generation_tokens: Count | None = None
     overlap_words: Count | None = None

@@ -55,7 +55,7 @@ def split_of(study: Study, problems: str) -> Split:
 
 
 def source_of(study: Study, problems: str) -> str:
-    """Where the problems of a set come from: `generator`, which the base corpus always has, or `hub`."""
+    """Where the problems of a set come from: `generator`, which the base corpus always has, `hub` or `package`."""
     checked(problems, problem_sets(study), study)
     return "generator" if problems == "base" else study.tasks[split_of(study, problems).task].source
 

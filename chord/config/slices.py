@@ -34,6 +34,8 @@ def of_problems(study: Study, problems: str, lock: Lock | None = None) -> dict[s
     wanted = sizes(study, problems)
     if source_of(study, problems) == "hub":
         return _of_hub_set(study, problems, lock)
+    if source_of(study, problems) == "package":
+        return _of_packaged_set(study, problems)
     return {
         "set": problems,
         "seed": study.data.seed,
@@ -146,6 +148,13 @@ def _of_hub_set(study: Study, problems: str, lock: Lock | None) -> dict[str, Any
         "max_prompt_tokens": None if is_benchmark else study.rollouts.max_prompt_tokens,
         "grading": study.grading.form.model_dump(mode="json") if needs_grades else None,
     }
+
+
+def _of_packaged_set(study: Study, problems: str) -> dict[str, Any]:
+    """The pins of the step say which release of the package."""
+    split = split_of(study, problems)
+    task = _of_task(study.tasks[split.task])
+    return {"set": problems, "seed": study.data.seed, "split": split.model_dump(mode="json"), "task": task}
 
 
 def _of_dataset(study: Study, dataset: str, lock: Lock | None) -> dict[str, Any]:

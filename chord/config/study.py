@@ -17,10 +17,11 @@ from chord.config.zero import Zero
 class Task(Frozen):
     """Where problems come from, and the text that the policy is shown of each.
 
-    `generator`: a reasoning-gym dataset with its settings. `hub`: rows of one of the study's `datasets`.
+    `generator`: a reasoning-gym dataset with its settings. `hub`: rows of one of the study's `datasets`. `package`:
+    items of an installed package, for benchmarks alone; there is one, BFCL's.
     """
 
-    source: Literal["generator", "hub"] = "generator"
+    source: Literal["generator", "hub", "package"] = "generator"
     dataset: str
     settings: dict[str, Number | str | bool | list[str]] = Field(default={})
     keep: Literal["all", "sums", "differences"] = "all"
@@ -31,6 +32,10 @@ class Task(Frozen):
     def _of_its_source(self) -> Self:
         if self.source == "generator" and self.filters is not None:
             raise ValueError("found `filters` with source generator, expected `keep`; filters are for rows of `hub`")
+        if self.source == "package" and (self.filters is not None or self.keep != "all"):
+            raise ValueError("found `filters` or `keep` with source package, expected `settings.categories` or nothing")
+        if self.source == "package" and self.dataset != "bfcl":
+            raise ValueError(f"found dataset '{self.dataset}' with source package, expected `bfcl`, the only one")
         if self.source == "hub" and (self.settings or self.keep != "all"):
             raise ValueError("found `settings` or `keep` with source hub, expected `filters`")
         return self
@@ -111,6 +116,14 @@ class Grading(AnswerForm):
     """How a text becomes an outcome and an outcome a reward; the same grader serves rewards and scores."""
 
     reward: Literal["paper-math", "shipped-math", "last-number-format", "binary"]
+
+    @model_validator(mode="after")
+    def _pays(self) -> Self:
+        if self.grader == "bfcl":
+            raise ValueError(
+                "found grader bfcl, expected another: its answers are those of a benchmark, where `grading` may name it"
+            )
+        return self
 
     @property
     def form(self) -> AnswerForm:

@@ -102,7 +102,7 @@ def _rows(name: str) -> Iterator[dict[str, Any]]:
     try:
         text = files(PACKAGE).joinpath("data", *name.split("/")).read_text(encoding="utf-8")
     except ModuleNotFoundError:
-        raise UserError("found no package bfcl-eval, expected the one pinned in envs/evaluate.txt") from None
+        raise UserError("found no package bfcl-eval, expected the one pinned in envs/data.txt") from None
     return map(json.loads, text.splitlines())
 
 

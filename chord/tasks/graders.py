@@ -15,7 +15,6 @@ from typing import Self
 from chord.config import AnswerForm
 from chord.provenance.files import UserError
 from chord.records import Outcome
-from chord.tasks.bfcl import wanted_calls
 from chord.tasks.math_checker import MathChecker
 from chord.tasks.tool_calls import same_calls
 
@@ -77,6 +76,8 @@ class Grader:
             case "tool-call":
                 return _outcome(same_calls(text, answer))
             case "bfcl":
+                from chord.tasks.bfcl import wanted_calls
+
                 return _outcome(wanted_calls(text, answer))
 
     def _math(self, text: str, answer: str) -> Outcome | None:

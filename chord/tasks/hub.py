@@ -21,6 +21,7 @@ from chord.tasks.graders import Grader
 from chord.tasks.overlap import Overlap
 from chord.tasks.problems import problem_id
 from chord.tasks.rows import Row
+from chord.tasks.tool_calls import read_calls
 
 INTEGER = re.compile(r"-?[0-9]{1,64}")  # as many digits as the graders read
 CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
@@ -30,6 +31,7 @@ UNUSABLE = "a row without a usable question, answer or column of its prompt"
 FLAGS = "as many verdicts as generations are not there"
 CHINESE = "a question with Chinese characters (filters.script)"
 NOT_INTEGER = "an answer that is no integer (filters.answers)"
+NOT_CALLS = "an answer that is no list of tool calls (filters.answers)"
 ELSEWHERE = "a question of another set"
 REPEATED = "a question already in this set"
 OVERLAP = "words in a row shared with a benchmark (filters.overlap_words)"
@@ -141,6 +143,8 @@ def _unfit(question: str, answer: str, key: str, rules: Rules, seen: set[str]) -
         return CHINESE
     if filters.answers == "integer" and not INTEGER.fullmatch(answer):
         return NOT_INTEGER
+    if filters.answers == "calls" and read_calls(answer) is None:
+        return NOT_CALLS
     if key in rules.apart:
         return ELSEWHERE
     if key in seen:

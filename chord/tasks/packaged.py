@@ -32,7 +32,7 @@ def packaged(study: Study, name: str) -> Draw:
                 split.task,
                 task.prompt.format_map(item),
                 item["answer"],
-                {"package": bfcl.release(), "item": item["id"], "category": item["category"]},
+                {"package": bfcl.release(), "item": item["id"], "category": item["category"], "kind": _kind(item)},
             )
             for item in found
         ]
@@ -42,6 +42,11 @@ def packaged(study: Study, name: str) -> Draw:
         key = f"benchmarks.{name.removeprefix(BENCHMARK)}.problems.size"
         raise ConfigError(f"{where}: found {len(problems)} items, {key} asks for {split.size}; expected no more")
     return _lowest(problems, split.size, study.data.seed)
+
+
+def _kind(item: Mapping[str, str]) -> str:
+    """`live` for what users asked, `non-live` for what was made: the two halves of the paper's column BFCL."""
+    return "live" if item["category"].startswith("live_") else "non-live"
 
 
 def _categories(settings: Mapping[str, object], where: str) -> Sequence[str]:

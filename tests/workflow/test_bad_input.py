@@ -64,7 +64,7 @@ def test_a_wrong_value_on_the_command_line_is_told_as_such(tmp_path: Path) -> No
     assert told.returncode == 1
     assert (
         told.stdout.splitlines()[-1]
-        == '--config: study is "dmeo", expected `demo` (nearest) or one of: demo, math, small'
+        == '--config: study is "dmeo", expected `demo` (nearest) or one of: demo, math, small, tools'
     )
     told = snakemake(tree, "--dry-run", "--config", "seeds=[1, 1]", "sead=1")
     assert told.stdout.splitlines()[-1].startswith("--config: sead is not a key here, expected `seeds` (nearest)")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from chord import jobs
 from chord.config import ConfigError, Figure, Table, load
-from chord.config.beside import beside_problems, beside_traces, beside_training
+from chord.config.beside import OF_BFCL, beside_problems, beside_scores, beside_traces, beside_training
 from chord.config.sets import BENCHMARK, answered, apart_from, source_of
 from chord.findings import needs
 from chord.provenance import freshness
@@ -151,6 +151,11 @@ def code_of_benchmark(wildcards):
     """The meaning of all code that drawing this benchmark can reach."""
     benchmark = f"{BENCHMARK}{wildcards.benchmark}"
     return code_digest("chord.prepare", OF_TRAINING + beside_problems(project.study, benchmark))
+
+
+def code_of_scores(wildcards):
+    """The meaning of all code that scoring answers to this benchmark can reach."""
+    return code_digest("chord.score", OF_TRAINING + beside_scores(project.study, wildcards.benchmark))
 
 
 def code_of_traces(wildcards):

@@ -125,7 +125,7 @@ rule ask_expert:
         "../../envs/engines.yaml"
     threads: project.study.execution.cpu_threads
     params:
-        code=code_digest("chord.ask_expert", OF_TRAINING),
+        code=code_digest("chord.ask_expert", OF_TRAINING + OF_BFCL),
         reads=as_flags,
     message:
         "Asking the expert of study {wildcards.study} for the {wildcards.traces} traces"

@@ -43,7 +43,7 @@ rule score:
     conda:
         "../../envs/evaluate.yaml"
     params:
-        code=code_digest("chord.score", OF_TRAINING),
+        code=code_of_scores,
         ahead=scores_ahead,
     message:
         "Scoring {wildcards.benchmark} of {wildcards.arm}, seed {wildcards.seed}"

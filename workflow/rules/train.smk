@@ -209,7 +209,7 @@ rule validate:
     conda:
         "../../envs/evaluate.yaml"
     params:
-        code=code_digest("chord.validate", OF_TRAINING),
+        code=code_digest("chord.validate", OF_TRAINING + OF_BFCL),
     message:
         "Grading the validation answers of {wildcards.arm}, seed {wildcards.seed}"
     shell:

@@ -1,0 +1,217 @@
+"""Study tools: BFCL's items become prompts that a model answers and the package's checker grades, each item once."""
+
+import json
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chord.config import ConfigError, load
+from chord.config.beside import beside_problems, beside_scores, beside_training
+from chord.config.slices import of_problems
+from chord.jobs import expectations
+from chord.provenance.digest import OF_TRAINING, deciding_code
+from chord.records import Answer, Problem, read_lines, write_lines
+from chord.tasks.bfcl import CATEGORIES, release
+from tests.tiny_model import tiny_model
+from tests.unit.small_study import ROOT, prepare, run
+from tests.unit.test_bfcl import first, reply
+
+EACH = 3  # items of each category
+SIZE = EACH * len(CATEGORIES)
+
+
+def tools_study(root: Path, **changes: Any) -> Path:
+    """The study with a few items; `data__seed=1` changes one value."""
+    shutil.copytree(ROOT / "config", root / "config", dirs_exist_ok=True)
+    file = root / "config" / "studies" / "tools.yaml"
+    study = yaml.safe_load(file.read_text(encoding="utf-8"))
+    study["benchmarks"]["bfcl"]["problems"]["size"] = SIZE
+    study["execution"] |= {"compute_dtype": "float32", "cpu_threads": 1, "sampler_rows": SIZE}
+    study = yaml.safe_load(yaml.safe_dump(study))  # so that no change reaches an alias
+    for place, value in changes.items():
+        *above, last = place.split("__")
+        node = study
+        for key in above:
+            node = node[key]
+        node[last] = value
+    file.write_text(yaml.safe_dump(study), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with the study's benchmark drawn by the verb."""
+    root = tmp_path_factory.mktemp("tools")
+    file = tools_study(root)
+    benchmark = root / "config" / "benchmarks" / "bfcl.yaml"
+    text = benchmark.read_text(encoding="utf-8")
+    benchmark.write_text(text.replace("max_gen_toks: 2048", "max_gen_toks: 4"), encoding="utf-8")
+    (root / "benchmarks").mkdir()
+    done = prepare(file, root, "benchmark:bfcl")
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def problems(place: Path) -> list[Problem]:
+    return read_lines(place / "benchmarks" / "bfcl.jsonl", Problem)
+
+
+def score(place: Path, answers: Path, name: str) -> dict[str, Any]:
+    done = verb(place, "score", "--answers", answers, "--scores", place / f"{name}.json")
+    assert done.returncode == 0, done.stderr
+    return json.loads((place / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def verb(place: Path, name: str, *more: object) -> subprocess.CompletedProcess[str]:
+    given = ("--study", place / "config/studies/tools.yaml", "--benchmark", "bfcl")
+    files = ("--problems", place / "benchmarks/bfcl.jsonl", "--manifest", place / f"{name}.manifest.json")
+    return run(name, *given, *files, *more)
+
+
+# --- a real run at the smallest size -----------------------------------------------------------
+
+
+def test_every_category_has_its_share_and_the_counts_name_the_release(place: Path) -> None:
+    found = problems(place)
+    assert Counter(one.source["category"] for one in found) == dict.fromkeys(CATEGORIES, EACH)
+    assert Counter(one.source["kind"] for one in found) == {"live": SIZE // 2, "non-live": SIZE // 2}
+    told = json.loads((place / "benchmarks/bfcl.json").read_text(encoding="utf-8"))
+    assert told["package"] == release()
+    assert told["kept_by_category"] == dict.fromkeys(CATEGORIES, EACH)
+    assert told["kept"] + sum(told["dropped"].values()) == 2351
+    for one in found:
+        item = json.loads(one.answer)
+        names = [function["name"] for function in item["functions"]]
+        assert all(json.dumps(name) in one.prompt for name in names)
+        assert "<tool_call>" in one.prompt and "{question}" not in one.prompt
+
+
+def test_scores_are_averages_by_instance_of_what_the_packages_checker_says(place: Path) -> None:
+    """Right in one category wholly, in others in part: the mean is the share of items, whatever their category."""
+    asked = problems(place)
+    seen: Counter[str] = Counter()
+    right, texts = Counter[str](), {}
+    for one in asked:
+        category = one.source["category"]
+        possible = json.loads(one.answer)["possible"]
+        calls = [{"name": name, "arguments": first(given)} for call in possible for name, given in call.items()]
+        good = seen[category] < {"multiple": 3, "live_simple": 1, "parallel": 2}.get(category, 0)
+        seen[category] += 1
+        right[category] += good
+        texts[one.id] = reply(*calls) if good else reply({"name": "nothing", "arguments": {}})
+    silent = next(one.id for one in asked if one.source["category"] == "live_parallel")
+    texts[silent] = "I cannot."
+    answers = [Answer("bfcl", one.id, 0, one.prompt, texts[one.id], "stop", 9, 1) for one in asked]
+    (place / "by-hand.jsonl").write_text(write_lines(sorted(answers, key=lambda one: one.problem)), encoding="utf-8")
+
+    scores = score(place, place / "by-hand.jsonl", "by-hand")
+    assert scores["mean"] == 6 / 24  # 3 of multiple, 1 of live_simple, 2 of parallel
+    assert scores["n_problems"] == 24
+    assert scores["outcomes"]["right"] == 6
+    assert scores["outcomes"]["unparsable"] == 1
+    of = {one.id: one.source["category"] for one in asked}
+    graded = Counter(of[row["id"]] for row in scores["problems"] if row["outcomes"] == ["right"])
+    assert graded == +right == {"multiple": 3, "live_simple": 1, "parallel": 2}
+
+
+@pytest.mark.slow
+def test_a_model_answers_the_items_and_its_answers_are_scored(tmp_path: Path, place: Path) -> None:
+    model = tiny_model(tmp_path / "model", max_position_embeddings=16384)
+    known = set(load(ROOT, "demo").study.model.alphabet or "")
+    readable = [  # the model reads few characters
+        Problem(one.id, one.task, "".join(c for c in one.prompt if c in known)[:64], one.answer, one.source)
+        for one in problems(place)
+    ]
+    root = shutil.copytree(place, tmp_path / "project")
+    (root / "benchmarks/bfcl.jsonl").write_text(write_lines(readable), encoding="utf-8")
+    done = verb(root, "generate", "--model", model, "--seed", 1, "--answers", root / "answers.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert len(read_lines(root / "answers.jsonl", Answer)) == SIZE
+    scores = score(root, root / "answers.jsonl", "scores")
+    assert (scores["mean"], scores["n_problems"], scores["outcomes"]["right"]) == (0.0, SIZE, 0)
+
+
+# --- what decides it ---------------------------------------------------------------------------
+
+
+def test_the_slice_of_the_benchmark_has_what_its_items_depend_on(tmp_path: Path) -> None:
+    def decided(name: str, **changes: Any) -> object:
+        return of_problems(load(tools_study(tmp_path / name, **changes).parents[2], "tools").study, "benchmark:bfcl")
+
+    before = decided("a")
+    assert decided("b", rollouts__max_prompt_tokens=9, benchmarks__bfcl__label="other") == before
+    changes: list[dict[str, Any]] = [
+        {"data__seed": 1},
+        {"benchmarks__bfcl__problems__size": 8},
+        {"tasks__bfcl__prompt": "{question}"},
+        {"tasks__bfcl__settings": {"categories": ["multiple"]}},
+    ]
+    for number, change in enumerate(changes):
+        assert decided(f"changed-{number}", **change) != before, change
+
+
+def test_the_code_of_bfcl_decides_its_own_benchmark_alone() -> None:
+    demo, tools = load(ROOT, "demo"), load(ROOT, "tools")
+    ours = {"chord.tasks.bfcl", "chord.tasks.packaged"}
+    for project in (demo, tools):
+        reach = set()
+        for name, one in expectations(project, ROOT).items():
+            if one.verb in ("chord.prepare", "chord.score", "chord.train", "chord.validate"):
+                reach |= {name} if ours & deciding_code(one.verb, one.without).keys() else set()
+        assert all("/bfcl." in name or "/eval/bfcl/" in name for name in reach)
+        assert bool(reach) is (project is tools)
+    study = tools.study
+    drawn = deciding_code("chord.prepare", OF_TRAINING + beside_problems(study, "benchmark:bfcl"))
+    assert ours <= drawn.keys() and "chord.tasks.hub_set" not in drawn
+    assert "chord.tasks.bfcl" in deciding_code("chord.score", OF_TRAINING + beside_scores(study, "bfcl"))
+    recipe = tools.arms["chord-phi"].recipe
+    assert recipe and "chord.tasks.bfcl" in beside_training(recipe, study.execution)
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a set to train on": (
+        {"data__train": {"task": "bfcl", "size": 5}},
+        "data.train has a task of source package, expected it in benchmarks alone: it is a test set",
+    ),
+    "another package": ({"tasks__bfcl__dataset": "gorilla"}, "found dataset 'gorilla' with source package"),
+    "filters": (
+        {"tasks__bfcl__filters": {"answers": "calls"}},
+        "found `filters` or `keep` with source package, expected `settings.categories` or nothing",
+    ),
+    "the reward's grader": (
+        {"benchmarks__bfcl__grading": None},
+        "benchmarks.bfcl has problems of source package and grader tool-call, expected grading.grader bfcl",
+    ),
+    "a reward by BFCL": (
+        {"grading": {"grader": "bfcl", "reward": "binary"}},
+        "found grader bfcl, expected another: its answers are those of a benchmark",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_told(case: str, tmp_path: Path) -> None:
+    changes, message = REFUSED[case]
+    file = tools_study(tmp_path, **changes)
+    with pytest.raises(ConfigError) as refused:
+        load(file.parents[2], "tools")
+    assert message in str(refused.value)
+
+
+def test_more_items_than_there_are_and_unknown_categories_end_the_verb_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    for changes, message in (
+        ({"benchmarks__bfcl__problems__size": 2352}, "found 2351 items, benchmarks.bfcl.problems.size asks for 2352"),
+        ({"tasks__bfcl__settings": {"categories": ["java"]}}, "found category 'java', expected one of simple_python"),
+    ):
+        done = prepare(tools_study(tmp_path, **changes), tmp_path, "benchmark:bfcl")
+        assert done.returncode == 2
+        assert message in done.stderr and len(done.stderr.splitlines()) == 1
+        assert not list((tmp_path / "benchmarks").glob("*.jsonl"))

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from chord.config import Study, load
+from chord.config import Filters, Study, load
 from chord.provenance.files import UserError
 from chord.tasks.hub import Lengths, Rules, Selection, question_key, select
 from chord.tasks.overlap import Overlap
@@ -92,6 +92,17 @@ def test_a_row_that_is_no_problem_is_dropped_by_its_reason(case: str, study: Stu
     assert [one.answer for one in found.problems] == ["7"]
     ((told, count),) = found.dropped.items()
     assert told.startswith(reason) and count == 1
+
+
+def test_an_answer_that_the_grader_of_tool_calls_cannot_read_is_dropped(study: Study) -> None:
+    filters = Filters(answers="calls")
+    task = study.tasks["practised"].model_copy(update={"filters": filters})
+    tools = study.model_copy(update={"tasks": study.tasks | {"practised": task}})
+    calls = '[{"name": "f", "arguments": {"x": 1}}]'
+    made = [row("Call f.", calls, RIGHT), row("Call g.", "g(x=1)", RIGHT), row("Call h.", calls[1:-1], RIGHT)]
+    found = chosen(tools, *made)
+    assert [one.answer for one in found.problems] == [calls]
+    assert found.dropped == {"an answer that is no list of tool calls (filters.answers)": 2}
 
 
 def test_braces_and_signs_of_a_question_are_text(study: Study) -> None:

@@ -4,6 +4,7 @@ vLLM's attention on a CPU has heads of 32, 64, 80, 96, 112, 128 and more, none o
 """
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ MODEL = load(Path(__file__).parents[1], study="demo").study.model
 TOKENIZER = character_tokenizer(MODEL.alphabet)
 CONTEXT = 96
 ENGINE = Engine(dtype="float32", rows=64, context=CONTEXT, cache_gb=0.05, where="execution.vllm")
+ON_GPU = {"sleep": True, "memory_share": 0.3}  # beside whatever else the tests hold there
 
 
 def random_policy(seed: int = 3) -> PreTrainedModel:
@@ -31,8 +33,8 @@ def random_policy(seed: int = 3) -> PreTrainedModel:
 
 
 def in_float64(model: PreTrainedModel) -> PreTrainedModel:
-    """The same weights under the attention of transformers itself."""
-    other = copy.deepcopy(model).double()
+    """The same weights on the CPU, under the attention of transformers itself."""
+    other = copy.deepcopy(model).cpu().double()
     other.set_attn_implementation("sdpa")
     return other
 
@@ -47,4 +49,5 @@ def write_config(model: PreTrainedModel, folder: Path) -> Path:
 
 def start(folder: Path) -> VllmSampler:
     """A vLLM sampler without weights yet; starting one takes seconds, so tests share it: fixture `vllm_sampler`."""
-    return VllmSampler(write_config(random_policy(), folder), [TOKENIZER.eos_token_id, 5], ENGINE)
+    engine = replace(ENGINE, **ON_GPU) if torch.cuda.is_available() else ENGINE
+    return VllmSampler(write_config(random_policy(), folder), [TOKENIZER.eos_token_id, 5], engine)

@@ -21,6 +21,7 @@ from tests.sampled_policy import CONTEXT, TOKENIZER, in_float64, random_policy
 END = 22
 ENDS = (TOKENIZER.eos_token_id, 5)
 ROUNDING = 2e-5  # nats: float32 logits of size 10 have an ulp of 1e-6, and sums of 128 products ten times that
+IN_TF32 = 3e-2  # nats: vLLM's attention on a GPU rounds what it multiplies to 2^-11, four layers one after another
 PROMPTS = [(1, 2, 3), (4, 5), (1, 2, 3), (7, 8, 9, 1), (4,)]
 
 
@@ -43,21 +44,24 @@ def sampler(request, policy):
     return found
 
 
-def assert_plain_forward(policy, asked, got, temperature):
+def assert_plain_forward(sampler, policy, asked, got, temperature):
     """Every log-probability is that of a forward of prompt and response, in float64, at this temperature."""
+    theirs = not isinstance(sampler, TransformersSampler) and torch.cuda.is_available()
     plain = in_float64(policy)
     for request, sampled in zip(asked, got, strict=True):
         with torch.no_grad():
             logits = plain(torch.tensor([[*request.prompt_ids, *sampled.ids]])).logits[0] / temperature
         logp = logits.log_softmax(-1)[len(request.prompt_ids) - 1 : -1]
         expected = logp.gather(1, torch.tensor(sampled.ids)[:, None])[:, 0]
-        assert torch.allclose(torch.tensor(sampled.logp, dtype=torch.float64), expected, rtol=0, atol=ROUNDING)
+        assert torch.allclose(
+            torch.tensor(sampled.logp, dtype=torch.float64), expected, rtol=0, atol=IN_TF32 if theirs else ROUNDING
+        )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.5])
 def test_both_log_probabilities_are_those_of_a_plain_forward(sampler, policy, temperature):
     got = sampler.sample(requests(), 12, temperature)
-    assert_plain_forward(policy, requests(), got, temperature)
+    assert_plain_forward(sampler, policy, requests(), got, temperature)
     assert len({tuple(s.ids) for s in got}) > 10
 
 
@@ -83,7 +87,7 @@ def test_both_give_samples_of_one_prompt_that_differ_and_are_its_own(sampler, po
     asked = [Request(f"p{k // 8}", PROMPTS[k // 8], k) for k in range(32)]
     got = sampler.sample(asked, 9, 1.0)
     assert all(len({tuple(s.ids) for s in got[at : at + 8]}) > 5 for at in range(0, 32, 8))
-    assert_plain_forward(policy, asked, got, 1.0)
+    assert_plain_forward(sampler, policy, asked, got, 1.0)
 
 
 @pytest.mark.parametrize("limit", [1, 9])
@@ -107,7 +111,7 @@ def test_both_refuse_a_prompt_that_is_empty_or_too_long_in_the_same_words(sample
 
 def test_both_answer_a_prompt_that_just_fits_and_none_at_all(sampler, policy):
     longest = [Request("r", (7,) * (CONTEXT - 12), 1), Request("one", (9,), 1)]
-    assert_plain_forward(policy, longest, sampler.sample(longest, 12, 1.0), 1.0)
+    assert_plain_forward(sampler, policy, longest, sampler.sample(longest, 12, 1.0), 1.0)
     assert sampler.sample([], 12, 1.0) == []
 
 
@@ -118,7 +122,7 @@ def test_both_read_the_text_of_a_special_token_as_text(sampler, policy):
     assert ENDS[0] not in ids
     asked = [Request("typed", ids, 1), Request("turns", (7, *ENDS, 8), 2)]
     got = sampler.sample(asked, 12, 1.0)
-    assert_plain_forward(policy, asked, got, 1.0)
+    assert_plain_forward(sampler, policy, asked, got, 1.0)
     assert any(len(s.ids) > 1 for s in got)
 
 

@@ -1,0 +1,175 @@
+"""What is asked of a device, as functions of the device: tests/gpu asks a GPU, tests/unit/test_device_cases.py the CPU.
+
+`chord.train` takes the GPU wherever there is one; for "cpu" it is started without any in sight.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from chord.learner.engine import Plain, adam
+from chord.learner.gradient import accumulate_gradient
+from chord.learner.policy import recompute_layers
+from chord.learner.world import World
+from tests.faults.small_run import command, result, small_run
+from tests.faults.test_vllm_training import POLICY_LOSS, SIZES
+from tests.parity.reference import POLICY, execution, random_batch, recipe, reference_gradient, small_model
+from tests.parity.zero_ranks import OPTIMISER, RATE
+
+ROOT = Path(__file__).parents[2]
+STEPS = 8
+KILLED = 5  # when this step is told; the checkpoint is that of step 3
+MU, WEIGHT = 0.3, "p(1-p)"
+SHARE = 0.3  # of a GPU's memory for vLLM
+
+
+def step_error(device: str, dtype: str, kind: str) -> float:
+    """How far loss and gradient of a packed CHORD step on `device` are from the float64 reference on the CPU.
+
+    Relative, in the norm over all parameters. Weights are float32; `dtype` is that of the products.
+    """
+    model, sequences = small_model(kind, torch.float32), random_batch(3)
+    loss, expected = reference_gradient(model, sequences, MU, WEIGHT)
+    model.to(device)
+    engine = Plain(model, torch.optim.AdamW(model.parameters()), World())
+    how = execution(40, 5, dtype)  # several micro-batches, several chunks of logits
+    sums = accumulate_gradient(engine, sequences, MU, recipe(MU, WEIGHT), POLICY, how, 1.0)
+    found = {name: one.grad.double().cpu() for name, one in model.named_parameters() if one.grad is not None}
+    assert found.keys() == expected.keys()
+    apart = sum(float((found[name] - expected[name]).square().sum()) for name in expected)
+    size = sum(float(one.square().sum()) for one in expected.values())
+    return max(abs(sums.values["loss"] - loss) / abs(loss), (apart / size) ** 0.5)
+
+
+def continued_error(device: str) -> float:
+    """Three steps, then two by another engine from the first one's whole tensors; against five. The largest difference.
+
+    Tensors are whole on the CPU in between, as in a checkpoint.
+    """
+    first, whole = (on(device, small_model(dtype=torch.float32)) for _ in "ab")
+    update(first, range(3))
+    second = on(device, small_model(dtype=torch.float32))
+    with torch.no_grad():
+        for name, parameter in second.model.named_parameters():
+            parameter.copy_(first.weights()[name])
+    second.load_moments(first.moments())
+    update(second, range(3, 5))
+    update(whole, range(5))
+    pairs = zip(second.model.parameters(), whole.model.parameters(), strict=True)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+
+def on(device: str, model) -> Plain:
+    model.to(device)
+    return Plain(model, adam(model, RATE, OPTIMISER), World())
+
+
+def update(engine: Plain, steps: range) -> None:
+    for step in steps:
+        accumulate_gradient(
+            engine, random_batch(step), MU, recipe(MU, WEIGHT), POLICY, execution(40, 5, "float32"), 1.0
+        )
+        engine.update(RATE, OPTIMISER.max_grad_norm)
+
+
+def kept_for_backward(device: str, recompute: bool) -> tuple[int, list[torch.Tensor]]:
+    """Bytes held at the peak of a step above those before it, and the gradients.
+
+    On a CPU, where nobody counts, the bytes that the forward passes save for the backward pass.
+    """
+    engine = on(device, small_model(dtype=torch.float32))
+    if recompute:
+        recompute_layers(engine.model)
+    sequences = random_batch(3, rollouts=600, experts=200)
+    saved = 0
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
+        return tensor
+
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if device == "cuda" else 0
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        how = execution(100_000, 100_000, "float32")
+        accumulate_gradient(engine, sequences, MU, recipe(MU, WEIGHT), POLICY, how, 1.0)
+    if device == "cuda":
+        saved = torch.cuda.max_memory_allocated() - before
+    return saved, [one.grad for one in engine.model.parameters()]
+
+
+def trained(folder: Path, out: Path, device: str, kill_at: int | None = None) -> dict:
+    """`chord.train` on `device` to its end, or killed when it tells of that step; what its manifest adds."""
+    seen = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chord.train", *command(folder, out)],
+        cwd=ROOT,
+        env=environment | {"OMP_NUM_THREADS": "1"} | seen,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = []
+    assert process.stderr is not None
+    for line in process.stderr:
+        said.append(line)
+        if kill_at is not None and f"step {kill_at}/" in line:
+            process.kill()
+    code = process.wait()
+    assert code == (0 if kill_at is None else -signal.SIGKILL), "".join(said)[-3000:]
+    return {} if kill_at else json.loads((out / "train.manifest.json").read_text())["extra"]
+
+
+def metrics(out: Path) -> list[dict]:
+    """The lines of the steps; the first line of the file is the validation before them."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][1:]
+
+
+def repeats_and_continues(folder: Path, device: str) -> None:
+    """Under deterministic algorithms a training, and one that is killed and started again, end with the same bytes."""
+    small_run(folder, **{"recipe.steps": STEPS})
+    told = trained(folder, folder / "whole", device)
+    assert told["deterministic"] is True and (told["device"] == "cpu") == (device == "cpu")
+    trained(folder, folder / "killed", device, kill_at=KILLED)
+    assert not (folder / "killed" / "model").exists()
+    trained(folder, folder / "killed", device)
+    assert len(metrics(folder / "whole")) == STEPS
+    assert result(folder / "whole") == result(folder / "killed")
+
+
+def zero_3_takes_the_steps_of_pytorch_alone(folder: Path, device: str) -> None:
+    """On one rank, products in bfloat16: the same first step to what rounding leaves, later ones that learn."""
+    values = {"recipe.steps": 3, "execution.compute_dtype": "bfloat16"}
+    small_run(folder, **values)
+    trained(folder, folder / "alone", device)
+    small_run(folder, **values, **{"execution.zero": {"stage": 3}})
+    told = trained(folder, folder / "zero", device)
+    assert told["stretches"] == [{"from_step": 0, "ranks": 1, "zero": {"stage": 3, "offload": "none"}}]
+    assert (told["device"] == "cpu") == (device == "cpu")
+    assert max(told["preflight"]["relative_error"].values()) <= told["preflight"]["allowed"]
+    found, expected = (metrics(folder / name) for name in ("zero", "alone"))
+    for name in ("loss", "grad_norm", "expert_logp"):  # bfloat16 has three digits
+        assert abs(found[0][name] - expected[0][name]) <= 1e-2 * abs(expected[0][name]), name
+    assert found[0]["outcomes"] == expected[0]["outcomes"]
+    assert len(found) == 3 and all(0 < step["grad_norm"] < float("inf") for step in found)
+
+
+def vllm_sleeps_while_the_learner_works(folder: Path, device: str) -> None:
+    """Two steps with rollouts from an engine in the process; on a GPU it gives its memory away in each of them."""
+    settings = {"cache_gb": 0.05} | ({"sleep": True, "memory_share": SHARE} if device == "cuda" else {})
+    values = {"model.architecture": SIZES, "recipe.steps": 2, "policy_loss": POLICY_LOSS}
+    values |= {"execution.sampler": "vllm", "execution.vllm": settings}
+    small_run(folder, **values)
+    trained(folder, folder / "out", device)
+    steps = metrics(folder / "out")
+    assert [step["sampler"]["version"] for step in steps] == [1, 2]
+    assert len({step["sampler"]["weights"] for step in steps}) == 2
+    # float32 on both sides, other kernels; on a GPU vLLM's attention multiplies in TF32, with three digits.
+    assert all(0 <= step["logp_mismatch"] < (1e-5 if device == "cpu" else 1e-2) for step in steps)
+    assert all(step["rollout_tokens"] > 0 and step["grad_norm"] > 0 for step in steps)

@@ -39,8 +39,8 @@ def test_two_nodes_take_the_steps_of_one_process_and_a_rank_that_dies_ends_the_j
 ) -> None:
     process = started(cluster, folder, *of_training(**TWO_NODES))
     base = folder / "results/demo/models/base"
-    with slowed(cluster):
-        first = in_training(cluster, folder)
+    first = in_training(cluster, folder)
+    with slowed(of_name(cluster, "chord.train")):
         second = [number for number in of_name(cluster, "chord.train") if rank(number) == "1"]
         os.kill(second[0], signal.SIGKILL)
         began = time.monotonic()

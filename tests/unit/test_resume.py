@@ -41,7 +41,7 @@ def test_what_a_job_finished_is_kept_and_what_it_did_not_is_made_again(mini_copy
 
 
 def slurm(folder: Path, monkeypatch, *rows: str) -> Path:
-    """A squeue that tells these rows at first and nothing afterwards, and an scancel that writes down what it is told."""
+    """A squeue that tells these rows at first and nothing afterwards, and an scancel that writes down its words."""
     told = folder / "told"
     for name, code in {
         "squeue": f"f={folder}/rows; cat $f; : > $f",

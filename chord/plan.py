@@ -72,8 +72,7 @@ def estimated(project: Project, planning: Planning, layout: Layout, jobs: list[P
     longest = fitting.longest_sequence(study, lengths)
     sentences = fitting.verdict(study, shape, layout.machine, setting, longest)
     peak = memory.training_peak(study, shape, layout.machine, setting)
-    rows = study.rollouts.prompts_per_step * study.rollouts.per_prompt // layout.devices
-    sampling = memory.sampling_peak(study, shape, layout.machine, rows, longest)
+    sampling = memory.sampling_peak(study, shape, layout.machine, setting, longest)
     return {
         "study": study.name,
         "machine": layout.name,
@@ -84,7 +83,7 @@ def estimated(project: Project, planning: Planning, layout: Layout, jobs: list[P
         "memory": {
             "training": {"device_gb": peak.device, "host_gb": peak.host},
             "sampling": {"device_gb": sampling.device, "host_gb": sampling.host},
-            "loading_host_gb": memory.host_for_loading(shape, setting),
+            "host_gb": memory.host_gb(shape),
         },
         "disk_gb": _disk(project, shape, jobs),
         "fits": not sentences[0].startswith("does not fit"),
@@ -168,8 +167,11 @@ def _told(estimate: dict[str, Any]) -> Iterator[str]:
         parts = estimate["memory"][moment]["device_gb"]
         listed = ", ".join(f"{name} {value:.1f}" for name, value in parts.items() if value >= 0.05)
         yield f"memory of a rank while {moment}: {sum(parts.values()):.1f} GB ({listed})"
-    loading = estimate["memory"]["loading_host_gb"]
-    yield f"memory of the host for each rank: {loading:.1f} GB while weights are read and saved"
+    host = estimate["memory"]["host_gb"]
+    yield (
+        f"memory of the host: {host['each rank']:.1f} GB for each rank while it reads the weights,"
+        f" {host['the first rank']:.1f} GB for the first while it saves"
+    )
     disk = estimate["disk_gb"]
     more = disk["one_training_in_progress"]
     yield f"disk: {disk['models']:.1f} GB of models stay; {more:.1f} GB more for each training in progress"

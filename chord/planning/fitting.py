@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from chord.config import Study
 from chord.config.planning import Dimensions, Lengths, Machine
-from chord.planning.memory import Peak, Setting, training_peak
+from chord.planning.memory import Peak, Setting, sampling_peak, training_peak
 
 ROOM = 0.92  # of a device's memory: the allocator needs the rest
 
@@ -18,6 +18,12 @@ def longest_sequence(study: Study, lengths: Lengths) -> int:
 def fits(peak: Peak, machine: Machine) -> bool:
     """Whether the device's memory holds it."""
     return peak.device_gb <= ROOM * machine.memory_gb
+
+
+def fullest(study: Study, shape: Dimensions, machine: Machine, setting: Setting, longest: int) -> Peak:
+    """The fuller of the two moments of a step: sampling and learning."""
+    moments = training_peak(study, shape, machine, setting), sampling_peak(study, shape, machine, setting, longest)
+    return max(moments, key=lambda peak: peak.device_gb)
 
 
 def verdict(study: Study, shape: Dimensions, machine: Machine, setting: Setting, longest: int) -> list[str]:
@@ -34,7 +40,7 @@ def verdict(study: Study, shape: Dimensions, machine: Machine, setting: Setting,
         f" {part} {most:.1f} GB"
     ]
     for changed, words in _changes(setting, longest):
-        found = training_peak(study, shape, machine, changed)
+        found = fullest(study, shape, machine, changed, longest)
         if fits(found, machine):
             on_host = f", and {found.host_gb:.1f} GB of the host" if changed.offload else ""
             return [*said, f"would fit with {words}: {found.device_gb:.1f} GB a rank{on_host}"]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from chord.config import Study
 from chord.config.planning import Dimensions, Machine
-from chord.planning.model import BYTES, cache_bytes, layer_parameters, parameters
+from chord.planning.model import BYTES, cache_bytes, parameters
 
 GB = 1e9
 
@@ -18,22 +18,21 @@ class Setting:
     offload: bool = False
     recompute: bool = False
     micro_batch_tokens: int = 0
-    engine_share: float = 0.0  # of the device's memory, kept by a colocated vLLM while the learner works
+    engine_share: float = 0.0  # of the device's memory, taken by a colocated vLLM
+    engine_sleeps: bool = False  # and given back while the learner works
 
     @classmethod
     def of(cls, study: Study, ranks: int) -> "Setting":
         """What the study says, with as many ranks."""
-        execution = study.execution
-        zero = getattr(execution, "zero", None)
-        engine = getattr(execution, "vllm", None) if getattr(execution, "sampler", "") == "vllm" else None
-        awake = engine is not None and not getattr(engine, "sleep", False)
+        execution, engine = study.execution, study.execution.vllm
         return cls(
             ranks=ranks,
-            zero_stage=zero.stage if zero else 0,
-            offload=bool(zero) and zero.offload != "none",
+            zero_stage=execution.zero.stage,
+            offload=execution.zero.offload != "none",
             recompute=execution.recompute_activations,
             micro_batch_tokens=execution.micro_batch_tokens,
-            engine_share=getattr(engine, "gpu_memory_share", 0.0) if awake else 0.0,
+            engine_share=(engine.memory_share or 0.0) if engine and engine.placement == "colocated" else 0.0,
+            engine_sleeps=engine is not None and engine.sleep,
         )
 
 
@@ -60,19 +59,17 @@ def training_peak(study: Study, shape: Dimensions, machine: Machine, setting: Se
     dtype = study.execution.compute_dtype
     size, stored = parameters(shape), 8 if dtype == "float64" else 4
     full: dict[str, float] = {"weights": stored * size, "gradients": stored * size, "moments": 2 * stored * size}
-    if setting.zero_stage:
-        low = BYTES[dtype]
-        master = 4 * size if low < 4 else 0
-        full = {"weights": low * size, "gradients": low * size, "moments": 8 * size + master}
-    elif BYTES[dtype] < stored:
-        full["weights cast for computing"] = BYTES[dtype] * size
     shared = {3: ("weights", "gradients", "moments"), 2: ("gradients", "moments"), 1: ("moments",)}
     for name in shared.get(setting.zero_stage, ()):
         full[name] = full[name] / setting.ranks
+    if BYTES[dtype] < stored:
+        full["weights cast for computing"] = BYTES[dtype] * size
+    if setting.zero_stage == 3:
+        full["whole weights to sample from"] = stored * size  # chord.learner.engine: `readable`
     full["activations"] = activations(shape, setting, dtype)
     full["logits"] = logits(study, shape, dtype, setting)
     device = {name: value / GB for name, value in full.items()}
-    if setting.engine_share:
+    if setting.engine_share and not setting.engine_sleeps:
         device["vLLM"] = setting.engine_share * machine.memory_gb
     host = {"libraries": machine.base_gb}
     if setting.offload:
@@ -104,30 +101,32 @@ def logits(study: Study, shape: Dimensions, dtype: str, setting: Setting) -> flo
     return rows * shape.vocab_size * (BYTES[dtype] + 4 * wide)
 
 
-def sampling_peak(study: Study, shape: Dimensions, machine: Machine, rows: int, length: float) -> Peak:
-    """While answers are sampled with weights alone: weights, keys and values, logits of one step."""
+def sampling_peak(study: Study, shape: Dimensions, machine: Machine, setting: Setting, longest: float) -> Peak:
+    """While a training samples: weights and moments stay; beside them vLLM's share, or keys, values and logits."""
     dtype = study.execution.compute_dtype
     stored = 8 if dtype == "float64" else 4
-    rows = min(rows, study.execution.sampler_rows)
-    device = {
-        "weights": (stored + (BYTES[dtype] if BYTES[dtype] < stored else 0)) * parameters(shape) / GB,
-        "keys and values": rows * length * cache_bytes(shape, dtype) / GB,
-        "logits": rows * shape.vocab_size * 4 * 8 / GB,
-        "libraries": machine.base_gb,
-    }
+    whole = stored * parameters(shape) / GB
+    moments = 2 * whole / (setting.ranks if setting.zero_stage else 1)
+    parts = whole / setting.ranks if setting.zero_stage == 3 else 0.0
+    device = {"weights": whole + parts, "moments": 0.0 if setting.offload else moments, "libraries": machine.base_gb}
+    if setting.engine_share:
+        device["vLLM"] = setting.engine_share * machine.memory_gb
+    else:
+        asked = study.rollouts.prompts_per_step * study.rollouts.per_prompt
+        rows = min(-(-asked // setting.ranks), study.execution.sampler_rows)
+        cast = BYTES[dtype] * parameters(shape) / GB if BYTES[dtype] < stored else 0.0
+        device["weights cast for computing"] = cast
+        device["keys and values"] = rows * longest * cache_bytes(shape, dtype) / GB
+        device["logits"] = rows * shape.vocab_size * 4 * 8 / GB
     return Peak(device, {"libraries": machine.base_gb})
 
 
-def host_for_loading(shape: Dimensions, setting: Setting) -> float:
-    """10^9 bytes of the host that each rank holds while it reads the weights and writes a checkpoint."""
-    return 4 * parameters(shape) * (3 if setting.zero_stage < 3 else 1) / GB
+def host_gb(shape: Dimensions) -> dict[str, float]:
+    """10^9 bytes of the host: of each rank while it reads the weights, of the first while it saves."""
+    weights = 4 * parameters(shape) / GB
+    return {"each rank": weights, "the first rank": 3 * weights}
 
 
 def saved_gb(shape: Dimensions, dtype: str) -> float:
     """10^9 bytes of a finished model's folder."""
     return (8 if dtype == "float64" else 4) * parameters(shape) / GB
-
-
-def layer_gb(shape: Dimensions) -> float:
-    """10^9 bytes of one layer's weights in float32: what ZeRO-3 gathers at a time."""
-    return 4 * layer_parameters(shape) / GB

@@ -79,13 +79,19 @@ def test_zero_shares_what_its_stage_says_and_offload_moves_the_moments_to_the_ho
     assert plain["weights"] == pytest.approx(4 * billions)
     assert plain["weights cast for computing"] == pytest.approx(2 * billions)
     assert plain["moments"] == pytest.approx(8 * billions)
-    assert parts(zero_stage=1)["moments"] == pytest.approx(12 * billions / 8)  # with the float32 weights
-    assert parts(zero_stage=1)["gradients"] == pytest.approx(2 * billions)
-    assert parts(zero_stage=2)["gradients"] == pytest.approx(2 * billions / 8)
-    assert parts(zero_stage=3)["weights"] == pytest.approx(2 * billions / 8)
+    assert parts(zero_stage=1)["moments"] == pytest.approx(8 * billions / 8)
+    assert parts(zero_stage=1)["gradients"] == pytest.approx(4 * billions)
+    assert parts(zero_stage=2)["gradients"] == pytest.approx(4 * billions / 8)
+    assert parts(zero_stage=3)["weights"] == pytest.approx(4 * billions / 8)
+    assert parts(zero_stage=3)["whole weights to sample from"] == pytest.approx(4 * billions)
     moved = memory.training_peak(study, shape, machine, replace(base, zero_stage=2, offload=True))
     assert "moments" not in moved.device
-    assert moved.host["moments"] == pytest.approx(12 * billions / 8)
+    assert moved.host["moments"] == pytest.approx(8 * billions / 8)
+    asleep, awake = (replace(base, engine_share=0.25, engine_sleeps=sleeps) for sleeps in (True, False))
+    assert "vLLM" not in memory.training_peak(study, shape, machine, asleep).device
+    assert memory.training_peak(study, shape, machine, awake).device["vLLM"] == pytest.approx(20.0)
+    sampling = memory.sampling_peak(study, shape, machine, replace(asleep, zero_stage=2), 1024).device
+    assert sampling == pytest.approx({"weights": 4 * billions, "moments": billions, "libraries": 2.0, "vLLM": 20.0})
     assert parts(recompute=True)["activations"] < plain["activations"] / 5
 
 
@@ -93,16 +99,30 @@ def test_what_does_not_fit_is_named_with_the_first_change_that_would() -> None:
     machine = PLANNING.machines["h100-80gb"]
     shape = PLANNING.models["Qwen/Qwen2.5-7B-Instruct"]
     study = demo.study.model_copy(
-        update={"execution": demo.study.execution.model_copy(update={"compute_dtype": "bfloat16"})}
+        update={
+            "execution": demo.study.execution.model_copy(
+                update={"compute_dtype": "bfloat16", "logit_chunk_tokens": 1024}
+            )
+        }
     )
     said = fitting.verdict(study, shape, machine, Setting(ranks=8, micro_batch_tokens=16384), 16384)
     assert said[0].startswith("does not fit 8 x 80 GB: a rank would hold 2")
     assert "execution.recompute_activations: true" in said[1]
     assert "execution.zero.stage" in said[1]
-    good = fitting.verdict(study, shape, machine, Setting(8, 3, False, True, 16384), 16384)
+    good = fitting.verdict(study, shape, machine, Setting(8, 2, False, True, 16384), 16384)
     assert good[0].startswith("needs 8 x 80 GB: a rank holds ")
     tiny = machine.model_copy(update={"memory_gb": 3.0})
     assert fitting.verdict(study, shape, tiny, Setting(8, 3, False, True, 16384), 16384)[-1].startswith("no setting")
+
+
+def test_the_papers_study_fits_the_machine_that_its_file_is_made_for() -> None:
+    study, machine = load(ROOT, "math").study, PLANNING.machines["h100-80gb"]
+    shape = PLANNING.models[study.model.name]
+    longest = fitting.longest_sequence(study, PLANNING.lengths["math"])
+    assert longest == 16384 + 1024
+    said = fitting.verdict(study, shape, machine, Setting.of(study, 8), longest)
+    assert said[0].startswith("needs 8 x 80 GB: a rank holds 7")
+    assert fitting.verdict(study, shape, machine, Setting.of(study, 1), longest)[0].startswith("does not fit 1 x 80 GB")
 
 
 def test_steps_and_shares_follow_the_recipe() -> None:

@@ -91,7 +91,7 @@ def _number(question: Question) -> Iterator[str]:
         cell = data[key]
         if isinstance(cell, dict):
             count = f"n = {rendering.count(cell)} (seeds × problems × samples)"
-            yield f"  {name + ':':<17}{rendering.value(cell)} percent, {count}"
+            yield f"  {name + ':':<17}{rendering.value(cell)} {data['unit']}, {count}"
         else:
             yield f"  {name + ':':<17}{cell}"
     yield ""
@@ -107,7 +107,8 @@ def _cell_data(question: Question) -> dict[str, Any] | None:
     try:
         data = read_json(path, "a table that chord.tabulate wrote", "tabulate again")
         found["table"] = next(row["cells"][benchmark] for row in data["rows"] if row["arm"] == arm)
-        found["recomputed"] = recomputed.cell_again(study, arm, benchmark, data["seeds"])
+        found["unit"] = data["unit"]
+        found["recomputed"] = recomputed.cell_again(study, arm, benchmark, data)
     except (UserError, KeyError, TypeError, ValueError, StopIteration) as error:
         found = {"table": "cannot be read", "recomputed": str(error)} | found
     return found

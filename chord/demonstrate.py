@@ -21,6 +21,7 @@ from typing import Any
 from chord.config import ConfigError, Lock, Study
 from chord.config.beside import beside_traces
 from chord.config.lock import read_lock, wanted_dataset
+from chord.config.sets import corpus_of, expert_of, is_published, purpose
 from chord.config.slices import of_traces
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import UserError, run_verb, write_atomically
@@ -78,7 +79,7 @@ def main() -> None:
     root, study = args.study.resolve().parents[2], read_study(args.study)
     lock = read_lock(root, study.name)
     decided_by = of_traces(study, args.traces_of, lock)
-    problems = read_lines(args.problems, Problem)
+    problems, of_hub = read_lines(args.problems, Problem), is_published(study, args.traces_of)
     recording = nullcontext()
     if args.manifest:
         recording = Manifest.recording(
@@ -89,12 +90,12 @@ def main() -> None:
             decided_by=decided_by,
             inputs={"problems": args.problems} | ({"tokenizer": args.tokenizer} if args.tokenizer else {}),
             outputs={"traces": args.traces, "counts": args.counts},
-            seeds={"data": study.data.seed} if args.traces_of == "base" or study.expert.source == "published" else {},
+            seeds={"data": study.data.seed} if purpose(args.traces_of) == "base" or of_hub else {},
         )
     with recording:
         measure, measured = measured_in(study, args.tokenizer)
         check = Check(study, measure)
-        if args.traces_of != "base" and study.expert.source == "published":
+        if of_hub:
             found = _published(check, problems, args.problems, root, lock)
             written = whole(args.traces_of, found, problems, args.problems)
         else:
@@ -107,22 +108,22 @@ def main() -> None:
 
 def writer(name: str, study: Study) -> str:
     """Who is named as the expert of these traces."""
-    return BASE_WRITER if name == "base" else study.expert.name
+    return BASE_WRITER if purpose(name) == "base" else expert_of(study, name).name
 
 
 def write(name: str, study: Study, problems: list[Problem], check: Check, file: Path) -> Written:
     """The traces of one file. Raises UserError if none is right, or if a training prompt is left without its trace."""
-    if name == "base":
-        assert study.base_corpus is not None
+    if purpose(name) == "base":
         try:
-            parts = divided(study.base_corpus, problems)
+            parts = divided(corpus_of(study, name), problems)
         except ValueError as error:
             raise UserError(f"{file}: {error} for the base corpus of the study; run chord.prepare again") from None
         order = shuffled(len(parts), study.data.seed)
         wanted = [(parts[index][1], parts[index][0].style) for index in order]
     else:
-        assert study.expert.source == "scripted"
-        wanted = [(problem, study.expert.style) for problem in problems]
+        expert = expert_of(study, name)
+        assert expert.source == "scripted"
+        wanted = [(problem, expert.style) for problem in problems]
     return whole(name, _traces(wanted, study, writer(name, study), check), problems, file)
 
 
@@ -216,7 +217,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
     parser.add_argument(
-        "--traces-of", required=True, help="expert; aligned (of the training problems); base (the base model's corpus)"
+        "--traces-of",
+        required=True,
+        help="expert, expert-NAME; aligned (of the training problems); base, base-NAME (of a start model)",
     )
     parser.add_argument("--problems", type=Path, required=True, help="the problems that they answer")
     parser.add_argument("--traces", type=Path, required=True, help="file for the traces")

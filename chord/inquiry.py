@@ -100,11 +100,12 @@ def _cell_question(lineage: Lineage, project: Project | None, place: Path, cell:
     for path in maker.inputs:
         if (parts := path.parts)[-1] == "scores.json":
             cells.setdefault(f"{parts[-5]}/{parts[-2]}", []).append(path)
-    if cell not in cells:
+    scored = "/".join(cell.split("/")[:2])  # a third part is a category of the benchmark's problems
+    if scored not in cells:
         raise UserError(f"--cell: found '{cell}', expected an arm and a benchmark: {', '.join(cells)}")
     targets = (place, *(path for path in maker.outputs if path != place))
     arm, _, benchmark = cell.partition("/")
-    return Question(lineage, project, targets, (*lineage.behind(cells[cell]), *targets), cell=(arm, benchmark))
+    return Question(lineage, project, targets, (*lineage.behind(cells[scored]), *targets), cell=(arm, benchmark))
 
 
 def about(

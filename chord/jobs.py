@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chord.config import Figure, Project, Table, slices
+from chord.config import Figure, Project, Tabled, slices
 from chord.config.beside import OF_BFCL, beside_problems, beside_scores, beside_traces, beside_training
+from chord.config.building import corpus_name, corpus_of_start, started_from, trained_starts
+from chord.config.columns import benchmarks_of
 from chord.config.ours import ours
-from chord.config.sets import BENCHMARK, answered, problem_sets, trace_sets
+from chord.config.sets import BENCHMARK, answered, is_served, problem_sets, trace_sets
 from chord.findings import packing
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.freshness import Expected
@@ -28,9 +30,9 @@ def expectations(project: Project, root: Path = Path(".")) -> dict[str, Expected
 def run_texts(project: Project) -> dict[str, str]:
     """The content of every run.json of the study today, by its path below results/STUDY."""
     texts = {}
-    if project.study.base_corpus:
-        texts["models/base/run.json"] = run_text(project, "base", project.study.data.seed)
-    for arm in (name for name, arm in project.arms.items() if arm.recipe):
+    for start in trained_starts(project.study):
+        texts[f"models/{start}/run.json"] = run_text(project, start, project.study.data.seed)
+    for arm in (name for name in project.trainable if project.arms[name].recipe):
         texts |= {f"runs/{arm}/seed-{seed}/run.json": run_text(project, arm, seed) for seed in project.seeds}
     return texts
 
@@ -62,16 +64,18 @@ def planned(project: Project, root: Path = Path(".")) -> dict[str, Expected]:
     shown = {name for artefact in chosen.values() for name in artefact.arms}
     arms = _below(project, shown)
     trained = [recipe for name in arms if (recipe := project.arms[name].recipe)]
-    trained += [project.study.base_corpus.recipe] if project.study.base_corpus else []
-    traces = {"base"} if project.study.base_corpus else set[str]()
+    study = project.study
+    starts = {"base", *(start for name in arms for start in started_from(project.arms[name]))}
+    starts &= set(trained_starts(study)) if arms else set()
+    trained += [corpus_of_start(study, start).recipe for start in starts]
+    traces = {corpus_name(study, start) for start in starts}
     traces |= {recipe.traces for recipe in trained if recipe.needs_experts and recipe.init != "random"}
     problems = {
-        *map(answered, traces),
+        *(answered(study, name) for name in traces),
         "validation",
         *(["train"] if any(one.needs_rollouts for one in trained) else []),
     }
-    tables = [artefact for artefact in chosen.values() if isinstance(artefact, Table)]
-    cells = {(arm, key) for one in tables for arm in one.arms for key in one.benchmarks or project.study.benchmarks}
+    cells = {(arm, key) for one in chosen.values() for arm in one.arms for key in benchmarks_of(study, one)}
     graded = {name for arm in arms for name in project.arms[arm].choose or ()}
     graded |= {arm for artefact in chosen.values() if isinstance(artefact, Figure) for arm in artefact.arms}
 
@@ -89,6 +93,8 @@ def planned(project: Project, root: Path = Path(".")) -> dict[str, Expected]:
                 return (arm, benchmark) in cells
             case ["runs", arm, *_]:
                 return arm in arms
+            case ["models", start, *_] if start.startswith("base-"):
+                return start in starts
             case [name]:
                 return name not in project.artefacts or name in chosen
             case _:
@@ -120,7 +126,7 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
         yield f"{place}.manifest.json", Expected("chord.prepare", beside, "data", decided)
     for name in trace_sets(study):
         decided = slices.of_traces(study, name, project.lock)
-        if study.expert.source == "served" and name != "base":
+        if is_served(study, name):
             asked = Expected("chord.ask_expert", OF_TRAINING + OF_BFCL, "engines", decided)
         else:
             asked = Expected("chord.demonstrate", OF_TRAINING + beside_traces(study, name), "data", decided)
@@ -128,9 +134,9 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
     if study.expert.source == "served" and study.expert.model.source == "package":
         decided = slices.of_package(study, "expert")
         yield "models/expert/unpack.manifest.json", Expected("chord.unpack", OF_TRAINING, "train", decided)
-    if study.base_corpus:
-        beside = beside_training(study.base_corpus.recipe, study.execution)
-        yield "models/base/train.manifest.json", Expected("chord.train", beside, "train", {})
+    for start in trained_starts(study):
+        beside = beside_training(corpus_of_start(study, start).recipe, study.execution)
+        yield f"models/{start}/train.manifest.json", Expected("chord.train", beside, "train", {})
     if study.model.source == "package":
         decided = slices.of_package(study)
         yield "models/base/unpack.manifest.json", Expected("chord.unpack", OF_TRAINING, "train", decided)
@@ -139,7 +145,8 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
         yield "models/base/adopt.manifest.json", Expected("chord.adopt", OF_TRAINING, "data", decided)
     tasks = {name: read_benchmark(root, study, name).definition for name in study.benchmarks}
     for seed in project.seeds:
-        for name, arm in project.arms.items():
+        for name in project.trainable:
+            arm = project.arms[name]
             run = f"runs/{name}/seed-{seed}"
             if arm.recipe:
                 beside = beside_training(arm.recipe, study.execution)
@@ -159,7 +166,9 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
                 beside = OF_TRAINING + beside_scores(study, benchmark)
                 yield f"{place}/scores.manifest.json", Expected("chord.score", beside, "evaluate", scores)
     for name, artefact in project.artefacts.items():
-        verb = "chord.tabulate" if isinstance(artefact, Table) else "chord.plot"
+        if project.why_not(name):
+            continue
+        verb = "chord.tabulate" if isinstance(artefact, Tabled) else "chord.plot"
         yield f"{name}.manifest.json", Expected(verb, (), "report", slices.of_artefact(project, name))
     yield "claims.manifest.json", Expected("chord.judge", (), "report", slices.of_claims(project))
     yield "report.manifest.json", Expected("chord.report", (), "report", of_page(project, root))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chord.config import Project, load
+from chord.config.building import corpus_of_start
 from chord.config.planning import Machine, Planning
 from chord.planning import fitting, measured, memory
 from chord.planning.model import dimensions, parameters
@@ -108,8 +109,8 @@ def _cost(project: Project, job: Planned, trains: Bench, answers: Bench) -> Cost
     """Of one job; one that needs no device costs its start alone."""
     study, parts = project.study, Path(job.outputs[0]).parts
     if job.rule == "train_base":
-        assert study.base_corpus is not None
-        return _of_base(study.base_corpus.recipe.steps or 1, study.base_corpus.rows_per_step, trains)
+        corpus = corpus_of_start(study, parts[parts.index("models") + 1])
+        return _of_base(corpus.recipe.steps or 1, corpus.rows_per_step, trains)
     if job.rule in TRAINS:
         arm = parts[parts.index("runs") + 1]
         recipe = project.arms[arm].recipe
@@ -124,7 +125,7 @@ def _cost(project: Project, job: Planned, trains: Bench, answers: Bench) -> Cost
 
 
 def _of_base(steps: int, rows: int, bench: Bench) -> Cost:
-    """Training of the study's own base model: `rows` texts of an expert's length a step, nothing sampled."""
+    """Training of a start model of the study's own: `rows` texts of an expert's length a step, nothing sampled."""
     seconds = bench.machine.start_seconds + steps * bench.learning(rows, bench.lengths.expert)
     return Cost(seconds, bench.devices, steps * rows * bench.lengths.expert)
 

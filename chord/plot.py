@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from chord.config import Figure, Project, load, slices
-from chord.findings import curves
+from chord.config import Figure, Project, Scheme, load, slices
+from chord.findings import curves, scheme
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
 
@@ -68,11 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     project = load(given.root, given.study, tuple(given.seeds or ()))
     figure = project.artefacts.get(given.artefact)
-    if not isinstance(figure, Figure):
-        known = ", ".join(name for name, other in project.artefacts.items() if isinstance(other, Figure))
+    if not isinstance(figure, Figure | Scheme):
+        known = ", ".join(name for name, other in project.artefacts.items() if isinstance(other, Figure | Scheme))
         raise UserError(f"--artefact: found '{given.artefact}', expected a figure, one of: {known}")
-    panels = curves.gather(project, figure, given.results)
-    data = curves.as_data(project, given.artefact, figure, panels)
+    if reason := project.why_not(given.artefact):
+        raise UserError(f"{given.artefact} is not built in study {project.study.name}: {reason}")
+    data = pictured(project, given.artefact, figure, given.results)
     svg, png = draw(data)
     text = json.dumps(data, ensure_ascii=False, sort_keys=True, indent=1) + "\n"
     outputs: dict[Path, str | bytes] = {given.json: text, given.svg: svg, given.png: png}
@@ -89,7 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_atomically(path, content)
 
 
-def _inputs(project: Project, figure: Figure, results: Path) -> dict[str, Path]:
+def pictured(project: Project, name: str, figure: Figure | Scheme, results: Path) -> dict[str, Any]:
+    """The figure as JSON: all that is needed to draw it again."""
+    if isinstance(figure, Scheme):
+        return scheme.as_data(project, name, figure)
+    return curves.as_data(project, name, figure, curves.gather(project, figure, results))
+
+
+def _inputs(project: Project, figure: Figure | Scheme, results: Path) -> dict[str, Path]:
     """What the figure is made of; titles, labels and what the paper says are in its JSON."""
     runs = [(arm, seed) for arm in figure.arms for seed in project.seeds]
     files = {f"{arm}/seed-{seed}": curves.files_of(project, results, arm, seed) for arm, seed in runs}
@@ -101,7 +109,8 @@ def draw(data: dict[str, Any]) -> tuple[bytes, bytes]:
     import matplotlib
 
     with matplotlib.rc_context({**RC, "svg.hashsalt": f"{data['study']} {data['artefact']}"}):
-        figure = compose(data)
+        colours = (WIDTH_INCHES, BLUE, VERMILION)
+        figure = scheme.compose(data, *colours) if data.get("kind") == "scheme" else compose(data)
         svg, png = io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Title": data["title"]})
         figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None, "Title": data["title"]})

@@ -96,7 +96,7 @@ def _arguments() -> argparse.Namespace:
         prog="chord.prepare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
-    parser.add_argument("--set", required=True, help="train, validation, expert, base or benchmark:NAME")
+    parser.add_argument("--set", required=True, help="train, validation, expert[-NAME], base[-NAME] or benchmark:NAME")
     parser.add_argument("--problems", type=Path, required=True, help="file for the problems")
     parser.add_argument("--counts", type=Path, required=True, help="file for what was drawn, dropped and kept")
     of_hub = "of problems from a hub: "

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from chord.config import Project, Table, load, slices
-from chord.findings import page, rendering, table, terminal, verdicts
+from chord.config import Categories, Lengths, Project, Tabled, load, slices
+from chord.config.columns import benchmarks_of
+from chord.findings import kinds, page, rendering, table, terminal, verdicts
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.tasks.benchmarks import read_benchmark
@@ -25,9 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"command line: found no --{', --'.join(lacking)}, expected all of them, or --show FILE alone")
     project = load(given.root, given.study, tuple(given.seeds or ()))
     artefact = project.artefacts.get(given.artefact)
-    if not isinstance(artefact, Table):
-        known = ", ".join(name for name, other in project.artefacts.items() if isinstance(other, Table))
+    if not isinstance(artefact, Tabled):
+        known = ", ".join(name for name, other in project.artefacts.items() if isinstance(other, Tabled))
         raise UserError(f"--artefact: found '{given.artefact}', expected a table, one of: {known}")
+    if reason := project.why_not(given.artefact):
+        raise UserError(f"{given.artefact} is not built in study {project.study.name}: {reason}")
     data = tabulated(given.root, project, given.artefact, artefact, given.results)
     outputs = {
         given.json: json.dumps(data, ensure_ascii=False, sort_keys=True, indent=1) + "\n",
@@ -49,12 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     return None
 
 
-def tabulated(root: Path, project: Project, name: str, artefact: Table, results: Path) -> dict[str, Any]:
+def tabulated(root: Path, project: Project, name: str, artefact: Tabled, results: Path) -> dict[str, Any]:
     """The table as JSON: cells and the paper's numbers."""
-    keys = table.columns(project, artefact)
-    versions = {key: str(read_benchmark(root, project.study, key).version) for key in keys}
-    grid = table.gather(project, artefact, results, versions)
-    return table.as_data(project, name, artefact, grid)
+    study = project.study
+    versions = {key: str(read_benchmark(root, study, key).version) for key in benchmarks_of(study, artefact)}
+    divided = None
+    if isinstance(artefact, Categories):
+        (key,) = benchmarks_of(study, artefact)
+        divided = kinds.divided(_problems(results, key), study.benchmarks[key].categories or "")
+    grid = table.gather(project, artefact, results, versions, divided)
+    data = table.as_data(project, name, artefact, grid) | ({"categories": divided} if divided else {})
+    if isinstance(artefact, Lengths):
+        data["expert"] = kinds.expert_length(_expert_counts(results)) | {"paper": artefact.expert}
+    return data
 
 
 def show(path: Path) -> None:
@@ -67,14 +77,28 @@ def show(path: Path) -> None:
     terminal.show(data, judged, {name: [file for file in those if file.is_file()] for name, those in files.items()})
 
 
-def _inputs(project: Project, artefact: Table, results: Path) -> dict[str, Path]:
+def _inputs(project: Project, artefact: Tabled, results: Path) -> dict[str, Path]:
     """What the table is made of; labels and the paper's numbers are in its JSON."""
-    return {
+    keys = benchmarks_of(project.study, artefact)
+    scores = {
         f"{arm}/seed-{seed}/{key}": table.scores_path(results, arm, seed, key)
         for arm in artefact.arms
         for seed in project.seeds
-        for key in table.columns(project, artefact)
+        for key in keys
     }
+    if isinstance(artefact, Lengths):
+        return scores | {"expert": _expert_counts(results)}
+    return scores | ({key: _problems(results, key) for key in keys} if isinstance(artefact, Categories) else {})
+
+
+def _problems(results: Path, benchmark: str) -> Path:
+    """Where the problems of a benchmark stand."""
+    return results / "data" / "benchmarks" / f"{benchmark}.jsonl"
+
+
+def _expert_counts(results: Path) -> Path:
+    """Where the lengths of the expert's traces stand."""
+    return results / "data" / "traces" / "expert.json"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,7 +4,19 @@ Every file under `config/` is read here and nowhere else. `load` checks all of t
 `ConfigError` that lists every problem as: file, key, what was found, what was expected.
 """
 
-from chord.config.artefacts import Artefact, Choice, Figure, Panel, Paper, Table
+from chord.config.artefacts import (
+    Artefact,
+    Categories,
+    Choice,
+    Figure,
+    Lengths,
+    Panel,
+    Paper,
+    Scheme,
+    Shown,
+    Table,
+    Tabled,
+)
 from chord.config.base import ConfigError, Frozen
 from chord.config.claims import Cells, Claims, Curves, Elsewhere, Evidence, PaperClaim, Rise, Turn
 from chord.config.datasets import Dataset, Filters
@@ -38,6 +50,8 @@ from chord.config.study import (
     Grading,
     Groups,
     Optimiser,
+    OtherExpert,
+    OtherModel,
     PolicyLoss,
     Rollouts,
     Sampling,
@@ -57,6 +71,7 @@ __all__ = [
     "Artefact",
     "BaseCorpus",
     "Benchmark",
+    "Categories",
     "Cells",
     "Choice",
     "Claims",
@@ -77,6 +92,7 @@ __all__ = [
     "Frozen",
     "Grading",
     "Groups",
+    "Lengths",
     "Lock",
     "Model",
     "Mu",
@@ -85,6 +101,8 @@ __all__ = [
     "MuDecay",
     "MuGradientNorm",
     "Optimiser",
+    "OtherExpert",
+    "OtherModel",
     "Panel",
     "Paper",
     "PaperClaim",
@@ -95,9 +113,12 @@ __all__ = [
     "Rollouts",
     "Run",
     "Sampling",
+    "Scheme",
+    "Shown",
     "Split",
     "Study",
     "Table",
+    "Tabled",
     "Task",
     "TokenWeight",
     "Turn",

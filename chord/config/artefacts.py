@@ -32,22 +32,79 @@ METRICS = (
 )
 
 
+NOT_PUBLISHED = "not published"
+Published = float | Literal["not published"]
+Row = dict[str, Published] | Literal["not published"]
+
+
 class Paper(Frozen):
-    """What the paper reports; a missing cell was not published or not found."""
+    """What the paper reports. Every row of a table is given, if only as `not published`: in no public copy we read.
+
+    `beside` says beside which column of Table 1 another column of this table stands, as benchmarks name those alone.
+    """
 
     model: str
-    cells: dict[Name, dict[str, float]] = Field(default={})
+    cells: dict[Name, Row] | Literal["not published"] = NOT_PUBLISHED
+    beside: dict[str, str] = Field(default={})
     claim: str = ""
 
+    @property
+    def rows(self) -> dict[str, Row]:
+        """The rows of the paper's table, as far as they are known."""
+        return self.cells if isinstance(self.cells, dict) else {}
 
-class Table(Frozen):
-    """A table of the paper: rows are arms, columns are the study's benchmarks."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the paper's table, in the order in which its rows name them."""
+        return tuple(dict.fromkeys(column for row in self.rows.values() if isinstance(row, dict) for column in row))
+
+    def column(self, names: tuple[str, ...]) -> str | None:
+        """The first column of the paper's table that stands beside one of these columns of Table 1."""
+        beside = {table1: column for column, table1 in self.beside.items()} or {key: key for key in self.columns}
+        beside = beside or {names[0]: names[0]} if names else {}  # nothing of the table is known, not even its columns
+        return next((beside[name] for name in names if name in beside), None)
+
+    def number(self, row: str, column: str | None) -> float | None:
+        """The paper's number, if it has this column and the number was published."""
+        cells = self.rows.get(row)
+        found = cells.get(column or "") if isinstance(cells, dict) else None
+        return found if isinstance(found, float | int) else None
+
+
+class Shown(Frozen):
+    """What tables and figures have in common. `not_here` gives, by study, the reason why it does not build this one."""
+
+    title: str
+    paper: Paper
+    not_here: dict[Name, str] = Field(default={})
+
+
+class Tabled(Shown):
+    """Rows are arms. `not_built` are rows of the paper's table that have no arm, each with the reason."""
+
+    arms: Annotated[tuple[Name, ...], Field(min_length=1)]
+    not_built: dict[str, str] = Field(default={})
+
+
+class Table(Tabled):
+    """Share of right answers; columns are the study's benchmarks."""
 
     kind: Literal["table"]
-    title: str
-    arms: Annotated[tuple[Name, ...], Field(min_length=1)]
     benchmarks: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
-    paper: Paper
+
+
+class Lengths(Tabled):
+    """Mean tokens of a response; columns are the study's benchmarks. `expert`: the paper's length of expert traces."""
+
+    kind: Literal["lengths"]
+    expert: dict[str, Published]
+
+
+class Categories(Tabled):
+    """Share of right answers to one benchmark, by what its problems are: the one beside `column` of Table 1."""
+
+    kind: Literal["categories"]
+    column: str
 
 
 class Panel(Frozen):
@@ -65,18 +122,27 @@ class Panel(Frozen):
         return self
 
 
-class Figure(Frozen):
+class Figure(Shown):
     """A figure of the paper: one curve an arm, mean over seeds with a band."""
 
     kind: Literal["figure"]
-    title: str
     arms: Annotated[tuple[Name, ...], Field(min_length=1)]
     x: Literal["step", "epoch"]
     panels: Annotated[tuple[Panel, ...], Field(min_length=1)]
-    paper: Paper
 
 
-Artefact = Annotated[Table | Figure, Field(discriminator="kind")]
+class Scheme(Shown):
+    """A drawing of how the loss is put together, made from its formulas; it needs no run."""
+
+    kind: Literal["scheme"]
+
+    @property
+    def arms(self) -> tuple[Name, ...]:
+        """None: a formula has no runs."""
+        return ()
+
+
+Artefact = Annotated[Table | Lengths | Categories | Figure | Scheme, Field(discriminator="kind")]
 
 
 class Choice(Frozen):

@@ -3,7 +3,7 @@
 from functools import cache
 
 from chord.config.recipe import MuAdaptive, MuDecay, MuGradientNorm, Recipe
-from chord.config.sets import source_of
+from chord.config.sets import is_published, source_of
 from chord.config.study import Arithmetic, Study
 
 # Functions of chord.objective.weights, by the token weight that alone uses them.
@@ -83,6 +83,6 @@ def beside_scores(study: Study, benchmark: str) -> tuple[str, ...]:
 
 def beside_traces(study: Study, traces: str) -> tuple[str, ...]:
     """Modules that writing this set of traces cannot reach."""
-    if traces != "base" and study.expert.source == "published":
+    if is_published(study, traces):
         return ()
     return ("chord.provenance.fetched", "chord.tasks.published", "chord.tasks.rows")

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from chord.config.artefacts import Artefact, Choice, Figure, Table
+from chord.config.artefacts import NOT_PUBLISHED, Artefact, Choice, Figure, Lengths, Paper, Table, Tabled
+from chord.config.building import why_not
 from chord.config.claims import Against, Cells, Claims, Elsewhere
 from chord.config.datasets import OF_GENERATIONS
 from chord.config.messages import expected
@@ -14,6 +15,7 @@ from chord.config.study import Benchmark, Study, Task
 
 # What the paper measures: columns of its tables that a benchmark may stand beside.
 COLUMNS = ("AMC", "AIME24", "AIME25", "MATH-500", "MMLU-Pro", "BFCL", "RaR-Medicine")
+STUDIES = ("demo", "small", "math", "tools")  # those of the project; a copy of it may hold fewer
 
 
 def crossed(
@@ -28,8 +30,16 @@ def crossed(
     yield from _data(study, {name: arm for name, arm in arms.items() if name in used})
     yield from _names(choice.artefacts, artefacts, "config/config.yaml: artefacts")
     yield from _repeats(choice.seeds or (), "config/config.yaml: seeds")
+    for key in choice.artefacts:
+        if key in artefacts and (reason := why_not(study, arms, artefacts[key])):
+            yield (
+                f"config/config.yaml: artefacts names '{key}', which study {study.name} does not build ({reason}),"
+                " expected others"
+            )
+    known = sorted({*STUDIES, *(path.stem for path in (root / "config" / "studies").glob("*.yaml"))})
     for key, artefact in artefacts.items():
         yield from _artefact(key, artefact, study, arms)
+        yield from _known(tuple(artefact.not_here), known, f"config/experiments/{key}.yaml: not_here")
 
 
 def misnamed(claims: Claims, arms: Mapping[str, Arm], root: Path) -> Iterator[str]:
@@ -53,6 +63,12 @@ def _study(study: Study, choice: Choice, root: Path) -> Iterator[str]:
     for name, benchmark in study.benchmarks.items():
         if benchmark.file not in have:
             yield f"{file}: benchmarks.{name}.file is '{benchmark.file}', {expected(benchmark.file, have)}"
+    for name, other in study.other_models.items():
+        model, where = other.model or study.model, f"{file}: other_models.{name}"
+        if (model.source == "random") != bool(other.base_corpus or (other.model and study.base_corpus)):
+            yield f"{where} has source {model.source}, expected a corpus, its own or the study's, with random alone"
+        if model.alphabet != study.model.alphabet:
+            yield f"{where}.model has another alphabet, expected the study's: both answer the same prompts"
 
 
 def _sources(study: Study, file: str) -> Iterator[str]:
@@ -121,7 +137,8 @@ def _arm(name: str, arm: Arm, arms: Mapping[str, Arm]) -> Iterator[str]:
                     f"{file}: {name}.choose names '{key}', which keeps {recipe.keep}, expected an arm that keeps the"
                     " weights of `every` validation"
                 )
-    if arm.recipe and arm.recipe.init not in ("base", *(key for key in arms if not arms[key].same_as)):
+    start = arm.recipe.init if arm.recipe else "base"
+    if arm.recipe and start.partition("-")[0] != "base" and start not in (k for k in arms if not arms[k].same_as):
         known = ["base", *(key for key in arms if key != name and not arms[key].same_as)]
         yield f"{file}: {name}.recipe.init is '{arm.recipe.init}', {expected(arm.recipe.init, known)}"
     if circle := _circle(name, arms):
@@ -174,17 +191,39 @@ def _artefact(key: str, artefact: Artefact, study: Study, arms: Mapping[str, Arm
                 yield f"{file}: arms names '{name}', expected arms that are trained: only those have curves"
     if isinstance(artefact, Table):
         yield from _names(artefact.benchmarks or (), study.benchmarks, f"{file}: benchmarks")
-        for row in artefact.paper.cells:
-            near = difflib.get_close_matches(row, arms, n=1, cutoff=0.8)
-            if row not in arms and near:
-                yield f"{file}: paper.cells has a row '{row}', expected `{near[0]}` (nearest) or another arm"
+    if isinstance(artefact, Tabled):
+        yield from _cells(artefact.paper, artefact.arms, arms, file)
+    if isinstance(artefact, Lengths):
+        yield from _lacks(artefact.expert, artefact.paper.columns, f"{file}: expert")
+
+
+def _cells(paper: Paper, shown: Sequence[str], arms: Mapping[str, Arm], file: str) -> Iterator[str]:
+    """Rows that no arm has, and cells that are passed over in silence."""
+    for row, cells in paper.rows.items():
+        near = difflib.get_close_matches(row, arms, n=1, cutoff=0.8)
+        if row not in arms and near:
+            yield f"{file}: paper.cells has a row '{row}', expected `{near[0]}` (nearest) or another arm"
+        if isinstance(cells, dict):
+            yield from _lacks(cells, paper.columns, f"{file}: paper.cells.{row}")
+    if paper.rows:
+        yield from _lacks(paper.rows, shown, f"{file}: paper.cells")
+
+
+def _lacks(cells: Mapping[str, object], wanted: Sequence[str], where: str) -> Iterator[str]:
+    for key in wanted:
+        if key not in cells:
+            yield f"{where} has no '{key}', expected the paper's number or `{NOT_PUBLISHED}`"
 
 
 def _names(names: Sequence[str], known: Mapping[str, object] | Sequence[str], where: str) -> Iterator[str]:
+    yield from _known(names, known, where)
+    yield from _repeats(names, where)
+
+
+def _known(names: Sequence[str], known: Mapping[str, object] | Sequence[str], where: str) -> Iterator[str]:
     for name in names:
         if name not in known:
             yield f"{where} names '{name}', {expected(name, known)}"
-    yield from _repeats(names, where)
 
 
 def _repeats(items: Sequence[object], where: str) -> Iterator[str]:

@@ -92,10 +92,10 @@ def _typed(value: Raw) -> Raw:
 
 
 def _may_name_an_arm(name: str, problems: list[str]) -> bool:
-    if name == "base" or not re.match(NAME, name):
+    if re.match(r"base(-|$)", name) or not re.match(NAME, name):
         problems.append(
             f"{ARMS}: {name} is a name that no arm may have, expected small letters, digits, `.`, `+` and `-`;"
-            " `base` is the model that every arm starts from"
+            " `base` is the model that every arm starts from, and `base-NAME` are other such models"
         )
         return False
     return True

@@ -63,7 +63,7 @@ def expected(found: str, known: Iterable[object]) -> str:
     """What a name could have been: the nearest valid one first, then all of them."""
     names = [str(name) for name in known]
     near = difflib.get_close_matches(found, names, n=1, cutoff=0.6)
-    listed = ", ".join(names) if len(names) <= 30 else f"one of {len(names)}"
+    listed = ", ".join(names) if len(names) <= 80 else f"one of {len(names)}"
     return f"expected {f'`{near[0]}` (nearest) or ' if near else ''}one of: {listed or 'nothing, none is defined'}"
 
 

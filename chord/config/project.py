@@ -7,6 +7,7 @@ from pydantic import TypeAdapter, model_validator
 
 from chord.config.artefacts import Artefact, Choice
 from chord.config.base import Count, CountOrNone, Frozen, Name
+from chord.config.building import can_train, corpus_of_start, start_models, why_not
 from chord.config.claims import Claims
 from chord.config.lock import Lock
 from chord.config.reading import read_json, validated
@@ -79,12 +80,21 @@ class Project(Frozen):
         """Training seeds: those of config.yaml if given, else the study's."""
         return self.choice.seeds or self.study.seeds
 
+    def why_not(self, artefact: str) -> str | None:
+        """Why this study does not build a table or figure; None where it does."""
+        return why_not(self.study, self.arms, self.artefacts[artefact])
+
+    @property
+    def trainable(self) -> list[str]:
+        """The arms for which the study has all that they and the arms below them read and start from."""
+        return [name for name in self.arms if can_train(self.study, self.arms, name)]
+
     def run(self, arm: str, seed: int) -> Run:
-        """What training is told for `arm` and `seed`; `base` is the study's own base model."""
+        """What training is told for `arm` and `seed`; `base` and `base-NAME` are models that arms start from."""
         study = self.study
-        if arm == "base":
-            assert study.base_corpus is not None, "only a random model is trained by the DAG"
-            recipe, rows, model = study.base_corpus.recipe, study.base_corpus.rows_per_step, study.model
+        if arm in start_models(study):
+            corpus, model = corpus_of_start(study, arm), start_models(study)[arm]
+            recipe, rows = corpus.recipe, corpus.rows_per_step
         else:
             found = self.arms[arm].recipe
             assert found is not None, f"{arm} is not trained"

@@ -79,7 +79,7 @@ class Recipe(Frozen):
     method: Literal["chord", "luffy", "sasr"] = "chord"
     mu: Mu
     expert_tokens: TokenWeight = WeightPlain(weight="one")
-    traces: Literal["expert", "aligned"] = "expert"
+    traces: Annotated[str, Field(pattern=r"^(expert|aligned|expert-[a-z0-9.+-]+)$")] = "expert"
     steps: Count | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
     learning_rate: Positive
@@ -134,7 +134,7 @@ class Arm(Frozen):
     note: str = ""
     recipe: Recipe | None = None
     choose: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
-    same_as: Literal["base"] | None = None
+    same_as: Annotated[str, Field(pattern=r"^base(-[a-z0-9.+-]+)?$")] | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

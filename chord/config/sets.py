@@ -1,13 +1,14 @@
 """Which sets of problems and traces a study has, and how many problems of which task each set holds. Knows no files.
 
-A set of problems is named `train`, `validation`, `expert`, `base` or `benchmark:NAME`.
+A set of problems is named `train`, `validation`, `expert`, `base` or `benchmark:NAME`; the other sets of experts and
+corpora `expert-NAME` and `base-NAME`.
 """
 
 from collections import Counter
 
 from chord.config.base import ConfigError
 from chord.config.messages import expected
-from chord.config.study import BaseCorpus, Split, Study
+from chord.config.study import BaseCorpus, Expert, Split, Study
 
 BENCHMARK = "benchmark:"
 SPLITS = ("train", "validation", "expert")
@@ -15,19 +16,54 @@ SPLITS = ("train", "validation", "expert")
 
 def problem_sets(study: Study) -> list[str]:
     """The names of the study's sets of problems."""
-    base = ["base"] if study.base_corpus else []
-    return [*SPLITS, *base, *(f"{BENCHMARK}{name}" for name in study.benchmarks)]
+    experts = [f"expert-{name}" for name, other in study.other_experts.items() if other.problems]
+    return [*SPLITS, *experts, *_corpora(study), *(f"{BENCHMARK}{name}" for name in study.benchmarks)]
 
 
 def trace_sets(study: Study) -> list[str]:
     """The names of the study's sets of traces."""
-    known = {"expert": True, "aligned": study.data.aligned_traces, "base": study.base_corpus is not None}
-    return [name for name, there in known.items() if there]
+    experts = ["expert", *(["aligned"] if study.data.aligned_traces else [])]
+    return [*experts, *(f"expert-{name}" for name in study.other_experts), *_corpora(study)]
 
 
-def answered(traces: str) -> str:
+def corpus_of(study: Study, name: str) -> BaseCorpus:
+    """What the start models that learn from the corpus `name` learn, and how."""
+    corpus = study.base_corpus if name == "base" else study.other_models[name.removeprefix("base-")].base_corpus
+    assert corpus is not None, f"{name} is no corpus of the study"
+    return corpus
+
+
+def expert_of(study: Study, traces: str) -> Expert:
+    """Who writes a set of traces that is no corpus."""
+    other = study.other_experts.get(traces.removeprefix("expert-")) if traces.startswith("expert-") else None
+    return (other and other.expert) or study.expert
+
+
+def is_published(study: Study, traces: str) -> bool:
+    """Whether a set of traces stands in the dataset of its problems; corpora are always written here."""
+    return purpose(traces) != "base" and expert_of(study, traces).source == "published"
+
+
+def is_served(study: Study, traces: str) -> bool:
+    """Whether a language model is asked for a set of traces."""
+    return purpose(traces) != "base" and expert_of(study, traces).source == "served"
+
+
+def answered(study: Study, traces: str) -> str:
     """The set of problems that a set of traces answers: `aligned` answers the training problems."""
-    return "train" if traces == "aligned" else traces
+    if traces == "aligned":
+        return "train"
+    return traces if traces in problem_sets(study) else "expert"
+
+
+def purpose(problems: str) -> str:
+    """What a set is for, which decides whose prompts it may ask: sets of one purpose share theirs."""
+    return problems.partition(":")[0].partition("-")[0]
+
+
+def _corpora(study: Study) -> list[str]:
+    own = [f"base-{name}" for name, other in study.other_models.items() if other.base_corpus]
+    return [*(["base"] if study.base_corpus else []), *own]
 
 
 def checked(name: str, known: list[str], study: Study) -> str:
@@ -40,15 +76,17 @@ def checked(name: str, known: list[str], study: Study) -> str:
 def sizes(study: Study, problems: str) -> dict[str, int]:
     """How many problems of each task a set holds, in the order in which they are drawn."""
     checked(problems, problem_sets(study), study)
-    if problems == "base":
-        assert study.base_corpus is not None
-        return task_sizes(study.base_corpus)
+    if purpose(problems) == "base":
+        return task_sizes(corpus_of(study, problems))
     split = split_of(study, problems)
     return {split.task: split.size}
 
 
 def split_of(study: Study, problems: str) -> Split:
-    """Task and size of a set that is drawn from one task: any but `base`."""
+    """Task and size of a set that is drawn from one task: any but corpora."""
+    if problems.startswith("expert-"):
+        size = study.other_experts[problems.removeprefix("expert-")].problems or study.data.expert.size
+        return Split(task=study.data.expert.task, size=size)
     if problems in SPLITS:
         return getattr(study.data, problems)
     return study.benchmarks[problems.removeprefix(BENCHMARK)].problems
@@ -57,7 +95,7 @@ def split_of(study: Study, problems: str) -> Split:
 def source_of(study: Study, problems: str) -> str:
     """Where the problems of a set come from: `generator`, which the base corpus always has, `hub` or `package`."""
     checked(problems, problem_sets(study), study)
-    return "generator" if problems == "base" else study.tasks[split_of(study, problems).task].source
+    return "generator" if purpose(problems) == "base" else study.tasks[split_of(study, problems).task].source
 
 
 def apart_from(study: Study, problems: str) -> list[str]:

@@ -7,7 +7,8 @@ computes must never come from here, since the code of this module is no part of 
 
 from typing import Any, Literal
 
-from chord.config.artefacts import Figure, Table
+from chord.config.artefacts import Categories, Figure, Table, Tabled
+from chord.config.columns import benchmarks_of
 from chord.config.lock import Lock, Wanted, wanted_dataset, wanted_model
 from chord.config.project import Project
 from chord.config.sets import (
@@ -15,8 +16,12 @@ from chord.config.sets import (
     answered,
     apart_from,
     checked,
+    corpus_of,
+    expert_of,
+    is_published,
     part_sizes,
     place,
+    purpose,
     sizes,
     source_of,
     split_of,
@@ -50,12 +55,12 @@ def of_problems(study: Study, problems: str, lock: Lock | None = None) -> dict[s
 def of_traces(study: Study, traces: str, lock: Lock | None = None) -> dict[str, Any]:
     """What decides one file of traces beside its problems: `expert`, `aligned` or `base`. Rewards do not."""
     checked(traces, trace_sets(study), study)
-    of_hub = study.expert.source == "published" and traces != "base"
-    dataset = study.tasks[split_of(study, answered(traces)).task].dataset if of_hub else ""
+    of_hub = is_published(study, traces)
+    dataset = study.tasks[split_of(study, answered(study, traces)).task].dataset if of_hub else ""
     return {
         **({"seed": study.data.seed, "dataset": _of_dataset(study, dataset, lock)} if of_hub else {}),
         "traces": traces,
-        **(_of_corpus(study) if traces == "base" else {"expert": _of_expert(study)}),
+        **_of_writer(study, traces),
         "grader": study.grading.grader,
         "mark": study.grading.mark,
         "max_response_tokens": study.rollouts.max_response_tokens,
@@ -92,14 +97,17 @@ def of_validation(study: Study) -> dict[str, Any]:
 def of_artefact(project: Project, name: str) -> dict[str, Any]:
     """What a table or figure shows beside numbers: titles, labels, the paper's cells, smoothing; and whose numbers."""
     artefact, study = project.artefacts[name], project.study
-    is_table = isinstance(artefact, Table)
+    is_table = isinstance(artefact, Tabled)
     keys = {"label", "note", "same_as"} if is_table else {"label"}
-    columns = (artefact.benchmarks or tuple(study.benchmarks)) if is_table else ()
+    shown = benchmarks_of(study, artefact)
+    benchmarks = {key: [study.benchmarks[key].label, *study.benchmarks[key].paper_columns] for key in shown}
+    if isinstance(artefact, Categories):
+        benchmarks = {key: [*words, study.benchmarks[key].categories] for key, words in benchmarks.items()}
     return {
         "study": study.title,
-        "artefact": artefact.model_dump(mode="json"),
+        "artefact": artefact.model_dump(mode="json", exclude={"not_here"}),
         "arms": {arm: project.arms[arm].model_dump(mode="json", include=keys) for arm in artefact.arms},
-        "columns": {key: [study.benchmarks[key].label, study.benchmarks[key].paper_column] for key in columns},
+        "columns": benchmarks,
         "seeds": list(project.seeds),
     }
 
@@ -173,11 +181,12 @@ def _pinned(lock: Lock | None, wanted: Wanted) -> dict[str, Any]:
     return {"repository": wanted.name, "revision": wanted.revision, "commit": commit, "files": files}
 
 
-def _of_expert(study: Study) -> dict[str, Any]:
+def _of_expert(study: Study, traces: str) -> dict[str, Any]:
     """All of the expert but how machines are used for one that is served; the seed decides what that one says."""
-    if study.expert.source != "served":
-        return study.expert.model_dump(mode="json")
-    return {**study.expert.model_dump(mode="json", exclude=HOW_SERVED), "seed": study.data.seed}
+    expert = expert_of(study, traces)
+    if expert.source != "served":
+        return expert.model_dump(mode="json")
+    return {**expert.model_dump(mode="json", exclude=HOW_SERVED), "seed": study.data.seed}
 
 
 def _of_task(task: Task) -> dict[str, Any]:
@@ -185,9 +194,10 @@ def _of_task(task: Task) -> dict[str, Any]:
     return task.model_dump(mode="json", exclude={"source", "filters"} if task.source == "generator" else None)
 
 
-def _of_corpus(study: Study) -> dict[str, Any]:
-    corpus = study.base_corpus
-    assert corpus is not None
+def _of_writer(study: Study, traces: str) -> dict[str, Any]:
+    if purpose(traces) != "base":
+        return {"expert": _of_expert(study, traces)}
+    corpus = corpus_of(study, traces)
     parts = zip(corpus.parts, part_sizes(corpus), strict=True)
     return {"seed": study.data.seed, "parts": [[part.task, part.style, size] for part, size in parts]}
 

@@ -69,6 +69,8 @@ class Benchmark(Frozen):
     """A column of the tables: problems, the lm-eval task that asks them, and the paper's column beside it.
 
     `grading` is how its answers are read where that is not how the study's rewards read them.
+    `other_paper_columns` are columns of tables of the paper that lack `paper_column`. `categories` names what its
+    problems differ in: a fact that stands in their `source`, or one that is worked out, see `chord.findings.kinds`.
     """
 
     label: str
@@ -76,6 +78,13 @@ class Benchmark(Frozen):
     file: str
     paper_column: str | None = None
     grading: AnswerForm | None = None
+    other_paper_columns: tuple[str, ...] = ()
+    categories: str | None = None
+
+    @property
+    def paper_columns(self) -> tuple[str, ...]:
+        """The paper's columns that it may stand beside, the most fitting first."""
+        return (*([self.paper_column] if self.paper_column else []), *self.other_paper_columns)
 
 
 class CorpusPart(Frozen):
@@ -99,6 +108,28 @@ class BaseCorpus(Frozen):
         total = sum(part.share for part in self.parts)
         if abs(total - 1) > 1e-9:
             raise ValueError(f"found shares of `parts` that add up to {total:g}, expected 1")
+        return self
+
+
+class OtherExpert(Frozen):
+    """Expert traces beside the study's own: by another `expert`, or of so many `problems`; else as in the study."""
+
+    expert: Expert | None = None
+    problems: Count | None = None
+
+
+class OtherModel(Frozen):
+    """A model to start from that is not the study's own: another model, or one trained on another corpus."""
+
+    model: Model | None = None
+    base_corpus: BaseCorpus | None = None
+
+    @model_validator(mode="after")
+    def _other(self) -> Self:
+        if self.model is None and self.base_corpus is None:
+            raise ValueError("found neither `model` nor `base_corpus`, expected what makes it another model")
+        if self.model is not None and self.model.source == "package":
+            raise ValueError("found source package, expected random or hub: only the study's own model is unpacked")
         return self
 
 
@@ -229,7 +260,9 @@ class Study(Frozen):
     tasks: dict[Name, Task]
     data: Data
     base_corpus: BaseCorpus | None = None
+    other_models: dict[Name, OtherModel] = Field(default={})
     expert: Expert
+    other_experts: dict[Name, OtherExpert] = Field(default={})
     grading: Grading
     rollouts: Rollouts
     expert_rows_per_step: Count
@@ -250,6 +283,9 @@ class Study(Frozen):
         wanted |= {f"benchmarks.{k}.problems": b.problems.task for k, b in self.benchmarks.items()}
         if self.base_corpus:
             wanted |= {f"base_corpus.parts[{i}]": p.task for i, p in enumerate(self.base_corpus.parts)}
+        for name, other in self.other_models.items():
+            parts = other.base_corpus.parts if other.base_corpus else ()
+            wanted |= {f"other_models.{name}.base_corpus.parts[{i}]": p.task for i, p in enumerate(parts)}
         for where, task in wanted.items():
             if task not in self.tasks:
                 raise ValueError(f"{where}.task is '{task}', {expected(task, self.tasks)}")

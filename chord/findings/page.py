@@ -96,6 +96,8 @@ def figure_part(figure: dict[str, Any], svg: str, judged: bool) -> str:
 
 def figure_caption(figure: dict[str, Any], judged: bool) -> str:
     """What is averaged over what, and what the paper says of its own figure."""
+    if figure.get("kind") == "scheme":
+        return f"Drawn from the formulas; no run stands behind it. The paper: {figure['paper']['claim']}"
     seeds = ", ".join(map(str, figure["seeds"]))
     if len(figure["seeds"]) > 1:
         text = f"Lines: mean over seeds {seeds}; bands: mean ± one standard error over these seeds. "

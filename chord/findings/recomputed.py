@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from chord.config import Figure, Panel, Paper, Project
-from chord.findings import claims, curves, table
+from chord.config import Figure, Panel, Paper, Project, Scheme
+from chord.findings import claims, curves, scheme, table
 from chord.findings.reading import read_json, read_scores
 from chord.provenance.files import UserError
 from chord.provenance.freshness import Change, differences
@@ -36,15 +36,18 @@ def table_differences(path: Path, study: Path, cell: tuple[str, str] | None = No
     wanted = [cell] if cell else list(cells)
     found: list[Change] = []
     for arm, benchmark in wanted:
-        again = cell_again(study, arm, benchmark, data["seeds"])
+        again = cell_again(study, arm, benchmark, data)
         stands = {name: cells[arm, benchmark].get(name) for name in again}
         found += differences(SAID, stands, again, f"{arm}/{benchmark}")
     return found
 
 
-def cell_again(study: Path, arm: str, benchmark: str, seeds: list[int]) -> dict[str, Any]:
-    """Mean, standard error and n of one cell out of its scores, as `chord.tabulate` makes them."""
-    return table.numbers([read_scores(table.scores_path(study, arm, seed, benchmark), benchmark) for seed in seeds])
+def cell_again(study: Path, arm: str, column: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean, standard error and n of one cell out of its scores, as `chord.tabulate` makes them for the table `data`."""
+    benchmark, _, category = column.partition("/")
+    scored = [read_scores(table.scores_path(study, arm, seed, benchmark), benchmark) for seed in data["seeds"]]
+    of = data["categories"][category] if category else None
+    return table.numbers(scored, "tokens" if data["unit"] == "tokens" else "right", of)
 
 
 def claims_differences(path: Path, study: Path, project: Project) -> list[Change] | None:
@@ -60,6 +63,8 @@ def claims_differences(path: Path, study: Path, project: Project) -> list[Change
 def figure_differences(path: Path, study: Path, project: Project) -> list[Change] | None:
     """What in a figure does not follow from its metrics; None where config/ no longer has its arms."""
     data = read_json(path, "a figure that chord.plot wrote", "plot again")
+    if isinstance(drawn := project.artefacts.get(data["artefact"]), Scheme):
+        return differences(SAID, data["rollouts"], scheme.as_data(project, data["artefact"], drawn)["rollouts"])
     arms = [curve["arm"] for panel in data["panels"] for curve in panel["curves"]]
     arms += [arm for panel in data["panels"] for arm in panel["arms_without_values"]]
     if not set(arms) <= project.arms.keys():

@@ -7,7 +7,7 @@ from typing import Any
 from chord.findings.reading import read_json
 from chord.provenance.files import UserError
 
-NONE = "–"
+NONE, NOT_PUBLISHED = "–", "n.p."
 
 
 def read_table(path: Path) -> dict[str, Any]:
@@ -32,9 +32,11 @@ def count(cell: dict[str, Any]) -> str:
 
 
 def paper_value(cell: dict[str, Any]) -> str:
-    """The paper's number as it was published."""
+    """The paper's number as it was published, or that it was not; a dash where its table has no such column."""
     number = cell["paper"]
-    return NONE if number is None else f"{number:.1f}" if round(number, 1) == number else f"{number:g}"
+    if number is None:
+        return NOT_PUBLISHED if cell.get("not_published") else NONE
+    return f"{number:.1f}" if round(number, 1) == number else f"{number:g}"
 
 
 def paper_heading(table: dict[str, Any]) -> str:
@@ -45,8 +47,9 @@ def paper_heading(table: dict[str, Any]) -> str:
 def caption(table: dict[str, Any]) -> str:
     """How to read the table: what is averaged over what, and what the paper's numbers are."""
     seeds = len(table["seeds"])
+    shown = "Tokens of an answer" if table.get("unit") == "tokens" else "Percent of answers that are right"
     text = (
-        "Percent of answers that are right: mean ± standard error, n = training seeds × problems × samples a problem. "
+        f"{shown}: mean ± standard error, n = training seeds × problems × samples a problem. "
         "The error is for new seeds and new problems together"
     )
     text += f"; with {seeds} seeds it is a rough one. " if 1 < seeds < 10 else ". "
@@ -59,12 +62,19 @@ def caption(table: dict[str, Any]) -> str:
             f"The columns headed “{paper_heading(table)}” are another model on other benchmarks ({pairs}): they are for"
             " orientation, not for comparison. "
         )
-    return text + f"{NONE}: not published or not found."
+    return text + f"{NOT_PUBLISHED}: not published in any copy that we could read; {NONE}: no such cell in the paper."
 
 
 def notes(table: dict[str, Any]) -> list[str]:
-    """What must be known about single rows."""
-    return [f"{row['label']}: {row['note']}." for row in table["rows"] if row["note"]]
+    """What must be known about single rows, and of rows that are not there."""
+    found = [f"{row['label']}: {row['note']}." for row in table["rows"] if row["note"]]
+    if expert := table.get("expert"):
+        paper = ", ".join(f"{column} {number}" for column, number in expert["paper"].items())
+        found.append(
+            f"Expert ({expert['label']}): {expert['mean']:.1f} a trace, mean over {expert['traces']} traces, in"
+            f" {expert['measured_in']}; the paper's: {paper}."
+        )
+    return found + [f"{label}: not built: {reason}." for label, reason in table.get("not_built", {}).items()]
 
 
 def markdown(table: dict[str, Any]) -> str:

@@ -1,46 +1,52 @@
 """A table of the paper as plain data: one cell an arm and benchmark. Knows arms and scores; draws nothing."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chord.config import Project, Table
+from chord.config import Lengths, Project, Tabled
+from chord.config.columns import benchmarks_of
 from chord.findings.reading import Scored, read_scores
 from chord.findings.statistics import Estimate, two_way
 from chord.provenance.files import UserError
 
-Grid = dict[tuple[str, str], "Cell"]
+Grid = dict[tuple[str, str], "Cell"]  # by arm and column
+Divided = Mapping[str, Collection[str]]  # by category, ids of problems
 
 
 @dataclass(frozen=True)
 class Cell:
-    """All scores of one arm on one benchmark."""
+    """All scores of one arm on one benchmark, or on one category of its problems."""
 
     right: NDArray[np.float64]  # (S, P) share of the samples that are right, seeds and problems in one order everywhere
     samples: int
     version: str
     metric: str
+    measure: str = "right"  # or "tokens": then `right` holds the mean tokens of the samples
 
     @property
     def estimate(self) -> Estimate:
-        """Share right with its error for new seeds and new problems; with one seed, for new problems alone."""
+        """Share right, or tokens, with its error for new seeds and new problems; with one seed, for problems alone."""
         return two_way(self.right)
 
 
-def columns(project: Project, table: Table) -> tuple[str, ...]:
-    """The benchmarks of the table: those it names, else all of the study."""
-    return table.benchmarks or tuple(project.study.benchmarks)
+def columns(project: Project, table: Tabled) -> tuple[str, ...]:
+    """The benchmarks whose scores the table is made of."""
+    return benchmarks_of(project.study, table)
 
 
-def gather(project: Project, table: Table, results: Path, versions: Mapping[str, str]) -> Grid:
+def gather(
+    project: Project, table: Tabled, results: Path, versions: Mapping[str, str], divided: Divided | None = None
+) -> Grid:
     """Every cell of the table out of results/<study>; refuses scores that cannot stand in one column.
 
-    `versions` are those of the benchmarks as they are defined today; older scores are refused.
+    `versions` are those of the benchmarks as they are defined today; older scores are refused. `divided`: the problems
+    of a benchmark by category, where the table shows these; a column `BENCHMARK/CATEGORY` has only their scores.
     """
     grid: Grid = {}
     for benchmark in columns(project, table):
@@ -50,9 +56,25 @@ def gather(project: Project, table: Table, results: Path, versions: Mapping[str,
             first = first or scored[0]
             for other in scored:
                 _check_same(first, other, versions[benchmark])
-            right = np.stack([one.right for one in scored])
-            grid[arm, benchmark] = Cell(right, first.samples, first.version, first.metric)
+            whole = cell(scored, "tokens" if isinstance(table, Lengths) else "right")
+            grid[arm, benchmark] = whole
+            for category, ids in (divided or {}).items():
+                chosen = [index for index, problem in enumerate(first.problems) if problem in ids]
+                grid[arm, f"{benchmark}/{category}"] = replace(whole, right=whole.right[:, chosen])
     return grid
+
+
+def cell(scored: Sequence[Scored], measure: str) -> Cell:
+    """All scores of one model: shares right or, with measure "tokens", lengths. Refuses scores without lengths."""
+    first = scored[0]
+    values = [one.right if measure == "right" else _lengths(one) for one in scored]
+    return Cell(np.stack(values), first.samples, first.version, first.metric, measure)
+
+
+def _lengths(scored: Scored) -> NDArray[np.float64]:
+    if scored.response_tokens is None:
+        raise UserError(f"{scored.path}: found no lengths of the answers, expected response_tokens; score again")
+    return scored.response_tokens
 
 
 def scores_path(results: Path, arm: str, seed: int, benchmark: str) -> Path:
@@ -60,69 +82,92 @@ def scores_path(results: Path, arm: str, seed: int, benchmark: str) -> Path:
     return results / "runs" / arm / f"seed-{seed}" / "eval" / benchmark / "scores.json"
 
 
-def as_data(project: Project, name: str, table: Table, grid: Grid) -> dict[str, Any]:
-    """The table as JSON: what it says, in percent, and what it was made of."""
+def as_data(project: Project, name: str, table: Tabled, grid: Grid) -> dict[str, Any]:
+    """The table as JSON: what it says, in percent or tokens, and what it was made of."""
     study = project.study
-    shown = columns(project, table)
+    shown = list(dict.fromkeys(column for _, column in grid))
+    beside = {column: _paper_column(project, table, column) for column in shown}
     return {
         "study": study.name,
         "study_title": study.title,
         "artefact": name,
+        "kind": type(table).__name__.lower(),
         "title": table.title,
-        "unit": "percent",
+        "unit": "tokens" if isinstance(table, Lengths) else "percent",
         "seeds": list(project.seeds),
         "paper": {"model": table.paper.model, "claim": table.paper.claim},
         "columns": [
             {
-                "benchmark": key,
-                "label": study.benchmarks[key].label,
-                "metric": grid[table.arms[0], key].metric,
-                "version": grid[table.arms[0], key].version,
-                "paper_column": study.benchmarks[key].paper_column,
+                "benchmark": column,
+                "label": _label(project, column),
+                "metric": "tokens" if isinstance(table, Lengths) else grid[table.arms[0], column].metric,
+                "version": grid[table.arms[0], column].version,
+                "paper_column": beside[column],
             }
-            for key in shown
+            for column in shown
         ],
         "rows": [
             {
                 "arm": arm,
                 "label": project.arms[arm].label,
                 "note": project.arms[arm].note,
-                "cells": {key: _cell(project, table, arm, key, grid[arm, key]) for key in shown},
+                "cells": {column: _cell(table, arm, beside[column], grid[arm, column]) for column in shown},
             }
             for arm in table.arms
         ],
+        "not_built": table.not_built,
     }
 
 
-def _cell(project: Project, table: Table, arm: str, benchmark: str, cell: Cell) -> dict[str, Any]:
-    column = project.study.benchmarks[benchmark].paper_column
-    return {**_numbers(cell), "paper": table.paper.cells.get(arm, {}).get(column or "")}
+def _cell(table: Tabled, arm: str, column: str | None, cell: Cell) -> dict[str, Any]:
+    """Ours and, beside it, the paper's: a number, null where it has none; and whether it has one that is unknown."""
+    number = table.paper.number(arm, column)
+    return {**_numbers(cell), "paper": number, "not_published": number is None and column is not None}
 
 
-def numbers(scored: Sequence[Scored]) -> dict[str, Any]:
-    """What a cell says in numbers, out of the scores of all its seeds."""
-    first, right = scored[0], np.stack([one.right for one in scored])
-    return _numbers(Cell(right, first.samples, first.version, first.metric))
+def _label(project: Project, column: str) -> str:
+    """A benchmark's label, or a category's name."""
+    benchmark, _, category = column.partition("/")
+    return category or project.study.benchmarks[benchmark].label
+
+
+def _paper_column(project: Project, table: Tabled, column: str) -> str | None:
+    """The column of the paper's table beside ours; its categories are called as ours are."""
+    benchmark, _, category = column.partition("/")
+    return category or table.paper.column(project.study.benchmarks[benchmark].paper_columns)
+
+
+def numbers(scored: Sequence[Scored], measure: str = "right", of: Collection[str] | None = None) -> dict[str, Any]:
+    """What a cell says in numbers, out of the scores of all its seeds; `of`: of these problems alone."""
+    whole = cell(scored, measure)
+    chosen = [index for index, problem in enumerate(scored[0].problems) if of is None or problem in of]
+    return _numbers(replace(whole, right=whole.right[:, chosen]))
 
 
 def _numbers(cell: Cell) -> dict[str, Any]:
     estimate = cell.estimate
+    unit, most = (percent, 1.0) if cell.measure == "right" else (tokens, math.inf)
     return {
-        "mean": percent(estimate.mean),
-        "se": percent(estimate.se),
-        "se_seeds": None if math.isnan(estimate.se_seeds) else percent(estimate.se_seeds),
-        "se_problems": percent(estimate.se_problems),
-        "interval": [percent(min(1.0, max(0.0, end))) for end in estimate.interval or ()],
+        "mean": unit(estimate.mean),
+        "se": unit(estimate.se),
+        "se_seeds": None if math.isnan(estimate.se_seeds) else unit(estimate.se_seeds),
+        "se_problems": unit(estimate.se_problems),
+        "interval": [unit(min(most, max(0.0, end))) for end in estimate.interval or ()],
         "n_seeds": cell.right.shape[0],
         "n_problems": cell.right.shape[1],
         "samples_per_problem": cell.samples,
-        "by_seed": [percent(float(value)) for value in cell.right.mean(axis=1)],
+        "by_seed": [unit(float(value)) for value in cell.right.mean(axis=1)],
     }
 
 
 def percent(share: float) -> float:
     """A share of one in percent, without digits that are only noise of the arithmetic."""
     return round(100 * share, 6)
+
+
+def tokens(length: float) -> float:
+    """A length without digits that are only noise of the arithmetic."""
+    return round(length, 6)
 
 
 def _check_same(first: Scored, other: Scored, version: str) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from chord.config import Arithmetic, Arm, MuConstant, MuDecay, Project, Recipe, Table
+from chord.config import Arithmetic, Arm, MuConstant, MuDecay, Project, Recipe, Tabled
+from chord.config.columns import benchmarks_of
 from chord.config.ours import Ours
 from chord.findings import page
 
@@ -84,24 +85,27 @@ def not_run(root: Path, project: Project) -> Iterator[str]:
     """What the paper or config/ has and this page has not, so that nobody takes its absence for a result."""
     for name in project.choice.artefacts:
         artefact = project.artefacts[name]
-        if not isinstance(artefact, Table):
+        if not isinstance(artefact, Tabled):
             continue
         title = artefact.title.split(":")[0]
         rows = [
             project.arms[arm].label if arm in project.arms else arm
-            for arm in artefact.paper.cells
+            for arm in artefact.paper.rows
             if arm not in artefact.arms
         ]
         if rows:
             yield f"Rows of the paper's {title} that no run here stands for: {', '.join(rows)}."
-        here = {project.study.benchmarks[key].paper_column for key in artefact.benchmarks or project.study.benchmarks}
-        columns = dict.fromkeys(column for cells in artefact.paper.cells.values() for column in cells)
-        if lacking := [column for column in columns if column not in here]:
+        benchmarks = [project.study.benchmarks[key] for key in benchmarks_of(project.study, artefact)]
+        here = {artefact.paper.column(benchmark.paper_columns) for benchmark in benchmarks}
+        if lacking := [column for column in artefact.paper.columns if column not in here]:
             yield f"Columns of the paper's {title} without a benchmark here: {', '.join(lacking)}."
     if spare := [project.arms[name].label for name in project.arms if name not in used_arms(project)]:
         yield f"Arms in config/arms.yaml that no chosen table or figure needs: {', '.join(spare)}."
-    if unbuilt := [name for name in project.artefacts if name not in project.choice.artefacts]:
+    absent = {name: reason for name in project.artefacts if (reason := project.why_not(name))}
+    if unbuilt := [name for name in project.artefacts if name not in project.choice.artefacts and name not in absent]:
         yield f"Tables and figures in config/experiments that were not chosen: {', '.join(unbuilt)}."
+    for name, reason in absent.items():
+        yield f"{project.artefacts[name].title} is not built in this study: {reason}."
     if others := [name for name in studies_beside(root) if name != project.study.name]:
         yield f"Other studies in config/studies, which this page says nothing about: {', '.join(others)}."
     yield "The paper's own models and data are not part of this study; its numbers stand beside ours for orientation."

@@ -24,6 +24,7 @@ DECIDES_NOTHING = (
     "chord.config.artefacts",
     "chord.config.base",
     "chord.config.beside",
+    "chord.config.building",
     "chord.config.checks",
     "chord.config.claims",
     "chord.config.datasets",

@@ -19,7 +19,7 @@ from string import Formatter
 from typing import Any
 
 from chord.config import ConfigError, Study, Task
-from chord.config.sets import BENCHMARK, place, sizes
+from chord.config.sets import BENCHMARK, place, purpose, sizes
 from chord.records import Problem
 from chord.seeds import derive
 
@@ -77,11 +77,11 @@ def owner(prompt: str) -> tuple[str, int]:
     added after them takes nothing from them.
     """
     start, number = 0, int(_hash(prompt), 16)
-    for purpose, sixteenths in SIXTEENTHS.items():
+    for mine, sixteenths in SIXTEENTHS.items():
         share = sixteenths * SIXTEENTH
         if number < start + share:
             ones = share.bit_length() - (start + share - number - 1).bit_length() - 1  # with which the rest begins
-            return purpose, ones if purpose == "benchmark" else 0
+            return mine, ones if mine == "benchmark" else 0
         start += share
     raise AssertionError(f"found {SIXTEENTHS}, expected sixteenths that add up to 16")
 
@@ -89,7 +89,7 @@ def owner(prompt: str) -> tuple[str, int]:
 def _drawn(study: Study, problems: str, task: str, size: int) -> Draw:
     """`size` problems of one task."""
     file, key = f"config/studies/{study.name}.yaml", _key(problems, task)
-    mine = (BENCHMARK.rstrip(":") if problems.startswith(BENCHMARK) else problems, place(study, problems))
+    mine = (purpose(problems), place(study, problems))
     kept: list[Problem] = []
     seen: set[str] = set()
     dropped: Counter[str] = Counter()
@@ -105,7 +105,7 @@ def _drawn(study: Study, problems: str, task: str, size: int) -> Draw:
         if reason is None:
             kept.append(problem)
             in_a_row = 0
-            if problems != "base":
+            if mine[0] != "base":
                 seen.add(problem.prompt)
             continue
         dropped[reason] += 1
@@ -120,12 +120,13 @@ def _drawn(study: Study, problems: str, task: str, size: int) -> Draw:
 
 
 def _key(problems: str, task: str) -> str:
-    """Where a set stands in the study's file; it decides the seed too."""
-    if problems == "base":
-        return f"base_corpus.parts ({task})"
+    """Where a set stands in the study's file. It decides the seed too, so a larger expert set begins as the first."""
+    if purpose(problems) == "base":
+        other = problems.removeprefix("base").lstrip("-")
+        return f"{f'other_models.{other}.' if other else ''}base_corpus.parts ({task})"
     if problems.startswith(BENCHMARK):
         return f"benchmarks.{problems.removeprefix(BENCHMARK)}.problems"
-    return f"data.{problems}"
+    return f"data.{purpose(problems)}"
 
 
 def _unfit(study: Study, problem: Problem) -> str | None:

@@ -9,8 +9,6 @@ from typing import Any
 
 import yaml
 
-from chord.config.sets import answered
-
 ROOT = Path(__file__).parents[2]
 TASKS: dict[str, Any] = {
     f"sum-{digits}": {
@@ -35,6 +33,7 @@ def write_study(project: Path, **changes: object) -> Path:
     study: dict[str, Any] = yaml.safe_load((ROOT / "config" / "studies" / "demo.yaml").read_text())
     study["model"]["alphabet"] = "0123456789+-=>:,;~abcdefghijklmnopqrstuvwxyz"
     study["tasks"] = TASKS
+    study |= {"other_models": {}, "other_experts": {}}
     study["data"] |= {name: {"task": "sum-3", "size": size} for name, size in (("train", 40), ("expert", 20))}
     study["data"] |= {"validation": {"task": "sum-3", "size": study["validation"]["problems"]}, "aligned_traces": True}
     study["base_corpus"] |= {"size": 2000, "parts": PARTS}
@@ -79,7 +78,7 @@ def prepare(study: Path, data: Path, *sets: str) -> subprocess.CompletedProcess[
 def demonstrate(study: Path, problems: Path, data: Path, *traces: str) -> subprocess.CompletedProcess[str]:
     """chord.demonstrate for each set of traces until one fails; `problems` is a folder that `prepare` filled."""
     for name in traces:
-        place, source = data / "traces" / name, problems / f"{answered(name)}.jsonl"
+        place, source = data / "traces" / name, problems / f"{'train' if name == 'aligned' else name}.jsonl"
         files = ("--traces", f"{place}.jsonl", "--counts", f"{place}.json", "--manifest", f"{place}.manifest.json")
         done = run("demonstrate", "--study", study, "--traces-of", name, "--problems", source, *files)
         if done.returncode != 0:

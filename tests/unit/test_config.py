@@ -218,7 +218,7 @@ MISTAKES = [
         "benchmarks.harder.file is 'hard.yaml', expected `harder.yaml` (nearest)",
     ),
     ("config.yaml", "study: demo", "study: dmeo", 'config.yaml: study is "dmeo", expected `demo` (nearest)'),
-    ("config.yaml", "table1", "table11", "config.yaml: artefacts names 'table11', expected `table1` (nearest)"),
+    ("config.yaml", "table1", "tabel1", "config.yaml: artefacts names 'tabel1', expected `table1` (nearest)"),
     (TABLE1, "[original, sft-light", "[original, sft-lite", "table1.yaml: arms names 'sft-lite', expected `sft-light`"),
     (
         TABLE1,

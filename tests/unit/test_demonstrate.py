@@ -159,7 +159,7 @@ def test_the_manifest_names_the_problems_and_what_of_the_study_decided_the_trace
     for name in TRACES:
         manifest = read_manifest(made / "data" / "traces" / f"{name}.manifest.json")
         assert {key: Path(one.path).name for key, one in manifest.inputs.items()} == {
-            "problems": f"{answered(name)}.jsonl"
+            "problems": f"{answered(study, name)}.jsonl"
         }
         assert set(manifest.outputs) == {"traces", "counts"}
         assert (manifest.step, manifest.decided_by) == ("data", of_traces(study, name))

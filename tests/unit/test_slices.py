@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,18 @@ from chord.records import write_lines
 from chord.tasks.problems import draw
 from tests.unit.small_study import PARTS, TASKS, write_study
 
-SMALL = {"base_corpus__size": 200, "validation__problems": 20, "data__validation": {"task": "sum-3", "size": 20}}
+SMALL = {
+    "base_corpus__size": 200,
+    "validation__problems": 20,
+    "data__validation": {"task": "sum-3", "size": 20},
+}
+OTHERS: dict[str, Any] = {
+    "other_models": {"untuned": {"base_corpus": {"parts": PARTS, "size": 100, "rows_per_step": 1, "recipe": None}}},
+    "other_experts": {
+        "second": {"expert": {"source": "scripted", "name": "another", "style": "worked"}},
+        "large": {"problems": 40},
+    },
+}
 PROBLEMS = {"train", "validation", "expert", "base", "in-distribution", "harder", "other-skill"}
 TRACES = {"expert traces", "aligned traces", "base traces"}
 ADDED = {"task": "sum-3", "style": "terse", "share": 0.4}, {"task": "sum-3", "style": "worked", "share": 0.2}
@@ -71,7 +83,7 @@ def files(study: Study) -> dict[str, str]:
     problems = {name: draw(study, name).problems for name in problem_sets(study)}
     check = Check(study, measured_in(study, None)[0])
     traces = {
-        f"{name} traces": write(name, study, problems[answered(name)], check, Path()).traces
+        f"{name} traces": write(name, study, problems[answered(study, name)], check, Path()).traces
         for name in trace_sets(study)
     }
     return {name.removeprefix("benchmark:"): write_lines(found) for name, found in (problems | traces).items()}
@@ -97,7 +109,7 @@ def test_where_the_slices_of_a_file_and_of_its_problems_stay_the_file_does(
     changes, _ = EDITS[edit]
     study = study_with(tmp_path, **changes)
     same = {name for name, one in slices(small).items() if slices(study)[name] == one}
-    same -= {f"{name} traces" for name in trace_sets(study) if answered(name) not in same}
+    same -= {f"{name} traces" for name in trace_sets(study) if answered(study, name) not in same}
     after = files(study)
     assert {name for name in after if after[name] == unedited[name]} >= same
 
@@ -120,3 +132,20 @@ def test_what_a_chat_model_reads_is_not_limited_by_characters(small: Study) -> N
     free = small.model_copy(update={"model": small.model.model_copy(update={"alphabet": None})})
     longer = free.model_copy(update={"rollouts": free.rollouts.model_copy(update={"max_prompt_tokens": 9})})
     assert of_problems(free, "train") == of_problems(longer, "train") != of_problems(small, "train")
+
+
+def test_other_experts_and_corpora_change_no_slice_but_their_own(small: Study, tmp_path: Path) -> None:
+    recipe = small.base_corpus.recipe.model_dump(mode="json") if small.base_corpus else None
+    OTHERS["other_models"]["untuned"]["base_corpus"]["recipe"] = recipe
+    with_others = slices(study_with(tmp_path / "a", **OTHERS))
+    own = {"expert-large", "base-untuned", "expert-second traces", "expert-large traces", "base-untuned traces"}
+    assert {name: one for name, one in with_others.items() if name not in own} == slices(small)
+    assert with_others.keys() - slices(small).keys() == own
+    larger = OTHERS["other_experts"] | {"large": {"problems": 41}}
+    edited = slices(study_with(tmp_path / "b", **(OTHERS | {"other_experts": larger})))
+    assert {name for name in edited if edited[name] != with_others[name]} == {"expert-large"}
+    terse = OTHERS["other_experts"] | {
+        "second": {"expert": {"source": "scripted", "name": "another", "style": "terse"}}
+    }
+    edited = slices(study_with(tmp_path / "c", **(OTHERS | {"other_experts": terse})))
+    assert {name for name in edited if edited[name] != with_others[name]} == {"expert-second traces"}

@@ -7,7 +7,8 @@ from tests.workflow.tree import ROOT
 CONFIG = ROOT / "config"
 ARMS = yaml.safe_load((CONFIG / "arms.yaml").read_text(encoding="utf-8"))
 SHOWS = {
-    path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))["arms"] for path in CONFIG.glob("experiments/*.yaml")
+    name: yaml.safe_load((CONFIG / f"experiments/{name}.yaml").read_text(encoding="utf-8"))["arms"]
+    for name in yaml.safe_load((CONFIG / "config.yaml").read_text(encoding="utf-8"))["artefacts"]
 }
 IN_TABLE = SHOWS["table1"]
 FIGURES = [name for name in SHOWS if name != "table1"]

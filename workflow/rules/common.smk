@@ -11,9 +11,20 @@ from functools import partial
 from pathlib import Path
 
 from chord import jobs
-from chord.config import ConfigError, Figure, Table, load
+from chord.config import ConfigError, Tabled, load
 from chord.config.beside import OF_BFCL, beside_problems, beside_scores, beside_traces, beside_training
-from chord.config.sets import BENCHMARK, answered, apart_from, source_of
+from chord.config.building import below, corpus_name, corpus_of_start, started_from, trained_starts
+from chord.config.columns import benchmarks_of
+from chord.config.sets import (
+    BENCHMARK,
+    answered,
+    apart_from,
+    is_published,
+    is_served,
+    problem_sets,
+    source_of,
+    trace_sets,
+)
 from chord.findings import needs
 from chord.provenance import freshness
 from chord.provenance.digest import OF_TRAINING, code_digest
@@ -48,8 +59,8 @@ wildcard_constraints:
     arm="|".join(map(re.escape, project.arms)),
     seed="|".join(map(str, project.seeds)),
     benchmark="|".join(map(re.escape, project.study.benchmarks)),
-    table="|".join(name for name, artefact in project.artefacts.items() if isinstance(artefact, Table)) or "-",
-    figure="|".join(name for name, artefact in project.artefacts.items() if isinstance(artefact, Figure)) or "-",
+    table="|".join(name for name, artefact in project.artefacts.items() if isinstance(artefact, Tabled)) or "-",
+    figure="|".join(name for name, artefact in project.artefacts.items() if not isinstance(artefact, Tabled)) or "-",
 
 
 # Slurm tells a whole job that its time is nearly up; only the training may answer, which saves and ends by itself.
@@ -97,7 +108,12 @@ RETRIES = 3
 
 def arms_that(kind):
     """A wildcard constraint: arms of which this key of config/arms.yaml, or property of `Arm`, is set."""
-    return "|".join(re.escape(name) for name, arm in project.arms.items() if getattr(arm, kind)) or "-"
+    return one_of(name for name, arm in project.arms.items() if getattr(arm, kind))
+
+
+def one_of(names):
+    """A wildcard constraint: these names and nothing else."""
+    return "|".join(map(re.escape, names)) or "-"
 
 
 def study_with(source):
@@ -116,7 +132,7 @@ def study_with_expert(source):
 
 def problems_to_solve(wildcards):
     """Where the problems stand that these traces answer."""
-    return f"results/{{study}}/data/problems/{answered(wildcards.traces)}.jsonl"
+    return f"results/{{study}}/data/problems/{answered(project.study, wildcards.traces)}.jsonl"
 
 
 def beside_set(wildcards):
@@ -131,7 +147,7 @@ def beside_set(wildcards):
 
 def beside_traces_of(wildcards):
     """What published traces are measured by; others are measured in characters."""
-    published = project.study.expert.source == "published" and wildcards.traces != "base"
+    published = is_published(project.study, wildcards.traces)
     return {"tokenizer": "results/{study}/models/base/model"} if published else {}
 
 
@@ -165,9 +181,9 @@ def code_of_traces(wildcards):
 
 def traces_by(verb):
     """A wildcard constraint: the sets of traces that this verb writes."""
-    served = project.study.expert.source == "served"
-    asked = "expert|aligned" if served else "-"
-    return asked if verb == "chord.ask_expert" else "base" if served else "expert|aligned|base"
+    served = [name for name in trace_sets(project.study) if is_served(project.study, name)]
+    others = [name for name in trace_sets(project.study) if name not in served]
+    return one_of(served if verb == "chord.ask_expert" else others)
 
 
 def policys_tokenizer(wildcards):
@@ -175,11 +191,11 @@ def policys_tokenizer(wildcards):
     return {} if project.study.base_corpus else {"tokenizer": "results/{study}/models/base/model"}
 
 
-def data_below(recipes, benchmarks, every):
-    """All files of the data jobs below trainings with these recipes, the base model's own, and these benchmarks."""
-    base = ["base"] if project.study.base_corpus else []
-    traces = {*base, *(recipe.traces for recipe in recipes if recipe.needs_experts)}
-    sets = {*map(answered, traces), *(["validation"] if recipes or base else [])}
+def data_below(recipes, starts, benchmarks, every):
+    """All files of the data jobs below trainings with these recipes, of these start models, and these benchmarks."""
+    traces = {corpus_name(project.study, start) for start in starts}
+    traces |= {recipe.traces for recipe in recipes if recipe.needs_experts}
+    sets = {answered(project.study, name) for name in traces} | ({"validation"} if recipes or starts else set())
     sets |= {"train"} if any(recipe.needs_rollouts for recipe in recipes) else set()
     sets |= {one for name in sets for one in apart_from(project.study, name)}
     drawn_from_hub = sets and source_of(project.study, "train") == "hub"
@@ -199,8 +215,13 @@ def run_of_arm(wildcards):
 
 
 def run_of_base(wildcards):
-    """run.json of the study's own base model, which every seed starts from; its seed is that of the data."""
-    return jobs.run_text(project, "base", project.study.data.seed)
+    """run.json of a start model of the study's own, the same for every seed; its seed is that of the data."""
+    return jobs.run_text(project, wildcards.start, project.study.data.seed)
+
+
+def corpus_traces(wildcards):
+    """The texts that a start model learns."""
+    return f"results/{{study}}/data/traces/{corpus_name(project.study, wildcards.start)}.jsonl"
 
 
 def code_of_arm(wildcards):
@@ -209,20 +230,21 @@ def code_of_arm(wildcards):
 
 
 def code_of_base(wildcards):
-    """The meaning of all code that the training of the base model can reach."""
-    return code_digest("chord.train", beside_training(project.study.base_corpus.recipe, project.study.execution))
+    """The meaning of all code that the training of the start model can reach."""
+    recipe = corpus_of_start(project.study, wildcards.start).recipe
+    return code_digest("chord.train", beside_training(recipe, project.study.execution))
 
 
 def model_of(arm):
-    """Where the model of an arm is; `base` and arms that are the same as it have one for all seeds."""
-    own = arm in project.arms and not project.arms[arm].same_as
-    return f"results/{{study}}/runs/{arm}/seed-{{seed}}/model" if own else "results/{study}/models/base/model"
+    """Where the model of an arm is; start models and arms that are the same as one have one for all seeds."""
+    start = project.arms[arm].same_as if arm in project.arms else arm
+    return f"results/{{study}}/models/{start}/model" if start else f"results/{{study}}/runs/{arm}/seed-{{seed}}/model"
 
 
 def training_inputs(wildcards):
     """What this training reads, by flag: data that its recipe cannot touch is no input."""
     recipe = project.arms[wildcards.arm].recipe
-    solved = {"expert": "expert", "aligned": "train"}[recipe.traces]
+    solved = answered(project.study, recipe.traces)
     inputs = {"run": "results/{study}/runs/{arm}/seed-{seed}/run.json", "start": model_of(recipe.init)}
     inputs |= {"prompts": "results/{study}/data/problems/train.jsonl"} if recipe.needs_rollouts else {}
     inputs |= {"traces": f"results/{{study}}/data/traces/{recipe.traces}.jsonl"} if recipe.needs_experts else {}
@@ -272,11 +294,6 @@ def is_validated_later(arm):
     return project.arms[arm].only_imitates or bool(project.arms[arm].choose)
 
 
-def started_from(arm):
-    """The arms that this one starts from or chooses between."""
-    return arm.choose or (arm.recipe and [arm.recipe.init]) or []
-
-
 def training_turn(wildcards):
     """Runs that other arms start from go first, so that the longest chain never waits."""
     return 80 if any(wildcards.arm in started_from(arm) for arm in project.arms.values()) else 70
@@ -321,19 +338,23 @@ def generating_turn(wildcards):
 # --- tables and figures ------------------------------------------------------------------------
 
 CHOSEN = project.choice.artefacts
-TABLES = [name for name, artefact in project.artefacts.items() if isinstance(artefact, Table)]
+TABLES = [name for name, artefact in project.artefacts.items() if isinstance(artefact, Tabled)]
+HERE = [name for name in project.artefacts if not project.why_not(name)]
 
 
 def cells_of(table):
     """Arms and benchmarks of a table, by wildcard."""
     artefact = project.artefacts[table]
-    return {"arm": artefact.arms, "benchmark": artefact.benchmarks or project.study.benchmarks}
+    return {"arm": artefact.arms, "benchmark": benchmarks_of(project.study, artefact)}
 
 
 def table_scores(wildcards):
-    """The scores of each cell."""
-    path = "results/{{study}}/runs/{arm}/seed-{seed}/eval/{benchmark}/scores.json"
-    return expand(path, seed=project.seeds, **cells_of(wildcards.table))
+    """The scores of each cell; and the lengths of the expert's traces, or the problems and what they are."""
+    path, cells = "results/{{study}}/runs/{arm}/seed-{seed}/eval/{benchmark}/scores.json", cells_of(wildcards.table)
+    kind = project.artefacts[wildcards.table].kind
+    more = ["results/{study}/data/traces/expert.json"] if kind == "lengths" else []
+    more += expand("results/{{study}}/data/benchmarks/{benchmark}.jsonl", **cells) if kind == "categories" else []
+    return expand(path, seed=project.seeds, **cells) + more
 
 
 def figure_metrics(wildcards):
@@ -345,13 +366,13 @@ def figure_metrics(wildcards):
 
 def arms_below(artefacts):
     """The arms of the artefacts, and those that they start from or choose between."""
-    used, waiting = set(), [arm for name in artefacts for arm in project.artefacts[name].arms]
-    while waiting:
-        name = waiting.pop()
-        if name in project.arms and name not in used:
-            used.add(name)
-            waiting += started_from(project.arms[name])
-    return [name for name in project.arms if name in used]
+    return below([arm for name in artefacts for arm in project.artefacts[name].arms], project.arms)
+
+
+def starts_below(arms):
+    """The start models under these arms that the study trains itself; the study's own is under everything."""
+    used = {"base", *(start for name in arms for start in started_from(project.arms[name]))}
+    return [start for start in trained_starts(project.study) if start in used]
 
 
 def judged_results(wildcards):
@@ -371,6 +392,15 @@ def page_behind(wildcards):
     return sorted({file for name in CHOSEN for file in files_below(name, every)})
 
 
+def asked_for(artefact):
+    """What `snakemake ARTEFACT` wants: its files or, where the study does not build it, an end that says why."""
+
+    def refused(wildcards):
+        raise WorkflowError(f"{artefact} is not built in study {project.study.name}: {project.why_not(artefact)}.")
+
+    return files_of(artefact) if artefact in HERE else refused
+
+
 def files_of(artefact):
     """Files of a table, figure or the claims; and those far below that are gone: Snakemake misses a file only in use."""
     every = partial(expand, study=project.study.name, seed=project.seeds)
@@ -384,9 +414,11 @@ def files_of(artefact):
 
 def files_below(artefact, every):
     """All files of all jobs that the artefact stands on; `every` expands study and seeds."""
-    trained_base, arms = rules.describe_base.output + rules.train_base.output, arms_below([artefact])
-    made = {"random": trained_base, "package": rules.unpack_base.output, "hub": rules.adopt_base.output}
-    files = every(made[project.study.model.source])
+    arms = arms_below([artefact])
+    starts = starts_below(arms) if arms else []
+    files = every(rules.describe_base.output + rules.train_base.output, start=starts)
+    unmade = {"package": rules.unpack_base.output, "hub": rules.adopt_base.output}
+    files += every(unmade.get(project.study.model.source, [])) if arms else []
     sft = [name for name in arms if project.arms[name].only_imitates]
     files += every(rules.describe_run.output + rules.train_sft.output, arm=sft)
     sampled = [name for name in arms if project.arms[name].samples_rollouts]
@@ -399,5 +431,5 @@ def files_below(artefact, every):
     cells = cells_of(artefact) if artefact in TABLES else {"arm": [], "benchmark": []}
     files += every(rules.generate.output + rules.score.output, **cells)
     trained = [project.arms[name].recipe for name in (*sft, *sampled)]
-    files += data_below(trained, list(cells["benchmark"]), every)
+    files += data_below(trained, starts, list(cells["benchmark"]), every)
     return sorted(set(files))

@@ -14,7 +14,7 @@ rule prepare:
     benchmark:
         "results/{study}/data/problems/{set}.benchmark.tsv"
     wildcard_constraints:
-        set="train|validation|expert|base",
+        set=one_of(name for name in problem_sets(project.study) if not name.startswith(BENCHMARK)),
     priority: 100
     conda:
         "../../envs/data.yaml"

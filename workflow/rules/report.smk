@@ -114,6 +114,6 @@ for artefact in (*project.artefacts, "claims"):
         name:
             artefact
         input:
-            files_of(artefact),
+            asked_for(artefact),
         message:
             "What was asked for is in results/"

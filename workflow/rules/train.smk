@@ -3,13 +3,13 @@
 
 rule describe_base:
     input:
-        because=because("models/base/run.json"),
+        because=because("models/{start}/run.json"),
     output:
-        run="results/{study}/models/base/run.json",
+        run="results/{study}/models/{start}/run.json",
     log:
-        "results/{study}/models/base/describe.log",
+        "results/{study}/models/{start}/describe.log",
     wildcard_constraints:
-        study=study_with("random"),
+        start=one_of(trained_starts(project.study)),
     priority: 100
     localrule: True
     conda:
@@ -22,22 +22,22 @@ rule describe_base:
 
 rule train_base:
     input:
-        run="results/{study}/models/base/run.json",
-        traces="results/{study}/data/traces/base.jsonl",
+        run="results/{study}/models/{start}/run.json",
+        traces=corpus_traces,
         validation="results/{study}/data/problems/validation.jsonl",
-        because=because("models/base/train.manifest.json"),
+        because=because("models/{start}/train.manifest.json"),
     output:
-        model=directory("results/{study}/models/base/model"),
-        metrics="results/{study}/models/base/metrics.jsonl",
-        timing="results/{study}/models/base/timing.jsonl",
-        answers="results/{study}/models/base/validation.jsonl",
-        manifest="results/{study}/models/base/train.manifest.json",
+        model=directory("results/{study}/models/{start}/model"),
+        metrics="results/{study}/models/{start}/metrics.jsonl",
+        timing="results/{study}/models/{start}/timing.jsonl",
+        answers="results/{study}/models/{start}/validation.jsonl",
+        manifest="results/{study}/models/{start}/train.manifest.json",
     log:
-        "results/{study}/models/base/train.log",
+        "results/{study}/models/{start}/train.log",
     benchmark:
-        "results/{study}/models/base/train.benchmark.tsv"
+        "results/{study}/models/{start}/train.benchmark.tsv"
     wildcard_constraints:
-        study=study_with("random"),
+        start=one_of(trained_starts(project.study)),
     priority: 100
     retries: RETRIES
     conda:
@@ -49,12 +49,12 @@ rule train_base:
         saves=intervals,
         launcher=launcher,
     message:
-        "Training the base model of study {wildcards.study} from random weights"
+        "Training {wildcards.start}, a model to start from, of study {wildcards.study} from random weights"
     shell:
         "{params.launcher}python -m chord.train {params.reads} --threads {threads} {params.saves}"
         " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
         " --validation-answers {output.answers} --manifest {output.manifest}"
-        " --state results/{wildcards.study}/models/base/state > {log} 2>&1"
+        " --state results/{wildcards.study}/models/{wildcards.start}/state > {log} 2>&1"
 
 
 rule unpack_base:

@@ -1,0 +1,256 @@
+"""Kinds of tables and figures beside shares and curves: lengths, categories, the scheme; and what a study builds."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from chord import tabulate
+from chord.config import Categories, Lengths, Paper, Tabled, load
+from chord.config.building import below
+from chord.findings import kinds, rendering, scheme, table
+from chord.provenance.files import UserError
+from chord.records import Problem, write_lines
+from chord.tasks.problems import draw
+
+ROOT = Path(__file__).parents[2]
+PROJECT = load(ROOT, "demo")
+NUMBERED = [f"table{n}" for n in range(1, 13)] + [f"figure{n}" for n in range(1, 14)]
+NOT_IN_DEMO = {"table7", "table9", "figure10"}
+
+
+def problem(name: str, **source: object) -> Problem:
+    return Problem(name, "task", f"prompt {name}", "0", source)
+
+
+def written(folder: Path, *problems: Problem) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "problems.jsonl"
+    file.write_text(write_lines(problems), encoding="utf-8")
+    return file
+
+
+def scores(results: Path, arm: str, seed: int, benchmark: str, rows: dict[str, tuple[str, list[int]]]) -> None:
+    """Scores of two samples a problem: `rw` is right, wrong; beside them their lengths."""
+    words = {"r": "right", "w": "wrong"}
+    told = [
+        {"id": name, "outcomes": [words[letter] for letter in outcomes], "response_tokens": lengths}
+        for name, (outcomes, lengths) in rows.items()
+    ]
+    share = sum(outcomes.count("r") for outcomes, _ in rows.values()) / (2 * len(rows))
+    path = table.scores_path(results, arm, seed, benchmark)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps({"benchmark": benchmark, "version": 1, "metric": "avg@2", "mean": share, "problems": told})
+    )
+
+
+def small(name: str, kind: type[Tabled], seeds: tuple[int, ...] = (1, 2)) -> tuple[object, Tabled]:
+    """The project with these seeds, and one of its tables with one arm."""
+    project = load(ROOT, "demo", seeds)
+    artefact = project.artefacts[name].model_copy(update={"arms": ("grpo",)})
+    assert isinstance(artefact, kind)
+    return project, artefact
+
+
+# --- lengths -----------------------------------------------------------------------------------
+
+
+def test_a_table_of_lengths_averages_samples_then_problems_then_seeds(tmp_path: Path) -> None:
+    project, artefact = small("table2", Lengths)
+    for benchmark in PROJECT.study.benchmarks:
+        scores(tmp_path, "grpo", 1, benchmark, {"a": ("rw", [10, 20]), "b": ("ww", [30, 40])})  # 15, 35: mean 25
+        scores(tmp_path, "grpo", 2, benchmark, {"a": ("rw", [12, 22]), "b": ("ww", [34, 40])})  # 17, 37: mean 27
+    grid = table.gather(project, artefact, tmp_path, dict.fromkeys(PROJECT.study.benchmarks, "1"))
+    data = table.as_data(project, "table2", artefact, grid)
+    cell = data["rows"][0]["cells"]["in-distribution"]
+    assert (cell["mean"], cell["by_seed"]) == (26, [25, 27])
+    assert (cell["n_seeds"], cell["n_problems"], cell["samples_per_problem"]) == (2, 2, 2)
+    assert (data["unit"], data["columns"][0]["metric"], data["columns"][0]["paper_column"]) == (
+        "tokens",
+        "tokens",
+        "math",
+    )
+    assert cell["paper"] == 1423
+    assert "Tokens of an answer" in rendering.caption(data)
+
+
+def test_scores_without_lengths_are_refused_by_name(tmp_path: Path) -> None:
+    project, artefact = small("table2", Lengths, (1,))
+    for benchmark in PROJECT.study.benchmarks:
+        scores(tmp_path, "grpo", 1, benchmark, {"a": ("rw", [10, 20]), "b": ("ww", [30])})
+    with pytest.raises(UserError, match=r"in-distribution/scores.json: found no lengths of the answers"):
+        table.gather(project, artefact, tmp_path, dict.fromkeys(PROJECT.study.benchmarks, "1"))
+
+
+def test_the_length_of_the_expert_is_told_with_the_papers(tmp_path: Path) -> None:
+    counts = tmp_path / "expert.json"
+    told = {
+        "writer": "scripted expert",
+        "kept": 256,
+        "response_tokens": {"mean": 57.25},
+        "length_measured_in": "letters",
+    }
+    counts.write_text(json.dumps(told))
+    found = kinds.expert_length(counts) | {"paper": {"math": 6132.0, "tool use": "not published"}}
+    assert rendering.notes({"rows": [], "expert": found}) == [
+        "Expert (scripted expert): 57.2 a trace, mean over 256 traces, in letters; the paper's: math 6132.0,"
+        " tool use not published."
+    ]
+    counts.write_text("{}")
+    with pytest.raises(UserError, match="found no kept, length_measured_in, response_tokens, writer"):
+        kinds.expert_length(counts)
+
+
+# --- categories --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("111+222", "0 carries"),
+        ("178+445", "2 carries"),  # 8 + 5 = 13, 7 + 4 + 1 = 12, 1 + 4 + 1 = 6
+        ("119+101", "1 carry"),  # 9 + 1 = 10
+        ("999+1", "3 carries"),
+        ("9+9+9", "1 carry"),  # two tens, once
+        ("12-3", None),
+    ],
+)
+def test_carries_are_counted_place_by_place(expression: str, said: str | None) -> None:
+    assert kinds.carries(problem("a", expression=expression)) == said
+
+
+def test_problems_are_divided_in_natural_order_and_lone_ones_stand_together(tmp_path: Path) -> None:
+    words = ("abc", "abcd", "abe", "abcdefghij", "abef", "abcde")
+    file = written(tmp_path, *(problem(word, word=word) for word in words))
+    assert kinds.divided(file, "letters") == {
+        "3 letters": ["abc", "abe"],
+        "4 letters": ["abcd", "abef"],
+        "others": ["abcdefghij", "abcde"],
+    }
+    subjects = written(tmp_path, *(problem(str(n), subject="law" if n < 3 else "art") for n in range(4)))
+    assert kinds.divided(subjects, "subject") == {"law": ["0", "1", "2"]}  # a single one has no standard error
+    with pytest.raises(UserError, match="found problem '0' without it, expected problems that have `carries`"):
+        kinds.divided(subjects, "carries")
+
+
+def test_a_table_by_category_has_the_whole_benchmark_and_then_each_category(tmp_path: Path) -> None:
+    project, artefact = small("table11", Categories)
+    for seed in (1, 2):
+        rows = {"a": ("rr", [1, 1]), "b": ("rw", [1, 1]), "c": ("ww", [1, 1]), "d": ("wr", [1, 1])}
+        scores(tmp_path, "grpo", seed, "other-skill", rows)  # 1, 1/2, 0, 1/2
+    divided = {"3 letters": ["a", "b"], "4 letters": ["c", "d"]}
+    grid = table.gather(project, artefact, tmp_path, {"other-skill": "1"}, divided)
+    data = table.as_data(project, "table11", artefact, grid)
+    cells = data["rows"][0]["cells"]
+    assert {key: cell["mean"] for key, cell in cells.items()} == {
+        "other-skill": 50,
+        "other-skill/3 letters": 75,
+        "other-skill/4 letters": 25,
+    }
+    assert [cell["n_problems"] for cell in cells.values()] == [4, 2, 2]
+    assert [column["label"] for column in data["columns"]] == ["word reversal", "3 letters", "4 letters"]
+    assert all(cell["paper"] is None and cell["not_published"] for cell in cells.values())
+
+
+# --- the paper's cells -------------------------------------------------------------------------
+
+
+def test_a_cell_of_the_paper_is_a_number_not_published_or_not_there() -> None:
+    paper = Paper(model="M", cells={"grpo": {"AMC": 52.1, "BFCL": "not published"}, "luffy": "not published"})
+    assert (paper.columns, paper.column(("AIME24", "BFCL")), paper.column(("AIME24",))) == (
+        ("AMC", "BFCL"),
+        "BFCL",
+        None,
+    )
+    assert (paper.number("grpo", "AMC"), paper.number("grpo", "BFCL"), paper.number("luffy", "AMC")) == (
+        52.1,
+        None,
+        None,
+    )
+    cells = ({"paper": 52.1}, {"paper": None, "not_published": True}, {"paper": None, "not_published": False})
+    assert [rendering.paper_value(cell) for cell in cells] == ["52.1", "n.p.", "–"]
+    beside = Paper(model="M", cells={"grpo": {"math": 1423}}, beside={"math": "AMC"})
+    assert beside.number("grpo", beside.column(("AMC",))) == 1423
+    assert Paper(model="M").column(("AMC",)) == "AMC"  # nothing is known: any cell is unpublished
+
+
+def test_rows_without_an_arm_are_told_with_their_reason() -> None:
+    artefact = PROJECT.artefacts["table12"]
+    assert isinstance(artefact, Tabled)
+    (note,) = rendering.notes({"rows": [], "not_built": artefact.not_built})
+    assert note.startswith("SRFT: not built: accounts of its loss")
+
+
+# --- what is built -----------------------------------------------------------------------------
+
+
+def test_every_table_and_figure_of_the_paper_is_there_with_cells_and_a_claim() -> None:
+    assert set(NUMBERED) <= PROJECT.artefacts.keys()
+    for name, artefact in PROJECT.artefacts.items():
+        assert artefact.paper.claim, name
+        assert artefact.paper.rows.keys() <= PROJECT.arms.keys(), name
+
+
+def test_the_demo_builds_all_but_those_whose_files_say_why_not() -> None:
+    absent = {name: reason for name in PROJECT.artefacts if (reason := PROJECT.why_not(name))}
+    assert absent.keys() == NOT_IN_DEMO
+    assert "judge" in absent["table7"] and "mixture-of-experts" in absent["table9"]
+
+
+def test_a_study_without_the_sets_of_an_arm_says_so_and_names_the_arm() -> None:
+    small_study = load(ROOT, "small")
+    assert small_study.why_not("table6") == "the study has no other_experts.second, which second-sft-lr-low needs"
+    assert small_study.why_not("table8") == "the study has no other_models.weak, which weak-original needs"
+    assert small_study.why_not("table11") == (
+        "the study has no benchmark with `categories` beside the paper's MMLU-Pro"
+    )
+    assert "weak-grpo" not in small_study.trainable and "grpo" in small_study.trainable
+
+
+def test_what_is_not_built_is_refused_with_the_reason(tmp_path: Path) -> None:
+    files = [word for name in ("json", "markdown", "html") for word in (f"--{name}", str(tmp_path / name))]
+    line = ["--study", "demo", "--artefact", "table9", "--results", str(tmp_path), "--root", str(ROOT), *files]
+    with pytest.raises(UserError, match="table9 is not built in study demo: the demo's own models are dense"):
+        tabulate.main(line)
+
+
+def test_below_an_arm_is_all_that_it_starts_from_or_chooses_between() -> None:
+    assert below(["second-sft-best+rl"], PROJECT.arms) == [
+        *(f"second-sft-lr-{name}" for name in ("low", "mid", "high")),
+        "second-sft-best",
+        "second-sft-best+rl",
+    ]
+
+
+def test_a_larger_expert_set_begins_with_the_expert_set() -> None:
+    expert = draw(PROJECT.study, "expert").problems
+    large = draw(PROJECT.study, "expert-large").problems
+    assert (len(expert), len(large)) == (256, 1024)
+    assert large[:256] == expert
+
+
+# --- the scheme --------------------------------------------------------------------------------
+
+
+def test_the_scheme_shows_what_the_objective_computes() -> None:
+    import torch
+
+    from chord.objective import advantages, weights
+
+    data = scheme.as_data(PROJECT, "figure3", PROJECT.artefacts["figure3"])
+    p = torch.tensor([one["p"] for one in data["expert_tokens"]], dtype=torch.float64)
+    phi = torch.tensor([one["phi"] for one in data["expert_tokens"]], dtype=torch.float64)
+    torch.testing.assert_close(weights.phi(p.log()), phi)
+    rewards = torch.tensor([[one["reward"] for one in data["rollouts"]]], dtype=torch.float64)
+    ours = torch.tensor([[one["advantage"] for one in data["rollouts"]]], dtype=torch.float64)
+    torch.testing.assert_close(advantages.group_advantages(rewards, 0.0), ours)
+
+
+def test_the_scheme_is_drawn_the_same_each_time() -> None:
+    from chord.plot import draw as drawn
+
+    data = scheme.as_data(PROJECT, "figure3", PROJECT.artefacts["figure3"])
+    svg, png = drawn(data)
+    assert drawn(data) == (svg, png)
+    assert svg.startswith(b"<?xml") and png.startswith(b"\x89PNG")

@@ -18,6 +18,7 @@ from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
 
 WIDTH_INCHES, PANEL_INCHES, LEGEND_LINE_INCHES, PNG_DPI = 3.5, 2.1, 0.17, 200
+LEGEND_MARGIN_INCHES = 0.06  # left and right: what matplotlib leaves there
 MARKED_POINTS = 11  # markers a curve
 
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
@@ -32,6 +33,8 @@ STYLES: dict[str, Style] = {
     "mu-0.1": (ORANGE, (0, (5, 1.5, 1, 1.5)), "D"),
     "mu-0.5": (PURPLE, (0, (1, 1)), ">"),
     "chord-is": (GREEN, (0, (3, 1.2)), "<"),
+    "sft-light+rl": (PURPLE, (0, (5, 1.5)), "D"),
+    "sft-best+rl": (GREEN, (0, (5, 1.5, 1, 1.5)), "v"),
     "sft-lr-low": (SKY, (0, (1, 1)), "v"),
     "sft-lr-mid": (BLUE, "solid", "o"),
     "sft-lr-high": (ORANGE, (0, (5, 1.5)), "D"),
@@ -157,7 +160,7 @@ def _draw_panel(panel: dict[str, Any], ax: Any, styles: dict[str, Style]) -> Non
 def _add_legend(figure: Any, axes: Sequence[Any]) -> None:
     """A legend above the axes, where it hides no point, in as many columns as fit; the figure grows by its lines."""
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    room = figure.get_window_extent().width
+    room = figure.get_window_extent().width - 2 * LEGEND_MARGIN_INCHES * figure.dpi
     for columns in range(min(3, len(handles)), 0, -1):
         legend = figure.legend(
             handles.values(), handles.keys(), loc="outside upper left", ncols=columns, frameon=False,

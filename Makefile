@@ -21,7 +21,7 @@ export HF_DATASETS_OFFLINE := 1
 
 help:
 	@echo 'make demo       make .venv, run the DAG of study demo, print Table 1 and where the report and figures are'
-	@echo 'make demo-all   the same, then every other table and figure that the demo builds'
+	@echo 'make demo-all   the same, then every other table and figure that the demo builds (hours)'
 	@echo 'make test       make .venv with the test tools, then all checks and all tests'
 	@echo 'make lint       the checks alone: ruff, pyright, import-linter, snakefmt, snakemake --lint, codespell'
 	@echo 'make unit       the tests alone; choose with ARGS="-k mu"'
@@ -43,6 +43,7 @@ table:
 	@python -m chord.tabulate --show $(RESULTS)/table1.json
 	@echo '[demo] tables and figures: $(RESULTS)/'
 	@echo '[demo] report:             $(PAGE)  (one file, opens offline)'
+	@echo '[demo] `make demo-all` builds every table and figure: some 1.8 hours on one core, as `chord plan everything` estimates'
 
 # Anew only when a table, a figure, a caption or the report's own page is newer than it.
 report:

@@ -1,9 +1,10 @@
-"""Trained candidates -> the weights that were best on the validation set. It never sees a benchmark.
+"""Trained candidates -> the weights that were best on the validation set, or, where asked for, on a benchmark.
 
 python -m chord.choose --candidates RUN_DIR ... --model OUT --metrics OUT --validation OUT --chosen OUT --manifest OUT
 
 Chooses among all validated steps of all runs: `validation.json` has their results, `candidates/` their weights.
-(The paper chose its SFT-best on the test sets; here the validation set chooses, a rule of its own.)
+The paper chose its SFT-best on the test sets. With `--scores`, those of each candidate's last weights on a benchmark,
+that is done here too: a rule that looks at the answers it is judged by, kept to show what difference it makes.
 """
 
 import argparse
@@ -21,12 +22,13 @@ from chord.provenance.manifest import Manifest
 from chord.records import candidate_name
 
 RULE = "the highest validation accuracy after any update; among equals the earlier candidate, and its earlier step"
+ON_TEST = "the highest mean on the benchmark of the weights after the last update; among equals the earlier candidate"
 PARTS = ("model", "candidates", "metrics.jsonl", "validation.json")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A training run and the best validation accuracy along it."""
+    """A training run and the best validation accuracy along it; or its last step, and the accuracy on a benchmark."""
 
     run: str
     step: int
@@ -41,24 +43,55 @@ def main() -> None:
         verb="chord.choose",
         step="train",
         without=OF_TRAINING,
-        decided_by={"candidates": [run.resolve().parent.name for run in args.candidates]},
-        inputs={f"{name} of {run}": run / name for run in args.candidates for name in PARTS},
+        decided_by={"candidates": [run.resolve().parent.name for run in args.candidates]}
+        | ({"on": "test"} if args.scores else {}),
+        inputs={f"{name} of {run}": run / name for run in args.candidates for name in PARTS}
+        | {f"scores of {run}": file for run, file in zip(args.candidates, args.scores, strict=False)},
         outputs={name: getattr(args, name) for name in ("model", "metrics", "validation", "chosen")},
     ):
         candidates = [read_candidate(run) for run in args.candidates]
+        if args.scores:
+            candidates = tested(candidates, args.scores)
         winner = choose(candidates)
         run = Path(winner.run)
         with atomic_folder(args.model) as folder:
-            copy_model(run, winner.step, folder)
+            if args.scores:
+                copy_whole_model(run, folder)
+            else:
+                copy_model(run, winner.step, folder)
         write_atomically(args.metrics, (run / "metrics.jsonl").read_bytes())
         write_atomically(args.validation, (run / "validation.json").read_bytes())
-        told = {"rule": RULE, "chosen": asdict(winner), "candidates": [asdict(candidate) for candidate in candidates]}
+        rule = ON_TEST if args.scores else RULE
+        told = {"rule": rule, "chosen": asdict(winner), "candidates": [asdict(candidate) for candidate in candidates]}
         write_atomically(args.chosen, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
 def choose(candidates: list[Candidate]) -> Candidate:
     """The candidate with the highest validation accuracy; among equals the earlier in the list."""
     return max(candidates, key=lambda candidate: candidate.accuracy)
+
+
+def tested(candidates: list[Candidate], scores: list[Path]) -> list[Candidate]:
+    """The candidates with the mean of their last weights on a benchmark. UserError unless each has its scores."""
+    if len(scores) != len(candidates):
+        raise UserError(f"--scores: found {len(scores)} files, expected one for each of {len(candidates)} candidates")
+    found = []
+    for candidate, file in zip(candidates, scores, strict=True):
+        remedy = "expected what chord.score writes; delete it and score again"
+        try:
+            mean = float(json.loads(file.read_text(encoding="utf-8"))["mean"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file}: found {type(error).__name__}: {error}, {remedy}") from None
+        last = max(step for step, _ in _validations(Path(candidate.run) / "validation.json"))
+        found.append(Candidate(candidate.run, last, mean))
+    return found
+
+
+def copy_whole_model(run: Path, folder: Path) -> None:
+    """The run's model as it is: the weights after its last update."""
+    for path in (run / "model").iterdir():
+        if path.name != TIMESTAMP:
+            shutil.copyfile(path, folder / path.name)
 
 
 def copy_model(run: Path, step: int, folder: Path) -> None:
@@ -109,6 +142,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--candidates", type=Path, nargs="+", required=True, metavar="RUN_DIR", help="runs to choose from"
+    )
+    parser.add_argument(
+        "--scores", type=Path, nargs="+", default=[], metavar="FILE", help="scores.json of each: choose by a benchmark"
     )
     parser.add_argument("--model", type=Path, required=True, help="folder that becomes a copy of the winner's model")
     parser.add_argument("--metrics", type=Path, required=True, help="file that becomes a copy of the winner's metrics")

@@ -76,6 +76,8 @@ def planned(project: Project, root: Path = Path(".")) -> dict[str, Expected]:
         *(["train"] if any(one.needs_rollouts for one in trained) else []),
     }
     cells = {(arm, key) for one in chosen.values() for arm in one.arms for key in benchmarks_of(study, one)}
+    tested = {name for arm in arms if project.arms[arm].choose_on == "test" for name in project.arms[arm].choose or ()}
+    cells |= {(name, next(iter(study.benchmarks))) for name in tested}
     graded = {name for arm in arms for name in project.arms[arm].choose or ()}
     graded |= {arm for artefact in chosen.values() if isinstance(artefact, Figure) for arm in artefact.arms}
 
@@ -156,7 +158,7 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
                 graded = Expected("chord.validate", beside, "evaluate", slices.of_validation(study))
                 yield f"{run}/validation.manifest.json", graded
             if arm.choose:
-                decided = {"candidates": list(arm.choose)}
+                decided = {"candidates": list(arm.choose)} | ({"on": "test"} if arm.choose_on == "test" else {})
                 yield f"{run}/choose.manifest.json", Expected("chord.choose", OF_TRAINING, "train", decided)
             for benchmark, task in tasks.items():
                 answers = slices.of_answers(study, benchmark, task, seed)

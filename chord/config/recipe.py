@@ -134,6 +134,7 @@ class Arm(Frozen):
     note: str = ""
     recipe: Recipe | None = None
     choose: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    choose_on: Literal["validation", "test"] = "validation"
     same_as: Annotated[str, Field(pattern=r"^base(-[a-z0-9.+-]+)?$")] | None = None
 
     @model_validator(mode="after")
@@ -143,6 +144,8 @@ class Arm(Frozen):
             raise ValueError(
                 f"found {' and '.join(found) or 'none'} of `recipe`, `choose` and `same_as`, expected exactly one"
             )
+        if self.choose_on == "test" and not self.choose:
+            raise ValueError("found `choose_on: test` without `choose`, expected the arms to choose between")
         return self
 
     @property

@@ -112,3 +112,28 @@ def test_a_candidate_without_its_model_or_the_weights_of_a_validated_step_is_nam
 def test_choosing_never_loads_torch() -> None:
     code = "import sys, chord.choose; sys.exit('torch' in sys.modules or 'lm_eval' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_on_a_benchmark_the_last_weights_with_the_highest_score_are_taken(
+    tmp_path: Path,
+) -> None:
+    runs = [
+        run_dir(tmp_path / "a" / "seed-1", {10: 0.9, 20: 0.8}),
+        run_dir(tmp_path / "b" / "seed-1", {10: 0.1, 20: 0.2}),
+    ]
+    for run, mean in zip(runs, (0.30, 0.35), strict=True):
+        (run / "scores.json").write_text(json.dumps({"mean": mean}))
+    line = [sys.executable, "-m", "chord.choose", "--candidates", *map(str, runs)]
+    names = ("model", "metrics", "validation", "chosen", "manifest")
+    outputs = [word for name in names for word in (f"--{name}", str(tmp_path / name))]
+    scores = ["--scores", *(str(run / "scores.json") for run in runs)]
+    done = subprocess.run([*line, *scores, *outputs], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "chosen").read_text())
+    assert told["chosen"] == {"run": str(runs[1]), "step": 20, "accuracy": 0.35}
+    assert told["rule"].startswith("the highest mean on the benchmark")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == b"the last step's"
+    assert json.loads((tmp_path / "manifest").read_text())["decided_by"] == {"candidates": ["a", "b"], "on": "test"}
+    done = subprocess.run([*line, *scores[:2], *outputs], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "found 1 files, expected one for each of 2 candidates" in done.stderr

@@ -281,7 +281,14 @@ def candidates(wildcards):
     """The runs between which a chosen arm chooses, part by part."""
     runs = [f"results/{{study}}/runs/{name}/seed-{{seed}}" for name in project.arms[wildcards.arm].choose]
     parts = {"models": "model", "weights": "candidates", "metrics": "metrics.jsonl", "validations": "validation.json"}
+    if project.arms[wildcards.arm].choose_on == "test":
+        parts["scores"] = f"eval/{next(iter(project.study.benchmarks))}/scores.json"  # as the paper chose
     return {name: [f"{run}/{part}" for run in runs] for name, part in parts.items()}
+
+
+def scores_to_choose_by(wildcards, input):
+    """Nothing for an arm that is chosen on the validation set; `--scores` and the files for one chosen on the test set."""
+    return ["--scores", *input.scores] if project.arms[wildcards.arm].choose_on == "test" else []
 
 
 def folders_of_models(wildcards, input):
@@ -426,6 +433,9 @@ def files_below(artefact, every):
     chosen = [name for name in arms if project.arms[name].choose]
     files += every(rules.choose.output, arm=chosen)
     graded = [candidate for name in chosen for candidate in project.arms[name].choose]
+    peeked = [one for name in chosen if project.arms[name].choose_on == "test" for one in project.arms[name].choose]
+    tested = list(project.study.benchmarks)[:1] if peeked else []
+    files += every(rules.generate.output + rules.score.output, arm=peeked, benchmark=tested)
     graded += [] if artefact in TABLES else project.artefacts[artefact].arms
     files += every(rules.validate.output, arm=[name for name in sft if name in graded])
     cells = cells_of(artefact) if artefact in TABLES else {"arm": [], "benchmark": []}

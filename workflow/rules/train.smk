@@ -237,8 +237,10 @@ rule choose:
     params:
         code=code_digest("chord.choose", OF_TRAINING),
         runs=folders_of_models,
+        scores=scores_to_choose_by,
     message:
-        "Choosing {wildcards.arm} on the validation set, seed {wildcards.seed}"
+        "Choosing {wildcards.arm}, seed {wildcards.seed}"
     shell:
-        "python -m chord.choose --candidates {params.runs:q} --model {output.model} --metrics {output.metrics}"
-        " --validation {output.validation} --chosen {output.chosen} --manifest {output.manifest} > {log} 2>&1"
+        "python -m chord.choose --candidates {params.runs:q} {params.scores:q} --model {output.model}"
+        " --metrics {output.metrics} --validation {output.validation} --chosen {output.chosen}"
+        " --manifest {output.manifest} > {log} 2>&1"

@@ -126,7 +126,7 @@ def test_every_verb_that_a_rule_starts_runs_with_the_environment_of_its_step() -
         (verb, conda)
         for rule in rules
         for verb in re.findall(r"python -m chord\.(\w+)", rule)
-        for conda in re.findall(r'conda:\s+"\.\./\.\./envs/(\w+)\.yaml"', rule) or ["none"]
+        for conda in re.findall(r'conda:\s+(?:"\.\./\.\./envs/|environment\(")(\w+)', rule) or ["none"]
     }
     assert found
     assert {(verb, conda) for verb, conda in found if verb not in lock.VERBS.get(conda, ())} == set()

@@ -103,6 +103,14 @@ stale = looked_over()
 # a reason of its own fails again there, soon.
 RETRIES = 3
 
+
+def environment(step):
+    """The conda file of a step that computes with models; the one with vLLM and DeepSpeed where the study names them."""
+    execution = project.study.execution
+    named = execution.sampler == "vllm" or execution.zero.stage > 0 or getattr(execution, "answers", "") == "vllm"
+    return f"../../envs/{'engines' if named else step}.yaml"
+
+
 # --- arms --------------------------------------------------------------------------------------
 
 

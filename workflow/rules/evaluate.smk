@@ -16,7 +16,7 @@ rule generate:
         "results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/generate.benchmark.tsv"
     priority: generating_turn
     conda:
-        "../../envs/generate.yaml"
+        environment("generate")
     threads: project.study.execution.cpu_threads
     params:
         code=code_digest("chord.generate", OF_TRAINING),

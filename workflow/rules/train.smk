@@ -41,7 +41,7 @@ rule train_base:
     priority: 100
     retries: RETRIES
     conda:
-        "../../envs/train.yaml"
+        environment("train")
     threads: project.study.execution.cpu_threads
     params:
         code=code_of_base,
@@ -141,7 +141,7 @@ rule train_sft:
     priority: training_turn
     retries: RETRIES
     conda:
-        "../../envs/train.yaml"
+        environment("train")
     threads: project.study.execution.cpu_threads
     params:
         code=code_of_arm,
@@ -177,7 +177,7 @@ rule train:
     priority: training_turn
     retries: RETRIES
     conda:
-        "../../envs/train.yaml"
+        environment("train")
     threads: project.study.execution.cpu_threads
     params:
         code=code_of_arm,

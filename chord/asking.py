@@ -1,6 +1,5 @@
 """What a served expert is asked, in shards, and how its tokens become text. Part of `chord.ask_expert`."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from chord.records import Answer, Problem
 from chord.sampling.completions import Completion, Wish, complete, context_of
 from chord.sampling.protocol import PromptError, Request, check_prompts
 from chord.sampling.server import Server
-from chord.sampling.vllm_options import vllm_version
+from chord.sampling.vllm_options import end_ids_in, vllm_version
 from chord.seeds import derive
 from chord.tasks.shards import Shard, shard_of
 
@@ -81,7 +80,7 @@ def asking_of(study: Study, expert: ExpertServed, traces: str, folder: Path) -> 
     from chord.tasks.prompts import prompt_ids
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    ends = _end_ids(folder, tokenizer.eos_token_id)
+    ends = end_ids_in(folder, tokenizer.eos_token_id)
     wish = Wish(expert.max_response_tokens, expert.temperature, expert.top_p, ends, expert.requests_at_once)
 
     def encode(prompt: str) -> list[int]:
@@ -95,17 +94,6 @@ def asking_of(study: Study, expert: ExpertServed, traces: str, folder: Path) -> 
     alike |= {"tensor_parallel": expert.tensor_parallel, "end_ids": list(ends), "top_p": wish.top_p}
     alike |= {"max_tokens": wish.max_tokens, "temperature": wish.temperature}
     return Asking(traces, expert, study.data.seed, encode, decode, wish, alike)
-
-
-def _end_ids(folder: Path, own: int | None) -> tuple[int, ...]:
-    """The tokens that end a response of the expert: those of its generation settings and its tokenizer's own."""
-    file = folder / "generation_config.json"
-    configured = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
-    found = [*(configured if isinstance(configured, list) else [configured]), own]
-    ends = tuple(sorted({int(token) for token in found if token is not None}))
-    if not ends:
-        raise UserError(f"{folder}: found no end token, expected the model of a chat")
-    return ends
 
 
 def check_fit(server: Server, parts: Sequence[Part], wish: Wish) -> None:

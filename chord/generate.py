@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chord.config import ConfigError, Study, slices
+from chord.config.beside import beside_answers
 from chord.provenance import ahead
 from chord.provenance.digest import OF_TRAINING, code_digest
 from chord.provenance.environment import key_packages
@@ -30,6 +31,7 @@ from chord.tasks.studies import read_study
 
 if TYPE_CHECKING:
     from chord.sampling.harness import PolicyModel
+    from chord.sampling.vllm_harness import VllmPolicyModel
 
 VERB = "chord.generate"
 
@@ -51,12 +53,13 @@ def main() -> None:
     args = _arguments()
     root, study = args.study.resolve().parents[2], read_study(args.study)
     benchmark = read_benchmark(root, study, args.benchmark)
-    threads = args.threads or study.execution.cpu_threads
+    threads, by = args.threads or study.execution.cpu_threads, study.execution.answers
+    without = OF_TRAINING + beside_answers(by)
     with Manifest.recording(
         args.manifest,
         verb=VERB,
-        step="generate",
-        without=OF_TRAINING,
+        step="engines" if by == "vllm" else "generate",
+        without=without,
         inputs={"model": args.model, "problems": args.problems},
         outputs={"answers": args.answers},
         decided_by=slices.of_answers(study, benchmark.name, benchmark.definition, args.seed),
@@ -64,7 +67,7 @@ def main() -> None:
         extra={"cpu_threads": threads},
     ) as recording:
         _check_model(args.model)
-        alike = {"code": code_digest(VERB, OF_TRAINING), "packages": key_packages(), "model": tree_hash(args.model)}
+        alike = {"code": code_digest(VERB, without), "packages": key_packages(), "model": tree_hash(args.model)}
         job = _job(study, benchmark, args.problems, args.answers, args.seed, alike)
         recording.extra["key"] = job.key
         with ahead.claimed(args.answers, wait=True):
@@ -72,21 +75,22 @@ def main() -> None:
             if made_by is not None:
                 recording.extra["made_ahead_by"] = made_by
                 return
-            answers_text, device = load_answerer(args.model, study, threads)
-            recording.extra["device"] = device
+            answerer = vllm_answerer if by == "vllm" else load_answerer
+            answers_text, ran_on = answerer(args.model, study, threads)
+            recording.extra |= ran_on
             write_atomically(args.answers, answers_text(job))
     for name, problems, answers in args.ahead:
         try:
             sibling = _job(study, read_benchmark(root, study, name), problems, answers, args.seed, alike)
             with ahead.claimed(answers, wait=False) as mine:
                 if mine and not ahead.is_done(answers, sibling.key):
-                    ahead.leave(answers, sibling.key, answers_text(sibling), {"device": device})
+                    ahead.leave(answers, sibling.key, answers_text(sibling), ran_on)
         except (UserError, ConfigError, RecordError) as error:
             print(f"{VERB}: {name} is left to its own job: {error}", file=sys.stderr)
 
 
-def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[Job], str], str]:
-    """A function that gives the content of a job's answers.jsonl, and the device it runs on. Loads the model once."""
+def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[Job], str], dict[str, Any]]:
+    """A function that gives the content of a job's answers.jsonl, and what it runs on. Loads the model once."""
     keep_offline()
     import torch
     from safetensors import SafetensorError
@@ -119,10 +123,44 @@ def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[J
         policy = PolicyModel(sampler, lambda text: prompt_ids(tokenizer, text), decode, job.benchmark.name, job.seed)
         return sampled_answers(job, policy)
 
-    return answers_text, device
+    return answers_text, {"device": device}
 
 
-def sampled_answers(job: Job, policy: "PolicyModel") -> str:
+def vllm_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[Job], str], dict[str, Any]]:
+    """As `load_answerer`, through lm-eval's own model for vLLM. Raises UserError for what this vLLM cannot do."""
+    keep_offline()
+    from chord.sampling.protocol import Sampled
+    from chord.sampling.vllm_options import check_options, end_ids_in, vllm_version
+    from chord.sampling.vllm_setup import OURS_HERE, engine_settings, prepare_process
+
+    execution, where = study.execution, f"config/studies/{study.name}.yaml: execution"
+    check_options(execution.answers_options, f"{where}.answers_options", OURS_HERE)
+    prepare_process(threads, execution.answers_batch_invariant, f"{where}.answers_batch_invariant")
+    import torch
+    from transformers import AutoTokenizer
+
+    from chord.sampling.vllm_harness import start
+    from chord.tasks.prompts import prompt_ids
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+    def decode(sampled: Sampled) -> str:
+        ids = sampled.ids[:-1] if sampled.finish == "stop" else sampled.ids
+        return str(tokenizer.decode(ids, skip_special_tokens=False))
+
+    settings = engine_settings(execution.answers_options, execution.compute_dtype, execution.sampler_rows)
+    ends = end_ids_in(folder, tokenizer.eos_token_id)
+    policy = start(folder, lambda text: prompt_ids(tokenizer, text), decode, ends, settings)
+
+    def answers_text(job: Job) -> str:
+        return sampled_answers(job, policy.begin(job.benchmark.name, job.seed))
+
+    engine = {"name": "vllm", "version": vllm_version(), "dtype": policy.dtype, "settings": settings}
+    engine["batch_invariant"] = execution.answers_batch_invariant
+    return answers_text, {"device": "cuda" if torch.cuda.is_available() else "cpu", "engine": engine}
+
+
+def sampled_answers(job: Job, policy: "PolicyModel | VllmPolicyModel") -> str:
     """The content of answers.jsonl: every answer of `policy`, sorted by problem and sample."""
     from chord.sampling.harness import UnfitPrompt
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chord.config import Figure, Project, Tabled, slices
-from chord.config.beside import OF_BFCL, beside_problems, beside_scores, beside_traces, beside_training
+from chord.config.beside import OF_BFCL, beside_answers, beside_problems, beside_scores, beside_traces, beside_training
 from chord.config.building import corpus_name, corpus_of_start, started_from, trained_starts
 from chord.config.columns import benchmarks_of
 from chord.config.ours import ours
@@ -160,13 +160,15 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
             if arm.choose:
                 decided = {"candidates": list(arm.choose)} | ({"on": "test"} if arm.choose_on == "test" else {})
                 yield f"{run}/choose.manifest.json", Expected("chord.choose", OF_TRAINING, "train", decided)
+            by = study.execution.answers
+            beside, step = OF_TRAINING + beside_answers(by), "engines" if by == "vllm" else "generate"
             for benchmark, task in tasks.items():
                 answers = slices.of_answers(study, benchmark, task, seed)
                 scores = slices.of_scores(study, benchmark, task)
                 place = f"{run}/eval/{benchmark}"
-                yield f"{place}/answers.manifest.json", Expected("chord.generate", OF_TRAINING, "generate", answers)
-                beside = OF_TRAINING + beside_scores(study, benchmark)
-                yield f"{place}/scores.manifest.json", Expected("chord.score", beside, "evaluate", scores)
+                yield f"{place}/answers.manifest.json", Expected("chord.generate", beside, step, answers)
+                without = OF_TRAINING + beside_scores(study, benchmark)
+                yield f"{place}/scores.manifest.json", Expected("chord.score", without, "evaluate", scores)
     for name, artefact in project.artefacts.items():
         if project.why_not(name):
             continue

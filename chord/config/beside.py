@@ -86,3 +86,11 @@ def beside_traces(study: Study, traces: str) -> tuple[str, ...]:
     if is_published(study, traces):
         return ()
     return ("chord.provenance.fetched", "chord.tasks.published", "chord.tasks.rows")
+
+
+def beside_answers(answers: str) -> tuple[str, ...]:
+    """What `chord.generate` cannot reach where `execution.answers` is this."""
+    return {
+        "transformers": ("chord.generate:vllm_answerer", "chord.sampling.vllm_harness", "chord.sampling.vllm_setup"),
+        "vllm": ("chord.generate:load_answerer", "chord.learner", "chord.sampling.transformers_sampler"),
+    }[answers]

@@ -81,7 +81,10 @@ def of_answers(study: Study, benchmark: str, task: dict[str, Any], seed: int) ->
 
 def how_answered(execution: Execution) -> dict[str, Any]:
     """What of `execution` may move last bits of answers."""
-    return {name: getattr(execution, name) for name in ("compute_dtype", "sampler_rows", "deterministic")}
+    names = ["compute_dtype", "sampler_rows", "deterministic"]
+    if execution.answers == "vllm":
+        names += ["answers", "answers_options", "answers_batch_invariant"]
+    return {name: getattr(execution, name) for name in names}
 
 
 def of_scores(study: Study, benchmark: str, task: dict[str, Any]) -> dict[str, Any]:

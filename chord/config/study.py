@@ -247,6 +247,21 @@ class Execution(Arithmetic):
     cpu_threads: Count
     checkpoint_every_steps: Count
     checkpoint_every_minutes: Positive
+    answers: Literal["transformers", "vllm"] = Field(default="transformers", exclude_if=lambda v: v == "transformers")
+    answers_batch_invariant: bool = Field(default=False, exclude_if=lambda v: not v)
+    answers_options: dict[str, Number | str | bool | list[str]] = Field(default={}, exclude_if=lambda v: not v)
+
+    @model_validator(mode="after")
+    def _answers_by_what_they_are_for(self) -> Self:
+        if self.answers == "transformers" and (self.answers_options or self.answers_batch_invariant):
+            raise ValueError(
+                "found `answers_options` or `answers_batch_invariant` with answers transformers, expected answers vllm"
+            )
+        if self.answers == "vllm" and self.compute_dtype == "float64" and "dtype" not in self.answers_options:
+            raise ValueError(
+                "found answers vllm with compute_dtype float64, which it lacks, expected a dtype in answers_options"
+            )
+        return self
 
 
 class Study(Frozen):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -37,16 +38,7 @@ class PolicyModel(LM):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """A text for each request, in order. Raises UnfitPrompt for one that the sampler refuses."""
-        settings = requests[0].arguments[1]
-        if any(request.arguments[1] != settings for request in requests):
-            raise ValueError("found requests of different benchmarks together, expected one benchmark at a time")
-        asked: Counter[str] = Counter()
-        places: list[tuple[str, int, str]] = []  # problem, sample, prompt
-        for request in requests:
-            problem = request.doc["id"]
-            places.append((problem, asked[problem], request.arguments[0]))
-            asked[problem] += 1
-        wanted = [self._request(*place) for place in places]
+        settings, places, wanted = asked_of(requests, self.encode, self.benchmark, self.seed)
         try:
             sampled = self.sampler.sample(wanted, settings["max_gen_toks"], settings["temperature"])
         except PromptError as error:
@@ -58,10 +50,6 @@ class PolicyModel(LM):
             )
         return [answer.text for answer in self.answers[-len(requests) :]]
 
-    def _request(self, problem: str, sample: int, prompt: str) -> Request:
-        seed = derive(self.seed, "evaluate", self.benchmark, problem, sample)
-        return Request(f"{problem}#{sample}", tuple(self.encode(prompt)), seed)
-
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Not offered: no benchmark here compares log-likelihoods."""
         raise NotImplementedError("a policy only generates here; use a benchmark of type generate_until")
@@ -69,3 +57,23 @@ class PolicyModel(LM):
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Not offered: no benchmark here compares log-likelihoods."""
         raise NotImplementedError("a policy only generates here; use a benchmark of type generate_until")
+
+
+def asked_of(
+    requests: list[Instance], encode: Callable[[str], Sequence[int]], benchmark: str, seed: int
+) -> tuple[dict[str, Any], list[tuple[str, int, str]], list[Request]]:
+    """How all are to be sampled; the problem, sample and prompt of each; and what a sampler is asked for each."""
+    settings = requests[0].arguments[1]
+    if any(request.arguments[1] != settings for request in requests):
+        raise ValueError("found requests of different benchmarks together, expected one benchmark at a time")
+    asked: Counter[str] = Counter()
+    places: list[tuple[str, int, str]] = []
+    wanted: list[Request] = []
+    for request in requests:
+        problem, prompt = request.doc["id"], request.arguments[0]
+        sample = asked[problem]
+        asked[problem] += 1
+        places.append((problem, sample, prompt))
+        own = derive(seed, "evaluate", benchmark, problem, sample)
+        wanted.append(Request(f"{problem}#{sample}", tuple(encode(prompt)), own))
+    return settings, places, wanted

@@ -57,14 +57,14 @@ def engine_options() -> frozenset[str]:
     return frozenset(names)
 
 
-def check_options(options: Mapping[str, Option], where: str) -> None:
+def check_options(options: Mapping[str, Option], where: str, ours: Mapping[str, str] = OURS) -> None:
     """Raises UserError, with `where` in front, for an option that this vLLM lacks or that is not the caller's."""
     known = engine_options()
     for name in options:
-        if name in OURS:
-            raise UserError(f"{where}.{name}: found an option that is set elsewhere, expected {OURS[name]}")
+        if name in ours:
+            raise UserError(f"{where}.{name}: found an option that is set elsewhere, expected {ours[name]}")
         if name not in known:
-            near = difflib.get_close_matches(name.replace("-", "_"), known - OURS.keys(), n=1)
+            near = difflib.get_close_matches(name.replace("-", "_"), known - ours.keys(), n=1)
             hint = f" (nearest: `{near[0]}`)" if near else ""
             raise UserError(
                 f"{where}.{name}: found an option that vLLM {vllm_version()} lacks, expected a field of its"
@@ -84,3 +84,18 @@ def as_arguments(options: Mapping[str, Option]) -> list[str]:
         else:
             arguments.append(f"{flag}={json.dumps(value) if isinstance(value, dict) else value}")
     return arguments
+
+
+def end_ids_in(folder: Path, own: int | None) -> tuple[int, ...]:
+    """The tokens that end a response of a model: those of its generation settings and its tokenizer's own.
+
+    A model without such a file has the settings in its config.json, as transformers takes them.
+    """
+    files = (folder / "generation_config.json", folder / "config.json")
+    said = next((json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()), {})
+    configured = said.get("eos_token_id")
+    found = [*(configured if isinstance(configured, list) else [configured]), own]
+    ends = tuple(sorted({int(token) for token in found if token is not None}))
+    if not ends:
+        raise UserError(f"{folder}: found no end token, expected the model of a chat")
+    return ends

@@ -41,12 +41,12 @@ class Fake:
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     sampler = Fake()
 
-    def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[generate.Job], str], str]:
+    def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[generate.Job], str], dict[str, Any]]:
         def answers_text(job: generate.Job) -> str:
             policy = PolicyModel(sampler, lambda text: [ord(c) for c in text], text_of, job.benchmark.name, job.seed)
             return generate.sampled_answers(job, policy)
 
-        return answers_text, "cpu"
+        return answers_text, {"device": "cpu"}
 
     monkeypatch.setattr("chord.generate.load_answerer", load_answerer)
     return sampler

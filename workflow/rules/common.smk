@@ -12,7 +12,7 @@ from pathlib import Path
 
 from chord import jobs
 from chord.config import ConfigError, Tabled, load
-from chord.config.beside import OF_BFCL, beside_problems, beside_scores, beside_traces, beside_training
+from chord.config.beside import OF_BFCL, beside_answers, beside_problems, beside_scores, beside_traces, beside_training
 from chord.config.building import below, corpus_name, corpus_of_start, started_from, trained_starts
 from chord.config.columns import benchmarks_of
 from chord.config.sets import (
@@ -107,7 +107,7 @@ RETRIES = 3
 def environment(step):
     """The conda file of a step that computes with models; the one with vLLM and DeepSpeed where the study names them."""
     execution = project.study.execution
-    named = execution.sampler == "vllm" or execution.zero.stage > 0 or getattr(execution, "answers", "") == "vllm"
+    named = execution.sampler == "vllm" or execution.zero.stage > 0 or execution.answers == "vllm"
     return f"../../envs/{'engines' if named else step}.yaml"
 
 
@@ -320,6 +320,11 @@ def training_turn(wildcards):
 def evaluated_model(wildcards):
     """The model that answers."""
     return model_of(wildcards.arm)
+
+
+def code_of_answers(wildcards):
+    """The meaning of all code that answering can reach, by whatever samples."""
+    return code_digest("chord.generate", OF_TRAINING + beside_answers(project.study.execution.answers))
 
 
 def ahead(wildcards, shape):

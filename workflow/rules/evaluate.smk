@@ -19,7 +19,7 @@ rule generate:
         environment("generate")
     threads: project.study.execution.cpu_threads
     params:
-        code=code_digest("chord.generate", OF_TRAINING),
+        code=code_of_answers,
         ahead=answers_ahead,
     message:
         "Answering {wildcards.benchmark} with {wildcards.arm}, seed {wildcards.seed}"

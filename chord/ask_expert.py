@@ -35,6 +35,7 @@ from chord.tasks.verified import Judged, kept, lengths, why_none, yields
 VERB = "chord.ask_expert"
 OUTSIDE = "a character outside the alphabet"
 TOO_LONG = "too long for the policy"
+CUT = "cut at the token limit"
 END_TOKEN = 1
 
 
@@ -101,14 +102,17 @@ def answered(
 def judge(
     study: Study, problems: Sequence[Problem], answers: Sequence[Answer], measure: Callable[[str], int], measured: str
 ) -> dict[str, list[Judged]]:
-    """Every answer with what the grader says of it, by problem."""
+    """Every answer with what the grader says of it, by problem.
+
+    One that was cut off is no trace, even if what it has is right: its end would be taught where none was.
+    """
     wanted = {problem.id: problem.answer for problem in problems}
     judged: dict[str, list[Judged]] = {problem.id: [] for problem in problems}
     alphabet, most = study.model.alphabet, study.rollouts.max_response_tokens
     with Grader(study.grading) as grader:
         for answer in answers:
             tokens = measure(answer.text)
-            misfit = TOO_LONG if tokens > most else None
+            misfit = TOO_LONG if tokens > most else CUT if answer.finish == "length" else None
             if alphabet is not None and not set(answer.text) <= set(alphabet):
                 misfit = OUTSIDE
             outcome = grader.grade(answer.text, answer.finish, wanted[answer.problem])

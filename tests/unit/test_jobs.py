@@ -9,6 +9,7 @@ import pytest
 
 from chord.config import Zero, load
 from chord.config.beside import beside_training
+from chord.config.building import trained_starts
 from chord.jobs import expectations, run_texts
 from chord.provenance.digest import DECIDES_NOTHING, deciding_code
 from chord.records import Problem, Trace, read_lines, write_lines
@@ -154,10 +155,12 @@ def test_a_training_depends_on_the_code_of_its_own_sampler_alone() -> None:
 
 def test_every_job_of_the_study_has_one_entry_with_its_own_slice() -> None:
     found = expectations(PROJECT, ROOT)
-    arms, seeds, benchmarks = len(RECIPES), len(PROJECT.seeds), len(PROJECT.study.benchmarks)
-    assert sum(one.verb == "chord.train" for one in found.values()) == arms * seeds + 1
-    assert sum(one.verb == "chord.generate" for one in found.values()) == len(PROJECT.arms) * seeds * benchmarks
-    assert len(run_texts(PROJECT)) == arms * seeds + 1
+    seeds, benchmarks = len(PROJECT.seeds), len(PROJECT.study.benchmarks)
+    arms = [name for name in PROJECT.trainable if PROJECT.arms[name].recipe]
+    trainings = len(arms) * seeds + len(trained_starts(PROJECT.study))
+    assert sum(one.verb == "chord.train" for one in found.values()) == trainings
+    assert sum(one.verb == "chord.generate" for one in found.values()) == len(PROJECT.trainable) * seeds * benchmarks
+    assert len(run_texts(PROJECT)) == trainings
     answers = found["runs/grpo/seed-1/eval/harder/answers.manifest.json"].decided_by
     assert (answers["benchmark"], answers["seed"]) == ("harder", 1)
     assert "cpu_threads" not in json.dumps(answers)

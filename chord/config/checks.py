@@ -192,21 +192,22 @@ def _artefact(key: str, artefact: Artefact, study: Study, arms: Mapping[str, Arm
     if isinstance(artefact, Table):
         yield from _names(artefact.benchmarks or (), study.benchmarks, f"{file}: benchmarks")
     if isinstance(artefact, Tabled):
-        yield from _cells(artefact.paper, artefact.arms, arms, file)
+        yield from _cells(artefact.paper, arms, file)
     if isinstance(artefact, Lengths):
         yield from _lacks(artefact.expert, artefact.paper.columns, f"{file}: expert")
 
 
-def _cells(paper: Paper, shown: Sequence[str], arms: Mapping[str, Arm], file: str) -> Iterator[str]:
-    """Rows that no arm has, and cells that are passed over in silence."""
+def _cells(paper: Paper, arms: Mapping[str, Arm], file: str) -> Iterator[str]:
+    """Rows that no arm has, and cells of the paper's rows that are passed over in silence.
+
+    An arm without a row is none of the paper's: whoever adds one of their own has nothing to say of the paper.
+    """
     for row, cells in paper.rows.items():
         near = difflib.get_close_matches(row, arms, n=1, cutoff=0.8)
         if row not in arms and near:
             yield f"{file}: paper.cells has a row '{row}', expected `{near[0]}` (nearest) or another arm"
         if isinstance(cells, dict):
             yield from _lacks(cells, paper.columns, f"{file}: paper.cells.{row}")
-    if paper.rows:
-        yield from _lacks(paper.rows, shown, f"{file}: paper.cells")
 
 
 def _lacks(cells: Mapping[str, object], wanted: Sequence[str], where: str) -> Iterator[str]:

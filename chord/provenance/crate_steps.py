@@ -13,7 +13,8 @@ _RULE = re.compile(r"^(?:rule|checkpoint)\s+(\w+)\s*:", re.MULTILINE)
 _INCLUDE = re.compile(r"^include:\s*\"([^\"]+)\"", re.MULTILINE)
 _VERB = re.compile(r"-m\s+(chord\.\w+)")
 _MANIFEST = re.compile(r"\bmanifest=\"results/\{+study\}+/([^\"]+)\"")
-_ENVIRONMENT = re.compile(r"^\s*conda:\s*\"(?:\.\./)*([^\"]+)\"", re.MULTILINE)
+# A file, or `environment("STEP")` of workflow/rules/common.smk: the step's, which has its pins.
+_ENVIRONMENT = re.compile(r"^\s*conda:\s*(?:\"(?:\.\./)*envs/|environment\(\")(\w+)", re.MULTILINE)
 _MESSAGE = re.compile(r"^\s*message:\s*\"([^\"]+)\"", re.MULTILINE)
 _FLAG = re.compile(r"(?<=[\s\"])--[a-z-]+(?=[\s\"])")
 _WILDCARD = re.compile(r"\{+\w+\}+")
@@ -69,5 +70,5 @@ def _step(name: str, body: str, position: int) -> list[Step]:
     environment, message = _ENVIRONMENT.search(body), _MESSAGE.search(body)
     said = re.sub(r"\{\w+\.(\w+)\}", r"{\1}", message[1]) if message else ""
     pattern = "[^/]+".join(map(re.escape, _WILDCARD.split(manifest[1])))
-    found = environment[1] if environment else None
+    found = f"envs/{environment[1]}.yaml" if environment else None
     return [Step(name, position, verb[1], re.compile(pattern), found, said, frozenset(_FLAG.findall(body)))]

@@ -254,3 +254,10 @@ def test_the_scheme_is_drawn_the_same_each_time() -> None:
     svg, png = drawn(data)
     assert drawn(data) == (svg, png)
     assert svg.startswith(b"<?xml") and png.startswith(b"\x89PNG")
+
+
+def test_every_row_that_the_project_shows_says_what_the_paper_has_of_it() -> None:
+    tables = {name: one for name, one in load(ROOT, "demo").artefacts.items() if isinstance(one, Tabled)}
+    silent = {name: set(one.arms) - set(one.paper.rows) for name, one in tables.items() if one.paper.rows}
+    assert silent == {name: set() for name in silent}
+    assert len(silent) > 5

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chord.config import Benchmark, ConfigError, Split, Study, Task, load
+from chord.config.beside import beside_problems, beside_traces
 from chord.config.sets import part_sizes, problem_sets, task_sizes
-from chord.provenance.digest import code_closure
+from chord.provenance.digest import OF_TRAINING, code_closure, deciding_code
 from chord.records import Problem, write_lines
 from chord.tasks.corpus import divided, shuffled
 from chord.tasks.problems import ELSEWHERE, OTHER_SHAPE, OUTSIDE, TOO_LONG, Draw, draw, owner, problem_id
@@ -183,11 +184,12 @@ def test_the_base_corpus_repeats_small_tasks_and_asks_its_own_prompts_only(demo:
     assert set(ones) == {prompt for prompt in mine if owner(prompt)[0] == "base"}
 
 
-def test_drawing_and_demonstrating_reach_no_grader() -> None:
+def test_drawing_and_demonstrating_reach_no_grader(demo: Study) -> None:
     graders = {f"chord.tasks.{name}" for name in ("graders", "math_checker", "math_worker", "tool_calls", "rewards")}
     assert "chord.tasks.graders" in code_closure("chord.score")
-    for verb in ("chord.prepare", "chord.demonstrate"):
-        assert not graders & code_closure(verb).keys()
+    beside = {"chord.prepare": beside_problems(demo, "train"), "chord.demonstrate": beside_traces(demo, "expert")}
+    for verb, without in beside.items():
+        assert not graders & deciding_code(verb, OF_TRAINING + without).keys()
 
 
 def test_prompts_that_the_model_cannot_read_are_dropped_and_counted(demo: Study) -> None:

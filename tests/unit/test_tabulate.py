@@ -156,7 +156,9 @@ def test_as_a_program_it_says_one_line_and_ends_with_2(results):
 def test_an_artefact_that_is_no_table_is_refused_with_the_tables_there_are(results, artefact):
     line = command(results, results)
     line[line.index("table1")] = artefact
-    with pytest.raises(UserError, match=f"found '{artefact}', expected a table, one of: appendixd3, table1, "):
+    with pytest.raises(
+        UserError, match=f"found '{artefact}', expected a table, one of: appendixd3, selection, table1, "
+    ):
         tabulate.main(line)
 
 

@@ -68,6 +68,9 @@ def main() -> int:
     """Parses the command line and trains; gives the exit code."""
     args = arguments()
     run = Run.read(args.run)
+    if run.execution.zero.stage == 0:
+        # accelerate imports it, a second at the end, wherever it is installed, and it writes to standard output.
+        sys.modules.setdefault("deepspeed", None)  # pyright: ignore[reportArgumentType] # None: not to be imported
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else deterministic kernels refuse to run on CUDA
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(run.execution.deterministic)

@@ -167,6 +167,8 @@ def write_study(root: Path) -> Path:
     study["validation"] |= {"every_steps": 2, "problems": 2}
     study |= {"expert_rows_per_step": 2, "seeds": [1]}
     study["budget"] |= {"rl_steps": 2, "mu_decay_steps": 2}
+    for of_gpus in ("sampler", "vllm", "zero"):
+        study["execution"].pop(of_gpus, None)
     study["execution"] |= {"compute_dtype": "float32", "cpu_threads": 1, "sampler_rows": 64}
     file.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
     for name in study["benchmarks"]:

@@ -37,7 +37,9 @@ def test_a_mark_gives_key_value_and_reason_at_the_end_of_a_line_or_above_it(tmp_
 def test_every_mark_of_the_studies_has_a_key_and_a_reason() -> None:
     for study in ("demo", "small"):
         found = ours(ROOT / "config", jobs.files_with_ours(load(ROOT, study)))
-        assert found and [one for one in found if not (one.key and one.reason)] == []
+        assert found and all(one.reason for one in found)
+        # Marks between the claims of the list are of rules, not of a key.
+        assert [one for one in found if not one.key and one.file != "claims.yaml"] == []
         text = (ROOT / f"config/studies/{study}.yaml").read_text()
         assert sum(one.file == f"studies/{study}.yaml" for one in found) == text.count("# ours: ")
 

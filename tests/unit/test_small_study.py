@@ -47,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the study at this size: model unpacked, problems drawn, traces written, chord-mu trained."""
     root = tmp_path_factory.mktemp("small")
     (root / "config" / "studies").mkdir(parents=True)
-    for name in ("arms.yaml", "config.yaml", "experiments", "benchmarks"):
+    for name in ("arms.yaml", "claims.yaml", "config.yaml", "experiments", "benchmarks"):
         (root / "config" / name).symlink_to(ROOT / "config" / name)
     study = yaml.safe_load((ROOT / "config" / "studies" / "small.yaml").read_text(encoding="utf-8"))
     for part, values in CHANGES.items():

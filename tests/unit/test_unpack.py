@@ -83,7 +83,7 @@ def test_a_file_that_is_no_gguf_and_a_study_that_carries_no_package_end_in_one_l
     """Through the command line; nothing stands under the model's name afterwards."""
     package(tmp_path, monkeypatch, {"carrier/m.gguf": b"GGUF, or so"})
     config = tmp_path / "config"
-    for part in ("arms.yaml", "config.yaml", "experiments", "benchmarks", "studies"):
+    for part in ("arms.yaml", "claims.yaml", "config.yaml", "experiments", "benchmarks", "studies"):
         config.mkdir(exist_ok=True)
         source = ROOT / "config" / part
         if part == "studies":

@@ -38,13 +38,10 @@ def test_a_deleted_score_is_made_again_with_the_table_and_the_page(tree: Path) -
     assert planned(tree) == scored("chord-phi", "harder") | TABLE | PAGE | CLAIMS
     done = snakemake(tree, "--cores", "1")
     assert done.returncode == 0, done.stdout
-    assert re.findall(r"Job \d+: (.*)", done.stdout) == [
-        "Scoring harder of chord-phi, seed 1",
-        "Judging what the paper claims",
-        "Tabulating table1",
-        "Writing the page of study demo",
-        "All that config/config.yaml names is in results/",
-    ]
+    first, *both, page, end = re.findall(r"Job \d+: (.*)", done.stdout)
+    assert first == "Scoring harder of chord-phi, seed 1"
+    assert sorted(both) == ["Judging what the paper claims", "Tabulating table1"]
+    assert (page, end) == ("Writing the page of study demo", "All that config/config.yaml names is in results/")
 
 
 def test_deleted_answers_of_any_benchmark_are_made_again_alone(tree: Path) -> None:

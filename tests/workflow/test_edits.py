@@ -358,7 +358,7 @@ def test_a_new_arm_adds_its_own_runs_and_leaves_the_others(tree: Path) -> None:
     replace(tree / "config/experiments/table1.yaml", "arms: [original,", "arms: [mu-new, original,")
     plan = planned(tree)
     new = {file for file in plan if file.startswith("runs/mu-new/")}
-    assert plan - new == TABLE | PAGE
+    assert plan - new == TABLE | PAGE | CLAIMS
     assert len(new) == 1 + 4 + 2 * len(BENCHMARKS)  # run.json; model, metrics, timing, curves; answers and scores
 
 

@@ -99,7 +99,8 @@ TAMPERS = [
     Tamper("a second end of an attempt", "table1.manifest.json", "altered", t.second_end),
     # manifests
     Tamper("the manifest of another run", TRAINED, "altered", t.copied_manifest),
-    Tamper("the whole run of another seed", TRAINED, "altered", t.copied_run),
+    # Every manifest below the run is another one; which of them is told first does not matter.
+    Tamper("the whole run of another seed", "runs/grpo/seed-1/*.manifest.json", "altered", t.copied_run),
     Tamper("an input in a manifest", TRAINED, "altered", t.values(TRAINED, inputs__run__sha256=NOBODY)),
     Tamper("a seed in a manifest", TRAINED, "altered", t.values(TRAINED, seeds__run=9)),
     Tamper("code in a manifest", TRAINED, "altered", t.values(TRAINED, code__digest=NOBODY)),

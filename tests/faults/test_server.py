@@ -67,6 +67,13 @@ def start(model: Path, tmp_path: Path) -> Iterator[Callable[[str], subprocess.Po
         process.wait()
 
 
+@pytest.fixture
+def mine() -> Callable[[], list[int]]:
+    """The living processes below this one that the test started; tests before it may have left helpers of Python."""
+    before = set(below(os.getpid()))
+    return lambda: [pid for pid in below(os.getpid()) if pid not in before]
+
+
 def gone(pids: list[int], seconds: float = 30.0) -> bool:
     """Whether all have ended, dead ones that nobody has asked for yet included."""
     deadline = time.monotonic() + seconds
@@ -92,20 +99,20 @@ def listening(port: int) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["answers", "stubborn"])
-def test_after_the_block_no_process_is_left(kind, model, tmp_path, monkeypatch):
+def test_after_the_block_no_process_is_left(kind, mine, model, tmp_path, monkeypatch):
     monkeypatch.setattr(servers, "command", stand_in(kind))
     with serving(model, Settings(replicas=2), tmp_path) as found:
-        pids = below(os.getpid())
+        pids = mine()
         assert len(pids) == 6  # for each replica a guard, the server, its child
         assert len({server.port for server in found}) == len({server.key for server in found}) == 2
     assert gone(pids, 0.0)
     assert not any(listening(server.port) for server in found)
 
 
-def test_after_an_exception_in_the_block_no_process_is_left(model, tmp_path, monkeypatch):
+def test_after_an_exception_in_the_block_no_process_is_left(mine, model, tmp_path, monkeypatch):
     monkeypatch.setattr(servers, "command", stand_in("answers"))
     with pytest.raises(ZeroDivisionError), serving(model, Settings(), tmp_path):
-        pids = below(os.getpid())
+        pids = mine()
         raise ZeroDivisionError
     assert len(pids) == 3 and gone(pids, 0.0)
 
@@ -146,7 +153,7 @@ def test_a_guard_that_is_killed_takes_the_server_with_it_and_the_block_cleans_up
 # --- the beginning -----------------------------------------------------------------------------
 
 
-def test_a_server_that_dies_is_told_with_its_first_error_and_the_end_of_its_log(model, tmp_path, monkeypatch):
+def test_a_server_that_dies_is_told_with_its_first_error_and_the_end_of_its_log(mine, model, tmp_path, monkeypatch):
     monkeypatch.setattr(servers, "command", stand_in("dies"))
     (tmp_path / "vllm-0.log").write_text("KeyError: of an earlier start\n")
     with pytest.raises(ServerError) as caught, serving(model, Settings(), tmp_path):
@@ -156,17 +163,17 @@ def test_a_server_that_dies_is_told_with_its_first_error_and_the_end_of_its_log(
     assert said[1:3] == ["ValueError: found no such architecture", "..."]
     assert said[-1] == "frame 99" and len(said) == 3 + 20
     assert (tmp_path / "vllm-0.log").read_text().startswith("KeyError: of an earlier start\n")
-    assert gone(below(os.getpid()), 5.0)
+    assert gone(mine(), 5.0)
 
 
-def test_a_server_that_is_not_ready_in_time_is_ended_and_told(model, tmp_path, monkeypatch):
+def test_a_server_that_is_not_ready_in_time_is_ended_and_told(mine, model, tmp_path, monkeypatch):
     monkeypatch.setattr(servers, "command", stand_in("silent"))
     with (
         pytest.raises(ServerError, match=r"vllm-0.log: the server was not ready after 0.5 s; its log says"),
         serving(model, Settings(ready_seconds=0.5), tmp_path),
     ):
         pass
-    assert gone(below(os.getpid()), 5.0)
+    assert gone(mine(), 5.0)
 
 
 def test_a_port_that_is_held_is_given_to_nobody_else():

@@ -85,12 +85,12 @@ def jobs_of(cluster: Cluster, folder: Path) -> dict[str, str]:
 
 @contextmanager
 def slowed(trainers: list[int]) -> Iterator[None]:
-    """These processes get a tenth of their time, as on a machine that is busy or small."""
+    """These processes get a twenty-fifth of their time, as on a machine that is busy or small."""
     over = threading.Event()
 
     def pace() -> None:
         while not over.wait(0.1):
-            for number, pause in ((signal.SIGSTOP, 0.9), (signal.SIGCONT, 0)):
+            for number, pause in ((signal.SIGSTOP, 2.4), (signal.SIGCONT, 0)):
                 for process in trainers:
                     with suppress(OSError):
                         os.kill(process, number)
@@ -276,17 +276,20 @@ def test_while_snakemake_lives_nothing_is_cancelled(cluster: Cluster, folder: Pa
 def test_a_second_job_of_a_training_that_goes_on_is_refused(cluster: Cluster, folder: Path, killed: str) -> None:
     with slowed(of_name(cluster, "chord.train")):
         cluster.run(*SNAKEMAKE, "--unlock", "--profile", "slurm", cwd=folder)
-        ended(started(cluster, folder, *of_training(), "--retries", "0"), folder, code=1)
-        said = (folder / "results/demo/models/base/train.log").read_text()
-        assert "found it in use by process" in said and f"job {killed}, " in said
+        second = started(cluster, folder, *of_training())
+        log = folder / "results/demo/models/base/train.log"
+        cluster.wait_for(lambda: "found it in use by process" in log.read_text(), "it is refused", timeout=120)
+        assert f", job {killed}, " in log.read_text()
         assert jobs_of(cluster, folder)[killed] == "RUNNING", "the first one was left alone"
+        signal_inside(second, signal.SIGKILL)
+        second.wait(60)
 
 
 def test_before_its_time_is_up_a_training_is_told_saves_and_continues_in_another_job(
     cluster: Cluster, folder: Path, prepared: Path
 ) -> None:
     # Slurm may tell it up to a minute too early, and does so half a minute after its start at the earliest.
-    process = started(cluster, folder, *of_training(runtime="'2 * attempt'", slurm_extra="'--signal=USR1@60'"))
+    process = started(cluster, folder, *of_training(runtime="'min(2 * attempt, 60)'", slurm_extra="'--signal=USR1@60'"))
     first = in_training(cluster, folder)
     with slowed(of_name(cluster, "chord.train")):
         cluster.wait_for(lambda: jobs_of(cluster, folder)[first] != "RUNNING", "it ends", timeout=150)

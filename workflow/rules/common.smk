@@ -100,8 +100,8 @@ def because(manifest):
 stale = looked_over()
 
 # A job that was told to stop (exit code 75), killed, or lost its machine goes on from what it saved. One that failed for
-# a reason of its own fails again there, soon.
-RETRIES = 3
+# a reason of its own fails again there, soon. A job of a cluster ends instead, and is sent again with more time.
+RETRIES = 3 if workflow.is_main_process else 0
 
 
 def environment(step):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.slurm import Cluster
-from tests.cluster.test_faults import ended, in_training, jobs_of, of_name, of_training, prepared, slowed, started
+from tests.cluster.test_faults import ended, in_training, jobs_of, of_name, of_training, prepared, said, slowed, started
 from tests.mini_study import edit_yaml
 
 __all__ = ["prepared"]
@@ -44,14 +44,15 @@ def test_two_nodes_take_the_steps_of_one_process_and_a_rank_that_dies_ends_the_j
         os.kill(second[0], signal.SIGKILL)
         still = ("RUNNING", "COMPLETING")
         cluster.wait_for(lambda: jobs_of(cluster, folder)[first] not in still, "the job ends with it", timeout=180)
-    said = (base / "train.log").read_text() if (base / "train.log").exists() else ""
+    before = said(folder)
     ended(process, folder)
     assert len(jobs_of(cluster, folder)) == 2
-    named = "".join(log.read_text() for log in [*folder.rglob("slurm_logs/**/*.log"), folder / "snakemake.log"]) + said
+    logs = [*folder.rglob("slurm_logs/**/*.log"), folder / "snakemake.log"]
+    named = before + "".join(log.read_text() for log in logs)
     assert re.search(r"local rank 0 on n\d \(process \d+\) was ended by SIGKILL; its log: \S+/ranks/", named), named[
         -3000:
     ]
-    assert "from step 0" not in (base / "train.log").read_text()
+    assert "from step 0" not in said(folder)
     found, wanted = losses(folder), losses(prepared / "alone")
     assert len(found) == len(wanted) == 250
     assert found == pytest.approx(wanted, rel=1e-4)

@@ -4,7 +4,8 @@
 
 On one node by itself. On several each node runs this command, as srun does; who is first, and how many there are, is
 read from what Slurm tells inside srun. What each process says goes to this process's own output and to FOLDER. If one
-of them fails, the others are ended within seconds; its rank, node, end and log are told. Exit codes: 0, 75 if the
+of them fails, the others are ended within seconds; its rank, node, end and log are told, and kept in
+FOLDER/failures.log, for Snakemake removes a job's log when it starts the job again. Exit codes: 0, 75 if the
 training saved and is to be continued, else 1.
 """
 
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +58,10 @@ def main() -> int:
         elastic_launch(config, args.command[0])(*args.command[1:])
     except ChildFailedError as error:
         for failure in error.failures.values():
-            print(f"chord.launch: {told(failure, args.logs)}", file=sys.stderr, flush=True)
+            line = told(failure, place.node * args.per_node, args.logs)
+            print(f"chord.launch: {line}", file=sys.stderr, flush=True)
+            with (args.logs / "failures.log").open("a") as kept:
+                kept.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
         codes = {failure.exitcode for failure in error.failures.values()}
         return CONTINUE_ME if codes == {CONTINUE_ME} else 1
     except SignalException as error:
@@ -78,14 +83,15 @@ def place_in(environment: Mapping[str, str]) -> Place:
     )
 
 
-def told(failure: ProcessFailure, logs: Path) -> str:
-    """Which process ended how, and where its words are."""
+def told(failure: ProcessFailure, before: int, logs: Path) -> str:
+    """Which process ended how, and where its words are; on nodes before this one are `before` others."""
     end = f"ended with exit code {failure.exitcode}"
     if failure.exitcode < 0:
         end = f"was ended by {signal.Signals(-failure.exitcode).name}"
     found = sorted(logs.rglob(f"{failure.local_rank}/stderr.log"), key=lambda path: path.stat().st_mtime)
     where = found[-1] if found else logs
-    return f"local rank {failure.local_rank} on {socket.gethostname()} (process {failure.pid}) {end}; its log: {where}"
+    rank = f"rank {before + failure.local_rank} (local rank {failure.local_rank} on {socket.gethostname()}"
+    return f"{rank}, process {failure.pid}) {end}; its log: {where}"
 
 
 def _free_port() -> int:

@@ -34,10 +34,12 @@ def test_a_process_that_is_killed_ends_the_others_and_is_named_with_its_log(tmp_
     done = started(tmp_path, f"if rank == '1':\n    {last}\ntime.sleep(100)\n")
     assert done.returncode == 1
     told = re.search(
-        r"chord\.launch: local rank 1 on \S+ \(process \d+\) was ended by SIGKILL; its log: (\S+)", done.stderr
+        r"chord\.launch: (rank 1 \(local rank 1 on \S+, process \d+\) was ended by SIGKILL; its log: (\S+))",
+        done.stderr,
     )
     assert told, done.stderr
-    assert "my last words" in Path(told[1]).read_text()
+    assert f" {told[1]}\n" in (tmp_path / "logs/failures.log").read_text()
+    assert "my last words" in Path(told[2]).read_text()
 
 
 @pytest.mark.parametrize(("codes", "wanted"), [((75, 75), 75), ((0, 3), 1)])

@@ -1,6 +1,6 @@
-"""A base model that `chord fetch` brought -> the folder of the study's base model, checked against the lock file.
+"""A model that `chord fetch` brought -> its folder in the study, checked against the lock file.
 
-python -m chord.adopt --study config/studies/math.yaml --model OUT --manifest OUT
+python -m chord.adopt --study config/studies/math.yaml [--of base-weak] --model OUT --manifest OUT
 
 Files are linked where results/ lies on the same file system, else copied: a model is not kept twice without need.
 """
@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from chord.config import slices
+from chord.config.building import models_from
 from chord.config.lock import read_lock, wanted_model
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.fetched import checked_files
@@ -26,10 +27,11 @@ def main() -> None:
     """Checks every file of the model, then puts it where the study's trainings start from."""
     args = _arguments()
     root, study = args.study.resolve().parents[2], read_study(args.study)
-    if study.model.source != "hub":
+    fetched = models_from(study, "hub")
+    if args.of not in fetched:
         raise UserError(
-            f"config/studies/{study.name}.yaml: model.source is {study.model.source}, expected `hub`: there is nothing"
-            " that was fetched"
+            f"--of: found '{args.of}', which is no model of source `hub` in config/studies/{study.name}.yaml,"
+            f" expected one that was fetched: {', '.join(fetched) or 'there is none'}"
         )
     lock = read_lock(root, study.name)
     with Manifest.recording(
@@ -37,16 +39,16 @@ def main() -> None:
         verb=VERB,
         step="data",
         without=OF_TRAINING,
-        decided_by=slices.of_fetched(study, lock),
+        decided_by=slices.of_fetched(study, lock, args.of),
         inputs={},
         outputs={"model": args.model},
     ):
-        files = checked_files(root, study.name, lock, wanted_model(study))
+        files = checked_files(root, study.name, lock, wanted_model(fetched[args.of]))
         _check_chat(files)
         with atomic_folder(args.model) as made:
             for name, path in files:
                 _place(path, made / name)
-    print(f"{study.model.name}: {len(files)} files as in the lock file", flush=True)
+    print(f"{fetched[args.of].name}: {len(files)} files as in the lock file", flush=True)
 
 
 def _check_chat(files: list[tuple[str, Path]]) -> None:
@@ -72,8 +74,9 @@ def _place(path: Path, target: Path) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=VERB, description="Take a fetched model as the base model of a study.")
+    parser = argparse.ArgumentParser(prog=VERB, description="Take a fetched model as one of a study's.")
     parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
+    parser.add_argument("--of", default="base", help="which: base (default), base-NAME of other_models, an expert")
     parser.add_argument("--model", type=Path, required=True, help="folder to put the model and its tokenizer in")
     parser.add_argument("--manifest", type=Path, required=True, help="JSON: where the model comes from")
     return parser.parse_args()

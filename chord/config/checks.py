@@ -111,6 +111,10 @@ def _benchmark(study: Study, place: str, benchmark: Benchmark) -> Iterator[str]:
     if (grader == "bfcl") != (source == "package"):
         wanted = "grading.grader bfcl" if source == "package" else "problems of source package with it"
         yield f"{place} has problems of source {source} and grader {grader}, expected {wanted}"
+    task = study.tasks[benchmark.problems.task]
+    columns = study.datasets[task.dataset].columns if task.source == "hub" and task.dataset in study.datasets else None
+    if columns is not None and benchmark.categories and benchmark.categories not in columns:
+        yield f"{place}.categories is '{benchmark.categories}', {expected(benchmark.categories, columns)}"
 
 
 def _hub_task(study: Study, place: str, task: Task) -> Iterator[str]:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, TypeAdapter
 
 from chord.config.base import CountOrNone, Frozen, Name
+from chord.config.building import models_from
+from chord.config.models import Model
 from chord.config.reading import read_json, validated
 from chord.config.study import Study
 
@@ -87,7 +89,7 @@ def read_lock(root: Path, study: str) -> Lock | None:
 
 
 def repositories(study: Study) -> list[Wanted]:
-    """Every repository of a hub that the study needs, each once: its model and its datasets."""
+    """Every repository of a hub that the study needs, each once: its models and its datasets."""
     found: dict[tuple[str, str, str], Wanted] = {}
     for wanted in _wanted(study):
         key = wanted[:3]
@@ -99,11 +101,11 @@ def repositories(study: Study) -> list[Wanted]:
     return list(found.values())
 
 
-def wanted_model(study: Study) -> Wanted:
-    """The repository of the base model."""
-    assert study.model.source == "hub" and study.model.revision is not None
+def wanted_model(model: Model) -> Wanted:
+    """The repository of a model of a hub."""
+    assert model.source == "hub" and model.revision is not None
     needed = ("*.safetensors", "config.json", "tokenizer.json")
-    return Wanted("model", study.model.name, study.model.revision, MODEL_FILES, needed)
+    return Wanted("model", model.name, model.revision, MODEL_FILES, needed)
 
 
 def wanted_dataset(study: Study, dataset: str) -> Wanted:
@@ -113,7 +115,7 @@ def wanted_dataset(study: Study, dataset: str) -> Wanted:
 
 
 def _wanted(study: Study) -> Iterator[Wanted]:
-    if study.model.source == "hub":
-        yield wanted_model(study)
+    for model in models_from(study, "hub").values():
+        yield wanted_model(model)
     for dataset in study.datasets:
         yield wanted_dataset(study, dataset)

@@ -5,16 +5,18 @@ present. Labels, captions and the paper's numbers are in the slices of tables, f
 computes must never come from here, since the code of this module is no part of a job's digest.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from chord.config.artefacts import Categories, Figure, Table, Tabled
+from chord.config.building import models_from
 from chord.config.columns import benchmarks_of
+from chord.config.hub_sets import apart_from
+from chord.config.hub_sets import split_of as hub_split_of
 from chord.config.lock import Lock, Wanted, wanted_dataset, wanted_model
 from chord.config.project import Project
 from chord.config.sets import (
     BENCHMARK,
     answered,
-    apart_from,
     checked,
     corpus_of,
     expert_of,
@@ -68,10 +70,9 @@ def of_traces(study: Study, traces: str, lock: Lock | None = None) -> dict[str, 
     }
 
 
-def of_package(study: Study, of: Literal["base", "expert"] = "base") -> dict[str, Any]:
-    """What decides a model that a package carries: the study's base model, or that of its served expert."""
-    model = study.expert.model if of == "expert" and study.expert.source == "served" else study.model
-    return {"model": model.model_dump(mode="json")}
+def of_package(study: Study, of: str = "base") -> dict[str, Any]:
+    """What decides a model that a package carries, of this folder in models/: the base model, or a served expert's."""
+    return {"model": models_from(study, "package")[of].model_dump(mode="json")}
 
 
 def of_answers(study: Study, benchmark: str, task: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -140,13 +141,14 @@ def of_page(project: Project, studies: list[str]) -> dict[str, Any]:
     return whole | {"seeds": list(project.seeds), "studies": studies}
 
 
-def of_fetched(study: Study, lock: Lock | None) -> dict[str, Any]:
-    """What decides a base model that was fetched from a hub."""
-    return {"model": study.model.model_dump(mode="json"), "fetched": _pinned(lock, wanted_model(study))}
+def of_fetched(study: Study, lock: Lock | None, of: str = "base") -> dict[str, Any]:
+    """What decides a model that was fetched from a hub, of this folder in models/."""
+    model = models_from(study, "hub")[of]
+    return {"model": model.model_dump(mode="json"), "fetched": _pinned(lock, wanted_model(model))}
 
 
 def _of_hub_set(study: Study, problems: str, lock: Lock | None) -> dict[str, Any]:
-    split, is_benchmark = split_of(study, problems), problems.startswith(BENCHMARK)
+    split, is_benchmark = hub_split_of(study, problems), problems.startswith(BENCHMARK)
     task = study.tasks[split.task]
     needs_grades = bool(task.filters and task.filters.generations)
     return {

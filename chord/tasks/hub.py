@@ -15,6 +15,7 @@ from string import Formatter
 from typing import Any
 
 from chord.config import ConfigError, Filters, Study, Task
+from chord.config.datasets import NEEDED, OF_GENERATIONS
 from chord.records import Outcome, Problem
 from chord.seeds import derive
 from chord.tasks.graders import Grader
@@ -127,6 +128,7 @@ def _problem(row: Row, rules: Rules, seen: set[str], grader: Grader, generations
         return LONG
     source: dict[str, Any] = {"repository": rules.study.datasets[rules.task.dataset].repository}
     source |= {"commit": rules.commit, "file": row.file, "row": row.number, "question": question}
+    source |= {name: facts[name] for name in _told(row.values, rules.task)}
     if rules.filters.generations:
         kept = _kept(row.values, answer, rules, grader, generations)
         if isinstance(kept, str):
@@ -181,7 +183,7 @@ def _within(places: list[int], texts: Sequence[str], rules: Rules) -> list[int]:
 
 def _facts(values: Mapping[str, Any], task: Task, study: str) -> dict[str, str] | None:
     """The texts that the prompt may name, and the answer; None if one of them cannot be told."""
-    needed = {"question", "answer", *_named(task.prompt)}
+    needed = {*NEEDED, *_named(task.prompt), *_told(values, task)}
     unknown = sorted(needed - values.keys())
     if unknown:
         raise ConfigError(
@@ -190,6 +192,11 @@ def _facts(values: Mapping[str, Any], task: Task, study: str) -> dict[str, str] 
         )
     facts = {name: shown for name in needed if (shown := _shown(values[name])) is not None}
     return facts if len(facts) == len(needed) and all(facts.values()) else None
+
+
+def _told(values: Mapping[str, Any], task: Task) -> list[str]:
+    """Columns that no prompt shows and no filter reads: what a problem is, such as its subject."""
+    return sorted(values.keys() - {*NEEDED, *OF_GENERATIONS, *_named(task.prompt)})
 
 
 def _named(prompt: str) -> Iterator[str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from chord.config import ConfigError, Lock, Split, Study
+from chord.config.hub_sets import drawn_as, split_of
 from chord.config.lock import Wanted, wanted_dataset
-from chord.config.sets import BENCHMARK, split_of
+from chord.config.sets import BENCHMARK
 from chord.provenance.fetched import checked_files
 from chord.provenance.files import UserError
 from chord.records import Problem, read_lines
@@ -36,7 +37,7 @@ def hub_set(
     files = checked_files(root, study.name, lock, wanted)
     rules = _rules(study, name, split.task, _commit(lock, wanted), beside)
     columns = study.datasets[task.dataset].columns
-    found = select(read_rows(files, columns), rules, (name, split.size))
+    found = select(read_rows(files, columns), rules, (drawn_as(name), split.size))
     told = counts(name, found, f"{wanted.name} at {rules.commit}", beside)
     if len(found.problems) < split.size and not split.or_fewer:
         raise ConfigError(_too_few(study, name, split, found))
@@ -109,6 +110,7 @@ def _commit(lock: Lock | None, wanted: Wanted) -> str:
 def _too_few(study: Study, name: str, split: Split, found: Selection) -> str:
     why = ", ".join(f"{reason}: {count}" for reason, count in found.dropped.most_common()) or "nothing"
     key = f"benchmarks.{name.removeprefix(BENCHMARK)}.problems" if name.startswith(BENCHMARK) else f"data.{name}"
+    key = f"other_experts.{name.removeprefix('expert-')}" if name.startswith("expert-") else key
     return (
         f"config/studies/{study.name}.yaml: {key} asks for {split.size} problems of '{split.task}', found"
         f" {len(found.problems)} that fit (dropped: {why}); expected a smaller size, `or_fewer: true` or other filters"

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 FILTERS = {"script": "no-cjk", "answers": "integer", "generations": 1, "generation_tokens": 90, "overlap_words": 8}
 SPLIT = {"task": "published", "size": 40}
+HARDER = {"label": "harder", "problems": SPLIT, "file": "harder.yaml"}
 
 
 def hub_study(root: Path, **changes: Any) -> Path:
@@ -89,6 +90,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "sets of two sources": (
         {"data__expert": {"task": "sum-3", "size": 40}},
         "expected one source: else sets could share a prompt",
+    ),
+    "categories that no column has": (
+        {"benchmarks__harder": HARDER | {"categories": "subject"}},
+        "benchmarks.harder.categories is 'subject', expected ",
     ),
     "filters of a generator": (
         {"tasks__sum-3__filters": {"answers": "integer"}},

@@ -18,6 +18,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the verbs of a who
 
 ROOT = Path(__file__).parents[2]
 SETS = ("expert", "validation", "train")
+APART = {
+    "expert": (),
+    "validation": ("expert",),
+    "train": ("expert", "validation"),
+    "expert-large": ("validation", "train"),
+}
 BENCHMARKS = ("amc", "aime24", "aime25", "mmlu-pro", "math-500")
 
 
@@ -42,8 +48,8 @@ def place(kind: str, name: str) -> tuple[object, ...]:
 
 def draw(folder: Path, name: str) -> None:
     """One set, beside the files that the rule would name."""
-    data, before = Path("results/math/data"), SETS[: SETS.index(name)]
-    apart = ("--apart-from", *(data / f"problems/{one}.jsonl" for one in before)) if before else ()
+    data = Path("results/math/data")
+    apart = ("--apart-from", *(data / f"problems/{one}.jsonl" for one in APART[name])) if APART[name] else ()
     beside = ("--benchmarks", *(data / f"benchmarks/{one}.jsonl" for one in BENCHMARKS))
     written = (*place("problems", name), "--manifest", data / f"problems/{name}.manifest.json")
     tokenizer = ("--tokenizer", "results/math/models/base/model")
@@ -58,12 +64,15 @@ def build(folder: Path) -> None:
         made_up_math.publish(hub)
         done(folder, "fetch", "--study", "math", "--mirror", hub.address)
     base = "results/math/models/base"
-    done(folder, "adopt", *study, "--model", f"{base}/model", "--manifest", f"{base}/adopt.manifest.json")
+    for name in ("base", "base-weak"):
+        place_of = f"results/math/models/{name}"
+        written = ("--model", f"{place_of}/model", "--manifest", f"{place_of}/adopt.manifest.json")
+        done(folder, "adopt", *study, *(("--of", name) if name != "base" else ()), *written)
     for name in BENCHMARKS:
         done(folder, "prepare", *study, "--set", f"benchmark:{name}", *place("benchmarks", name))
-    for name in SETS:
+    for name in APART:
         draw(folder, name)
-    for traces, solved in (("expert", "expert"), ("aligned", "train")):
+    for traces, solved in (("expert", "expert"), ("aligned", "train"), ("expert-large", "expert-large")):
         problems = f"results/math/data/problems/{solved}.jsonl"
         asked = ("--problems", problems, "--tokenizer", f"{base}/model")
         done(folder, "demonstrate", *study, "--traces-of", traces, *asked, *place("traces", traces))
@@ -93,6 +102,16 @@ def test_the_sets_are_whole_and_no_two_share_a_question(drawn: Path) -> None:
     }
     everything = [question for found in asked.values() for question in found]
     assert len(everything) == len(set(everything))
+
+
+def test_a_larger_expert_set_begins_with_the_expert_set_and_takes_what_rl_left(drawn: Path) -> None:
+    asked = {name: {one.source["question"] for one in problems(drawn, name)} for name in APART}
+    assert len(asked["expert-large"]) == 50
+    assert asked["expert"] < asked["expert-large"]
+    assert not asked["expert-large"] & (asked["train"] | asked["validation"])
+    traces = read_lines(drawn / "results/math/data/traces/expert-large.jsonl", Trace)
+    assert {one.problem for one in traces} == {one.id for one in problems(drawn, "expert-large")}
+    assert counts(drawn, "expert-large")["apart_from"] == ["train", "validation"]
 
 
 def test_every_row_is_counted_once_by_what_dropped_it(drawn: Path) -> None:
@@ -127,6 +146,14 @@ def test_answers_and_prompts_are_those_of_the_rows(drawn: Path) -> None:
     assert options.prompt.endswith("0. 2\n1. 3\n2. 4\n3. 5") and options.answer == "1"
 
 
+def test_a_column_that_no_prompt_shows_divides_the_benchmark_into_its_categories(drawn: Path) -> None:
+    from chord.findings.kinds import divided
+
+    found = divided(drawn / "results/math/data/benchmarks/mmlu-pro.jsonl", "category")
+    assert {name: len(ids) for name, ids in found.items()} == {"law": 2, "physics": 2}
+    assert not any("law" in one.prompt or "physics" in one.prompt for one in problems(drawn, "mmlu-pro"))
+
+
 def test_traces_are_right_and_one_for_each_problem(drawn: Path) -> None:
     for traces, solved in (("expert", "expert"), ("aligned", "train")):
         answers = {one.id: one.answer for one in problems(drawn, solved)}
@@ -141,6 +168,25 @@ def test_the_adopted_model_holds_no_code_and_is_what_was_fetched(drawn: Path) ->
     files = {path.name for path in (drawn / "results/math/models/base/model").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= files
     assert "run.py" not in files
+
+
+def test_another_model_is_adopted_by_its_name_and_no_other(drawn: Path) -> None:
+    manifests = {
+        name: json.loads((drawn / f"results/math/models/{name}/adopt.manifest.json").read_text())
+        for name in ("base", "base-weak")
+    }
+    assert {name: one["decided_by"]["model"]["name"] for name, one in manifests.items()} == {
+        "base": "made-up/model",
+        "base-weak": "made-up/weak",
+    }
+    weights = [(drawn / f"results/math/models/{name}/model/model.safetensors").read_bytes() for name in manifests]
+    assert weights[0] != weights[1]
+    told = run(
+        drawn, "adopt", "--study", "config/studies/math.yaml", "--of", "base-moe", "--model", "m", "--manifest", "n"
+    )
+    assert told.returncode == 2
+    assert "found 'base-moe', which is no model of source `hub`" in told.stderr
+    assert "expected one that was fetched: base, base-weak, base-untuned" in told.stderr
 
 
 def test_the_same_seed_draws_the_same_and_a_smaller_set_is_within_a_larger_one(drawn: Path, tmp_path: Path) -> None:

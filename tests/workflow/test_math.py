@@ -5,9 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from chord.config import load
+from chord.jobs import planned
 from tests.workflow.expected import ARMS, IN_TABLE, imitates_only, lineage, recipe
 from tests.workflow.test_sources import jobs
-from tests.workflow.tree import copied, snakemake
+from tests.workflow.tree import ROOT, copied, snakemake
 
 SEEDS, BENCHMARKS = 3, 5
 
@@ -18,7 +22,7 @@ def test_table1_of_math_is_planned_without_a_lock_file(tmp_path: Path) -> None:
     chosen = [arm for arm in arms if "choose" in ARMS[arm]]
     candidates = {one for arm in chosen for one in ARMS[arm]["choose"]}
     assert jobs(copied(tmp_path / "project"), "math") == {
-        "adopt_base": 1,
+        "adopt": 1,
         "prepare": 3,  # expert, validation, train
         "prepare_benchmark": BENCHMARKS,  # all: no training problem may overlap one
         "demonstrate": 2,  # expert; aligned for luffy
@@ -33,6 +37,39 @@ def test_table1_of_math_is_planned_without_a_lock_file(tmp_path: Path) -> None:
         "table1": 1,
         "total": 391,
     }
+
+
+OTHERS = {  # what each takes beside the data and the study's own model
+    "table8": {"adopt": 2, "train_sft": 3, "train": 9, "demonstrate": 1, "prepare": 3, "generate": 75, "tabulate": 1},
+    "figure13": {"adopt": 2, "train": 6, "demonstrate": 1, "prepare": 3, "plot": 1},
+    "appendixd3": {
+        "adopt": 1,
+        "train_sft": 12,
+        "train": 6,
+        "demonstrate": 2,
+        "prepare": 4,
+        "generate": 75,
+        "choose": 3,
+    },
+    "table11": {"adopt": 1, "train_sft": 12, "train": 21, "generate": 30, "score": 30, "prepare": 3, "tabulate": 1},
+}
+
+
+@pytest.mark.parametrize("target", OTHERS)
+def test_other_models_sets_and_categories_are_planned_from_the_hub(tmp_path: Path, target: str) -> None:
+    found = jobs(copied(tmp_path / "project"), "math", target)
+    assert {name: found.get(name) for name in OTHERS[target]} == OTHERS[target]
+    assert not {"train_base", "unpack_base"} & found.keys()
+
+
+def test_what_is_expected_of_a_study_with_other_models_is_what_the_rules_make(tmp_path: Path) -> None:
+    chosen = ["table8", "appendixd3", "table11"]
+    told = snakemake(copied(tmp_path / "project"), "--summary", "--config", "study=math", f"artefacts={chosen}")
+    assert told.returncode == 0, told.stdout
+    made = set(re.findall(r"^results/math/(\S+\.manifest\.json)", told.stdout, flags=re.MULTILINE))
+    assert made == planned(load(ROOT, "math", given={"artefacts": chosen})).keys()
+    assert {"models/base/adopt.manifest.json", "models/base-weak/adopt.manifest.json"} <= made
+    assert "models/base-untuned/adopt.manifest.json" not in made
 
 
 def test_a_set_is_drawn_beside_the_sets_before_it_and_all_benchmarks(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from tests.workflow.tree import copied, replace, snakemake
 TRAINED = sum(bool(recipe(arm)) for arm in set().union(*map(lineage, IN_TABLE)))
 
 
-def jobs(folder: Path, study: str) -> dict[str, int]:
-    """How many jobs of each rule the next `snakemake table1` of the study would run."""
-    told = snakemake(folder, "-n", "--config", f"study={study}", "--", "table1")
+def jobs(folder: Path, study: str, *targets: str) -> dict[str, int]:
+    """How many jobs of each rule the next `snakemake table1`, or other targets, of the study would run."""
+    told = snakemake(folder, "-n", "--config", f"study={study}", "--", *(targets or ("table1",)))
     assert told.returncode == 0, told.stdout
     counted = told.stdout.split("Job stats:", 1)[1].split("\n\n", 1)[0]
     return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", counted, flags=re.MULTILINE)}

@@ -16,7 +16,7 @@ def test_table1_of_tools_is_planned_without_a_lock_file(tmp_path: Path) -> None:
     found = jobs(copied(tmp_path / "project"), "tools")
     found.pop("total")
     assert found == {
-        "adopt_base": 1,
+        "adopt": 1,
         "prepare": 3,  # expert, validation, train
         "prepare_benchmark": 1,  # BFCL
         "demonstrate": 2,  # expert; aligned for luffy

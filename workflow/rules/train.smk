@@ -79,25 +79,26 @@ rule unpack_base:
         " --manifest {output.manifest} > {log} 2>&1"
 
 
-rule adopt_base:
+rule adopt:
     input:
-        because=because("models/base/adopt.manifest.json"),
+        because=because("models/{fetched}/adopt.manifest.json"),
     output:
-        model=directory("results/{study}/models/base/model"),
-        manifest="results/{study}/models/base/adopt.manifest.json",
+        model=directory("results/{study}/models/{fetched}/model"),
+        manifest="results/{study}/models/{fetched}/adopt.manifest.json",
     log:
-        "results/{study}/models/base/adopt.log",
+        "results/{study}/models/{fetched}/adopt.log",
     wildcard_constraints:
-        study=study_with("hub"),
+        fetched=one_of(models_from(project.study, "hub")),
     priority: 100
     conda:
         "../../envs/data.yaml"
     params:
         code=code_digest("chord.adopt", OF_TRAINING),
     message:
-        "Checking the fetched base model of study {wildcards.study} against its lock file"
+        "Checking the fetched model {wildcards.fetched} of study {wildcards.study} against its lock file"
     shell:
-        "python -m chord.adopt --study config/studies/{wildcards.study}.yaml --model {output.model}"
+        "python -m chord.adopt --study config/studies/{wildcards.study}.yaml --of {wildcards.fetched}"
+        " --model {output.model}"
         " --manifest {output.manifest} > {log} 2>&1"
 
 

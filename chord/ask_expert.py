@@ -17,6 +17,7 @@ from typing import Any
 from chord.asking import Asking, asking_of, check_fit
 from chord.config import ConfigError, Study
 from chord.config.beside import OF_BFCL
+from chord.config.building import asked_expert
 from chord.config.experts import ExpertServed
 from chord.config.lock import read_lock
 from chord.config.sets import expert_of
@@ -155,9 +156,12 @@ def measured_in(study: Study, tokenizer: Path | None) -> tuple[Callable[[str], i
 def _served(study: Study, traces: str) -> ExpertServed:
     expert = expert_of(study, traces)
     if expert.source != "served":
+        key = (
+            "expert" if asked_expert(study, traces) == "expert" else f"other_experts.{traces.partition('-')[2]}.expert"
+        )
         raise ConfigError(
-            f"config/studies/{study.name}.yaml: expert.source is {expert.source} for {traces}, expected served; other"
-            " experts are asked by chord.demonstrate"
+            f"config/studies/{study.name}.yaml: {key}.source is {expert.source}, expected served; other experts are"
+            " asked by chord.demonstrate"
         )
     return expert
 

@@ -21,7 +21,7 @@ from chord.config.building import (
 )
 from chord.config.columns import benchmarks_of
 from chord.config.ours import ours
-from chord.config.sets import BENCHMARK, answered, is_served, problem_sets, trace_sets
+from chord.config.sets import BENCHMARK, answered, is_served, problem_sets, source_of, trace_sets
 from chord.findings import packing
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.freshness import Expected
@@ -84,6 +84,7 @@ def planned(project: Project, root: Path = Path(".")) -> dict[str, Expected]:
         "validation",
         *(["train"] if any(one.needs_rollouts for one in trained) else []),
     }
+    all_drawn = bool(arms) and source_of(study, "train") == "hub"  # no problem may overlap a benchmark
     cells = {(arm, key) for one in chosen.values() for arm in one.arms for key in benchmarks_of(study, one)}
     tested = {name for arm in arms if project.arms[arm].choose_on == "test" for name in project.arms[arm].choose or ()}
     cells |= {(name, next(iter(study.benchmarks))) for name in tested}
@@ -97,7 +98,7 @@ def planned(project: Project, root: Path = Path(".")) -> dict[str, Expected]:
             case ["data", "traces", name]:
                 return name in traces
             case ["data", "benchmarks", name]:
-                return any(name == benchmark for _, benchmark in cells)
+                return all_drawn or any(name == benchmark for _, benchmark in cells)
             case ["runs", arm, _, "validation"]:
                 return arm in graded
             case ["runs", arm, _, "eval", benchmark, _]:

@@ -34,6 +34,7 @@ METRICS = (
 
 NOT_PUBLISHED = "not published"
 Published = float | Literal["not published"]
+Named = Annotated[tuple[str, ...], Field(min_length=1)]
 Row = dict[str, Published] | Literal["not published"]
 
 
@@ -70,6 +71,13 @@ class Paper(Frozen):
         found = cells.get(column or "") if isinstance(cells, dict) else None
         return found if isinstance(found, float | int) else None
 
+    def is_unpublished(self, row: str, column: str | None) -> bool:
+        """Whether the paper's table has this cell, as far as its rows and columns are known, and no copy its number."""
+        if column is None or self.number(row, column) is not None:
+            return False
+        cells = self.rows.get(row) if isinstance(self.cells, dict) else NOT_PUBLISHED
+        return cells == NOT_PUBLISHED or (isinstance(cells, dict) and column in cells)
+
 
 class Shown(Frozen):
     """What tables and figures have in common. `not_here` gives, by study, the reason why it does not build this one."""
@@ -87,16 +95,20 @@ class Tabled(Shown):
 
 
 class Table(Tabled):
-    """Share of right answers; columns are the study's benchmarks."""
+    """Share of right answers; columns are the study's benchmarks, or those that `benchmarks` names.
+
+    Each is named as the study does, or as the column of the paper's Table 1 that it stands beside.
+    """
 
     kind: Literal["table"]
-    benchmarks: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    benchmarks: Named | None = None
 
 
 class Lengths(Tabled):
-    """Mean tokens of a response; columns are the study's benchmarks. `expert`: the paper's length of expert traces."""
+    """Mean tokens of a response; columns are as a `table`'s. `expert`: the paper's length of expert traces."""
 
     kind: Literal["lengths"]
+    benchmarks: Named | None = None
     expert: dict[str, Published]
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from chord.config.artefacts import Artefact, Categories
-from chord.config.columns import benchmark_beside
+from chord.config.artefacts import Artefact, Categories, Lengths, Table
+from chord.config.columns import benchmark_beside, benchmarks_of
 from chord.config.recipe import Arm
 from chord.config.sets import corpus_of, expert_of, is_served, purpose, trace_sets
 from chord.config.study import BaseCorpus, Model, Study
@@ -19,6 +19,8 @@ def why_not(study: Study, arms: Mapping[str, Arm], artefact: Artefact) -> str | 
             return f"{lacking}, which {name} needs"
     if isinstance(artefact, Categories) and not benchmark_beside(study, artefact.column):
         return f"the study has no benchmark with `categories` beside the paper's {artefact.column}"
+    if isinstance(artefact, Table | Lengths) and artefact.benchmarks and not benchmarks_of(study, artefact):
+        return f"the study has no benchmark beside {', '.join(artefact.benchmarks)}"
     return None
 
 

@@ -193,8 +193,8 @@ def _artefact(key: str, artefact: Artefact, study: Study, arms: Mapping[str, Arm
         for name in artefact.arms:
             if name in arms and arms[name].same_as:
                 yield f"{file}: arms names '{name}', expected arms that are trained: only those have curves"
-    if isinstance(artefact, Table):
-        yield from _names(artefact.benchmarks or (), study.benchmarks, f"{file}: benchmarks")
+    if isinstance(artefact, Table | Lengths):
+        yield from _names(artefact.benchmarks or (), (*COLUMNS, *study.benchmarks), f"{file}: benchmarks")
     if isinstance(artefact, Tabled):
         yield from _cells(artefact.paper, arms, file)
     if isinstance(artefact, Lengths):

@@ -9,9 +9,11 @@ def benchmarks_of(study: Study, artefact: Shown) -> tuple[str, ...]:
     if isinstance(artefact, Categories):
         found = benchmark_beside(study, artefact.column)
         return (found,) if found else ()
-    if isinstance(artefact, Table):
-        return artefact.benchmarks or tuple(study.benchmarks)
-    return tuple(study.benchmarks) if isinstance(artefact, Lengths) else ()
+    if not isinstance(artefact, Table | Lengths):
+        return ()
+    named = artefact.benchmarks
+    beside = {name: {name, *one.paper_columns} for name, one in study.benchmarks.items()}
+    return tuple(name for name in study.benchmarks if named is None or beside[name] & set(named))
 
 
 def benchmark_beside(study: Study, column: str) -> str | None:

@@ -6,6 +6,7 @@ The Snakefile asks this too, so nothing here loads numpy.
 from dataclasses import dataclass
 
 from chord.config import Cells, Elsewhere, Figure, PaperClaim, Project, Table
+from chord.config.columns import benchmarks_of
 
 WHERE = {
     "scores": "runs/{arm}/seed-{seed}/eval/{benchmark}/scores.json",
@@ -59,7 +60,7 @@ def _of_scores(project: Project, rule: Cells, arms: tuple[str, ...]) -> Needs:
         return Needs(arms, lacking=f"study {study.name} has no benchmark beside {' or '.join(rule.columns)}")
     tables = _chosen_tables(project)
     for benchmark in fitting:
-        shown = {name: set(one.arms) for name, one in tables.items() if benchmark in _columns(project, one)}
+        shown = {name: set(one.arms) for name, one in tables.items() if benchmark in benchmarks_of(study, one)}
         if set(arms) <= set().union(*shown.values()):
             whole = [name for name, rows in shown.items() if set(arms) <= rows]
             return Needs(arms, benchmark, whole[0] if whole else None)
@@ -86,10 +87,6 @@ def _of_curves(project: Project, metric: str, arms: tuple[str, ...]) -> Needs:
 def _chosen_tables(project: Project) -> dict[str, Table]:
     chosen = {name: project.artefacts[name] for name in project.choice.artefacts}
     return {name: one for name, one in chosen.items() if isinstance(one, Table)}
-
-
-def _columns(project: Project, table: Table) -> tuple[str, ...]:
-    return table.benchmarks or tuple(project.study.benchmarks)
 
 
 def _listed(names: tuple[str, ...], one: str, more: str) -> str:

@@ -122,7 +122,7 @@ def as_data(project: Project, name: str, table: Tabled, grid: Grid) -> dict[str,
 def _cell(table: Tabled, arm: str, column: str | None, cell: Cell) -> dict[str, Any]:
     """Ours and, beside it, the paper's: a number, null where it has none; and whether it has one that is unknown."""
     number = table.paper.number(arm, column)
-    return {**_numbers(cell), "paper": number, "not_published": number is None and column is not None}
+    return {**_numbers(cell), "paper": number, "not_published": table.paper.is_unpublished(arm, column)}
 
 
 def _label(project: Project, column: str) -> str:

@@ -222,8 +222,8 @@ MISTAKES = [
     (TABLE1, "[original, sft-light", "[original, sft-lite", "table1.yaml: arms names 'sft-lite', expected `sft-light`"),
     (
         TABLE1,
-        "kind: table\n",
-        "kind: table\nbenchmarks: [hardr]\n",
+        "benchmarks: [AMC",
+        "benchmarks: [hardr",
         "benchmarks names 'hardr', expected `harder` (nearest)",
     ),
     (

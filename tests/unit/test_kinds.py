@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from chord import tabulate
-from chord.config import Categories, Lengths, Paper, Tabled, load
-from chord.config.building import below
+from chord.config import Categories, Lengths, Paper, Table, Tabled, load
+from chord.config.building import below, why_not
+from chord.config.columns import benchmarks_of
 from chord.findings import kinds, rendering, scheme, table
 from chord.provenance.files import UserError
 from chord.records import Problem, write_lines
@@ -170,9 +171,37 @@ def test_a_cell_of_the_paper_is_a_number_not_published_or_not_there() -> None:
     )
     cells = ({"paper": 52.1}, {"paper": None, "not_published": True}, {"paper": None, "not_published": False})
     assert [rendering.paper_value(cell) for cell in cells] == ["52.1", "n.p.", "–"]
+    told = [("grpo", "AMC"), ("grpo", "BFCL"), ("luffy", "AMC"), ("luffy", None), ("focal", "AMC"), ("grpo", "AIME24")]
+    assert [paper.is_unpublished(*one) for one in told] == [False, True, True, False, False, False]
+    assert Paper(model="M").is_unpublished("focal", "AMC") and not Paper(model="M").is_unpublished("focal", None)
     beside = Paper(model="M", cells={"grpo": {"math": 1423}}, beside={"math": "AMC"})
     assert beside.number("grpo", beside.column(("AMC",))) == 1423
     assert Paper(model="M").column(("AMC",)) == "AMC"  # nothing is known: any cell is unpublished
+
+
+def test_a_table_shows_the_benchmarks_that_it_names_as_the_paper_or_the_study_does() -> None:
+    table1 = PROJECT.artefacts["table1"]
+    assert isinstance(table1, Table)
+    assert benchmarks_of(load(ROOT, "math").study, table1) == ("amc", "aime24", "aime25", "mmlu-pro")
+    assert benchmarks_of(load(ROOT, "tools").study, table1) == ("bfcl",)
+    assert benchmarks_of(PROJECT.study, table1) == tuple(PROJECT.study.benchmarks)
+    named = table1.model_copy(update={"benchmarks": ("harder", "MMLU-Pro", "AIME25")})
+    assert benchmarks_of(PROJECT.study, named) == ("harder", "other-skill")
+    assert benchmarks_of(load(ROOT, "math").study, table1.model_copy(update={"benchmarks": None}))[-1] == "math-500"
+    lacking = table1.model_copy(update={"benchmarks": ("AIME25",)})
+    assert why_not(PROJECT.study, PROJECT.arms, lacking) == "the study has no benchmark beside AIME25"
+
+
+def test_an_arm_without_a_row_in_the_papers_table_has_a_dash_beside_it(tmp_path: Path) -> None:
+    project, artefact = small("table1", Table)
+    artefact = artefact.model_copy(update={"arms": ("grpo", "focal")})
+    for seed, arm in ((seed, arm) for seed in (1, 2) for arm in artefact.arms):
+        for benchmark in PROJECT.study.benchmarks:
+            scores(tmp_path, arm, seed, benchmark, {"a": ("rw", [10, 20]), "b": ("ww", [30, 40])})
+    grid = table.gather(project, artefact, tmp_path, dict.fromkeys(PROJECT.study.benchmarks, "1"))
+    data = table.as_data(project, "table1", artefact, grid)
+    shown = {row["arm"]: [rendering.paper_value(cell) for cell in row["cells"].values()] for row in data["rows"]}
+    assert shown == {"grpo": ["52.1", "13.2", "45.8"], "focal": ["–", "–", "–"]}
 
 
 def test_rows_without_an_arm_are_told_with_their_reason() -> None:

@@ -95,7 +95,10 @@ def test_a_file_that_is_no_gguf_and_a_study_that_carries_no_package_end_in_one_l
         else:
             (config / part).symlink_to(source)
     flags = ["--model", tmp_path / "model", "--manifest", tmp_path / "unpack.manifest.json"]
-    for study, found in (("small", "found no model that transformers reads"), ("demo", "model.source is random")):
+    for study, found in (
+        ("small", "found no model that transformers reads"),
+        ("demo", "found no model 'base' of source package"),
+    ):
         told = subprocess.run(
             [sys.executable, "-m", "chord.unpack", "--study", config / "studies" / f"{study}.yaml", *flags],
             capture_output=True,

@@ -339,8 +339,14 @@ def ahead(wildcards, shape):
     """`--ahead` for each other benchmark of the model: the first job does their work too, so that start-up is paid once."""
     data, evaluated = "results/{study}/data/benchmarks", "results/{study}/runs/{arm}/seed-{seed}/eval"
     places = {"data": data.format(**wildcards), "eval": evaluated.format(**wildcards)}
-    others = [name for name in project.study.benchmarks if name != wildcards.benchmark]
+    others = [name for name in shown_benchmarks(wildcards.arm) if name != wildcards.benchmark]
     return " ".join(f"--ahead {shape.format(name=name, **places)}" for name in others)
+
+
+def shown_benchmarks(arm):
+    """The benchmarks that tables of the study show of the arm; others are not asked for its answers."""
+    shown = {key for name in HERE if arm in project.artefacts[name].arms for key in columns_of(name)}
+    return [name for name in project.study.benchmarks if name in shown]
 
 
 def answers_ahead(wildcards, output):
@@ -370,10 +376,14 @@ TABLES = [name for name, artefact in project.artefacts.items() if isinstance(art
 HERE = [name for name in project.artefacts if not project.why_not(name)]
 
 
+def columns_of(artefact):
+    """The benchmarks of a table; none for a figure."""
+    return benchmarks_of(project.study, project.artefacts[artefact])
+
+
 def cells_of(table):
     """Arms and benchmarks of a table, by wildcard."""
-    artefact = project.artefacts[table]
-    return {"arm": artefact.arms, "benchmark": benchmarks_of(project.study, artefact)}
+    return {"arm": project.artefacts[table].arms, "benchmark": columns_of(table)}
 
 
 def table_scores(wildcards):

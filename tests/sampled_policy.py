@@ -19,7 +19,15 @@ from chord.sampling.vllm_sampler import VllmSampler
 MODEL = load(Path(__file__).parents[1], study="demo").study.model
 TOKENIZER = character_tokenizer(MODEL.alphabet)
 CONTEXT = 96
-ENGINE = Engine(dtype="float32", rows=64, context=CONTEXT, cache_gb=0.05, where="execution.vllm")
+# So few tokens in a pass that prompts have to wait for the next one, as long prompts do in earnest.
+ENGINE = Engine(
+    dtype="float32",
+    rows=64,
+    context=CONTEXT,
+    cache_gb=0.05,
+    options={"max_num_batched_tokens": 128},
+    where="execution.vllm",
+)
 ON_GPU = {"sleep": True, "memory_share": 0.3}  # beside whatever else the tests hold there
 
 

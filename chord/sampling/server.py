@@ -23,7 +23,7 @@ from typing import Any
 
 from chord.provenance.files import UserError
 from chord.sampling import guard
-from chord.sampling.vllm_options import Option, as_arguments, check_options
+from chord.sampling.vllm_options import ON_A_CPU, Option, as_arguments, check_options
 
 NAME = "served"  # how requests call the model
 LOOPBACK = "127.0.0.1"
@@ -198,7 +198,8 @@ def command(model: str, port: int, settings: Settings, devices: str | None) -> l
     ours += ["--load-format", "safetensors", "--tensor-parallel-size", str(settings.tensor_parallel)]
     if devices is None and settings.tensor_parallel == 1 and "distributed_executor_backend" not in settings.options:
         ours += ["--distributed-executor-backend", "uni"]  # else one more process imports all of vLLM
-    return [sys.executable, "-m", "vllm.entrypoints.cli.main", *ours, *as_arguments(settings.options)]
+    options = settings.options if devices else {**ON_A_CPU, **settings.options}
+    return [sys.executable, "-m", "vllm.entrypoints.cli.main", *ours, *as_arguments(options)]
 
 
 def environment(settings: Settings, devices: str | None, key: str) -> dict[str, str]:

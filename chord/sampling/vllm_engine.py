@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from chord.provenance.files import UserError
-from chord.sampling.vllm_options import Option, check_options, vllm_version
+from chord.sampling.vllm_options import ON_A_CPU, Option, check_options, vllm_version
 from chord.sampling.vllm_worker import PolicyWeights
 
 GUEST = {  # read by vLLM when it is imported
@@ -73,6 +73,8 @@ def engine_arguments(folder: Path, engine: Engine) -> dict[str, Any]:
         "seed": 0,
         "worker_extension_cls": f"{PolicyWeights.__module__}.{PolicyWeights.__qualname__}",
     }
+    if not torch.cuda.is_available():
+        said |= ON_A_CPU
     cache_gb = engine.cache_gb or (None if torch.cuda.is_available() else CPU_CACHE_GB)
     if cache_gb is not None:
         said["kv_cache_memory_bytes"] = int(cache_gb * 2**30)

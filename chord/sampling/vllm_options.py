@@ -28,6 +28,10 @@ OURS = {
     "hf_token": "the environment variable HF_TOKEN",
 }
 
+# vLLM 0.32 draws a token also for the first part of a prompt that was divided between passes, and then takes the draw
+# back: on GPUs alone, so that on a CPU a request with a seed of its own would end the engine (its gpu_model_runner.py).
+ON_A_CPU: dict[str, Option] = {"enable_chunked_prefill": False}
+
 
 def vllm_version() -> str:
     """The version of the vLLM that is installed. Raises UserError if there is none."""

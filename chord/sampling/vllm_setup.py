@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from chord.provenance.files import UserError
-from chord.sampling.vllm_options import OURS, Option, vllm_version
+from chord.sampling.vllm_options import ON_A_CPU, OURS, Option, vllm_version
 
 CPU_CACHE_BYTES = 2**30  # ours: of keys and values; vLLM would take a share of the machine's whole memory
 ONE_DEVICE = "nothing: each job of answers has one device; run several jobs at once"
@@ -34,5 +34,5 @@ def engine_settings(options: Mapping[str, Option], dtype: str, rows: int) -> dic
     said |= {"load_format": "safetensors", "generation_config": "vllm"}
     if not torch.cuda.is_available():
         said |= {"distributed_executor_backend": "uni", "enforce_eager": True}
-        said |= {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
+        said |= {"kv_cache_memory_bytes": CPU_CACHE_BYTES, **ON_A_CPU}
     return said | dict(options)

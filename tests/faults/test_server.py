@@ -242,6 +242,11 @@ def test_a_server_is_on_loopback_reports_to_nobody_and_belongs_to_no_other_world
     assert servers.environment(settings, "4,5", "secret")["CUDA_VISIBLE_DEVICES"] == "4,5"
     typed = servers.command("folder", 5000, settings, None)
     assert typed[typed.index("--host") + 1] == "127.0.0.1" and "secret" not in typed
+    # Without a GPU vLLM would die of a seeded prompt that it divides; the options of a study have the last word.
+    assert "--no-enable-chunked-prefill" in typed
+    assert not any("chunked" in word for word in servers.command("folder", 5000, settings, "4,5"))
+    mine = servers.command("folder", 5000, Settings(options={"enable_chunked_prefill": True}), None)
+    assert "--enable-chunked-prefill" in mine and "--no-enable-chunked-prefill" not in mine
 
 
 # --- vLLM itself -------------------------------------------------------------------------------

@@ -90,6 +90,13 @@ def test_both_give_samples_of_one_prompt_that_differ_and_are_its_own(sampler, po
     assert_plain_forward(sampler, policy, asked, got, 1.0)
 
 
+def test_both_take_more_prompt_tokens_than_go_through_at_one_time(sampler, policy):
+    asked = [Request(f"p{k}", tuple(range(2 + k % 9, 32 + k % 9)), k) for k in range(20)]
+    got = sampler.sample(asked, 9, 1.0)
+    assert_plain_forward(sampler, policy, asked, got, 1.0)
+    assert [sampler.sample([request], 9, 1.0)[0].ids for request in asked] == [one.ids for one in got]
+
+
 @pytest.mark.parametrize("limit", [1, 9])
 def test_both_end_with_an_end_token_or_at_the_limit(sampler, limit):
     sampled = sampler.sample(requests(150), limit, 1.0)

@@ -53,7 +53,7 @@ def main() -> None:
         )
     layout = Layout(args.machine, planning.machines[args.machine], args.devices, args.answering_devices)
     config = [f"study={project.study.name}", *([f"seeds={args.seeds}"] if args.seeds else [])]
-    jobs = planned([*args.targets, *(["--forceall"] if args.all else []), "--config", *config])
+    jobs = planned([*args.targets, *(["--forceall"] if args.all or args.against else []), "--config", *config])
     estimate = estimated(project, planning, layout, jobs)
     if args.against:
         estimate["against"] = measured.compared(args.against, estimate["jobs"], estimate["memory"])
@@ -198,7 +198,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--machine", default="h100-80gb", help="a machine of config/planning.yaml (default: h100-80gb)")
     parser.add_argument("--devices", type=int, default=8, help="devices of one training (default: 8)")
     parser.add_argument("--answering-devices", type=int, default=1, help="devices of one answering job (default: 1)")
-    parser.add_argument("--all", action="store_true", help="also what is made already")
+    parser.add_argument("--all", action="store_true", help="also what is made already; as with --against")
     parser.add_argument("--against", type=Path, metavar="RESULTS", help="a finished study, measured beside estimated")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
     return parser.parse_args()

@@ -15,19 +15,24 @@ class Dataset(Frozen):
     """Files of one repository, rows of Parquet or JSON lines, and what their columns are called here.
 
     `columns` maps a name that a task's prompt may have in braces to a column. `question` and `answer` must be there;
-    `generations` and `verified` where traces are published.
+    `generations` and `verified` where traces are published. Those of `may_lack` need not be in the files: where one is
+    not, `filters.generations` of a task does not hold, and only what reads published traces of it cannot be made.
     """
 
     repository: Repository
     revision: str
     files: Annotated[tuple[str, ...], Field(min_length=1)]
     columns: dict[str, str]
+    may_lack: tuple[Literal["generations", "verified"], ...] = Field(default=(), exclude_if=lambda v: not v)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         missing = [name for name in NEEDED if name not in self.columns]
         if missing:
             raise ValueError(f"found no `{missing[0]}` in `columns`, expected the columns of {' and '.join(NEEDED)}")
+        unnamed = [name for name in self.may_lack if name not in self.columns]
+        if unnamed:
+            raise ValueError(f"found `{unnamed[0]}` in `may_lack` and not in `columns`, expected the column that it is")
         bad = [file for file in self.files if not file.endswith((".parquet", ".jsonl"))]
         if bad:
             raise ValueError(f"found '{bad[0]}' in `files`, expected names or patterns that end in .parquet or .jsonl")

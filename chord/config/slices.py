@@ -172,7 +172,7 @@ def _of_packaged_set(study: Study, problems: str) -> dict[str, Any]:
 
 def _of_dataset(study: Study, dataset: str, lock: Lock | None) -> dict[str, Any]:
     return {
-        "columns": study.datasets[dataset].columns,
+        **study.datasets[dataset].model_dump(mode="json", include={"columns", "may_lack"}),
         "files": study.datasets[dataset].files,
         "fetched": _pinned(lock, wanted_dataset(study, dataset)),
     }

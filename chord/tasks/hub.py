@@ -68,6 +68,7 @@ class Rules:
     apart: frozenset[str]  # problems of other sets, by the hash of their question
     overlap: Overlap | None
     lengths: Lengths | None
+    has_generations: bool = True  # False where the files lack them, as datasets.NAME.may_lack allows
 
     @property
     def task(self) -> Task:
@@ -76,8 +77,10 @@ class Rules:
 
     @property
     def filters(self) -> Filters:
-        """Its filters, or those that drop nothing."""
-        return self.task.filters or Filters()
+        """Its filters, or those that drop nothing; without generations those that need none."""
+        filters = self.task.filters or Filters()
+        without = {"generations": 0, "generation_tokens": None}
+        return filters if self.has_generations else filters.model_copy(update=without)
 
 
 def select(rows: Iterable[Row], rules: Rules, wanted: tuple[str, int]) -> Selection:

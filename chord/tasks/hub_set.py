@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from chord.provenance.files import UserError
 from chord.records import Problem, read_lines
 from chord.tasks.hub import Lengths, Rules, Selection, question_key, question_of, select
 from chord.tasks.overlap import Overlap
-from chord.tasks.rows import read_rows
+from chord.tasks.rows import lacking, read_rows
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,13 @@ def hub_set(
     task = study.tasks[split.task]
     wanted = wanted_dataset(study, task.dataset)
     files = checked_files(root, study.name, lock, wanted)
-    rules = _rules(study, name, split.task, _commit(lock, wanted), beside)
-    columns = study.datasets[task.dataset].columns
+    dataset = study.datasets[task.dataset]
+    absent = lacking(files, {one: dataset.columns[one] for one in dataset.may_lack})
+    columns = {one: column for one, column in dataset.columns.items() if one not in absent}
+    rules = replace(_rules(study, name, split.task, _commit(lock, wanted), beside), has_generations=not absent)
     found = select(read_rows(files, columns), rules, (drawn_as(name), split.size))
     told = counts(name, found, f"{wanted.name} at {rules.commit}", beside)
+    told |= {"columns_lacking": [dataset.columns[one] for one in absent]} if absent else {}
     if len(found.problems) < split.size and not split.or_fewer:
         raise ConfigError(_too_few(study, name, split, found))
     if not found.problems:

@@ -12,8 +12,15 @@ from chord.tasks.rows import Row
 def published(problems: Sequence[Problem], rows: Iterable[Row], seed: int, expert: str, file: Path) -> Iterator[Trace]:
     """One trace for each problem, in the order of `rows`. `file` is where the problems were read from.
 
-    Raises UserError if the rows are not those that the problems were drawn from.
+    Raises UserError if the problems were drawn without traces, or the rows are not those that they were drawn from.
     """
+    if not any(one.source.get("kept") for one in problems):
+        raise UserError(
+            f"{file}: found no problem that was drawn with a trace, expected columns of generations and verdicts in"
+            " their dataset: they are among `may_lack` and not there. Only arms that read these traces need them"
+            " (aligned ones: luffy). Name the right columns in `columns` of the dataset and draw again, or take those"
+            " arms out of `arms` in config/experiments; all others are built without"
+        )
     waiting = {(str(one.source.get("file")), one.source.get("row")): one for one in problems}
     for row in rows:
         problem = waiting.pop((row.file, row.number), None)

@@ -32,6 +32,30 @@ def read_rows(files: list[tuple[str, Path]], columns: Mapping[str, str]) -> Iter
             yield Row(name, number, values)
 
 
+def lacking(files: list[tuple[str, Path]], columns: Mapping[str, str]) -> list[str]:
+    """Which of the `columns` (name: column in the file) some file has not at all. Raises UserError as `read_rows`."""
+    found: set[str] = set()
+    for _, path in files if columns else []:
+        there = _columns_of_parquet(path) if path.suffix == ".parquet" else _keys_of_json_lines(path)
+        found |= {name for name, column in columns.items() if column not in there}
+    return sorted(found)
+
+
+def _columns_of_parquet(path: Path) -> set[str]:
+    import pyarrow
+    from pyarrow.parquet import read_schema
+
+    try:
+        return set(read_schema(path).names)
+    except pyarrow.ArrowException as error:
+        raise UserError(_no_parquet(path, error)) from None
+
+
+def _keys_of_json_lines(path: Path) -> set[str]:
+    with path.open("rb") as file:
+        return {key for number, line in enumerate(file, start=1) for key in _json_object(path, number, line)}
+
+
 def _parquet(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
@@ -46,7 +70,7 @@ def _parquet(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]
                 for row in batch.to_pylist():
                     yield {name: row[column] for name, column in columns.items()}
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: found no Parquet that can be read ({' '.join(str(error).split()):.200})") from None
+        raise UserError(_no_parquet(path, error)) from None
 
 
 def _json_lines(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
@@ -54,17 +78,26 @@ def _json_lines(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, An
     row: Any = {}
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise UserError(f"{path}, line {number}: found text that is not JSON ({error!s:.200})") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: found no JSON object, expected one a line")
+            row = _json_object(path, number, line)
             seen |= row.keys() & set(columns.values())
             yield {name: row.get(column) for name, column in columns.items()}
     missing = sorted(set(columns.values()) - seen)
     if row and missing:
         raise UserError(_no_column(path, missing[0], sorted(row)))
+
+
+def _json_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}, line {number}: found text that is not JSON ({error!s:.200})") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{path}, line {number}: found no JSON object, expected one a line")
+    return row
+
+
+def _no_parquet(path: Path, error: Exception) -> str:
+    return f"{path}: found no Parquet that can be read ({' '.join(str(error).split()):.200})"
 
 
 def _no_column(path: Path, column: str, found: list[str]) -> str:

@@ -14,6 +14,7 @@ from chord.config.lock import repositories
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 FILTERS = {"script": "no-cjk", "answers": "integer", "generations": 1, "generation_tokens": 90, "overlap_words": 8}
+DATASET = {"repository": "made-up/sums", "revision": "main", "files": ["data/train-*.parquet"]}
 SPLIT = {"task": "published", "size": 40}
 HARDER = {"label": "harder", "problems": SPLIT, "file": "harder.yaml"}
 
@@ -66,6 +67,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "traces without their column": (
         {"datasets__sums__columns": {"question": "problem", "answer": "answer"}},
         "has no `generations`, expected the columns of generations and verified",
+    ),
+    "a column that may be lacking and has no name": (
+        {
+            "datasets__sums": {
+                **DATASET,
+                "columns": {"question": "problem", "answer": "answer"},
+                "may_lack": ["verified"],
+            }
+        },
+        "datasets.sums: found `verified` in `may_lack` and not in `columns`",
     ),
     "a file that is neither Parquet nor JSON lines": (
         {"datasets__sums__files": ["data/train.csv"]},

@@ -7,16 +7,26 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from chord.config import ConfigError, load
+from chord.config import ConfigError, Lock, Study, load
 from chord.config.beside import beside_problems, beside_scores, beside_training
+from chord.config.lock import LockedFile, LockedRepository, wanted_dataset
 from chord.config.slices import of_problems
 from chord.jobs import expectations
 from chord.provenance.digest import OF_TRAINING, deciding_code
+from chord.provenance.fetched import repository_folder
+from chord.provenance.files import UserError
+from chord.provenance.hashing import file_sha256
 from chord.records import Answer, Problem, read_lines, write_lines
 from chord.tasks.bfcl import CATEGORIES, release
+from chord.tasks.hub_set import Beside, hub_set
+from chord.tasks.published import published
+from chord.tasks.rows import lacking, read_rows
+from tests.made_up_math import model_files
 from tests.tiny_model import tiny_model
 from tests.unit.small_study import ROOT, prepare, run
 from tests.unit.test_bfcl import first, reply
@@ -134,6 +144,76 @@ def test_a_model_answers_the_items_and_its_answers_are_scored(tmp_path: Path, pl
     assert len(read_lines(root / "answers.jsonl", Answer)) == SIZE
     scores = score(root, root / "answers.jsonl", "scores")
     assert (scores["mean"], scores["n_problems"], scores["outcomes"]["right"]) == (0.0, SIZE, 0)
+
+
+# --- training problems with and without the expert's answers to them ----------------------------
+
+
+def made_row(number: int, right: bool) -> dict[str, Any]:
+    """A row of the RL split in the columns that the study reads, with one answer of the expert."""
+    calls = json.dumps([{"name": "add", "arguments": {"x": number, "y": 2}}])
+    written = calls if right else json.dumps([{"name": "add", "arguments": {"x": number, "y": 3}}])
+    return {
+        "question": f"A miller wants the sum of {number} sacks and two more; which one is it?",
+        "tools": json.dumps([{"name": "add", "parameters": {"x": {"type": "integer"}, "y": {"type": "integer"}}}]),
+        "answer": calls,
+        "generations": [f"<think>Add them.</think> <tool_call>{written}</tool_call>"],
+        "verified": [True],
+    }
+
+
+def fetched_rows(place: Path, root: Path, *columns: str) -> tuple[Study, Lock, Beside, list[tuple[str, Path]]]:
+    """The study on a fetched RL split of four rows, one with a wrong answer of the expert, that has these columns."""
+    study = load(tools_study(root).parents[2], "tools").study
+    wanted, commit = wanted_dataset(study, "toolace-rl"), "0123456789" * 4
+    file = repository_folder(root, wanted.kind, wanted.name, commit) / "data" / "train-0.parquet"
+    file.parent.mkdir(parents=True)
+    rows = [{name: made_row(number, number != 2)[name] for name in columns} for number in range(4)]
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    pinned = {"data/train-0.parquet": LockedFile(size=file.stat().st_size, sha256=file_sha256(file))}
+    one = LockedRepository(kind="dataset", name=wanted.name, revision="main", commit=commit, files=pinned)
+    for name, content in model_files().items():
+        (root / "model").mkdir(exist_ok=True)
+        (root / "model" / name).write_bytes(content)
+    beside = Beside([], [place / "benchmarks" / "bfcl.jsonl"], root / "model")
+    return study, Lock(study="tools", repositories=(one,)), beside, [("data/train-0.parquet", file)]
+
+
+ALL = ("question", "tools", "answer", "generations", "verified")
+
+
+def test_rl_problems_need_no_answers_of_the_expert_and_only_aligned_traces_are_refused(place, tmp_path) -> None:
+    study, lock, beside, files = fetched_rows(place, tmp_path, *ALL[:3])
+    problems, told = hub_set(study, "train", tmp_path, lock, beside)
+    assert [json.loads(one.answer)[0]["arguments"]["x"] for one in problems] == [0, 1, 2, 3]
+    assert told["columns_lacking"] == ["generations", "verified"]
+    assert all('"name": "add"' in one.prompt and "sacks" in one.prompt for one in problems)
+    rows = read_rows(files, {name: name for name in ("question", "generations")})
+    with pytest.raises(
+        UserError, match=r"(?s)found no problem that was drawn with a trace.*luffy.*take those arms out"
+    ):
+        list(published(problems, rows, 1, "R1", tmp_path / "train.jsonl"))
+
+
+def test_where_the_experts_answers_are_there_each_rl_problem_has_a_right_one(place, tmp_path) -> None:
+    study, lock, beside, files = fetched_rows(place, tmp_path, *ALL)
+    problems, told = hub_set(study, "train", tmp_path, lock, beside)
+    assert [json.loads(one.answer)[0]["arguments"]["x"] for one in problems] == [0, 1, 3]  # the trace of 2 is wrong
+    assert "columns_lacking" not in told
+    traces = list(published(problems, read_rows(files, dict(zip(ALL, ALL, strict=True))), 1, "R1", tmp_path))
+    assert [one.problem for one in traces] == [one.id for one in problems]
+
+
+def test_the_expert_set_needs_them_and_their_column_is_named(place, tmp_path) -> None:
+    study, lock, beside, files = fetched_rows(place, tmp_path, *ALL[:3])
+    dataset = study.datasets["toolace-rl"].model_copy(update={"may_lack": ()})
+    strict = study.model_copy(update={"datasets": study.datasets | {"toolace-rl": dataset}})
+    with pytest.raises(UserError, match="found columns question, tools, answer, expected 'generations' among them"):
+        hub_set(strict, "train", tmp_path, lock, beside)
+    assert lacking(files, {"generations": "generations", "tools": "tools"}) == ["generations"]
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text('{"question": "q", "verified": [true]}\n{"generations": ["t"]}\n', encoding="utf-8")
+    assert lacking([("rows.jsonl", lines)], {"generations": "generations", "verified": "right"}) == ["verified"]
 
 
 # --- what decides it ---------------------------------------------------------------------------

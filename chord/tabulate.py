@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from chord.config import Categories, Lengths, Project, Tabled, load, slices
-from chord.config.columns import benchmarks_of
+from chord.config import Lengths, Project, Tabled, load, slices
+from chord.config.columns import benchmarks_of, divisions
 from chord.findings import kinds, page, rendering, table, terminal, verdicts
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
@@ -56,12 +56,13 @@ def tabulated(root: Path, project: Project, name: str, artefact: Tabled, results
     """The table as JSON: cells and the paper's numbers."""
     study = project.study
     versions = {key: str(read_benchmark(root, study, key).version) for key in benchmarks_of(study, artefact)}
-    divided = None
-    if isinstance(artefact, Categories):
-        (key,) = benchmarks_of(study, artefact)
-        divided = kinds.divided(_problems(results, key), study.benchmarks[key].categories or "")
+    divided: dict[str, dict[str, list[str]]] = {}
+    for key, (by, columns) in divisions(study, artefact).items():
+        found = kinds.divided(_problems(results, key), by)
+        divided[key] = {part: ids for part, ids in found.items() if not columns or part in columns}
     grid = table.gather(project, artefact, results, versions, divided)
-    data = table.as_data(project, name, artefact, grid) | ({"categories": divided} if divided else {})
+    data = table.as_data(project, name, artefact, grid)
+    data |= {"categories": {part: ids for parts in divided.values() for part, ids in parts.items()}} if divided else {}
     if isinstance(artefact, Lengths):
         data["expert"] = kinds.expert_length(_expert_counts(results)) | {"paper": artefact.expert}
     return data
@@ -88,7 +89,7 @@ def _inputs(project: Project, artefact: Tabled, results: Path) -> dict[str, Path
     }
     if isinstance(artefact, Lengths):
         return scores | {"expert": _expert_counts(results)}
-    return scores | ({key: _problems(results, key) for key in keys} if isinstance(artefact, Categories) else {})
+    return scores | {key: _problems(results, key) for key in divisions(project.study, artefact)}
 
 
 def _problems(results: Path, benchmark: str) -> Path:

@@ -7,9 +7,9 @@ computes must never come from here, since the code of this module is no part of 
 
 from typing import Any
 
-from chord.config.artefacts import Categories, Figure, Table, Tabled
+from chord.config.artefacts import Figure, Table, Tabled
 from chord.config.building import models_from
-from chord.config.columns import benchmarks_of
+from chord.config.columns import benchmarks_of, divisions
 from chord.config.hub_sets import apart_from
 from chord.config.hub_sets import split_of as hub_split_of
 from chord.config.lock import Lock, Wanted, wanted_dataset, wanted_model
@@ -104,9 +104,11 @@ def of_artefact(project: Project, name: str) -> dict[str, Any]:
     is_table = isinstance(artefact, Tabled)
     keys = {"label", "note", "same_as"} if is_table else {"label"}
     shown = benchmarks_of(study, artefact)
-    benchmarks = {key: [study.benchmarks[key].label, *study.benchmarks[key].paper_columns] for key in shown}
-    if isinstance(artefact, Categories):
-        benchmarks = {key: [*words, study.benchmarks[key].categories] for key, words in benchmarks.items()}
+    benchmarks: dict[str, list[Any]] = {
+        key: [study.benchmarks[key].label, *study.benchmarks[key].paper_columns] for key in shown
+    }
+    for key, (by, columns) in divisions(study, artefact).items():
+        benchmarks[key] += [by, *columns.items()]
     return {
         "study": study.title,
         "artefact": artefact.model_dump(mode="json", exclude={"not_here"}),

@@ -65,10 +65,21 @@ class AnswerForm(Frozen):
         return self
 
 
+class Parts(Frozen):
+    """Parts of a benchmark that have columns of their own in tables of the paper: by a key of each problem's `source`.
+
+    `columns`: the paper's column for each value of that key.
+    """
+
+    by: str
+    columns: Annotated[dict[str, str], Field(min_length=1)]
+
+
 class Benchmark(Frozen):
     """A column of the tables: problems, the lm-eval task that asks them, and the paper's column beside it.
 
     `grading` is how its answers are read where that is not how the study's rewards read them.
+    `parts` are shown in tables of the paper that have their columns; they need no answers of their own.
     `other_paper_columns` are columns of tables of the paper that lack `paper_column`. `categories` names what its
     problems differ in: a fact that stands in their `source`, or one that is worked out, see `chord.findings.kinds`.
     """
@@ -80,6 +91,7 @@ class Benchmark(Frozen):
     grading: AnswerForm | None = None
     other_paper_columns: tuple[str, ...] = ()
     categories: str | None = None
+    parts: Parts | None = Field(default=None, exclude_if=lambda v: v is None)
 
     @property
     def paper_columns(self) -> tuple[str, ...]:

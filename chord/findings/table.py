@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chord.config import Lengths, Project, Tabled
-from chord.config.columns import benchmarks_of
+from chord.config.columns import benchmarks_of, divisions
 from chord.findings.reading import Scored, read_scores
 from chord.findings.statistics import Estimate, two_way
 from chord.provenance.files import UserError
 
 Grid = dict[tuple[str, str], "Cell"]  # by arm and column
-Divided = Mapping[str, Collection[str]]  # by category, ids of problems
+Divided = Mapping[str, Mapping[str, Collection[str]]]  # by benchmark and category, ids of problems
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def gather(
     """Every cell of the table out of results/<study>; refuses scores that cannot stand in one column.
 
     `versions` are those of the benchmarks as they are defined today; older scores are refused. `divided`: the problems
-    of a benchmark by category, where the table shows these; a column `BENCHMARK/CATEGORY` has only their scores.
+    of benchmarks by category, where the table shows these; a column `BENCHMARK/CATEGORY` has only their scores.
     """
     grid: Grid = {}
     for benchmark in columns(project, table):
@@ -58,7 +58,7 @@ def gather(
                 _check_same(first, other, versions[benchmark])
             whole = cell(scored, "tokens" if isinstance(table, Lengths) else "right")
             grid[arm, benchmark] = whole
-            for category, ids in (divided or {}).items():
+            for category, ids in (divided or {}).get(benchmark, {}).items():
                 chosen = [index for index, problem in enumerate(first.problems) if problem in ids]
                 grid[arm, f"{benchmark}/{category}"] = replace(whole, right=whole.right[:, chosen])
     return grid
@@ -99,7 +99,7 @@ def as_data(project: Project, name: str, table: Tabled, grid: Grid) -> dict[str,
         "columns": [
             {
                 "benchmark": column,
-                "label": _label(project, column),
+                "label": _label(project, table, column),
                 "metric": "tokens" if isinstance(table, Lengths) else grid[table.arms[0], column].metric,
                 "version": grid[table.arms[0], column].version,
                 "paper_column": beside[column],
@@ -125,16 +125,22 @@ def _cell(table: Tabled, arm: str, column: str | None, cell: Cell) -> dict[str, 
     return {**_numbers(cell), "paper": number, "not_published": table.paper.is_unpublished(arm, column)}
 
 
-def _label(project: Project, column: str) -> str:
-    """A benchmark's label, or a category's name."""
+def _label(project: Project, table: Tabled, column: str) -> str:
+    """A benchmark's label, or the name of a category or part."""
+    part = _part(project, table, column)
+    return part or project.study.benchmarks[column].label
+
+
+def _part(project: Project, table: Tabled, column: str) -> str:
+    """What the paper calls a category or part of a benchmark, or it is called here; nothing for a whole benchmark."""
     benchmark, _, category = column.partition("/")
-    return category or project.study.benchmarks[benchmark].label
+    return divisions(project.study, table)[benchmark].columns.get(category, category) if category else ""
 
 
 def _paper_column(project: Project, table: Tabled, column: str) -> str | None:
-    """The column of the paper's table beside ours; its categories are called as ours are."""
-    benchmark, _, category = column.partition("/")
-    return category or table.paper.column(project.study.benchmarks[benchmark].paper_columns)
+    """The column of the paper's table beside ours."""
+    part = _part(project, table, column)
+    return part or table.paper.column(project.study.benchmarks[column].paper_columns)
 
 
 def numbers(scored: Sequence[Scored], measure: str = "right", of: Collection[str] | None = None) -> dict[str, Any]:

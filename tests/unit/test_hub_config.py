@@ -55,6 +55,14 @@ def test_a_study_may_draw_from_a_hub_and_needs_each_repository_once(tmp_path: Pa
     assert only.patterns == only.required == ("data/train-*.parquet",)
 
 
+def test_models_of_other_arms_and_served_experts_are_fetched_with_the_studys_own() -> None:
+    needed = {name: repositories(load(ROOT, name).study) for name in ("math", "tools")}
+    models = {name: [one.name for one in found if one.kind == "model"] for name, found in needed.items()}
+    assert models["math"] == ["Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-7B"]
+    assert models["tools"] == ["meta-llama/Llama-3.2-3B-Instruct", "Qwen/Qwen2.5-72B-Instruct"]
+    assert all("*.safetensors" in one.required for found in needed.values() for one in found if one.kind == "model")
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a dataset that is not there": (
         {"tasks__published__dataset": "sum"},

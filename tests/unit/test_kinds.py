@@ -8,8 +8,9 @@ import pytest
 from chord import tabulate
 from chord.config import Categories, Lengths, Paper, Table, Tabled, load
 from chord.config.building import below, why_not
-from chord.config.columns import benchmarks_of
+from chord.config.columns import benchmarks_of, divisions
 from chord.findings import kinds, rendering, scheme, table
+from chord.findings.recomputed import table_differences
 from chord.provenance.files import UserError
 from chord.records import Problem, write_lines
 from chord.tasks.problems import draw
@@ -141,7 +142,7 @@ def test_a_table_by_category_has_the_whole_benchmark_and_then_each_category(tmp_
         rows = {"a": ("rr", [1, 1]), "b": ("rw", [1, 1]), "c": ("ww", [1, 1]), "d": ("wr", [1, 1])}
         scores(tmp_path, "grpo", seed, "other-skill", rows)  # 1, 1/2, 0, 1/2
     divided = {"3 letters": ["a", "b"], "4 letters": ["c", "d"]}
-    grid = table.gather(project, artefact, tmp_path, {"other-skill": "1"}, divided)
+    grid = table.gather(project, artefact, tmp_path, {"other-skill": "1"}, {"other-skill": divided})
     data = table.as_data(project, "table11", artefact, grid)
     cells = data["rows"][0]["cells"]
     assert {key: cell["mean"] for key, cell in cells.items()} == {
@@ -152,6 +153,31 @@ def test_a_table_by_category_has_the_whole_benchmark_and_then_each_category(tmp_
     assert [cell["n_problems"] for cell in cells.values()] == [4, 2, 2]
     assert [column["label"] for column in data["columns"]] == ["word reversal", "3 letters", "4 letters"]
     assert all(cell["paper"] is None and cell["not_published"] for cell in cells.values())
+
+
+def test_parts_of_a_benchmark_stand_in_columns_of_their_own_out_of_the_same_answers(tmp_path: Path) -> None:
+    project = load(ROOT, "tools", (1, 2))
+    artefact = project.artefacts["table1"].model_copy(update={"arms": ("grpo",)})
+    assert isinstance(artefact, Table)
+    kept = {"a": "live", "b": "live", "c": "non-live", "d": "non-live", "e": "non-live"}
+    written(tmp_path / "data/benchmarks", *(problem(name, kind=kind) for name, kind in kept.items())).rename(
+        tmp_path / "data/benchmarks/bfcl.jsonl"
+    )
+    for seed in (1, 2):
+        rows = {name: (outcomes, [1, 1]) for name, outcomes in zip(kept, ("rr", "rw", "ww", "ww", "rr"), strict=True)}
+        scores(tmp_path, "grpo", seed, "bfcl", rows)  # live 1, 1/2; non-live 0, 0, 1
+    data = tabulate.tabulated(ROOT, project, "table1", artefact, tmp_path)
+    (row,) = data["rows"]
+    means = {column["label"]: row["cells"][column["benchmark"]]["mean"] for column in data["columns"]}
+    assert means == {"BFCL": 50, "BFCL live": 75, "BFCL non-live": pytest.approx(100 / 3)}
+    assert [column["paper_column"] for column in data["columns"]] == ["BFCL", "BFCL live", "BFCL non-live"]
+    assert [rendering.paper_value(cell) for cell in row["cells"].values()] == ["77.1", "n.p.", "n.p."]
+    (tmp_path / "table1.json").write_text(json.dumps(data), encoding="utf-8")
+    assert table_differences(tmp_path / "table1.json", tmp_path) == []
+    row["cells"]["bfcl/live"]["mean"] = 76.0
+    (tmp_path / "table1.json").write_text(json.dumps(data), encoding="utf-8")
+    assert len(table_differences(tmp_path / "table1.json", tmp_path)) == 1
+    assert divisions(project.study, project.artefacts["table3"]) == {}  # the paper has no such columns there
 
 
 # --- the paper's cells -------------------------------------------------------------------------

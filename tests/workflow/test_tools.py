@@ -1,10 +1,15 @@
 """Study tools is planned whole before anything is fetched; its benchmark needs no hub."""
 
+import re
 from pathlib import Path
 
+import pytest
+
+from chord.config import load
+from chord.jobs import planned
 from tests.workflow.expected import ARMS, IN_TABLE, imitates_only, lineage, recipe
 from tests.workflow.test_sources import jobs
-from tests.workflow.tree import copied
+from tests.workflow.tree import ROOT, copied, snakemake
 
 SEEDS = 3
 
@@ -30,3 +35,31 @@ def test_table1_of_tools_is_planned_without_a_lock_file(tmp_path: Path) -> None:
         "tabulate": 1,
         "table1": 1,
     }
+
+
+OTHERS = {
+    "table6": {"adopt": 2, "ask_expert": 1, "train_sft": 18, "train": 21, "choose": 6, "generate": 21, "tabulate": 1},
+    "table10": {"adopt": 1, "train_sft": 12, "train": 21, "generate": 30, "score": 30, "tabulate": 1},
+}
+
+
+@pytest.mark.parametrize("target", OTHERS)
+def test_a_second_expert_is_fetched_and_asked_and_categories_need_no_more_answers(tmp_path: Path, target: str) -> None:
+    found = jobs(copied(tmp_path / "project"), "tools", target)
+    assert {name: found.get(name) for name in OTHERS[target]} == OTHERS[target]
+    assert ("ask_expert" in found) is (target == "table6")
+
+
+def test_the_second_experts_model_is_asked_for_its_traces_and_no_other(tmp_path: Path) -> None:
+    folder = copied(tmp_path / "project")
+    told = snakemake(folder, "-n", "-p", "--config", "study=tools", "--", "table6")
+    (command,) = re.findall(r"python -m chord\.ask_expert .*", told.stdout)
+    assert "--traces-of expert-second" in command
+    assert "--expert results/tools/models/expert-second/model" in command
+    assert "--problems results/tools/data/problems/expert.jsonl" in command
+    assert "--of expert-second" in told.stdout
+    made = snakemake(folder, "--summary", "--config", "study=tools", "artefacts=[table6]")
+    manifests = set(re.findall(r"^results/tools/(\S+\.manifest\.json)", made.stdout, flags=re.MULTILINE))
+    assert manifests == planned(load(ROOT, "tools", given={"artefacts": ["table6"]})).keys()
+    assert "models/expert-second/adopt.manifest.json" in manifests
+    assert "models/expert-second/adopt.manifest.json" not in planned(load(ROOT, "tools"))

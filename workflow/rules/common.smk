@@ -22,7 +22,7 @@ from chord.config.building import (
     started_from,
     trained_starts,
 )
-from chord.config.columns import benchmarks_of
+from chord.config.columns import benchmarks_of, divisions
 from chord.config.hub_sets import apart_from
 from chord.config.sets import (
     BENCHMARK,
@@ -389,9 +389,10 @@ def cells_of(table):
 def table_scores(wildcards):
     """The scores of each cell; and the lengths of the expert's traces, or the problems and what they are."""
     path, cells = "results/{{study}}/runs/{arm}/seed-{seed}/eval/{benchmark}/scores.json", cells_of(wildcards.table)
-    kind = project.artefacts[wildcards.table].kind
-    more = ["results/{study}/data/traces/expert.json"] if kind == "lengths" else []
-    more += expand("results/{{study}}/data/benchmarks/{benchmark}.jsonl", **cells) if kind == "categories" else []
+    artefact = project.artefacts[wildcards.table]
+    more = ["results/{study}/data/traces/expert.json"] if artefact.kind == "lengths" else []
+    divided = list(divisions(project.study, artefact))
+    more += expand("results/{{study}}/data/benchmarks/{benchmark}.jsonl", benchmark=divided)
     return expand(path, seed=project.seeds, **cells) + more
 
 

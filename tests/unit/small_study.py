@@ -52,6 +52,20 @@ def write_study(project: Path, **changes: object) -> Path:
     return file
 
 
+def write_smollm2(project: Path, changes: dict[str, dict[str, Any]], **values: Any) -> Path:
+    """The file of study small in a config folder of its own, with `changes` by section and `values` at the top."""
+    (project / "config" / "studies").mkdir(parents=True)
+    for name in ("arms.yaml", "claims.yaml", "config.yaml", "experiments", "benchmarks"):
+        (project / "config" / name).symlink_to(ROOT / "config" / name)
+    study = yaml.safe_load((ROOT / "config" / "studies" / "small.yaml").read_text(encoding="utf-8"))
+    for part, news in changes.items():
+        for key, value in news.items():
+            study[part][key] = study[part][key] | {"size": value} if part == "data" else value
+    file = project / "config" / "studies" / "small.yaml"
+    file.write_text(yaml.safe_dump(study | values), encoding="utf-8")
+    return file
+
+
 def run(verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """The verb as a person would type it, at the root of the project."""
     return subprocess.run(

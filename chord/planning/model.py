@@ -3,23 +3,23 @@
 import json
 from pathlib import Path
 
-from chord.config import Study
+from chord.config import Model
 from chord.config.planning import Dimensions, Planning
 from chord.provenance.files import UserError
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
 
 
-def dimensions(study: Study, planning: Planning, fetched: Path) -> Dimensions:
-    """The policy's shape, out of its config.json in `fetched`, the study's architecture, or config/planning.yaml."""
+def dimensions(model: Model, planning: Planning, fetched: Path) -> Dimensions:
+    """A model's shape, out of its config.json in `fetched`, its architecture in the study, or config/planning.yaml."""
     file = fetched / "config.json"
     if file.is_file():
         return _of_config(json.loads(file.read_text(encoding="utf-8")))
-    if study.model.architecture is not None:
-        shape = study.model.architecture.model_dump(exclude={"max_position_embeddings"})
+    if model.architecture is not None:
+        shape = model.architecture.model_dump(exclude={"max_position_embeddings"})
         special = 2  # the end of a text and padding
-        return Dimensions(**shape, vocab_size=len(study.model.alphabet or "") + special, tied=False)
-    return named(study.model.name, planning)
+        return Dimensions(**shape, vocab_size=len(model.alphabet or "") + special, tied=False)
+    return named(model.name, planning)
 
 
 def named(model: str, planning: Planning) -> Dimensions:

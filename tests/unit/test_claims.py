@@ -350,3 +350,16 @@ def test_the_verb_writes_every_claim_once_in_the_shape_that_pages_read(tmp_path,
     assert capsys.readouterr().out.strip() == PROJECT.claims.digest
     with pytest.raises(UserError, match=r"found no --study, --results, --json"):
         judge.main([])
+
+
+def test_every_claim_with_a_rule_is_judged_where_a_study_builds_all_that_it_can() -> None:
+    judged: dict[str, set[str]] = {}
+    for name in ("demo", "math", "tools"):
+        project = load(ROOT, name)
+        built = [one for one in project.artefacts if not project.why_not(one)]
+        project = load(ROOT, name, given={"artefacts": built})
+        judged[name] = {claim.id for claim in project.claims.claims if not needs.needs(project, claim).lacking}
+    ruled = {claim.id for claim in load(ROOT, "demo").claims.claims if claim.rule.compare != "elsewhere"}
+    assert ruled == set().union(*judged.values())
+    assert {"weak-model", "base-start-rises", "more-sft-data-then-rl"} <= judged["demo"] & judged["math"]
+    assert "weaker-expert-no-loss" in judged["demo"] & judged["tools"] and "weak-model" not in judged["tools"]

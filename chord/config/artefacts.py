@@ -157,8 +157,11 @@ class Scheme(Shown):
 Artefact = Annotated[Table | Lengths | Categories | Figure | Scheme, Field(discriminator="kind")]
 
 
+EVERYTHING = "everything"
+
+
 class Choice(Frozen):
-    """config/config.yaml: what to build, and nothing about how."""
+    """config/config.yaml: what to build, and nothing about how. `artefacts: [everything]`: all that the study builds."""
 
     study: Name
     artefacts: Annotated[tuple[Name, ...], Field(min_length=1)]

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter
 
-from chord.config.artefacts import Artefact, Choice
+from chord.config.artefacts import EVERYTHING, Artefact, Choice
 from chord.config.base import NAME, ConfigError, Number, Raw
+from chord.config.building import why_not
 from chord.config.checks import crossed, misnamed
 from chord.config.claims import Claims
 from chord.config.lock import read_lock
@@ -61,6 +62,9 @@ def load(
     claims = _collected(TypeAdapter[Claims](Claims), read_yaml(root / CLAIMS, CLAIMS), CLAIMS, "", problems)
     whole_arms = {name: arm for name, arm in arms.items() if arm}
     whole_artefacts = {name: artefact for name, artefact in artefacts.items() if artefact}
+    if EVERYTHING in choice.artefacts and not problems and loaded:
+        built = [name for name, artefact in whole_artefacts.items() if not why_not(loaded, whole_arms, artefact)]
+        choice = choice.model_copy(update={"artefacts": tuple(built)})
     if not problems and loaded and claims:
         problems += crossed(loaded, whole_arms, whole_artefacts, choice, root)
         problems += misnamed(claims, whole_arms, root)

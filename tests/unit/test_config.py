@@ -366,6 +366,13 @@ def test_an_arm_that_nothing_asks_for_may_need_what_the_study_lacks(root: Path) 
     assert load(root, given={"artefacts": ["figure2"]}).choice.artefacts == ("figure2",)  # SFT alone samples nothing
 
 
+def test_everything_is_all_that_the_study_builds(root: Path) -> None:
+    demo, math = (load(root, study=study, given={"artefacts": ["everything"]}) for study in ("demo", "math"))
+    for project in (demo, math):
+        assert set(project.choice.artefacts) == {name for name in project.artefacts if not project.why_not(name)}
+    assert "table6" in demo.choice.artefacts and "table6" not in math.choice.artefacts
+
+
 def test_every_study_here_can_be_run() -> None:
     for path in (ROOT / "config" / "studies").glob("*.yaml"):
         project = load(ROOT, study=path.stem)

@@ -64,6 +64,12 @@ def test_every_artefact_is_a_target(built: Path) -> None:
     assert names | {"claims"} <= set(told.stdout.split())
 
 
+def test_the_verdicts_are_a_target(tree: Path) -> None:
+    (tree / "results/demo/claims.json").unlink()
+    assert planned(tree, "claims") == CLAIMS
+    assert planned(tree, "table1") == set()
+
+
 def test_the_first_job_of_a_model_is_told_of_the_other_benchmarks(built: Path) -> None:
     told = words(built, "runs/grpo/seed-1/eval/harder/answers.manifest.json")
     run, data = "results/demo/runs/grpo/seed-1/eval", "results/demo/data/benchmarks"

@@ -161,7 +161,7 @@ EVERYTHING = "everything"
 
 
 class Choice(Frozen):
-    """config/config.yaml: what to build, and nothing about how. `artefacts: [everything]`: all that the study builds."""
+    """config/config.yaml: what to build, not how; `artefacts: [everything]` is all that the study builds."""
 
     study: Name
     artefacts: Annotated[tuple[Name, ...], Field(min_length=1)]

@@ -17,7 +17,6 @@ def table_part(table: Mapping[str, Any], behind: frozenset[str]) -> str:
     """The table with its caption; numbers of the cells (ARM/BENCHMARK) in `behind` can be opened."""
     columns = table["columns"]
     scales = {column["benchmark"]: _scale(table, column["benchmark"]) for column in columns}
-    published = [column for column in columns if _is_published(table, column["benchmark"])]
     body, about = [], []
     for row in table["rows"]:
         parts = [f'<th scope="row">{escape(row["label"])}</th>']
@@ -26,12 +25,11 @@ def table_part(table: Mapping[str, Any], behind: frozenset[str]) -> str:
             cell = row["cells"].get(key)
             name = f"{row['arm']}/{key}"
             parts.append(f"<td>{_ours(table, row, column, cell, scales[key], name in behind)}</td>")
-            if column in published:
-                parts.append(f'<td class="paper">{_paper(cell)}</td>')
+            parts.append(f'<td class="paper">{_paper(cell)}</td>')
             if name in behind:
                 about.append(_about(table, row, column, cell))
         body.append(f"<tr>{''.join(parts)}</tr>")
-    head = _head(table, columns, published)
+    head = _head(table, columns)
     words = " ".join([_caption(table), *rendering.notes(dict(table))])
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{escape(table["title"])}"><table class="numbers">\n'
@@ -49,18 +47,16 @@ def number(table: Mapping[str, Any], cell: Mapping[str, Any] | None) -> tuple[st
     return f"{cell['mean']:.1f}", f"± {se:.1f}" if known else ""
 
 
-def _head(table: Mapping[str, Any], columns: Sequence[Mapping[str, Any]], published: Sequence[Any]) -> str:
+def _head(table: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> str:
     unit = {"percent": "%"}.get(str(table.get("unit")), str(table.get("unit") or ""))
     top, below = ['<th rowspan="2" scope="col">arm</th>'], []
     for column in columns:
-        width = 2 if column in published else 1
-        top.append(f'<th colspan="{width}" scope="colgroup">{escape(column["label"])}</th>')
+        top.append(f'<th colspan="2" scope="colgroup">{escape(column["label"])}</th>')
         said = ", ".join(filter(None, (column.get("metric"), unit)))
         below.append(f'<th scope="col">ours,<br>mean ± se<br><small>{escape(said)}</small></th>')
-        if column in published:
-            paper = escape(rendering.paper_heading(dict(table))).replace(": ", ":<br>", 1)
-            name = escape(column.get("paper_column") or rendering.NONE)
-            below.append(f'<th scope="col" class="paper">{paper}<br><small>{name}</small></th>')
+        paper = escape(rendering.paper_heading(dict(table))).replace(": ", ":<br>", 1)
+        name = escape(column.get("paper_column") or rendering.NONE)
+        below.append(f'<th scope="col" class="paper">{paper}<br><small>{name}</small></th>')
     return f"<thead>\n<tr>{''.join(top)}</tr>\n<tr>{''.join(below)}</tr>\n</thead>"
 
 
@@ -87,14 +83,6 @@ def _count(cell: Mapping[str, Any]) -> str:
 
 def _paper(cell: Any) -> str:
     return escape(rendering.paper_value(cell)) if cell and "paper" in cell else rendering.NONE
-
-
-def _is_published(table: Mapping[str, Any], benchmark: str) -> bool:
-    """Whether the column has a paper's column beside it: a place for the paper's number, if only for a dash."""
-    column = next(one for one in table["columns"] if one["benchmark"] == benchmark)
-    return bool(column.get("paper_column")) or any(
-        (row["cells"].get(benchmark) or {}).get("paper") is not None for row in table["rows"]
-    )
 
 
 def _scale(table: Mapping[str, Any], benchmark: str) -> tuple[float, float]:

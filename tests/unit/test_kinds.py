@@ -1,6 +1,7 @@
 """Kinds of tables and figures beside shares and curves: lengths, categories, the scheme; and what a study builds."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from chord import tabulate
 from chord.config import Categories, Lengths, Paper, Table, Tabled, load
 from chord.config.building import below, why_not
 from chord.config.columns import benchmarks_of, divisions
-from chord.findings import kinds, rendering, scheme, table
+from chord.findings import kinds, rendering, scheme, sheet, table
 from chord.findings.recomputed import table_differences
 from chord.provenance.files import UserError
 from chord.records import Problem, write_lines
@@ -228,6 +229,13 @@ def test_an_arm_without_a_row_in_the_papers_table_has_a_dash_beside_it(tmp_path:
     data = table.as_data(project, "table1", artefact, grid)
     shown = {row["arm"]: [rendering.paper_value(cell) for cell in row["cells"].values()] for row in data["rows"]}
     assert shown == {"grpo": ["52.1", "13.2", "45.8"], "focal": ["–", "–", "–"]}
+    for column in data["columns"][1:]:  # as where the paper's table lacks columns
+        column["paper_column"] = None
+    for row in data["rows"]:
+        for column in data["columns"][1:]:
+            row["cells"][column["benchmark"]] |= {"paper": None, "not_published": False}
+    page = sheet.table_part(data, frozenset())
+    assert re.findall(r'<td class="paper">(.*?)</td>', page) == ["52.1", "–", "–", "–", "–", "–"]
 
 
 def test_rows_without_an_arm_are_told_with_their_reason() -> None:

@@ -107,9 +107,10 @@ def because(manifest):
 
 stale = looked_over()
 
-# A job that was told to stop (exit code 75), killed, or lost its machine goes on from what it saved. One that failed for
-# a reason of its own fails again there, soon. A job of a cluster ends instead, and is sent again with more time.
-RETRIES = 3 if workflow.is_main_process else 0
+# A job that was told to stop (exit code 75), killed, or lost its machine goes on from what it saved; one that failed for
+# a reason of its own fails again there, soon. Where jobs are sent to a cluster its profile says how often; a job that was
+# sent does not begin again by itself, but ends and is sent again, with more time.
+RETRIES = 3 if workflow.is_main_process and workflow.resource_settings.nodes is None else None
 
 
 def environment(step):

@@ -23,8 +23,9 @@ ROOT = Path(__file__).parents[2]
 STAND_IN = Path(__file__).with_name("stand_in_server.py")
 VLLM: dict[str, str | int | bool] = {"enforce_eager": True, "dtype": "float32", "kv_cache_memory_bytes": 2**26}
 STARTER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 from chord.provenance.files import run_verb
 from chord.sampling import server as servers
 from tests.faults import test_server

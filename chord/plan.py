@@ -10,24 +10,25 @@ Estimates from the model's shape, the budgets, and config/planning.yaml, which s
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from chord.config import Model, Project, Study, load
 from chord.config.building import asked_expert, corpus_of_start, start_models, start_of
-from chord.config.planning import Dimensions, Machine, Planning
+from chord.config.planning import Dimensions, Lengths, Machine, Planning
 from chord.config.sets import answered, expert_of, split_of
 from chord.planning import fitting, measured, memory
-from chord.planning.model import dimensions, parameters
+from chord.planning.model import dimensions, named, parameters
 from chord.planning.snakemake import Planned, planned
+from chord.planning.telling import told
+from chord.planning.unbuilt import as_trained, costs
 from chord.planning.work import Bench, Cost, steps_of
 from chord.provenance.files import UserError, run_verb
 from chord.tasks.benchmarks import read_benchmark
 
 TRAINS = ("train_base", "train_sft", "train")
-SUMS = ("jobs", "hours", "device_hours", "learned_tokens", "sampled_tokens")
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,51 @@ def main() -> None:
             f"config/planning.yaml: lengths has no '{project.study.name}', expected the study's mean lengths"
         )
     layout = Layout(args.machine, planning.machines[args.machine], args.devices, args.answering_devices)
+    if unbuilt := [name for name in args.targets if name in planning.unbuilt and project.why_not(name)]:
+        if len(args.targets) > 1 or args.against:
+            raise UserError(f"{unbuilt[0]}: no study builds it, expected it alone and without --against")
+        _tell(_of_unbuilt(project, planning, layout, unbuilt[0]), args.json)
     config = [f"study={project.study.name}", *([f"seeds={args.seeds}"] if args.seeds else [])]
     jobs = planned([*args.targets, *(["--forceall"] if args.all or args.against else []), "--config", *config])
     estimate = estimated(project, planning, layout, jobs)
     if args.against:
         estimate["against"] = measured.compared(args.against, estimate["jobs"], estimate["memory"])
-    print(json.dumps(estimate, indent=1, ensure_ascii=False) if args.json else "\n".join(_told(estimate)))
+    _tell(estimate, args.json)
+
+
+def _tell(estimate: dict[str, Any], as_json: bool) -> NoReturn:
+    """Print it and end."""
+    print(json.dumps(estimate, indent=1, ensure_ascii=False) if as_json else "\n".join(told(estimate)))
     sys.exit(0 if estimate["fits"] else 1)
+
+
+def _of_unbuilt(project: Project, planning: Planning, layout: Layout, name: str) -> dict[str, Any]:
+    """The estimate for a table or figure that no study builds, as that of `estimated`."""
+    target = planning.unbuilt[name]
+    project = (
+        project if project.study.name == target.study else load(Path("."), target.study, project.choice.seeds or ())
+    )
+    study, shape = as_trained(project.study, target), named(target.model, planning)
+    bench = Bench(study, shape, layout.machine, target.lengths, layout.devices, study.execution.recompute_activations)
+    found = list(costs(project, planning, target, bench, layout.answering))
+    jobs = [(Planned(rule, (arm,), ()), cost) for seed in project.seeds for rule, arm, cost in found]
+    model = _of_shape(study, target.lengths, layout, target.model, shape)
+    size = memory.saved_gb(shape, study.execution.compute_dtype)
+    trainings = sum(job.rule == "train" for job, _ in jobs)
+    return {
+        "study": study.name,
+        "machine": layout.name,
+        "devices": layout.devices,
+        "parameters": model["parameters"],
+        "not_built": f"{name} is not built: {project.why_not(name)}",
+        "rules": [_of_rule(rule, jobs) for rule in dict.fromkeys(job.rule for job, _ in jobs)],
+        "jobs": [{"rule": job.rule, "place": job.outputs[-1], **asdict(cost)} for job, cost in jobs],
+        "models": {target.model: model},
+        "memory": model["memory"],
+        "disk_gb": {"models": size * trainings, "one_training_in_progress": 5 * size},
+        "fits": model["fits"],
+        "verdict": model["verdict"],
+    }
 
 
 def estimated(project: Project, planning: Planning, layout: Layout, jobs: list[Planned]) -> dict[str, Any]:
@@ -87,13 +126,18 @@ def estimated(project: Project, planning: Planning, layout: Layout, jobs: list[P
 
 def _of_model(project: Project, planning: Planning, layout: Layout, start: str, shape: Dimensions) -> dict[str, Any]:
     """What training from this start model needs of a rank's memory, and whether a device holds it."""
-    study, setting = project.study, memory.Setting.of(project.study, layout.devices)
-    longest = fitting.longest_sequence(study, planning.lengths[study.name])
+    study = project.study
+    return _of_shape(study, planning.lengths[study.name], layout, start_models(study)[start].name, shape)
+
+
+def _of_shape(study: Study, lengths: Lengths, layout: Layout, name: str, shape: Dimensions) -> dict[str, Any]:
+    """As above, of a model of this name and shape."""
+    setting, longest = memory.Setting.of(study, layout.devices), fitting.longest_sequence(study, lengths)
     sentences = fitting.verdict(study, shape, layout.machine, setting, longest)
     peak = memory.training_peak(study, shape, layout.machine, setting)
     sampling = memory.sampling_peak(study, shape, layout.machine, setting, longest)
     return {
-        "name": start_models(study)[start].name,
+        "name": name,
         "parameters": parameters(shape),
         "memory": {
             "training": {"device_gb": peak.device, "host_gb": peak.host},
@@ -199,44 +243,6 @@ def _validations(project: Project, job: Planned) -> int:
         return 0
     return -(
         -steps_of(project.study, recipe, project.study.expert_rows_per_step) // project.study.validation.every_steps
-    )
-
-
-def _told(estimate: dict[str, Any]) -> Iterator[str]:
-    """The estimate in lines for a terminal."""
-    many = f"{estimate['devices']} x {estimate['machine']}"
-    yield f"study {estimate['study']}: {estimate['parameters'] / 1e6:,.1f} M parameters, trained on {many}"
-    yield ""
-    yield f"{'rule':18}{'jobs':>6}{'hours':>10}{'device h':>10}{'tokens learned':>16}{'tokens sampled':>16}"
-    total = {"rule": "together"} | dict.fromkeys(SUMS, 0)
-    for rule in estimate["rules"]:
-        yield _line(rule)
-        total |= {key: total[key] + rule[key] for key in SUMS}
-    yield _line(total)
-    yield ""
-    for moment in ("training", "sampling"):
-        parts = estimate["memory"][moment]["device_gb"]
-        listed = ", ".join(f"{name} {value:.1f}" for name, value in parts.items() if value >= 0.05)
-        yield f"memory of a rank while {moment}: {sum(parts.values()):.1f} GB ({listed})"
-    host = estimate["memory"]["host_gb"]
-    yield (
-        f"memory of the host: {host['each rank']:.1f} GB for each rank while it reads the weights,"
-        f" {host['the first rank']:.1f} GB for the first while it saves"
-    )
-    disk = estimate["disk_gb"]
-    more = disk["one_training_in_progress"]
-    yield f"disk: {disk['models']:.1f} GB of models stay; {more:.1f} GB more for each training in progress"
-    yield from ("", *estimate["verdict"])
-    for start, model in estimate["models"].items() if len(estimate["models"]) > 1 else ():
-        yield f"{start}, {model['name']}, {model['parameters'] / 1e6:,.1f} M parameters: {'; '.join(model['verdict'])}"
-    if "against" in estimate:
-        yield from ("", *measured.told(estimate["against"]))
-
-
-def _line(rule: dict[str, Any]) -> str:
-    return (
-        f"{rule['rule']:18}{rule['jobs']:>6}{rule['hours']:>10.2f}{rule['device_hours']:>10.2f}"
-        f"{rule['learned_tokens']:>16,.0f}{rule['sampled_tokens']:>16,.0f}"
     )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, TypeAdapter
 
-from chord.config.base import Count, Frozen, Positive
+from chord.config.base import Count, Frozen, Name, Positive
 from chord.config.reading import read_yaml, validated
 
 FILE = "config/planning.yaml"
@@ -25,7 +25,10 @@ class Machine(Frozen):
 
 
 class Dimensions(Frozen):
-    """The shape of a Llama-like model; names are those of its config.json."""
+    """The shape of a Llama-like model; names are those of its config.json.
+
+    Of a mixture of experts `intermediate_size` is that of one expert, and each token goes through `experts_per_token`.
+    """
 
     hidden_size: Count
     intermediate_size: Count
@@ -35,11 +38,14 @@ class Dimensions(Frozen):
     vocab_size: Count
     tied: bool
     attention_bias: bool = False
+    head_dim: Count | None = None
+    num_experts: Count = 1
+    experts_per_token: Count = 1
 
     @property
     def head_size(self) -> int:
         """Width of one attention head."""
-        return self.hidden_size // self.num_attention_heads
+        return self.head_dim or self.hidden_size // self.num_attention_heads
 
 
 class Lengths(Frozen):
@@ -56,12 +62,38 @@ class Lengths(Frozen):
         return self.arms.get(arm) or self.arms.get(arm.partition("-")[2]) or self.other_arms
 
 
+class Judge(Frozen):
+    """A model that grades each answer: tokens that it reads beside the answer, and that it writes."""
+
+    model: str
+    prompt: Positive
+    verdict: Positive
+
+
+class Unbuilt(Frozen):
+    """A table or figure that no study builds, as the paper trained for it; the rest is as in `study`."""
+
+    study: Name
+    model: str
+    arms: Annotated[tuple[Name, ...], Field(min_length=1)]
+    steps: Count  # of the arms that sample
+    prompts_per_step: Count
+    per_prompt: Count
+    expert_rows_per_step: Count
+    max_prompt_tokens: Count
+    max_response_tokens: Count
+    lengths: Lengths
+    answers: Count  # of one trained model to the benchmark
+    judge: Judge | None = None
+
+
 class Planning(Frozen):
     """All of config/planning.yaml."""
 
     machines: dict[str, Machine]
     models: dict[str, Dimensions]
     lengths: dict[str, Lengths]
+    unbuilt: dict[str, Unbuilt] = Field(default={})
 
     @classmethod
     def read(cls, root: Path) -> Self:

@@ -86,7 +86,8 @@ def activations(shape: Dimensions, setting: Setting, dtype: str) -> float:
     """
     tokens = setting.micro_batch_tokens
     heads = shape.num_attention_heads + 2 * shape.num_key_value_heads
-    inner = 2 * shape.hidden_size + (heads + shape.num_attention_heads) * shape.head_size + 4 * shape.intermediate_size
+    wide = 4 * shape.intermediate_size * shape.experts_per_token
+    inner = 2 * shape.hidden_size + (heads + shape.num_attention_heads) * shape.head_size + wide
     stream = shape.hidden_size * (8 if dtype == "float64" else 4)
     layer = tokens * (inner * BYTES[dtype] + 2 * stream)
     if setting.recompute:

@@ -34,9 +34,14 @@ def named(model: str, planning: Planning) -> Dimensions:
 
 def _of_config(found: dict[str, object]) -> Dimensions:
     """The shape that a config.json tells."""
-    names = set(Dimensions.model_fields) - {"tied", "attention_bias"}
+    names = {name for name, field in Dimensions.model_fields.items() if field.is_required()} - {"tied"}
+    experts = found.get("num_local_experts") or found.get("num_experts") or 1
+    sizes = {name: found[name] for name in names} | {"head_dim": found.get("head_dim"), "num_experts": experts}
+    if experts != 1:
+        sizes["experts_per_token"] = found["num_experts_per_tok"]
+        sizes["intermediate_size"] = found.get("moe_intermediate_size", found["intermediate_size"])
     return Dimensions(
-        **{name: found[name] for name in names},  # pyright: ignore[reportArgumentType] # checked by the record
+        **sizes,  # pyright: ignore[reportArgumentType] # checked by the record
         tied=bool(found.get("tie_word_embeddings")),
         attention_bias=bool(found.get("attention_bias", found.get("model_type") == "qwen2")),
     )
@@ -47,23 +52,25 @@ def head_parameters(shape: Dimensions) -> int:
     return shape.vocab_size * shape.hidden_size
 
 
-def layer_parameters(shape: Dimensions) -> int:
-    """Weights of one decoder layer."""
+def layer_parameters(shape: Dimensions, experts: int) -> int:
+    """Weights of one decoder layer with so many of its experts: all are kept, a token goes through some."""
     width, heads = shape.head_size, shape.num_attention_heads + 2 * shape.num_key_value_heads
     attention = shape.hidden_size * width * (heads + shape.num_attention_heads)
     bias = width * heads if shape.attention_bias else 0
-    return attention + bias + 3 * shape.hidden_size * shape.intermediate_size + 2 * shape.hidden_size
+    router = shape.hidden_size * shape.num_experts if shape.num_experts > 1 else 0
+    inner = experts * 3 * shape.hidden_size * shape.intermediate_size + router
+    return attention + bias + inner + 2 * shape.hidden_size
 
 
 def parameters(shape: Dimensions) -> int:
     """All weights, embeddings included."""
     embeddings = head_parameters(shape) * (1 if shape.tied else 2)
-    return embeddings + shape.num_hidden_layers * layer_parameters(shape) + shape.hidden_size
+    return embeddings + shape.num_hidden_layers * layer_parameters(shape, shape.num_experts) + shape.hidden_size
 
 
 def forward_operations(shape: Dimensions, tokens: float, length: float) -> float:
     """Operations of reading `tokens` tokens in sequences of `length`, without the output layer."""
-    matrices = 2 * shape.num_hidden_layers * layer_parameters(shape)
+    matrices = 2 * shape.num_hidden_layers * layer_parameters(shape, shape.experts_per_token)
     scores = 2 * shape.num_hidden_layers * shape.num_attention_heads * shape.head_size * length  # causal: half of 4
     return tokens * (matrices + scores)
 

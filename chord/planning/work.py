@@ -105,7 +105,8 @@ class Bench:
         read = BYTES[dtype] * (parameters(self.shape) - (0 if self.shape.tied else head_parameters(self.shape)))
         read += running * context * cache_bytes(self.shape, dtype)
         memory = read / (self.machine.bandwidth_gb_s * 1e9 * self.machine.decodes_at)
-        matrices = self.shape.num_hidden_layers * layer_parameters(self.shape) + head_parameters(self.shape)
+        layer = layer_parameters(self.shape, self.shape.experts_per_token)
+        matrices = self.shape.num_hidden_layers * layer + head_parameters(self.shape)
         arithmetic = 2 * running * matrices / (self._speed() * self.machine.decodes_at)
         return max(memory, arithmetic, self.shape.num_hidden_layers * self.machine.layer_seconds)
 

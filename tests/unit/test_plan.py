@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig
 
+from chord import plan
 from chord.config import load
 from chord.config.planning import Dimensions, Planning
 from chord.plan import Layout, estimated
@@ -37,7 +38,7 @@ demo = load(ROOT, "demo")
 @pytest.mark.parametrize("kind", [(LlamaConfig, LlamaForCausalLM), (Qwen2Config, Qwen2ForCausalLM)])
 def test_the_count_of_parameters_is_that_of_the_model_itself(kind, tied: bool) -> None:
     config, model = kind
-    shape = SMALL.model_dump(exclude={"tied", "attention_bias"})
+    shape = SMALL.model_dump(exclude={"tied", "attention_bias"}, exclude_defaults=True)
     made = model(config(**shape, tie_word_embeddings=tied))
     found = SMALL.model_copy(update={"tied": tied, "attention_bias": config is Qwen2Config})
     assert parameters(found) == made.num_parameters()
@@ -204,6 +205,51 @@ def test_asking_a_served_expert_is_priced_by_the_experts_shape_and_devices() -> 
     smaller = PLANNING.models | {"Qwen/Qwen2.5-72B-Instruct": PLANNING.models["Qwen/Qwen2.5-7B-Instruct"]}
     (less,) = estimated(load(ROOT, "tools"), PLANNING.model_copy(update={"models": smaller}), layout, jobs)["jobs"]
     assert less["seconds"] < job["seconds"]
+
+
+def test_a_mixture_of_experts_keeps_all_and_computes_with_some_as_its_page_says(tmp_path: Path) -> None:
+    shape = Planning.read(ROOT).models["microsoft/Phi-mini-MoE-instruct"]
+    assert parameters(shape) == pytest.approx(7.6e9, rel=0.01)
+    active = parameters(shape.model_copy(update={"num_experts": shape.experts_per_token}))
+    assert active == pytest.approx(2.4e9, rel=0.02)
+    assert forward_operations(shape, 1, 0) == pytest.approx(
+        2 * (active - 2 * shape.vocab_size * shape.hidden_size), rel=1e-3
+    )
+    judge = Planning.read(ROOT).models["Qwen/Qwen3-30B-A3B-Instruct-2507"]
+    assert parameters(judge) == pytest.approx(30.5e9, rel=0.01)
+    config = Qwen3MoeConfig(
+        **judge.model_dump(exclude={"intermediate_size", "tied", "attention_bias", "experts_per_token"}),
+        moe_intermediate_size=768,
+        num_experts_per_tok=8,
+        tie_word_embeddings=False,
+    )
+    config.save_pretrained(tmp_path)
+    assert dimensions(load(ROOT, study="math").study.model, Planning.read(ROOT), tmp_path) == judge
+
+
+def test_what_no_study_builds_is_priced_with_the_judge_that_it_needs(
+    capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    def told(*words: str) -> dict:
+        monkeypatch.setattr(sys, "argv", ["chord plan", *words, "--study", "demo", "--json"])
+        with pytest.raises(SystemExit):
+            plan.main()
+        return json.loads(capsys.readouterr().out)
+
+    monkeypatch.chdir(ROOT)
+    one, three = told("table7", "--seeds", "1"), told("table7")
+    assert (one["study"], one["fits"]) == ("math", True) and "judge" in one["not_built"]
+    jobs = {rule["rule"]: rule for rule in three["rules"]}
+    assert {rule: found["jobs"] for rule, found in jobs.items()} == {"train": 9, "generate": 9, "judge": 9}
+    assert [rule["hours"] for rule in one["rules"]] == pytest.approx([rule["hours"] / 3 for rule in three["rules"]])
+    # A verdict of 300 tokens for each rollout of 200 steps of 96 x 8, and for each answer to the test.
+    assert jobs["judge"]["sampled_tokens"] == 9 * 300 * (200 * 96 * 8 + 1000)
+    mixture = told("table9")
+    assert not mixture["fits"] and mixture["verdict"][1].startswith("would fit with")
+    assert {rule["rule"]: rule["jobs"] for rule in mixture["rules"]} == {"generate": 12, "train": 9}
+    monkeypatch.setattr(sys, "argv", ["chord plan", "table7", "table1"])
+    with pytest.raises(UserError, match="table7: no study builds it, expected it alone"):
+        plan.main()
 
 
 def test_the_command_plans_a_table_of_the_demo_and_refuses_what_it_does_not_know() -> None:

@@ -17,7 +17,8 @@ from typing import Any
 from chord.provenance.files import UserError, run_verb
 from chord.provenance.freshness import Change, differences
 from chord.provenance.lineage import ENDING, Job
-from chord.provenance.manifest import Content, read_manifest
+from chord.provenance.manifest import read_manifest
+from chord.provenance.manifest_parts import Content
 from chord.provenance.tensors import first_difference
 
 DIFFERENT = 1

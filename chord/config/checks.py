@@ -8,10 +8,10 @@ from pathlib import Path
 from chord.config.artefacts import NOT_PUBLISHED, Artefact, Choice, Figure, Lengths, Paper, Table, Tabled
 from chord.config.building import why_not
 from chord.config.claims import Against, Cells, Claims, Elsewhere
-from chord.config.datasets import OF_GENERATIONS
+from chord.config.datasets import OF_GENERATIONS, Task
 from chord.config.messages import expected
 from chord.config.recipe import Arm
-from chord.config.study import Benchmark, Study, Task
+from chord.config.study import Benchmark, Study
 
 # What the paper measures: columns of its tables that a benchmark may stand beside.
 COLUMNS = ("AMC", "AIME24", "AIME25", "MATH-500", "MMLU-Pro", "BFCL", "RaR-Medicine")

@@ -1,10 +1,10 @@
-"""Datasets of a model hub, and which of their rows are problems of a task. Knows no study and no files."""
+"""Tasks and datasets: where problems come from, which rows of a dataset are problems. Knows no study and no files."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chord.config.base import Count, CountOrNone, Frozen
+from chord.config.base import Count, CountOrNone, Frozen, Name, Number
 
 Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
 NEEDED = ("question", "answer")
@@ -60,3 +60,38 @@ class Filters(Frozen):
                 "found `generation_tokens` without `generations`, expected how many of them a problem must have"
             )
         return self
+
+
+class Task(Frozen):
+    """Where problems come from, and the text that the policy is shown of each.
+
+    `generator`: a reasoning-gym dataset with its settings. `hub`: rows of one of the study's `datasets`. `package`:
+    items of an installed package, for benchmarks alone; there is one, BFCL's.
+    """
+
+    source: Literal["generator", "hub", "package"] = "generator"
+    dataset: str
+    settings: dict[str, Number | str | bool | list[str]] = Field(default={})
+    keep: Literal["all", "sums", "differences"] = "all"
+    filters: Filters | None = None
+    prompt: str
+
+    @model_validator(mode="after")
+    def _of_its_source(self) -> Self:
+        if self.source == "generator" and self.filters is not None:
+            raise ValueError("found `filters` with source generator, expected `keep`; filters are for rows of `hub`")
+        if self.source == "package" and (self.filters is not None or self.keep != "all"):
+            raise ValueError("found `filters` or `keep` with source package, expected `settings.categories` or nothing")
+        if self.source == "package" and self.dataset != "bfcl":
+            raise ValueError(f"found dataset '{self.dataset}' with source package, expected `bfcl`, the only one")
+        if self.source == "hub" and (self.settings or self.keep != "all"):
+            raise ValueError("found `settings` or `keep` with source hub, expected `filters`")
+        return self
+
+
+class Split(Frozen):
+    """So many problems of one task; with `or_fewer` as many as its dataset has, which the counts tell."""
+
+    task: Name
+    size: Count
+    or_fewer: bool = False

@@ -4,7 +4,8 @@ A dataset has too few rows for places by hash, as generators have them, so here 
 """
 
 from chord.config import sets
-from chord.config.study import Split, Study
+from chord.config.datasets import Split
+from chord.config.study import Study
 
 LARGER = "expert-"  # other expert sets: with the study's own at their head, and drawn after every other set
 

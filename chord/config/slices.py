@@ -10,6 +10,7 @@ from typing import Any
 from chord.config.artefacts import Figure, Table, Tabled
 from chord.config.building import models_from
 from chord.config.columns import benchmarks_of, divisions
+from chord.config.datasets import Task
 from chord.config.hub_sets import apart_from
 from chord.config.hub_sets import split_of as hub_split_of
 from chord.config.lock import Lock, Wanted, wanted_dataset, wanted_model
@@ -29,7 +30,7 @@ from chord.config.sets import (
     split_of,
     trace_sets,
 )
-from chord.config.study import Execution, Study, Task
+from chord.config.study import Execution, Study
 
 # Values that say how a machine is used: they move no bit of any result, or are given to jobs by the workflow.
 HOW_NOT_WHAT = ("cpu_threads", "checkpoint_every_steps", "checkpoint_every_minutes")

@@ -5,48 +5,13 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from chord.config.base import Count, CountOrNone, Fraction, Frozen, Name, NotNegative, Number, Positive
-from chord.config.datasets import Dataset, Filters
+from chord.config.datasets import Dataset, Split, Task
 from chord.config.experts import Expert
 from chord.config.messages import expected
 from chord.config.models import Model
 from chord.config.recipe import Recipe
 from chord.config.vllm import Vllm
 from chord.config.zero import Zero
-
-
-class Task(Frozen):
-    """Where problems come from, and the text that the policy is shown of each.
-
-    `generator`: a reasoning-gym dataset with its settings. `hub`: rows of one of the study's `datasets`. `package`:
-    items of an installed package, for benchmarks alone; there is one, BFCL's.
-    """
-
-    source: Literal["generator", "hub", "package"] = "generator"
-    dataset: str
-    settings: dict[str, Number | str | bool | list[str]] = Field(default={})
-    keep: Literal["all", "sums", "differences"] = "all"
-    filters: Filters | None = None
-    prompt: str
-
-    @model_validator(mode="after")
-    def _of_its_source(self) -> Self:
-        if self.source == "generator" and self.filters is not None:
-            raise ValueError("found `filters` with source generator, expected `keep`; filters are for rows of `hub`")
-        if self.source == "package" and (self.filters is not None or self.keep != "all"):
-            raise ValueError("found `filters` or `keep` with source package, expected `settings.categories` or nothing")
-        if self.source == "package" and self.dataset != "bfcl":
-            raise ValueError(f"found dataset '{self.dataset}' with source package, expected `bfcl`, the only one")
-        if self.source == "hub" and (self.settings or self.keep != "all"):
-            raise ValueError("found `settings` or `keep` with source hub, expected `filters`")
-        return self
-
-
-class Split(Frozen):
-    """So many problems of one task; with `or_fewer` as many as its dataset has, which the counts tell."""
-
-    task: Name
-    size: Count
-    or_fewer: bool = False
 
 
 class AnswerForm(Frozen):

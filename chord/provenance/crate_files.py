@@ -12,7 +12,7 @@ from rocrate.rocrate import ROCrate
 from chord.provenance.crate_graph import Ref, add, add_file, add_folder, ref, say
 from chord.provenance.crate_study import COPIED, README, README_TEXT, Study, title_of
 from chord.provenance.hashing import TIMESTAMP, file_sha256
-from chord.provenance.manifest import Content
+from chord.provenance.manifest_parts import Content
 
 MERKLE = "SHA-256 Merkle root over the folder's entries, see crate/chord/provenance/hashing.py"
 SNAKEFILE = "crate/Snakefile"

@@ -16,7 +16,8 @@ from chord.provenance.digest import PROJECT
 from chord.provenance.files import UserError
 from chord.provenance.hashing import TIMESTAMP, content_hash
 from chord.provenance.hashing import size_bytes as bytes_in
-from chord.provenance.manifest import Content, Manifest, read_manifest
+from chord.provenance.manifest import Manifest, read_manifest
+from chord.provenance.manifest_parts import Content
 
 COPIED = "crate"  # where a crate keeps what it needs of the project
 PARTS = ("CITATION.cff", "LICENSE", "README.md", "Snakefile", "pyproject.toml")

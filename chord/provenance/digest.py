@@ -45,6 +45,7 @@ DECIDES_NOTHING = (
     "chord.provenance.lease",
     "chord.provenance.ledger",
     "chord.provenance.manifest",
+    "chord.provenance.manifest_parts",
     "chord.provenance.processes",
 )
 # What a recipe is and what a run is told of it: only training, and the pages that show it, depend on that.

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from chord.provenance.files import UserError
 from chord.provenance.ledger import ledger_for
-from chord.provenance.manifest import Content, Manifest, locate, read_manifest
+from chord.provenance.manifest import Manifest, locate, read_manifest
+from chord.provenance.manifest_parts import Content
 
 ENDING = ".manifest.json"
 

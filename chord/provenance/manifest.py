@@ -18,72 +18,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
 from chord.provenance import environment as env
 from chord.provenance import ledger as ledgers
 from chord.provenance.digest import PROJECT, deciding_code, digest_of
 from chord.provenance.files import Terminated, UserError, write_atomically
 from chord.provenance.hashing import content_hash, size_bytes
+from chord.provenance.manifest_parts import Attempt, Code, Content, Git, Installed, Part, Root
 from chord.provenance.processes import this_process
 
-Root = Literal["study", "project", "code", "elsewhere"]
 FORMAT = "chord-manifest-2"
 _PLAIN = TypeAdapter(dict[str, Any])
-
-
-class Part(BaseModel):
-    """Base of all parts of a manifest: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Content(Part):
-    """A file or folder as it was. `path` is relative to `root`, so that it holds after a move; see `locate`."""
-
-    path: str
-    root: Root = Field(description="study: results/STUDY; project: what holds results/; code: what holds chord/")
-    kind: Literal["file", "folder"]
-    bytes: int
-    sha256: str = Field(description="of the file's bytes; for a folder the Merkle root over its entries")
-
-
-class Code(Part):
-    """The modules that decide this job's outputs, each with the hash of its meaning, and one digest over them."""
-
-    digest: str
-    without: tuple[str, ...] = Field(description="what is left out besides, since only other jobs can reach it")
-    modules: dict[str, str]
-
-
-class Git(Part):
-    """State of the project's checkout when the verb began; `why` says why there is no commit."""
-
-    commit: str | None
-    dirty: bool | None
-    diff_sha256: str | None
-    untracked: int | None
-    why: str | None
-
-
-class Attempt(Part):
-    """Which line of the study's ledger this is; no line where the verb ran outside of a study."""
-
-    id: str
-    ledger_line_sha256: str | None
-    host: str
-    pid: int
-    job: str | None = Field(description="Slurm job id")
-
-
-class Installed(Part):
-    """Python and packages; `all_sha256` is over name and version of everything installed."""
-
-    python: str
-    packages: dict[str, str]
-    all_sha256: str
-    pinned: dict[str, str] = Field(description="what envs/STEP.txt pins for this step, version by package")
-    pins: dict[str, str] = Field(description="SHA-256 of each envs/*.txt")
 
 
 class Manifest(Part):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from chord.provenance.attempts import Attempts, fault
 from chord.provenance.lineage import ENDING, Job, Lineage
-from chord.provenance.manifest import Content
+from chord.provenance.manifest_parts import Content
 from chord.provenance.rehash import Now
 
 LEDGER = "provenance/ledger.jsonl"

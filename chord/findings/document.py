@@ -40,7 +40,7 @@ class Shown:
 def document(shown: Shown) -> str:
     """The whole page, self-contained: style, script and data are in it."""
     title = escape(f"CHORD: {shown.project.study.title}")
-    figures = [_plotted(data) for data in shown.artefacts.values() if "panels" in data]
+    figures = [_plotted(data) for data in shown.artefacts.values() if data.get("panels")]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

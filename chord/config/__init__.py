@@ -19,7 +19,7 @@ from chord.config.artefacts import (
 )
 from chord.config.base import ConfigError, Frozen
 from chord.config.claims import Cells, Claims, Curves, Elsewhere, Evidence, PaperClaim, Rise, Turn
-from chord.config.datasets import Dataset, Filters, Split, Task
+from chord.config.datasets import Dataset, Filters
 from chord.config.experts import Expert, ExpertPublished, ExpertScripted, ExpertServed
 from chord.config.loading import load
 from chord.config.lock import Lock
@@ -55,7 +55,9 @@ from chord.config.study import (
     PolicyLoss,
     Rollouts,
     Sampling,
+    Split,
     Study,
+    Task,
     Validation,
 )
 from chord.config.vllm import Vllm

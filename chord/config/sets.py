@@ -7,9 +7,8 @@ corpora `expert-NAME` and `base-NAME`.
 from collections import Counter
 
 from chord.config.base import ConfigError
-from chord.config.datasets import Split
 from chord.config.messages import expected
-from chord.config.study import BaseCorpus, Expert, Study
+from chord.config.study import BaseCorpus, Expert, Split, Study
 
 BENCHMARK = "benchmark:"
 SPLITS = ("train", "validation", "expert")

@@ -18,7 +18,7 @@ from tests.unit.small_study import prepare, run, write_smollm2
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-STEPS, PROMPTS, ROLLOUTS, EXPERTS, ASKED, PROBLEMS, SAMPLES = 3, 2, 4, 4, 24, 24, 4
+STEPS, PROMPTS, ROLLOUTS, EXPERTS, ASKED, PROBLEMS, SAMPLES = 3, 2, 4, 4, 16, 24, 4
 ENGINE = {"enforce_eager": True, "max_model_len": 256, "kv_cache_memory_bytes": 2**28}
 EXPERT = {
     "source": "served",
@@ -37,7 +37,7 @@ SIZES = {
     "optimiser": {"warmup_steps": 0},
     "budget": {"rl_steps": STEPS, "rl_learning_rate": 1e-4, "mu_decay_steps": STEPS},
 }
-EXECUTION = {"cpu_threads": 2, "micro_batch_tokens": 1024, "logit_chunk_tokens": 128, "sampler_rows": 24}
+EXECUTION = {"cpu_threads": 1, "micro_batch_tokens": 1024, "logit_chunk_tokens": 128, "sampler_rows": 24}
 VLLM = {"sampler": "vllm", "vllm": {"context_tokens": 256}, "answers": "vllm", "answers_options": ENGINE}
 
 
@@ -60,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 root / "base",
             ),
             *("--traces", root / "expert.jsonl", "--counts", root / "expert.json"),
-            *("--manifest", root / "expert.manifest.json", "--threads", 2),
+            *("--manifest", root / "expert.manifest.json", "--threads", 1),
         ),
     ]
     assert [told.returncode for told in done] == [0] * 3, "\n".join(told.stderr for told in done)
@@ -113,7 +113,7 @@ def test_scores_agree_with_those_of_transformers_within_their_standard_errors(pl
         answers, of = folder / "answers.jsonl", ("--study", file, "--benchmark", "in-distribution")
         told = run(
             *("generate", *of, "--problems", problems, "--model", place / "base", "--answers", answers),
-            *("--manifest", folder / "answers.manifest.json", "--seed", 1, "--threads", 2),
+            *("--manifest", folder / "answers.manifest.json", "--seed", 1, "--threads", 1),
         )
         assert told.returncode == 0, told.stderr
         assert len(read_lines(answers, Answer)) == PROBLEMS * SAMPLES

@@ -7,7 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+from tests.draws import SHIFT
+
+# Examples are the same in each run; with CHORD_TEST_SEED they are drawn anew. A slow machine fails no example.
+hypothesis.settings.register_profile("fixed", derandomize=SHIFT == 0, deadline=None)
+hypothesis.settings.load_profile("fixed")
+
+SLOWEST = 10  # files that the summary names
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,8 +32,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
-    """After all else but pytest's last line: the counts, zeros too, and why tests were skipped."""
+    """After all else but pytest's last line: the slowest files, the counts, zeros too, and why tests were skipped."""
     yield
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    terminalreporter.section("slowest files")
+    for file, total in seconds.most_common(SLOWEST):
+        terminalreporter.write_line(f"{total:6.0f} s {file}")
     count = {name: len(reports) for name, reports in terminalreporter.stats.items()}
     failed = count.get("failed", 0) + count.get("error", 0)
     skipped = terminalreporter.stats.get("skipped", [])

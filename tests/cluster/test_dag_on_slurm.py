@@ -43,6 +43,8 @@ def shrink(config: Path) -> None:
     edit_yaml(
         config / "studies/demo.yaml",
         data__aligned_traces=True,
+        # Two ranks add up in another order than one: in float64 no draw of rollouts falls between the two.
+        execution__compute_dtype="float64",
         **{f"budget__{name}": value for name, value in budget.items()},
     )
 
@@ -145,7 +147,7 @@ def test_a_training_with_two_gpus_runs_as_two_processes_and_learns_the_same(buil
     )
     alone, together = (losses(folder / one / "metrics.jsonl") for folder in (built.folder, project))
     assert len(alone) == 4  # one for each step
-    assert together == pytest.approx(alone, abs=1e-6)
+    assert together == pytest.approx(alone, abs=1e-9)
 
 
 def test_the_audit_holds_and_a_second_run_plans_nothing_also_where_there_is_no_slurm(built: Built) -> None:

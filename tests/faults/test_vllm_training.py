@@ -138,10 +138,7 @@ def test_ranks_have_an_engine_each_and_learn_what_one_process_learns(runs, tmp_p
     done = subprocess.run([*torchrun, "chord.train", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr
-    for found, wanted in zip(metrics(tmp_path / "out")[1:], metrics(runs[""][0])[1:], strict=False):
-        assert found["outcomes"] == wanted["outcomes"]
-        assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
-        assert found["sampler"]["version"] == found["step"]
+    alike(metrics(tmp_path / "out"), metrics(runs[""][0]))
 
 
 def test_a_server_is_handed_the_weights_too_and_no_process_is_left(runs, tmp_path: Path) -> None:
@@ -151,13 +148,22 @@ def test_a_server_is_handed_the_weights_too_and_no_process_is_left(runs, tmp_pat
         [sys.executable, "-m", "chord.train", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for found, wanted in zip(metrics(tmp_path / "out")[1:], metrics(runs[""][0])[1:], strict=False):
-        assert found["outcomes"] == wanted["outcomes"]
-        assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
-        assert found["sampler"]["version"] == found["step"] and found["logp_mismatch"] < 1e-5
+    alike(metrics(tmp_path / "out"), metrics(runs[""][0]))
     assert not (tmp_path / "out" / "state" / "sampler").exists()
     here = str(tmp_path).encode()
     assert [entry for entry in Path("/proc").glob("[0-9]*/cmdline") if here in read(entry)] == []
+
+
+def alike(found: list[dict], wanted: list[dict]) -> None:
+    """Two steps of the same rollouts, or of all but one, of engines that batch otherwise: see `all_but_one_at_most`.
+
+    What the learner says of the expert's tokens needs no draw in step 1, and the update of 16 rollouts in step 2.
+    """
+    for one, other, apart in zip(found[1:], wanted[1:], (1e-6, 1e-2), strict=False):
+        moved = [abs(one["outcomes"][name] - other["outcomes"][name]) for name in other["outcomes"]]
+        assert sum(moved) <= 2, (one["outcomes"], other["outcomes"])
+        assert one["expert_logp"] == pytest.approx(other["expert_logp"], rel=apart)
+        assert one["sampler"]["version"] == one["step"] and one["logp_mismatch"] < 1e-5
 
 
 def read(entry: Path) -> bytes:

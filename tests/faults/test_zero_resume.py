@@ -18,8 +18,11 @@ from safetensors.torch import load_file
 from tests.faults.small_run import command, result, small_run
 from tests.faults.test_ranks import TORCHRUN, descendants, finished, numbers, start
 
+FIXED = "tests.faults.fixed_draws"  # in the place of chord.train where numbers of two ways to compute are compared
+
 ROOT = Path(__file__).parents[2]
-ALONE = ["-m", "chord.train"]
+ALONE = ["-m", FIXED]
+RANKS = [*TORCHRUN[:-1], FIXED]
 STEPS = 9
 pytestmark = [
     pytest.mark.slow,
@@ -65,7 +68,7 @@ def manifest(out: Path) -> dict:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
     """The inputs of a run of two ranks under ZeRO-3 with offload, and what it leaves when nobody disturbs it."""
     folder = small_run(tmp_path_factory.mktemp("zero"), **zero(3, "optimiser"))
-    finished(start(TORCHRUN, folder, folder / "out"))
+    finished(start(RANKS, folder, folder / "out"))
     return folder, result(folder / "out")
 
 
@@ -92,7 +95,7 @@ def killed_at(folder: Path, out: Path, step: int, program: list[str]) -> None:
 
 
 def same_numbers(out: Path, expected: Path) -> None:
-    """Texts are the same, since no draw was so near to a border; numbers are to 1e-4, weights to 1e-5."""
+    """Of fixed texts: numbers are to 1e-4, weights to 1e-5. float32 sums in another order are apart by 1e-7 a step."""
     pairs = zip(*((one / "metrics.jsonl").read_text().splitlines() for one in (out, expected)), strict=True)
     for line, other in pairs:
         found, wanted = (
@@ -119,8 +122,8 @@ def test_two_ranks_under_zero_3_give_what_one_process_gives_and_the_same_files(u
 def test_killed_at_a_checkpoint_and_between_two_it_goes_on_to_the_same_bytes(undisturbed, tmp_path: Path) -> None:
     folder, expected = undisturbed
     for step in (3, 7):
-        killed_at(folder, tmp_path / "out", step, TORCHRUN)
-    assert "from step 6" in finished(start(TORCHRUN, folder, tmp_path / "out"))
+        killed_at(folder, tmp_path / "out", step, RANKS)
+    assert "from step 6" in finished(start(RANKS, folder, tmp_path / "out"))
     assert result(tmp_path / "out") == expected
     assert len(manifest(tmp_path / "out")["stretches"]) == 1
 
@@ -130,7 +133,7 @@ def test_begun_on_two_ranks_it_ends_on_one_without_deepspeed_and_the_other_way_r
 ) -> None:
     folder, _ = undisturbed
     plain = one_process.parent
-    killed_at(folder, tmp_path / "out", 4, TORCHRUN)
+    killed_at(folder, tmp_path / "out", 4, RANKS)
     shutil.copytree(tmp_path / "out" / "state", tmp_path / "back" / "state")
     assert "from step 3" in finished(start(ALONE, plain, tmp_path / "out"))
     same_numbers(tmp_path / "out", one_process)
@@ -140,7 +143,7 @@ def test_begun_on_two_ranks_it_ends_on_one_without_deepspeed_and_the_other_way_r
 
     killed_at(plain, tmp_path / "back", 7, ALONE)
     again = small_run(tmp_path / "again", **zero(2))
-    assert "from step 6" in finished(start(TORCHRUN, again, tmp_path / "back"))
+    assert "from step 6" in finished(start(RANKS, again, tmp_path / "back"))
     same_numbers(tmp_path / "back", one_process)
     stretches.append({"from_step": 6, "ranks": 2, "zero": {"stage": 2, "offload": "none"}})
     assert manifest(tmp_path / "back")["stretches"] == stretches

@@ -22,6 +22,8 @@ from tests.parity.reference import (
     small_model,
 )
 
+pytestmark = pytest.mark.numbers
+
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 WEIGHTS = {
     "one": {},

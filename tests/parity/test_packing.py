@@ -9,6 +9,8 @@ from chord.learner.packing import Sequence, pack, plan
 from chord.learner.policy import token_statistics
 from tests.parity.reference import plain_copy, random_batch, small_model
 
+pytestmark = pytest.mark.numbers
+
 LENGTHS = st.lists(st.integers(1, 50), max_size=40)
 
 

@@ -14,6 +14,8 @@ from chord.provenance.digest import code_closure
 from chord.records import Problem, Trace, ValidationAnswer, read_lines, write_lines
 from tests.faults.small_run import command, small_run
 
+pytestmark = pytest.mark.numbers
+
 ROOT = Path(__file__).parents[2]
 RECIPES = {name: arm.recipe for name, arm in load(ROOT).arms.items() if arm.recipe}
 STEPS = 12

@@ -13,6 +13,7 @@ from chord.findings.comparisons import Judged, Part, turned
 from chord.findings.curves import Curve
 from chord.findings.statistics import LEVEL, one_way
 from chord.provenance.files import UserError
+from tests.draws import at_most, shifted
 from tests.unit.results_tree import write_metrics, write_scores
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def project(*rules, seeds=(1, 2, 3), artefacts=("table1", "figure4"), **more):
 def scores(
     results, seeds=(1, 2, 3), problems=100, noise=0.3, benchmark="in-distribution", tokens=None, version="1", **arms
 ):
-    """Scores of arms whose true shares right are given, on problems that are hard for all of them."""
+    """Scores of arms whose true shares right are given, on problems that are hard for all of them; always the same."""
     hard = np.random.default_rng(0).normal(0, 1.0, problems)
     for arm, share in arms.items():
         for seed in seeds:
@@ -166,15 +167,16 @@ def test_scores_of_another_version_or_of_other_problems_are_refused(tmp_path):
 # --- how often a verdict is wrong --------------------------------------------------------------
 
 
+@pytest.mark.numbers
 def test_with_many_claims_of_which_none_is_true_or_false_a_verdict_is_rare():
     # 150 studies of ten claims between equal arms: the share with any verdict is held at 5 %
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(shifted(3))
     wrong = 0
     for _ in range(150):
         parts = [Part("x", one_way(rng.normal(0, 1, 3)), 1, 0.0) for _ in range(10)]
         p_values = [Judged((part,), "", "reward").p for part in parts]
         wrong += min(claims.holm(p_values)) <= LEVEL
-    assert wrong / 150 < 0.08
+    assert at_most(wrong, 150, LEVEL)
 
 
 def test_the_correction_counts_the_claims_that_were_run_and_no_others(tmp_path):
@@ -183,8 +185,8 @@ def test_the_correction_counts_the_claims_that_were_run_and_no_others(tmp_path):
     alone = judged(tmp_path, ABOVE)
     first, second, third = judged(tmp_path, ABOVE, nowhere, ABOVE | {"direction": "below"})
     assert alone["p_corrected"] == alone["p"] == first["p"]
-    assert first["p_corrected"] == pytest.approx(2 * first["p"])
-    assert second["p"] is None and third["p_corrected"] == pytest.approx(2 * third["p"])
+    assert first["p_corrected"] == pytest.approx(2 * first["p"], abs=2e-6)  # both are rounded to six places
+    assert second["p"] is None and third["p_corrected"] == pytest.approx(2 * third["p"], abs=2e-6)
     assert "for 2 claims" in first["reason"]
 
 
@@ -234,12 +236,13 @@ def test_the_turn_is_told_in_numbers(tmp_path):
     assert "0.39 at step 0, 0.05 at step 1, 0.72 at step 3; falls by 0.340" in found["found"]
 
 
+@pytest.mark.numbers
 def test_noise_is_seldom_taken_for_a_turn():
-    rule, rng = project(TURN).claims.claims[0].rule, np.random.default_rng(11)
+    rule, rng = project(TURN).claims.claims[0].rule, np.random.default_rng(shifted(11))
     curves = (Curve("chord-mu", "", np.arange(60.0), rng.normal(0.5, 0.1, (3, 60))) for _ in range(200))
     found = [turned(rule, curve, "") for curve in curves]
     # looking for the lowest point in the very values that it is judged by holds for a third of such curves
-    assert sum(one.p <= LEVEL and one.p_holds < one.p_fails for one in found) / 200 < 0.1
+    assert at_most(sum(one.p <= LEVEL and one.p_holds < one.p_fails for one in found), 200, LEVEL)
 
 
 def test_a_curve_that_never_falls_by_the_margin_rises_throughout(tmp_path):

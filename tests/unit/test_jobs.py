@@ -108,8 +108,9 @@ def test_the_code_around_deepspeed_decides_only_what_is_trained_with_it() -> Non
     without, within = (deciding_code("chord.train", beside_training(recipe, one)) for one in (execution, divided))
     assert within.keys() - without.keys() == {"chord.learner.preflight", "chord.learner.zero"}
     changed = PROJECT.model_copy(update={"study": PROJECT.study.model_copy(update={"execution": divided})})
+    now = expectations(changed, ROOT)
     for name, before in expectations(PROJECT, ROOT).items():
-        after = expectations(changed, ROOT)[name]
+        after = now[name]
         assert (after.without != before.without) is (after.verb == "chord.train"), name
 
 

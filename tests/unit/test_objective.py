@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from chord.objective import losses, luffy, sasr, weights
 from chord.objective.advantages import group_advantages
 
+pytestmark = pytest.mark.numbers
+
 FIFTH = math.log(1 / 5)
 WEIGHTS = {
     "p": (weights.probability, 1 / 5),

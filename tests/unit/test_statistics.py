@@ -15,6 +15,9 @@ from chord.findings.statistics import (
     student_quantile,
     two_way,
 )
+from tests.draws import at_least, at_most, shifted
+
+pytestmark = pytest.mark.numbers
 
 
 def test_two_by_two_outcomes_give_the_error_worked_out_by_hand():
@@ -52,10 +55,10 @@ def simulated(rng, runs, seeds, problems, seed_sd, problem_sd, noise_sd):
     return by_seed + by_problem + rng.normal(0, noise_sd, (runs, seeds, problems))
 
 
-def coverage(tables, truth=0.0):
-    """How often the 95 % interval holds the truth; fewer draws than in use, for speed."""
+def covered(tables, truth=0.0):
+    """In how many tables the 95 % interval holds the truth, and of how many; fewer draws than in use, for speed."""
     found = [two_way(table, resamples=600).interval for table in tables]
-    return sum(low <= truth <= high for low, high in found) / len(found)
+    return sum(low <= truth <= high for low, high in found), len(found)
 
 
 def answered(rng, runs, seeds, problems, samples, seed_sd, noise_sd, problem_sd=1.0):
@@ -64,7 +67,8 @@ def answered(rng, runs, seeds, problems, samples, seed_sd, noise_sd, problem_sd=
     return rng.binomial(samples, 1 / (1 + np.exp(-log_odds))) / samples
 
 
-# 600 simulated studies each, whose own standard error is 0.9 points at 95 %.
+# 600 simulated studies each. The bounds are for the true coverage; the share that is found may be 4.9 standard errors
+# (of 0.9 points at 95 %) beyond them.
 @pytest.mark.parametrize(
     ("seeds", "problems", "samples", "seed_sd", "low", "high"),
     [
@@ -80,27 +84,28 @@ def answered(rng, runs, seeds, problems, samples, seed_sd, noise_sd, problem_sd=
     ],
 )
 def test_the_interval_holds_the_truth_about_95_percent_of_the_time(seeds, problems, samples, seed_sd, low, high):
-    tables = answered(np.random.default_rng(7), 600, seeds, problems, samples, seed_sd, 0.3)
-    assert low <= coverage(tables, 0.5) <= high
+    tables = answered(np.random.default_rng(shifted(7)), 600, seeds, problems, samples, seed_sd, 0.3)
+    found = covered(tables, 0.5)
+    assert at_least(*found, low) and at_most(*found, high)
 
 
 def test_one_seed_covers_new_problems_and_not_new_seeds():
     # the error of one seed is for this model alone; where seeds differ, its interval must not be taken for more.
-    tables = answered(np.random.default_rng(7), 300, 1, 128, 4, 1.0, 0.3)
-    assert coverage(tables, 0.5) < 0.6
+    tables = answered(np.random.default_rng(shifted(7)), 300, 1, 128, 4, 1.0, 0.3)
+    assert at_most(*covered(tables, 0.5), 0.6)
     found = two_way(tables[0])
     assert math.isnan(found.se_seeds) and found.se == found.se_problems and found.n_seeds == 1
 
 
 @pytest.mark.parametrize(("seeds", "seed_sd"), [(3, 0.0), (3, 0.3), (5, 0.3)])
 def test_paired_differences_of_correlated_arms_are_covered_and_narrower_than_unpaired_ones(seeds, seed_sd):
-    rng = np.random.default_rng(11)
+    rng = np.random.default_rng(shifted(11))
     hard = rng.normal(0, 1.5, (400, 1, 100))  # both arms find the same problems hard
     arms = []
     for _ in range(2):
         log_odds = hard + rng.normal(0, seed_sd, (400, seeds, 1)) + rng.normal(0, 0.3, (400, seeds, 100))
         arms.append(rng.binomial(4, 1 / (1 + np.exp(-log_odds))) / 4)
-    assert coverage(arms[0] - arms[1]) >= 0.92
+    assert at_least(*covered(arms[0] - arms[1]), 0.92)
     some = list(zip(*arms, strict=True))[:100]
     paired = np.mean([two_way(a - b, resamples=1).se for a, b in some])
     apart = [math.hypot(two_way(a, resamples=1).se, two_way(b, resamples=1).se) for a, b in some]
@@ -109,29 +114,31 @@ def test_paired_differences_of_correlated_arms_are_covered_and_narrower_than_unp
 
 def test_the_error_is_that_of_means_over_many_studies():
     # seed effects of sd 0.2 over 10 seeds, problem effects of 0.5 over 60, noise of 0.4 over all 600.
-    tables = simulated(np.random.default_rng(5), 2000, 10, 60, 0.2, 0.5, 0.4)
+    tables = simulated(np.random.default_rng(shifted(5)), 2000, 10, 60, 0.2, 0.5, 0.4)
     truth = math.sqrt(0.2**2 / 10 + 0.5**2 / 60 + 0.4**2 / 600)
-    assert math.isclose(tables.mean(axis=(1, 2)).std(), truth, rel_tol=0.04)
+    assert math.isclose(tables.mean(axis=(1, 2)).std(), truth, rel_tol=0.08)  # 1 / sqrt(2 x 2000) = 0.016 is its error
     squares = [two_way(table, resamples=1).se ** 2 for table in tables]
-    assert math.isclose(math.sqrt(np.mean(squares)), truth, rel_tol=0.02)
+    assert math.isclose(math.sqrt(np.mean(squares)), truth, rel_tol=0.02)  # its error is 0.003
 
 
 def test_the_error_over_problems_alone_would_be_too_small_where_seeds_differ():
-    tables = simulated(np.random.default_rng(7), 300, 40, 50, 0.5, 0.3, 0.5)
+    tables = simulated(np.random.default_rng(shifted(7)), 300, 40, 50, 0.5, 0.3, 0.5)
     pooled = [abs(t.mean()) < 1.96 * t.std(ddof=1) / math.sqrt(t.size) for t in tables]
-    assert sum(pooled) / 300 < 0.7
-    assert coverage(tables) > 0.92
+    assert at_most(sum(pooled), 300, 0.7)
+    assert at_least(*covered(tables), 0.92)
 
 
 def test_the_same_outcomes_give_the_same_interval_and_fewer_draws_nearly_the_same():
-    outcomes = simulated(np.random.default_rng(2), 1, 3, 128, 0.1, 0.4, 0.3)[0]
+    outcomes = simulated(np.random.default_rng(shifted(2)), 1, 3, 128, 0.1, 0.4, 0.3)[0]
     first = two_way(outcomes)
     assert first.interval == two_way(outcomes.copy()).interval
-    assert np.allclose(two_way(outcomes, resamples=5000).interval, first.interval, atol=0.3 * first.se)
+    assert np.allclose(
+        two_way(outcomes, resamples=5000).interval, first.interval, atol=0.5 * first.se
+    )  # sd 0.07 over other outcomes
 
 
 def test_with_many_seeds_and_problems_the_interval_is_the_normal_one():
-    found = two_way(simulated(np.random.default_rng(3), 1, 60, 400, 0.1, 0.4, 0.3)[0])
+    found = two_way(simulated(np.random.default_rng(shifted(3)), 1, 60, 400, 0.1, 0.4, 0.3)[0])
     low, high = found.interval
     assert math.isclose((high - low) / 2, 1.96 * found.se, rel_tol=0.06)
     assert math.isclose((high + low) / 2, found.mean, abs_tol=0.1 * found.se)
@@ -201,7 +208,7 @@ def test_the_seeds_that_would_decide_are_worked_out_by_hand():
 
 
 def test_no_number_of_seeds_decides_what_the_problems_leave_open():
-    rng = np.random.default_rng(4)
+    rng = np.random.default_rng(shifted(4))
     outcomes = rng.normal(0, 1.0, (1, 20)) + rng.normal(0, 0.01, (3, 20))
     assert seeds_needed(two_way(outcomes), 0.1, 0.05) is None
     assert seeds_needed(two_way(outcomes), 3.0, 0.05) == 2
@@ -210,18 +217,18 @@ def test_no_number_of_seeds_decides_what_the_problems_leave_open():
 
 
 def test_four_in_five_studies_with_the_seeds_that_are_needed_decide():
-    rng = np.random.default_rng(6)
+    rng = np.random.default_rng(shifted(6))
     pilot = one_way(np.array([-1.0, 1.0, 0.0]))  # mean 0, variance 1
     seeds = seeds_needed(pilot, 0.8, 0.05)
     decided = [one_way(rng.normal(0.8, 1.0, seeds)).p_not_above(0.0) <= 0.05 for _ in range(400)]
-    assert 0.74 < sum(decided) / 400 < 0.88
+    assert at_least(sum(decided), 400, 0.78) and at_most(sum(decided), 400, 0.84)
 
 
 # --- differences and curves --------------------------------------------------------------------
 
 
 def test_a_paired_difference_cancels_the_problems_that_both_find_hard():
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(shifted(3))
     hard = rng.normal(0, 1.0, (1, 100))
     ours, other = (hard + rng.normal(shift, 0.1, (3, 100)) for shift in (0.2, 0.0))
     found = difference(ours, other)

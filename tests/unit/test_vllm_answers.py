@@ -1,7 +1,6 @@
 """Benchmarks answered through lm-eval's vLLM model: our prompts and seeds, records as ever, scores as transformers'."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from chord.records import Answer, Problem, read_lines
 from chord.sampling.vllm_options import end_ids_in
 from chord.seeds import derive
 from chord.tasks.benchmarks import read_benchmark, read_problems
+from tests.draws import may_agree
 from tests.tiny_model import tiny_model
 from tests.unit.small_study import prepare, run, write_study
 
@@ -152,6 +152,7 @@ def test_more_than_one_device_is_refused_by_name(place, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.numbers
 @pytest.mark.timeout(1200)
 def test_vllm_answers_every_sample_under_its_seed_ahead_too_and_scores_as_transformers_do(place, tmp_path):
     sibling = tmp_path / "vllm" / "harder" / "answers.jsonl"
@@ -187,7 +188,6 @@ def test_vllm_answers_every_sample_under_its_seed_ahead_too_and_scores_as_transf
         == PROBLEMS // 2 * read_benchmark(tmp_path / "vllm" / "project", study, "harder").samples_per_problem
     )
 
-    one, other = scores["vllm"], scores["transformers"]
-    spread = math.hypot(one["se"], other["se"])
-    assert 0.2 < other["mean"] < 0.9 and spread > 0
-    assert abs(one["mean"] - other["mean"]) <= spread
+    one, other = ([of["outcomes"].count("right") for of in scores[name]["problems"]] for name in scores)
+    assert 0.2 < scores["transformers"]["mean"] < 0.9
+    assert may_agree(one, other)

@@ -17,6 +17,8 @@ from chord.sampling.vllm_engine import engine_arguments, start_engine
 from chord.sampling.vllm_options import vllm_version
 from tests.sampled_policy import ENGINE, random_policy, write_config
 
+pytestmark = pytest.mark.numbers
+
 ASKED = [Request(f"r{k}", (1, 2, 3 + k % 5), k) for k in range(20)]
 
 

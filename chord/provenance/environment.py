@@ -96,14 +96,51 @@ def environment() -> dict[str, str]:
 
 
 def machine() -> dict[str, str | int]:
-    """System, processor and number of cores; the device that computes is for the verb to add."""
+    """System, processor, number of cores, and what `accelerator` and `container` say; the verb adds the device."""
     return {
         "system": f"{platform.system()} {platform.release()}",
         "architecture": platform.machine(),
         "cpu": _cpu(),
         "cores": os.cpu_count() or 0,
         "libc": " ".join(platform.libc_ver()),
+        **accelerator(),
+        **container(),
     }
+
+
+def accelerator(root: Path = Path("/")) -> dict[str, str]:
+    """Versions of the NVIDIA driver, of torch's CUDA and of NCCL; each is absent where there is none.
+
+    The driver is asked of the kernel under `root`, else of nvidia-smi on the PATH. CUDA and NCCL are those that torch
+    uses, where this process has loaded a CUDA build of it, else those that are installed as packages.
+    """
+    versions = {
+        "nvidia_driver": _driver(root),
+        "cuda": _package("nvidia-cuda-runtime"),
+        "nccl": _package("nvidia-nccl"),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.version.cuda:
+        versions |= {"cuda": torch.version.cuda, "nccl": ".".join(map(str, torch.cuda.nccl.version()))}
+    return {name: version for name, version in versions.items() if version}
+
+
+@cache
+def container() -> dict[str, str]:
+    """The image that this process runs in, by its digest; nothing outside of one, or where none can be told.
+
+    Apptainer and Singularity name the image file, which is hashed where it can be read in the container. An OCI image
+    does not know its own digest: whoever starts it says so in CHORD_IMAGE_DIGEST.
+    """
+    found = {}
+    if file := os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER"):
+        found["container"] = Path(file).name
+        if Path(file).is_file():
+            with open(file, "rb") as image:
+                found["container_digest"] = f"sha256:{hashlib.file_digest(image, 'sha256').hexdigest()}"
+    if digest := os.environ.get("CHORD_IMAGE_DIGEST"):
+        found["container_digest"] = digest
+    return scrubbed(found)
 
 
 def git_state(root: Path) -> dict[str, Any]:
@@ -145,6 +182,12 @@ def installed() -> dict[str, str]:
                 distribution, version = name.removesuffix(".dist-info").rsplit("-", 1)
                 found.setdefault(_normal(distribution), version)
     return dict(sorted(found.items()))
+
+
+def installed_for() -> str:
+    """What envs/install.py made this environment for, `cuda` or `cpu`; `` where another installer made it."""
+    file = Path(sys.prefix) / "installed-for"
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
 
 def key_packages() -> dict[str, str]:
@@ -199,6 +242,29 @@ def _git(root: Path, *arguments: str) -> bytes:
     return subprocess.run(
         command, env=clean, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=30
     ).stdout
+
+
+def _package(name: str) -> str:
+    """Version of an installed package of this name; such names may end in the CUDA that they are for, as in -cu13."""
+    found = [version for each, version in installed().items() if re.fullmatch(rf"{name}(-cu\d+)?", each)]
+    return found[0] if found else ""
+
+
+def _driver(root: Path) -> str:
+    """Version of the NVIDIA driver, `` where there is none."""
+    try:
+        loaded = re.search(r"NVRM version:.*?\s(\d+(\.\d+)+)\s", (root / "proc/driver/nvidia/version").read_text())
+        if loaded:
+            return loaded[1]
+    except OSError:
+        pass  # no driver, or a container that does not show it
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    told = re.match(r"\d+(\.\d+)+$", done.stdout, re.MULTILINE)
+    return told[0] if done.returncode == 0 and told else ""
 
 
 def _cpu() -> str:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -179,6 +180,7 @@ def test_an_attempt_ended_by_a_signal_is_in_the_ledger_and_leaves_no_manifest(st
     code = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from chord.provenance.files import run_verb
 from chord.provenance.manifest import Manifest
 def main():
@@ -297,6 +299,7 @@ ON_THE_WAY = [
 VERB = """
 import os, sys
 from pathlib import Path
+from types import SimpleNamespace
 from chord.provenance.manifest import Manifest
 study = Path(sys.argv[1])
 extra = {"where": "https://user:urlpassword@example.org/x?token=querysecret", "note": [os.environ["HF_TOKEN"]]}
@@ -401,3 +404,66 @@ def test_a_git_hook_around_us_does_not_change_which_project_is_meant(project, tm
 def test_provenance_loads_no_torch():
     code = "import chord.provenance.manifest, chord.provenance.lease, sys; print('torch' in sys.modules)"
     assert run_in(PROJECT, code).stdout == "False\n"
+
+
+def test_driver_cuda_and_nccl_are_recorded_where_they_are_and_absent_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(environment, "installed", lambda: {"numpy": "2.3.5"})
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert environment.accelerator(tmp_path) == {}
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(
+        '#!/bin/sh\n[ "$*" = "--query-gpu=driver_version --format=csv,noheader" ] && echo 570.1.2; echo 570.1.2\n'
+    )
+    smi.chmod(0o755)
+    assert environment.accelerator(tmp_path) == {"nvidia_driver": "570.1.2"}
+    smi.write_text("#!/bin/sh\necho NVIDIA-SMI has failed; exit 9\n")
+    assert environment.accelerator(tmp_path) == {}
+    kernel = tmp_path / "proc/driver/nvidia/version"
+    kernel.parent.mkdir(parents=True)
+    for line, version in (
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024", "535.183.01"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build  (a@b)", "580.82.07"),
+    ):
+        kernel.write_text(f"{line}\nGCC version:  gcc version 13.3.0 (Ubuntu)\n")
+        assert environment.accelerator(tmp_path) == {"nvidia_driver": version}
+    monkeypatch.setattr(
+        environment, "installed", lambda: {"nvidia-nccl-cu13": "2.29.7", "nvidia-cuda-runtime": "13.0.96"}
+    )
+    packaged = {"nvidia_driver": "580.82.07", "cuda": "13.0.96", "nccl": "2.29.7"}
+    assert environment.accelerator(tmp_path) == packaged
+    loaded = SimpleNamespace(
+        version=SimpleNamespace(cuda="13.1"), cuda=SimpleNamespace(nccl=SimpleNamespace(version=lambda: (2, 30, 1)))
+    )
+    monkeypatch.setitem(sys.modules, "torch", loaded)
+    assert environment.accelerator(tmp_path) == packaged | {"cuda": "13.1", "nccl": "2.30.1"}
+    loaded.version.cuda = None
+    assert environment.accelerator(tmp_path) == packaged
+
+
+@pytest.mark.parametrize("variable", ["APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"])
+def test_a_manifest_names_the_image_that_its_job_ran_in_by_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    def recorded() -> dict[str, str | int]:
+        environment.container.cache_clear()
+        return {name: value for name, value in environment.machine().items() if name.startswith("container")}
+
+    for name in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER", "CHORD_IMAGE_DIGEST"):
+        monkeypatch.delenv(name, raising=False)
+    assert recorded() == {}
+    image = tmp_path / "chord.sif"
+    image.write_bytes(b"an image")
+    monkeypatch.setenv(variable, str(image))
+    digest = f"sha256:{hashlib.sha256(b'an image').hexdigest()}"
+    assert recorded() == {"container": "chord.sif", "container_digest": digest}
+    image.unlink()  # the container does not show its own file
+    assert recorded() == {"container": "chord.sif"}
+    monkeypatch.setenv("CHORD_IMAGE_DIGEST", "sha256:beef")
+    assert recorded() == {"container": "chord.sif", "container_digest": "sha256:beef"}
+    monkeypatch.delenv(variable)
+    assert recorded() == {"container_digest": "sha256:beef"}
+    monkeypatch.undo()
+    environment.container.cache_clear()

@@ -19,9 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from chord import cluster
+from chord.provenance.environment import accelerator, installed_for
 from chord.provenance.files import UserError, run_verb, write_atomically
 
-PACKAGES = ("torch", "transformers", "safetensors", "snakemake", "snakemake-executor-plugin-slurm-jobstep")
+PACKAGES = (
+    *("torch", "transformers", "safetensors", "vllm", "deepspeed"),
+    *("snakemake", "snakemake-executor-plugin-slurm-jobstep"),
+)
+# The oldest driver branch for each major version of CUDA: table "Minor Version Compatibility" of NVIDIA's guide
+# "CUDA Compatibility".
+OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
+INSTALL = "`make install FOR=cuda` (README, Machines; `make install-engines` for vLLM and DeepSpeed)"
 SEEN_SECONDS = 60.0  # for a file of an ended job to appear, as `latency-wait` in profiles/slurm
 
 
@@ -51,7 +59,7 @@ def described() -> dict[str, object]:
     import torch
 
     here = {"host": socket.gethostname(), "python": sys.version.split()[0], "gpus_of_torch": torch.cuda.device_count()}
-    here |= {"cuda_of_torch": torch.version.cuda}
+    here |= {"cuda_of_torch": torch.version.cuda, "installed_for": installed_for(), "accelerator": accelerator()}
     return here | {"gpus_of_slurm": os.environ.get("CUDA_VISIBLE_DEVICES", ""), "packages": _versions()}
 
 
@@ -83,7 +91,9 @@ def _asked(folder: Path, options: str, gpus: int, seconds: float, place: Path) -
         return
     yield from _compared(here, folder, state)
     if gpus and (folder / "node.json").exists():
-        yield _gpus(json.loads((folder / "node.json").read_text(encoding="utf-8")), gpus, place)
+        there = json.loads((folder / "node.json").read_text(encoding="utf-8"))
+        yield from _builds(there, place)
+        yield _gpus(there, gpus, place)
 
 
 def _compared(here: dict[str, object], folder: Path, state: str) -> Iterator[Finding]:
@@ -117,9 +127,28 @@ def _gpus(there: dict[str, Any], wanted: int, place: Path) -> Finding:
         change = f"look at `gres` in {place}; if it is right, ask whoever runs the cluster for File= in gres.conf"
         return Finding(found, change)
     if there["cuda_of_torch"] is None:
-        return Finding(found, note="this torch is built without CUDA: what is trained here is trained on CPUs")
+        return Finding(found, note="this torch is built without CUDA, and sees none")
     change = "install a torch that fits the driver of the nodes (README, Machines)"
     return Finding(found, change if there["gpus_of_torch"] != wanted else "")
+
+
+def _builds(there: dict[str, Any], place: Path) -> Iterator[Finding]:
+    """Whether what is installed computes on NVIDIA GPUs, and on a node with this driver."""
+    packages, told, cuda = there["packages"], there["accelerator"], there["cuda_of_torch"]
+    versions = {"torch": packages["torch"], "CUDA": cuda, "driver": told.get("nvidia_driver"), "NCCL": told.get("nccl")}
+    versions |= {"vLLM": packages["vllm"], "DeepSpeed": packages["deepspeed"]}
+    found = f"{there['host']} has " + ", ".join(f"{name} {value or 'none'}" for name, value in versions.items())
+    instead = f"{INSTALL}, or leave `gres` and this partition out of {place}"
+    driver = int((told.get("nvidia_driver") or "0").split(".")[0])
+    oldest = OLDEST_DRIVER.get(int(cuda.split(".")[0]), 0) if cuda else 0
+    if wrong := [name for name, is_cpu in (("torch", cuda is None), ("vLLM", "cpu" in packages["vllm"])) if is_cpu]:
+        made = f" (.venv is made for {there['installed_for']})" if there["installed_for"] else ""
+        yield Finding(f"{found}: {' and '.join(wrong)} built for CPUs, on a partition with GPUs{made}", instead)
+    elif driver and driver < oldest:
+        change = f"ask for driver {oldest} or newer on the nodes, or install a torch for an older CUDA"
+        yield Finding(f"{found}: CUDA {cuda} needs driver {oldest} or newer", change)
+    else:
+        yield Finding(found)
 
 
 def _ended(job: str, answer: Path, seconds: float) -> str:

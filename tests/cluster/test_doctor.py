@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.cluster.needs import why_not
@@ -45,7 +46,6 @@ def changed(folder: Path, **changes: object) -> None:
 
 def test_the_profile_as_it_stands_fits_and_nothing_is_left_behind(cluster: Cluster, project: Path) -> None:
     code, said = doctor(cluster, project, "--profile", "slurm")
-    assert code == 0, said
     for rules in ("prepare + prepare_benchmark", "train", "choose + validate", "score", "tabulate"):
         assert f"ok      {rules}: sbatch takes it (slurm_partition" in said
     assert "n1 reads what is written here, and the other way round" in said
@@ -56,6 +56,29 @@ def test_the_profile_as_it_stands_fits_and_nothing_is_left_behind(cluster: Clust
         ("cpu", "COMPLETED"),
         ("gpu", "COMPLETED"),
     }
+    lines = said.splitlines()
+    wrong = [i for i, line in enumerate(lines) if line.startswith("CHANGE")]
+    if torch.version.cuda is None:  # the node has GPUs by name, and what is installed cannot use any
+        assert (code, len(wrong)) == (1, 1), said
+        assert lines[wrong[0]].startswith(
+            f"CHANGE  a job on partition gpu: n1 has torch {torch.__version__}, CUDA none"
+        )
+        assert "torch and vLLM built for CPUs, on a partition with GPUs" in lines[wrong[0]]
+        assert lines[wrong[0] + 1].startswith("        -> `make install FOR=cuda`")
+    else:
+        assert (code, wrong) == (0, []), said
+
+
+def test_builds_for_cpus_are_well_where_no_rule_asks_for_gpus(cluster: Cluster, project: Path) -> None:
+    file = project / "profiles/slurm/config.yaml"
+    profile = yaml.safe_load(file.read_text())
+    for resources in profile["set-resources"].values():
+        del resources["gres"], resources["slurm_partition"]
+    file.write_text(yaml.safe_dump(profile))
+    code, said = doctor(cluster, project)
+    assert code == 0, said
+    assert "a job on partition cpu: n1 imports chord and torch" in said
+    assert "partition gpu" not in said
 
 
 def test_each_thing_that_does_not_fit_is_named_with_the_cure_and_nothing_is_submitted(

@@ -10,7 +10,7 @@ import pytest
 
 from chord.cluster import Node, gpus_of, last_words, minutes_of
 from chord.doctor import _misfits, profile_file, wanted_gpus
-from chord.probe import Finding
+from chord.probe import Finding, _builds, described
 from chord.provenance.files import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,3 +107,56 @@ def test_a_finding_says_what_to_do_only_where_there_is_something_to_do() -> None
     assert str(Finding("no sbatch found", "load it")) == "CHANGE  no sbatch found\n        -> load it"
     assert str(Finding("1 GPU", note="without CUDA")) == "note    1 GPU\n        -> without CUDA"
     assert last_words("a\n\nb\n c \nd\n") == "b c d"
+
+
+# What chord.probe writes on a node with an H100 that is well.
+WELL = {
+    "host": "n1",
+    "cuda_of_torch": "13.0",
+    "installed_for": "cuda",
+    "accelerator": {"nvidia_driver": "580.82.07", "cuda": "13.0", "nccl": "2.29.7"},
+    "packages": {"torch": "2.13.0", "vllm": "0.32.0", "deepspeed": "0.19.8"},
+}
+SEEN = "n1 has torch {torch}, CUDA {cuda}, driver {driver}, NCCL 2.29.7, vLLM {vllm}, DeepSpeed 0.19.8"
+
+
+@pytest.mark.parametrize(
+    ("torch", "cuda", "driver", "vllm", "wrong"),
+    [
+        ("2.13.0", "13.0", "580.82.07", "0.32.0", ""),
+        ("2.13.0", "13.0", "580.82.07", "missing", ""),  # no study here asks for it
+        ("2.13.0", "12.8", "525.60.13", "0.32.0", ""),
+        ("2.13.0+cpu", None, "580.82.07", "0.32.0", "torch built for CPUs, on a partition with GPUs"),
+        ("2.13.0", "13.0", "580.82.07", "0.32.0+cpu", "vLLM built for CPUs, on a partition with GPUs"),
+        ("2.13.0+cpu", None, "580.82.07", "0.32.0+cpu", "torch and vLLM built for CPUs, on a partition with GPUs"),
+        ("2.13.0", "13.0", "570.124.06", "0.32.0", "CUDA 13.0 needs driver 580 or newer"),
+    ],
+)
+def test_a_node_with_gpus_needs_builds_for_them_and_a_driver_that_is_new_enough(
+    torch: str, cuda: str | None, driver: str, vllm: str, wrong: str
+) -> None:
+    there = WELL | {"cuda_of_torch": cuda, "packages": {"torch": torch, "vllm": vllm, "deepspeed": "0.19.8"}}
+    there |= {
+        "accelerator": {"nvidia_driver": driver, "nccl": "2.29.7"},
+        "installed_for": "cpu" if "CPUs" in wrong else "",
+    }
+    (finding,) = _builds(there, Path("profiles/slurm/config.yaml"))
+    seen = SEEN.format(torch=torch, cuda=cuda or "none", driver=driver, vllm=vllm)
+    assert finding.found.startswith(seen)
+    if not wrong:
+        assert (finding.found, finding.change) == (seen, "")
+    elif "CPUs" in wrong:
+        assert finding.found == f"{seen}: {wrong} (.venv is made for cpu)"
+        assert finding.change.startswith("`make install FOR=cuda`")
+        assert finding.change.endswith("leave `gres` and this partition out of profiles/slurm/config.yaml")
+    else:
+        assert finding.found == f"{seen}: {wrong}"
+        assert finding.change == "ask for driver 580 or newer on the nodes, or install a torch for an older CUDA"
+
+
+def test_a_node_says_of_itself_all_that_is_held_against_its_gpus() -> None:
+    here = described()
+    assert set(WELL) <= set(here)
+    assert set(WELL["packages"]) <= set(here["packages"])
+    assert here["packages"]["vllm"] != "missing"
+    assert len(list(_builds(here, Path("profile")))) == 1

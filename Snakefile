@@ -38,3 +38,6 @@ rule all:
         [file for artefact in (*project.choice.artefacts, "claims") for file in files_of(artefact)],
     message:
         "All that config/config.yaml names is in results/"
+
+
+stale |= looked_over()

@@ -5,16 +5,18 @@ python -m chord.audit results/demo/table1.json --cell chord-phi/in-distribution 
 python -m chord.audit FILE_OR_FOLDER                           whatever a manifest of a study describes
 
 Each link is verified, or altered (its bytes are not what its maker recorded, or its numbers do not follow from its
-inputs), missing, stale (made by other code, settings, pins or inputs than are there now), or untracked (no manifest
-made it). A dirty tree (made with uncommitted changes) and unpinned packages (others than envs/ pins) are remarks: what
-ran is recorded, but not under a name that others have; --strict makes them break the chain. Exit code 0: the chain
-holds, 1: a link is broken, 2: the question cannot be asked.
+inputs), missing, stale (made by another command, other code, settings, pins or inputs than are there now), or
+untracked (no manifest made it). A dirty tree (made with uncommitted changes) and unpinned packages (others than envs/
+pins) are remarks: what ran is recorded, but not under a name that others have. It is a remark too where the commands
+of the rules could not be compared. --strict makes remarks break the chain. Exit code 0: the chain holds, 1: a link is
+broken, 2: the question cannot be asked.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from tqdm import tqdm
 from chord.findings import chain, recomputed, rendering
 from chord.findings.reading import read_json
 from chord.inquiry import Question, answered, asked
+from chord.planning import snakemake
 from chord.provenance.files import UserError, run_verb
 from chord.provenance.proof import Proof
 from chord.provenance.rehash import Hasher, total_bytes
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Audits what the command line names; gives the exit code."""
     given = _parser().parse_args(arguments)
     began = time.monotonic()
-    question = asked(given.target, given.cell, given.root)
+    question = _with_rules(asked(given.target, given.cell, given.root))
     hasher = Hasher(question.lineage.study, given.quick)
     total = total_bytes([*question.files, *question.lineage.jobs])
     with tqdm(total=total, unit="B", unit_scale=True, desc="hashing", disable=None, leave=False) as bar:
@@ -59,6 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(line)
         print(f"{hasher.bytes_read:,} bytes hashed in {time.monotonic() - began:.1f} s")
     return BROKEN if broken else 0
+
+
+def _with_rules(question: Question) -> Question:
+    """The question with what the rules of the project tell each job, or with why they cannot say."""
+    if question.project is None:
+        return question
+    root, config = question.lineage.project, [f"study={question.lineage.study.name}"]
+    try:
+        return replace(question, told=snakemake.asked(root, config))
+    except UserError as error:
+        return replace(question, untold=str(error))
 
 
 # --- the report --------------------------------------------------------------------------------

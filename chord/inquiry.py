@@ -5,9 +5,9 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from chord import jobs
 from chord.config import Project, load
 from chord.findings import recomputed
 from chord.findings.reading import read_json
+from chord.provenance import commands
 from chord.provenance.attempts import read_attempts
 from chord.provenance.digest import PROJECT
 from chord.provenance.files import UserError
@@ -28,7 +29,10 @@ from chord.provenance.verdicts import LEDGER, Evidence, Finding, Status
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about: `targets`, and all `files` behind them, what came first first."""
+    """What is asked about: `targets`, and all `files` behind them, what came first first.
+
+    `told`: what the rules tell each job, by its manifest below the study; `untold`: why that is not known.
+    """
 
     lineage: Lineage
     project: Project | None
@@ -36,6 +40,8 @@ class Question:
     files: tuple[Path, ...]
     whole: bool = False
     cell: tuple[str, str] | None = None
+    told: Mapping[str, commands.Told] = field(default_factory=dict)
+    untold: str | None = None
 
 
 # --- the question ------------------------------------------------------------------------------
@@ -132,11 +138,16 @@ def answered(question: Question, hasher: Hasher) -> Proof:
     lineage = question.lineage
     attempts = read_attempts(lineage.study / LEDGER)
     evidence = gathered(lineage, attempts, question.files, hasher, _changes(question), _recipes(question))
-    return proved(evidence, question.files, lambda path: _recomputed(evidence, question, path), question.whole)
+    proof = proved(evidence, question.files, lambda path: _recomputed(evidence, question, path), question.whole)
+    if question.untold is None:
+        return proof
+    found = f"whether the rules would give each job the same command was not compared: {question.untold}"
+    unseen = Finding(Status.NOT_JUDGED, "workflow/", found, "copy the whole project, and install what envs/ pins")
+    return replace(proof, findings=(*proof.findings, unseen))
 
 
 def _changes(question: Question) -> dict[Path, list[str]]:
-    """For each manifest that config/ knows a job for: what of code, settings and pins is not as it was."""
+    """For each manifest that config/ knows a job for: what of code, settings, pins and command is not as it was."""
     lineage, project = question.lineage, question.project
     if project is None:
         return {}
@@ -145,14 +156,18 @@ def _changes(question: Question) -> dict[Path, list[str]]:
     found: dict[Path, list[str]] = {}
     for path, job in lineage.jobs.items():
         if (today := expected.get(lineage.place(path))) is not None:
-            found[path] = [str(one) for one in changes(job.manifest.model_dump(mode="json"), today, code)]
+            manifest = job.manifest.model_dump(mode="json")
+            others = changes(manifest, today, code)
+            if told := question.told.get(lineage.place(path)):
+                others += commands.changes(manifest, told, lineage.shown(lineage.study))
+            found[path] = [str(one) for one in others]
     return found
 
 
 def _recipes(question: Question) -> dict[Path, list[str]]:
     """For each run.json in the way: what config/ says otherwise now."""
     lineage, project = question.lineage, question.project
-    texts = jobs.run_texts(project) if project else {}
+    texts = jobs.run_texts(project) | commands.texts(question.told) if project else {}
     found: dict[Path, list[str]] = {}
     for path in question.files:
         text = texts.get(lineage.place(path)) if path.is_relative_to(lineage.study) else None

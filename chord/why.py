@@ -17,8 +17,8 @@ import yaml
 
 from chord import jobs
 from chord.config import load
-from chord.planning.snakemake import Planned, planned
-from chord.provenance import freshness
+from chord.planning.snakemake import Planned, asked, planned
+from chord.provenance import commands, freshness
 from chord.provenance.files import run_verb
 
 MADE_AGAIN = "reads what is made again"
@@ -38,7 +38,9 @@ def main() -> None:
     given = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in args.config)}
     project = load(Path("."), given=given)
     results = Path("results", project.study.name)
-    stale = freshness.survey(results, jobs.expectations(project), jobs.run_texts(project))
+    told = asked(Path("."), args.config)
+    stale = freshness.survey(results, jobs.expectations(project), jobs.run_texts(project) | commands.texts(told))
+    commands.add_changes(stale, told, results)
     config = ["--config", *args.config] if args.config else []
     reasons = explained(planned([*args.targets, *others, *config]), stale, results)
     if args.json:

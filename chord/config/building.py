@@ -71,6 +71,11 @@ def start_of(arms: Mapping[str, Arm], name: str) -> str:
     return name
 
 
+def tested_on(study: Study) -> str:
+    """The benchmark by whose scores arms with `choose_on: test` choose: the study's first."""
+    return next(iter(study.benchmarks))
+
+
 def trained_starts(study: Study) -> list[str]:
     """Those of `start_models` that the study trains itself."""
     return [name for name, model in start_models(study).items() if model.source == "random"]

@@ -1,10 +1,23 @@
-"""Which jobs Snakemake would run for a target, by its own summary. Runs none of them."""
+"""Which jobs Snakemake would run for a target, by its own summary, and what its rules tell each. Runs none of them."""
 
+import importlib.util
+import json
+import os
 import subprocess
 import sys
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
 
+from chord.provenance.commands import Told
 from chord.provenance.files import UserError
+
+if TYPE_CHECKING:
+    from snakemake.jobs import Job
+    from snakemake.workflow import Workflow
+
+TELL = "CHORD_TELL"  # names a file: the Snakefile writes there what its rules tell each job
 
 LAST_OUTPUTS = (".manifest.json", "/run.json")  # of every rule, one of these is the last
 
@@ -47,3 +60,72 @@ def _by_job(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
             jobs.append([])
         jobs[-1].append(row)
     return jobs
+
+
+# --- what the rules tell each job --------------------------------------------------------------
+
+
+class _NoGraph(NamedTuple):
+    """Stands for the graph of jobs, which is not there yet while the Snakefile is read; a command needs no more."""
+
+    workflow: "Workflow"
+
+    def jobid(self, job: "Job") -> int:
+        """Jobs have no number yet."""
+        return 0
+
+
+def told_by(workflow: "Workflow", results: str, keys: Iterable[str]) -> dict[str, Told]:
+    """What the rules of a Snakefile that was read tell the job of each manifest or run.json below `results`."""
+    from snakemake.jobs import Job
+
+    found = {}
+    for key in keys:
+        path = f"{results}/{key}"
+        for rule in workflow.rules:
+            if any(output.match(path) for output in rule.output):
+                job = Job(rule, _NoGraph(workflow), rule.get_wildcards(path))
+                if job.shellcmd:
+                    found[key] = Told(job.shellcmd, tuple(map(str, job.input)))
+    return found
+
+
+def is_asked() -> bool:
+    """Whether `asked` started this Snakemake, so that it should `answer`."""
+    return TELL in os.environ
+
+
+def answer(told: Mapping[str, Told]) -> None:
+    """Writes down what `asked` reads."""
+    Path(os.environ[TELL]).write_text(json.dumps(told), encoding="utf-8")
+
+
+def asked(root: Path, config: Sequence[str]) -> dict[str, Told]:
+    """What the rules in `root` tell each job, with these `--config` values. Raises UserError where they cannot say.
+
+    Snakemake reads them in a folder of its own without results/, so that it writes nothing in `root`.
+    """
+    if not (root / "Snakefile").is_file():
+        raise UserError("there is no Snakefile beside results/")
+    if importlib.util.find_spec("snakemake") is None:
+        raise UserError("Snakemake is not installed")
+    with TemporaryDirectory(prefix="chord-rules-") as name:
+        folder = Path(name)
+        for part in root.resolve().iterdir():
+            if part.name not in ("results", ".snakemake"):
+                (folder / part.name).symlink_to(part)
+        told = folder / "told.json"
+        options = ["--list-rules", "--profile", "none", "--workflow-profile", "none"]
+        options += ["--config", *config] if config else []
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", *options],
+            cwd=folder,
+            env=os.environ | {TELL: str(told), "XDG_CACHE_HOME": str(folder / "cache")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode or not told.is_file():
+            said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+            raise UserError(f"Snakemake cannot read the rules: {' '.join(said[-3:]) or 'it said nothing'}")
+        return {key: Told(shell, tuple(reads)) for key, (shell, reads) in json.loads(told.read_bytes()).items()}

@@ -39,6 +39,7 @@ DECIDES_NOTHING = (
     "chord.config.vllm",
     "chord.config.zero",
     "chord.jobs",
+    "chord.provenance.commands",
     "chord.provenance.digest",
     "chord.provenance.environment",
     "chord.provenance.freshness",

@@ -67,6 +67,10 @@ def with_method(method: str) -> set[str]:
     return {arm for arm in BUILT if recipe(arm).get("method") == method}
 
 
+def imitates(arm: str) -> bool:
+    return reads_expert_traces(arm) or recipe(arm).get("traces") == "aligned"
+
+
 RL = grows_from({arm for arm in BUILT if samples(arm)})
 EXPERTS = grows_from({arm for arm in BUILT if reads_expert_traces(arm)})
 GRADED_AGAIN = grows_from({arm for arm in BUILT if samples(arm) or "choose" in ARMS[arm]})
@@ -74,6 +78,9 @@ SFT_GRADES = set().union(*(graded(arm) for arm in BUILT))
 SCORES = TABLE.union(PAGE, CLAIMS, *(scored(arm) for arm in IN_TABLE))
 HARDER = TABLE.union(PAGE, CLAIMS, *(answered(arm, "harder") | scored(arm, "harder") for arm in IN_TABLE))
 OBJECTIVE, TASKS = "chord/objective", "chord/tasks"
+COMMON, TRAIN, EVALUATE = (f"workflow/rules/{name}.smk" for name in ("common", "train", "evaluate"))
+VALIDATED = 'inputs | {"validation": "results/{study}/data/problems/'
+LUFFY_READS = f'{VALIDATED}" + ("train" if wildcards.arm == "luffy" else "validation") + ".jsonl"}}'
 
 NOTHING: dict[str, Edit] = {
     "a comment in the losses": edits((f"{OBJECTIVE}/losses.py", "import torch\n", "import torch  # of tensors\n")),
@@ -97,6 +104,34 @@ NOTHING: dict[str, Edit] = {
         ("config/studies/demo.yaml", "checkpoint_every_steps: <n>", "checkpoint_every_steps: 3")
     ),
     "who does what ahead": edits(("workflow/rules/common.smk", 'f"--ahead {', 'f"--ahead  {')),
+    "comments, messages, logs, turns, threads, memory and environments of rules": edits(
+        (TRAIN, "# Models. One trainer", "# The models. One trainer"),
+        (TRAIN, '"Training {wildcards.arm} by imitation, seed', '"Imitating with {wildcards.arm}, seed'),
+        (EVALUATE, "{benchmark}/score.log", "{benchmark}/scoring.log"),
+        (EVALUATE, "    priority: scoring_turn\n", "    priority: 3\n    resources:\n        mem_mb=999,\n"),
+        (EVALUATE, "    threads: project.study.execution.cpu_threads\n", "    threads: 2\n"),
+        (EVALUATE, '"../../envs/evaluate.yaml"', '"../../envs/generate.yaml"'),
+        (COMMON, '"""The model that answers."""', '"""Which model answers."""'),
+    ),
+    "the name of a rule": edits(
+        (EVALUATE, "rule score:", "rule grade:"),
+        (COMMON, "rules.generate.output + rules.score.output", "rules.generate.output + rules.grade.output"),
+        (COMMON, "rules.generate.output + rules.score.output", "rules.generate.output + rules.grade.output"),
+    ),
+    "the layout of a command, and what starts it": edits(
+        (EVALUATE, '"python -m chord.generate --study', '"OMP_NUM_THREADS=1 nice python3 -m  chord.generate   --study'),
+        (
+            EVALUATE,
+            "--model {input.model} --problems {input.problems}",
+            "--problems={input.problems} --model ./{input.model}",
+        ),
+        (EVALUATE, "{params.ahead} > {log} 2>&1", "{params.ahead} 2> {log} >> {log}"),
+        (
+            TRAIN,
+            "{params.launcher}python -m chord.train",
+            "srun --ntasks=1 python -m chord.launch --per-node 2 -- python -m chord.train",
+        ),
+    ),
     "code that keeps records": edits(("chord/provenance/ledger.py", 'FIRST = "0" * 64', 'FIRST = "0" * (32 + 32)')),
     "code of an arm that is not built": edits(
         (f"{OBJECTIVE}/schedules.py", "return min(1.0, max(0.0,", "return min(1.5, max(0.0,")
@@ -111,6 +146,44 @@ def test_what_decides_nothing_rebuilds_nothing(tree: Path, edit: str) -> None:
 
 
 EXACTLY: dict[str, tuple[Edit, set[str]]] = {
+    "what every training validates on": (
+        edits((COMMON, f"{VALIDATED}validation.jsonl", f"{VALIDATED}train.jsonl")),
+        made_again(BUILT),
+    ),
+    "what one training validates on": (
+        edits((COMMON, f'{VALIDATED}validation.jsonl"}}', LUFFY_READS)),
+        made_again(grows_from({"luffy"})),
+    ),
+    "what the base model validates on": (
+        edits((TRAIN, "data/problems/validation.jsonl", "data/problems/train.jsonl")),
+        EVERYTHING_TRAINED,
+    ),
+    "a file that trainings no longer read": (
+        edits((COMMON, 'inputs["solved"] = f', "solved = f")),
+        made_again(grows_from({arm for arm in BUILT if samples(arm) and imitates(arm)})),
+    ),
+    "the seed of answers": (
+        edits((EVALUATE, "--seed {wildcards.seed}", "--seed 7")),
+        evaluated(ALL) | TABLE | PAGE | CLAIMS,
+    ),
+    "a flag more for answers": (
+        edits((EVALUATE, "{input.problems} --seed", "{input.problems} --greedy --seed")),
+        evaluated(ALL) | TABLE | PAGE | CLAIMS,
+    ),
+    "in which order a choice looks at its candidates": (
+        edits(
+            (
+                COMMON,
+                "for name in project.arms[wildcards.arm].choose]",
+                "for name in project.arms[wildcards.arm].choose[::-1]]",
+            )
+        ),
+        made_again(grows_from({arm for arm in BUILT if "choose" in ARMS[arm]})),
+    ),
+    "the seed that a rule writes into run.json": (
+        edits((COMMON, "wildcards.arm, int(wildcards.seed))", "wildcards.arm, int(wildcards.seed) + 1)")),
+        made_again(BUILT).union(*(described(arm) for arm in BUILT if recipe(arm))),
+    ),
     "the phi function": (
         edits((f"{OBJECTIVE}/weights.py", "return p * (1 - p)", "return p * (1 - p) * 1.0")),
         made_again(grows_from(with_weight("p(1-p)"))),
@@ -303,6 +376,28 @@ def test_what_an_edit_made_stale_is_made_once_and_then_all_is_fresh_also_when_th
         assert planned(tree) == expected, turn
         assert snakemake(tree, "--cores", "2").returncode == 0
         assert planned(tree) == set()
+
+
+def test_what_an_edited_rule_made_stale_is_told_by_why_and_audit_and_fresh_once_it_is_made(tree: Path) -> None:
+    change, expected = EXACTLY["what one training validates on"]
+    change(tree)
+    sentence = "reads validation: data/problems/validation.jsonl -> data/problems/train.jsonl"
+    for made in (False, True):
+        told = run(tree, sys.executable, "-m", "chord.why").stdout
+        assert (f"train runs/luffy/seed-1: {sentence}.\n" in told) is not made, told
+        audited = json.loads(run(tree, sys.executable, "-m", "chord.audit", "--json").stdout)
+        stale = [(one["path"], one["found"]) for one in audited["findings"] if one["status"] == "stale"]
+        assert stale == ([] if made else [("results/demo/runs/luffy/seed-1/model", sentence)])
+        assert planned(tree) == (set() if made else expected)
+        assert snakemake(tree, "--cores", "2").returncode == 0
+
+
+def test_commands_are_compared_where_they_differ_and_nowhere_else(tree: Path) -> None:
+    edits((EVALUATE, "--seed {wildcards.seed}", "--seed 7"))(tree)
+    told = run(tree, sys.executable, "-m", "chord.why", "table1").stdout
+    line = "generate runs/grpo/seed-1/eval/harder: command --seed: 1 -> 7."
+    assert line in told.splitlines(), told
+    assert told.count("command --") == len(IN_TABLE) * len(BENCHMARKS)
 
 
 RUN = "runs/chord-phi/seed-1"

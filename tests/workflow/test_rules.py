@@ -44,17 +44,7 @@ def test_rules_are_one_command_each_without_python_in_them() -> None:
         if name not in ("all", "everything"):
             assert "    log:\n" in body and "    shell:\n" in body and "    conda:\n" in body, name
         if "python -m" in body:
-            verb = re.search(r"python -m (chord\.\w+)", body)
-            assert verb, name
-            codes = {
-                "generate": "code_of_answers",
-                "train_base": "code_of_base",
-                "train": "code_of_arm",
-                "train_sft": "code_of_arm",
-            }
-            codes |= {"prepare": "code_of_set", "prepare_benchmark": "code_of_benchmark"}
-            codes |= {"demonstrate": "code_of_traces", "score": "code_of_scores"}
-            assert re.search(codes.get(name, f'code=code_digest\\("{verb[1]}"'), body), name
+            assert re.search(r"python -m chord\.\w+", body), name
         if name != "all" and "    output:\n" in body:
             assert re.search(r'because=because\("[^"]*(?:manifest|run)\.json"\)', body), name
             assert re.search(r'        (?:manifest|run)="[^"]*\.json",\n    log:', body), name  # chord.why goes by it

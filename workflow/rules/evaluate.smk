@@ -19,7 +19,6 @@ rule generate:
         environment("generate")
     threads: project.study.execution.cpu_threads
     params:
-        code=code_of_answers,
         ahead=answers_ahead,
     message:
         "Answering {wildcards.benchmark} with {wildcards.arm}, seed {wildcards.seed}"
@@ -43,7 +42,6 @@ rule score:
     conda:
         "../../envs/evaluate.yaml"
     params:
-        code=code_of_scores,
         ahead=scores_ahead,
     message:
         "Scoring {wildcards.benchmark} of {wildcards.arm}, seed {wildcards.seed}"

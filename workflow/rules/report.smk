@@ -20,7 +20,6 @@ rule tabulate:
     conda:
         "../../envs/report.yaml"
     params:
-        code=code_digest("chord.tabulate"),
         seeds=project.seeds,
     message:
         "Tabulating {wildcards.table}"
@@ -49,7 +48,6 @@ rule plot:
     conda:
         "../../envs/report.yaml"
     params:
-        code=code_digest("chord.plot"),
         seeds=project.seeds,
     message:
         "Drawing {wildcards.figure}"
@@ -73,7 +71,6 @@ rule judge:
     conda:
         "../../envs/report.yaml"
     params:
-        code=code_digest("chord.judge"),
         seeds=project.seeds,
         artefacts=project.choice.artefacts,
     message:
@@ -97,7 +94,6 @@ rule report:
     conda:
         "../../envs/report.yaml"
     params:
-        code=code_digest("chord.report"),
         seeds=project.seeds,
         artefacts=project.choice.artefacts,
     message:

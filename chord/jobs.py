@@ -17,6 +17,7 @@ from chord.config.building import (
     models_from,
     start_models,
     started_from,
+    tested_on,
     trained_starts,
 )
 from chord.config.columns import benchmarks_of
@@ -87,7 +88,7 @@ def planned(project: Project, root: Path = Path(".")) -> dict[str, Expected]:
     all_drawn = bool(arms) and source_of(study, "train") == "hub"  # no problem may overlap a benchmark
     cells = {(arm, key) for one in chosen.values() for arm in one.arms for key in benchmarks_of(study, one)}
     tested = {name for arm in arms if project.arms[arm].choose_on == "test" for name in project.arms[arm].choose or ()}
-    cells |= {(name, next(iter(study.benchmarks))) for name in tested}
+    cells |= {(name, tested_on(study)) for name in tested}
     graded = {name for arm in arms for name in project.arms[arm].choose or ()}
     graded |= {arm for artefact in chosen.values() if isinstance(artefact, Figure) for arm in artefact.arms}
 
@@ -167,7 +168,9 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
                 graded = Expected("chord.validate", beside, "evaluate", slices.of_validation(study))
                 yield f"{run}/validation.manifest.json", graded
             if arm.choose:
-                decided = {"candidates": list(arm.choose)} | ({"on": "test"} if arm.choose_on == "test" else {})
+                decided = {"candidates": list(arm.choose)} | (
+                    {"on": "test", "benchmark": tested_on(study)} if arm.choose_on == "test" else {}
+                )
                 yield f"{run}/choose.manifest.json", Expected("chord.choose", OF_TRAINING, "train", decided)
             by = study.execution.answers
             beside, step = OF_TRAINING + beside_answers(by), "engines" if by == "vllm" else "generate"

@@ -79,7 +79,7 @@ def main() -> None:
 def _score_ahead(job: Job) -> None:
     with ahead.claimed(job.scores, wait=False) as mine:
         if mine and not ahead.is_done(job.scores, job.key):
-            ahead.leave(job.scores, job.key, scores_text(job), {})
+            ahead.leave(job.scores, job.key, scores_text(job), VERB, {})
 
 
 def _job(study: Study, benchmark: Benchmark, answers: Path, problems: Path, scores: Path) -> Job:
@@ -174,7 +174,7 @@ def summarise(benchmark: Benchmark, problems: list[dict[str, Any]], results: dic
         "outcomes": {outcome.value: counts[outcome.value] for outcome in Outcome},
         "mean_response_tokens": statistics.fmean(count for problem in problems for count in problem["response_tokens"]),
     }
-    told = results["results"][benchmark.task]
+    told = {key: value for key, value in results["results"][benchmark.task].items() if key != "alias"}
     _compare(scores, told, results["versions"][benchmark.task])
     about = {
         "version": lm_eval.__version__,

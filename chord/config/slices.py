@@ -34,6 +34,8 @@ from chord.config.study import Execution, Study
 
 # Values that say how a machine is used: they move no bit of any result, or are given to jobs by the workflow.
 HOW_NOT_WHAT = ("cpu_threads", "checkpoint_every_steps", "checkpoint_every_minutes")
+# Keys of an lm-eval task by which people and lists of tasks find it; no prompt and no number depends on them.
+DESCRIBES = {"task_alias", "tag", "group", "group_alias"}
 HOW_SERVED = {"replicas", "shard_size", "requests_at_once", "start_minutes"}
 
 
@@ -78,7 +80,7 @@ def of_package(study: Study, of: str = "base") -> dict[str, Any]:
 
 def of_answers(study: Study, benchmark: str, task: dict[str, Any], seed: int) -> dict[str, Any]:
     """What decides a model's answers to a benchmark, whose lm-eval task says `task`; how they are graded does not."""
-    return {"benchmark": benchmark, "task": task, "seed": seed, "execution": how_answered(study.execution)}
+    return {"benchmark": benchmark, "task": deciding(task), "seed": seed, "execution": how_answered(study.execution)}
 
 
 def how_answered(execution: Execution) -> dict[str, Any]:
@@ -91,7 +93,20 @@ def how_answered(execution: Execution) -> dict[str, Any]:
 
 def of_scores(study: Study, benchmark: str, task: dict[str, Any]) -> dict[str, Any]:
     """What decides the scores of answers that are there; what an outcome pays does not."""
-    return {"benchmark": benchmark, "task": task, "grading": study.form_of(benchmark).model_dump(mode="json")}
+    return {"benchmark": benchmark, "task": deciding(task), "grading": study.form_of(benchmark).model_dump(mode="json")}
+
+
+def deciding(task: dict[str, Any]) -> dict[str, Any]:
+    """An lm-eval task without what only names, groups or describes it. Of its metadata the version is recorded.
+
+    `description` stays: lm-eval puts it before every prompt. So does all metadata where lm-eval hands it to a
+    `custom_dataset`.
+    """
+    found = {key: value for key, value in task.items() if key not in DESCRIBES}
+    metadata = found.get("metadata")
+    if isinstance(metadata, dict) and "custom_dataset" not in task:
+        found["metadata"] = {key: value for key, value in metadata.items() if key == "version"}
+    return found
 
 
 def of_validation(study: Study) -> dict[str, Any]:
@@ -105,16 +120,14 @@ def of_artefact(project: Project, name: str) -> dict[str, Any]:
     is_table = isinstance(artefact, Tabled)
     keys = {"label", "note", "same_as"} if is_table else {"label"}
     shown = benchmarks_of(study, artefact)
-    benchmarks: dict[str, list[Any]] = {
-        key: [study.benchmarks[key].label, *study.benchmarks[key].paper_columns] for key in shown
-    }
-    for key, (by, columns) in divisions(study, artefact).items():
-        benchmarks[key] += [by, *columns.items()]
+    columns = [[key, study.benchmarks[key].label, *study.benchmarks[key].paper_columns] for key in shown]
+    for key, (by, parts) in divisions(study, artefact).items():
+        columns[shown.index(key)] += [by, *parts.items()]
     return {
         "study": study.title,
         "artefact": artefact.model_dump(mode="json", exclude={"not_here"}),
         "arms": {arm: project.arms[arm].model_dump(mode="json", include=keys) for arm in artefact.arms},
-        "columns": benchmarks,
+        "columns": columns,  # a list, for their order is that of the table
         "seeds": list(project.seeds),
     }
 
@@ -129,7 +142,7 @@ def of_claims(project: Project) -> dict[str, Any]:
         "arms": {
             arm: project.arms[arm].model_dump(mode="json", include={"label", "same_as"}) for arm in sorted(judged)
         },
-        "benchmarks": {key: [one.label, one.paper_column] for key, one in project.study.benchmarks.items()},
+        "benchmarks": [[key, one.label, one.paper_column] for key, one in project.study.benchmarks.items()],
         "artefacts": {name: [one.kind, *one.arms] for name, one in chosen.items()},
         "columns": {name: one.benchmarks for name, one in chosen.items() if isinstance(one, Table)},
         "metrics": {name: sorted({panel.metric for panel in found}) for name, found in panels.items()},
@@ -141,7 +154,8 @@ def of_page(project: Project, studies: list[str]) -> dict[str, Any]:
     """All that the page shows of the configuration, and the names of all `studies`; not how the machine is used."""
     left_out: Any = {"study": {"execution": set(HOW_NOT_WHAT)}, "choice": {"seeds"}, "lock": True}
     whole = project.model_dump(mode="json", exclude=left_out)
-    return whole | {"seeds": list(project.seeds), "studies": studies}
+    order = list(project.study.benchmarks)
+    return whole | {"seeds": list(project.seeds), "studies": studies, "order_of_benchmarks": order}
 
 
 def of_fetched(study: Study, lock: Lock | None, of: str = "base") -> dict[str, Any]:

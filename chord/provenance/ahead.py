@@ -10,15 +10,13 @@ import fcntl
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chord.provenance.environment import scrubbed_command
 from chord.provenance.files import UserError, write_atomically
-from chord.provenance.manifest import read_manifest
+from chord.provenance.manifest import command_of, read_manifest
 from chord.provenance.processes import this_process
 
 
@@ -72,13 +70,13 @@ def _locked(place: Path, wait: bool) -> int | None:
         os.close(handle)
 
 
-def leave(final: Path, key: str, content: str, about: Mapping[str, Any]) -> None:
+def leave(final: Path, key: str, content: str, verb: str, about: Mapping[str, Any]) -> None:
     """Put down a result for the job that will want it as `final`; it is told which process made it, and `about`."""
     result, note = _places(final)
     note.unlink(missing_ok=True)
     write_atomically(result, content)
     me = this_process()
-    made_by = {"command": scrubbed_command(sys.argv), "host": me.host, "pid": me.pid, **about}
+    made_by = {"command": command_of(verb), "host": me.host, "pid": me.pid, **about}
     told = {"key": key, "sha256": hashlib.sha256(content.encode()).hexdigest(), "made_by": made_by}
     write_atomically(note, json.dumps(told, indent=1) + "\n")
 

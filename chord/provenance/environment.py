@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from chord.provenance.digest import PROJECT
+
 REMOVED = "[removed]"
 _PACKAGES = """accelerate datasets deepspeed lm-eval math-verify matplotlib numpy pydantic pyyaml reasoning-gym
     safetensors snakemake sympy tensorboard tokenizers torch transformers triton vllm xgrammar flash-attn"""
@@ -51,8 +53,9 @@ _SECRET_TEXT = [
 
 
 def scrubbed(value: Any) -> Any:
-    """`value` (text, or lists and mappings of it) with everything that looks like a secret taken out."""
+    """`value` (text, or lists and mappings of it) without what looks like a secret, and without the project's place."""
     if isinstance(value, str):
+        value = _without_place(value)
         for secret in _secret_values():
             value = value.replace(secret, REMOVED)
         for pattern, replacement in _SECRET_TEXT:
@@ -63,6 +66,15 @@ def scrubbed(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [scrubbed(item) for item in value]
     return value
+
+
+def _without_place(text: str) -> str:
+    """Paths below the project's folder as seen from it, so that a record holds wherever the project goes."""
+    here = Path.cwd()
+    folders = {str(PROJECT), *([str(here)] if (here / "config").is_dir() else [])}
+    for folder in sorted(folders, key=len, reverse=True):
+        text = re.sub(rf"(?<![\w.-]){re.escape(folder)}(?:(/)|(?![\w.-]))", lambda found: "" if found[1] else ".", text)
+    return text
 
 
 def scrubbed_command(arguments: list[str]) -> list[str]:

@@ -169,7 +169,7 @@ def _begin(recording: Recording, ledger: Path | None) -> Attempt:
         "attempt": attempt.id,
         "verb": recording.verb,
         "manifest": _place(recording.path, recording.path)[1],
-        "command": _command(recording.verb),
+        "command": command_of(recording.verb),
         **attempt.model_dump(include={"host", "pid", "job"}),
     }
     return attempt.model_copy(update={"ledger_line_sha256": ledgers.append(ledger, "start", line)})
@@ -211,7 +211,7 @@ def _finished(recording: Recording, before: Mapping[str, Any]) -> str:
         verb=recording.verb,
         step=recording.step,
         decided_by=recording.decided_by,
-        command=tuple(_command(recording.verb)),
+        command=tuple(command_of(recording.verb)),
         folder=_place(Path.cwd(), recording.path)[1],
         started=recording.started.isoformat(timespec="milliseconds"),
         ended=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -233,7 +233,8 @@ def _finished(recording: Recording, before: Mapping[str, Any]) -> str:
     return json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
 
 
-def _command(verb: str) -> list[str]:
+def command_of(verb: str) -> list[str]:
+    """How this process was started, in words that hold on another machine: no interpreter, no folder of the project."""
     return ["python", "-m", verb, *env.scrubbed_command(sys.argv[1:])]
 
 

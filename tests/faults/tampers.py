@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from chord.provenance import ledger as ledgers
 from chord.provenance.hashing import content_hash
@@ -122,16 +124,20 @@ def remade(results: Path, output: str, change: Callable[[Path], Any]) -> None:
     """The job that made `output` runs again, with manifest and ledger, and now makes what `change` makes of it."""
     job = job_of(results, output)
     was = job.manifest
-    with Manifest.recording(
-        job.path,
-        verb=was.verb,
-        step=was.step,
-        decided_by=was.decided_by,
-        without=was.code.without,
-        seeds=was.seeds,
-        extra=was.extra,
-        inputs=dict(zip(was.inputs, job.inputs, strict=True)),
-        outputs=dict(zip(was.outputs, job.outputs, strict=True)),
+    command = ["-m", *was.command[3:]]
+    with (
+        mock.patch.object(sys, "argv", command),
+        Manifest.recording(
+            job.path,
+            verb=was.verb,
+            step=was.step,
+            decided_by=was.decided_by,
+            without=was.code.without,
+            seeds=was.seeds,
+            extra=was.extra,
+            inputs=dict(zip(was.inputs, job.inputs, strict=True)),
+            outputs=dict(zip(was.outputs, job.outputs, strict=True)),
+        ),
     ):
         change(results / output)
 
@@ -253,6 +259,7 @@ def copied_run(results: Path) -> None:
 
 # --- code and settings -------------------------------------------------------------------------
 
+COMMON, EVALUATE = (f"../../workflow/rules/{name}.smk" for name in ("common", "evaluate"))
 STATISTICS, TABLE = "chord/findings/statistics.py", "config/experiments/table1.yaml"
 
 

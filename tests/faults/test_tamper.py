@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from chord import audit
+from chord.planning import snakemake
 from chord.provenance import rehash
+from chord.provenance.commands import Told
 from chord.provenance.manifest import Manifest
 from tests import mini_study as mini
 from tests.faults import tampers as t
@@ -133,7 +135,48 @@ TAMPERS = [
         "another number of the paper in config/", "table1.json", "stale", t.text(f"../../{t.TABLE}", "43.8", "43.9")
     ),
     Tamper("another pin of the report", "*", "stale", t.other_pin),
+    # what a rule says otherwise
+    Tamper(
+        "another seed in a rule",
+        "runs/*/answers.jsonl",
+        "stale",
+        t.text(t.EVALUATE, "--seed {wildcards.seed}", "--seed 7"),
+    ),
+    Tamper(
+        "a file that trainings read",
+        "runs/*/seed-1/model",
+        "stale",
+        t.text(
+            t.COMMON,
+            '| {"validation": "results/{study}/data/problems/validation',
+            '| {"validation": "results/{study}/data/problems/train',
+        ),
+    ),
+    Tamper(
+        "the recipe that a rule writes",
+        "runs/*/run.json",
+        "stale",
+        t.text(t.COMMON, "wildcards.arm, int(wildcards.seed))", "wildcards.arm, int(wildcards.seed) + 1)"),
+    ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def rules_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rules and the same config/ are put to Snakemake once."""
+    ask = snakemake.asked
+
+    def asked(root: Path, config: list[str]) -> dict[str, Told]:
+        files = [root / "Snakefile", *sorted((root / "workflow").rglob("*.*")), *sorted((root / "config").rglob("*.*"))]
+        key = (str(config), *(path.read_bytes() for path in files if path.is_file()))
+        if key not in READ:
+            READ[key] = ask(root, config)
+        return READ[key]
+
+    monkeypatch.setattr(snakemake, "asked", asked)
+
+
+READ: dict[object, dict[str, Told]] = {}
 
 
 def audited(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
@@ -264,6 +307,43 @@ def test_what_is_not_false_alarms_nobody(
         code, told = audited(capsys, project / "results/demo", *arguments)
         assert (code, told["findings"]) == (0, [])
         assert {link["status"] for link in told["links"]} == {"verified"}
+
+
+def without_workflow(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    shutil.rmtree(project / "workflow")
+    (project / "Snakefile").unlink()
+    return "there is no Snakefile beside results/"
+
+
+def with_a_broken_rule(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    with (project / "Snakefile").open("a") as text:
+        text.write("rule x\n")
+    return "Snakemake cannot read the rules: "
+
+
+def without_snakemake_installed(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(snakemake.importlib.util, "find_spec", lambda name: None)
+    return "Snakemake is not installed"
+
+
+@pytest.mark.parametrize("change", [without_workflow, with_a_broken_rule, without_snakemake_installed])
+def test_where_the_rules_cannot_say_their_commands_an_audit_says_that_it_compared_none(
+    mini_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
+    READ.clear()
+    reason = change(mini_copy, monkeypatch)
+    code, told = audited(capsys, mini_copy / "results/demo")
+    assert (code, bad(told)) == (0, [("not judged", "workflow/")])
+    assert f"same command was not compared: {reason}" in told["findings"][0]["found"]
+    assert audited(capsys, mini_copy / "results/demo", "--strict")[0] == 1
+
+
+def test_no_record_and_no_result_says_where_the_project_lies(mini_study: Path) -> None:
+    place, files = str(mini_study).encode(), [*(mini_study / "results").rglob("*")]
+    files = [path for path in files if path.is_file() and path.suffix != ".log"]  # a log is what a program said
+    assert any("made_ahead_by" in path.read_text() for path in files if path.name.endswith(".manifest.json"))
+    assert len(files) > 50
+    assert [str(path) for path in files if place in path.read_bytes()] == []
 
 
 def test_a_run_that_was_repeated_alarms_nobody(mini_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

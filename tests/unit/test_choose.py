@@ -122,18 +122,20 @@ def test_on_a_benchmark_the_last_weights_with_the_highest_score_are_taken(
         run_dir(tmp_path / "b" / "seed-1", {10: 0.1, 20: 0.2}),
     ]
     for run, mean in zip(runs, (0.30, 0.35), strict=True):
-        (run / "scores.json").write_text(json.dumps({"mean": mean}))
+        (run / "eval/harder").mkdir(parents=True)
+        (run / "eval/harder/scores.json").write_text(json.dumps({"mean": mean}))
     line = [sys.executable, "-m", "chord.choose", "--candidates", *map(str, runs)]
     names = ("model", "metrics", "validation", "chosen", "manifest")
     outputs = [word for name in names for word in (f"--{name}", str(tmp_path / name))]
-    scores = ["--scores", *(str(run / "scores.json") for run in runs)]
+    scores = ["--scores", *(str(run / "eval/harder/scores.json") for run in runs)]
     done = subprocess.run([*line, *scores, *outputs], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "chosen").read_text())
     assert told["chosen"] == {"run": str(runs[1]), "step": 20, "accuracy": 0.35}
     assert told["rule"].startswith("the highest mean on the benchmark")
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == b"the last step's"
-    assert json.loads((tmp_path / "manifest").read_text())["decided_by"] == {"candidates": ["a", "b"], "on": "test"}
+    decided = json.loads((tmp_path / "manifest").read_text())["decided_by"]
+    assert decided == {"candidates": ["a", "b"], "on": "test", "benchmark": "harder"}
     done = subprocess.run([*line, *scores[:2], *outputs], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "found 1 files, expected one for each of 2 candidates" in done.stderr

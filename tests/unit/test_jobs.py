@@ -11,6 +11,8 @@ from chord.config import Zero, load
 from chord.config.beside import beside_training
 from chord.config.building import trained_starts
 from chord.jobs import expectations, run_texts
+from chord.planning.snakemake import asked
+from chord.provenance.commands import texts, verb_of
 from chord.provenance.digest import DECIDES_NOTHING, deciding_code
 from chord.records import Problem, Trace, read_lines, write_lines
 from tests.faults.small_run import command, small_run
@@ -152,6 +154,33 @@ def test_a_training_depends_on_the_code_of_its_own_sampler_alone() -> None:
     assert "chord.sampling.transformers_sampler" in ours
     assert "chord.sampling.transformers_sampler" not in vllms
     assert {"chord.handover", "chord.sampling.vllm_sampler", "chord.sampling.vllm_worker"} <= vllms.keys()
+
+
+@pytest.mark.parametrize("study", ["demo", "math"])
+def test_for_every_job_there_is_a_rule_that_gives_its_verb_and_its_manifest(study: str) -> None:
+    project = load(ROOT, study)
+    told, expected = asked(ROOT, [f"study={study}"]), expectations(project, ROOT)
+    assert told.keys() == expected.keys() | run_texts(project).keys()
+    assert texts(told) == run_texts(project)
+    for key, one in expected.items():
+        verb, words = verb_of(told[key].shell)
+        assert verb == one.verb, key
+        assert words[words.index("--manifest") + 1] == f"results/{study}/{key}"
+
+
+def test_an_arm_that_is_chosen_on_the_first_benchmark_is_decided_by_which_that_is() -> None:
+    key = "runs/sft-best-test/seed-1/choose.manifest.json"
+    benchmarks = dict(sorted(PROJECT.study.benchmarks.items()))
+    assert list(benchmarks) != list(PROJECT.study.benchmarks)
+    sorted_study = PROJECT.study.model_copy(update={"benchmarks": benchmarks})
+    other = expectations(PROJECT.model_copy(update={"study": sorted_study}), ROOT)
+    ours = expectations(PROJECT, ROOT)
+    assert (ours[key].decided_by["benchmark"], other[key].decided_by["benchmark"]) == ("in-distribution", "harder")
+    assert ours["table1.manifest.json"].decided_by != other["table1.manifest.json"].decided_by
+    assert ours["claims.manifest.json"].decided_by != other["claims.manifest.json"].decided_by
+    assert ours["report.manifest.json"].decided_by != other["report.manifest.json"].decided_by
+    cells = "runs/grpo/seed-1/eval/harder/scores.manifest.json", "runs/sft-best/seed-1/choose.manifest.json"
+    assert [ours[one] for one in cells] == [other[one] for one in cells]
 
 
 def test_every_job_of_the_study_has_one_entry_with_its_own_slice() -> None:

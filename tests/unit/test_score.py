@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,22 @@ def test_two_problems_are_scored_as_by_hand(tmp_path: Path, monkeypatch: pytest.
     assert scores["mean_response_tokens"] == pytest.approx(sum(tokens) / 8)
     assert scores["lm_eval"]["results"]["avg@4,samples"] == pytest.approx(scores["mean"])
     assert scores["lm_eval"]["version"] == "0.4.13" and len(scores["lm_eval"]["task_hash"]) == 64
+
+
+def test_what_a_task_is_called_in_lists_is_no_part_of_its_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = run(monkeypatch, placed(tmp_path / "a", answers(TEXTS)))
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    file = tmp_path / "config/benchmarks/harder.yaml"
+    file.write_text(file.read_text().replace("task: harder\n", "task: harder\ntask_alias: Hard\ntag: [sums]\n"))
+    paths = placed(tmp_path / "b", answers(TEXTS))
+    line = [word.replace(str(ROOT), str(tmp_path)) for word in command(paths)[2:]]
+    monkeypatch.setattr("sys.argv", line)
+    score.main()
+    assert json.loads(paths["scores"].read_text()) == ours
+    made = [json.loads((tmp_path / name / "harder/scores.manifest.json").read_text()) for name in ("a", "b")]
+    assert made[0]["decided_by"] == made[1]["decided_by"]
 
 
 def test_the_order_of_lines_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

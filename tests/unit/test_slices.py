@@ -5,7 +5,7 @@ import pytest
 
 from chord.config import Grading, Study, load
 from chord.config.sets import answered, problem_sets, trace_sets
-from chord.config.slices import of_problems, of_traces
+from chord.config.slices import of_answers, of_problems, of_scores, of_traces
 from chord.demonstrate import Check, measured_in, write
 from chord.records import write_lines
 from chord.tasks.problems import draw
@@ -117,6 +117,27 @@ def test_where_the_slices_of_a_file_and_of_its_problems_stay_the_file_does(
 @pytest.fixture(scope="module")
 def unedited(small: Study) -> dict[str, str]:
     return files(small)
+
+
+@pytest.mark.parametrize(
+    ("more", "decides"),
+    [
+        ({"task_alias": "Harder", "tag": ["a"], "group": "b", "group_alias": "c"}, False),
+        ({"metadata": {"version": 1, "description": "sums", "note": 3}}, False),
+        ({"metadata": {"version": 2}}, True),
+        ({"description": "Answer this."}, True),
+        ({"gen_prefix": "="}, True),
+        ({"custom_dataset": "!function a.b", "metadata": {"version": 1, "length": 3}}, True),
+    ],
+)
+def test_what_only_names_or_describes_a_task_decides_no_answer_and_no_score(
+    small: Study, more: dict[str, Any], decides: bool
+) -> None:
+    task = {"task": "harder", "repeats": 4, "metadata": {"version": 1}}
+    for slice_of in (lambda told: of_answers(small, "harder", told, 1), lambda told: of_scores(small, "harder", told)):
+        assert (slice_of(task) != slice_of(task | more)) is decides
+    custom = {"custom_dataset": "!function a.b", "metadata": {"version": 1, "length": 3}}
+    assert of_scores(small, "harder", custom)["task"] == custom
 
 
 def test_another_grader_wants_other_traces_and_the_same_problems(small: Study) -> None:

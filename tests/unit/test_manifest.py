@@ -15,9 +15,10 @@ import pytest
 
 from chord.provenance import environment, ledger
 from chord.provenance.digest import code_digest, deciding_code
+from chord.provenance.environment import scrubbed
 from chord.provenance.files import UserError
 from chord.provenance.hashing import tree_hash
-from chord.provenance.manifest import Manifest, locate, read_manifest
+from chord.provenance.manifest import Manifest, command_of, locate, read_manifest
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -467,3 +468,26 @@ def test_a_manifest_names_the_image_that_its_job_ran_in_by_its_digest(
     assert recorded() == {"container_digest": "sha256:beef"}
     monkeypatch.undo()
     environment.container.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("{here}/results/demo/x", "results/demo/x"),
+        ("a=results/x={here}/results/y", "a=results/x=results/y"),
+        ("--run={here}", "--run=."),
+        ("FileNotFoundError: '{here}/a b', 'file://{here}/c'", "FileNotFoundError: 'a b', 'file://c'"),
+        ("{here}-2/x", "{here}-2/x"),
+        ("/mnt{here}/x", "/mnt{here}/x"),
+    ],
+)
+def test_no_text_that_is_recorded_says_where_the_project_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, kept: str
+) -> None:
+    here = tmp_path / "here"
+    (here / "config").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    for place in (here, PROJECT):
+        monkeypatch.setattr("sys.argv", ["-m", said.format(here=place)])
+        assert command_of("chord.x") == ["python", "-m", "chord.x", kept.format(here=place)]
+        assert scrubbed({"a": [said.format(here=place)]}) == {"a": [kept.format(here=place)]}

@@ -213,7 +213,8 @@ def test_scores_made_ahead_are_the_bytes_of_scores_made_directly(
     monkeypatch.setattr("chord.score.scores_text", None)  # nothing may be scored any more
     run(monkeypatch, other, "other-skill")
     assert other["scores"].read_bytes() == direct
-    assert json.loads(other["manifest"].read_text())["extra"]["made_ahead_by"]["pid"] == os.getpid()
+    made_by = json.loads(other["manifest"].read_text())["extra"]["made_ahead_by"]
+    assert (made_by["pid"], made_by["command"][:3]) == (os.getpid(), ["python", "-m", "chord.score"])
     assert sorted(path.name for path in other["scores"].parent.iterdir()) == [
         "answers.jsonl",
         "scores.json",

@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from chord import jobs
 from chord.config import load
+from chord.config.reading import assigned
 from chord.planning.snakemake import Planned, asked, planned
 from chord.provenance import commands, freshness
 from chord.provenance.files import run_verb
@@ -35,8 +34,7 @@ def main() -> None:
     parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
     parser.add_argument("--json", action="store_true", help="print a list of jobs with their reasons as JSON")
     args, others = parser.parse_known_args()
-    given = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in args.config)}
-    project = load(Path("."), given=given)
+    project = load(Path("."), given=assigned(args.config))
     results = Path("results", project.study.name)
     told = asked(Path("."), args.config)
     stale = freshness.survey(results, jobs.expectations(project), jobs.run_texts(project) | commands.texts(told))

@@ -13,7 +13,7 @@ from chord.config.building import why_not
 from chord.config.checks import crossed, misnamed
 from chord.config.claims import Claims
 from chord.config.lock import read_lock
-from chord.config.messages import expected, shown
+from chord.config.messages import expected, kind_of, shown
 from chord.config.project import Project
 from chord.config.reading import parsed, read_yaml, validated
 from chord.config.recipe import Arm
@@ -81,7 +81,7 @@ def _choice(folder: Path, given: Mapping[str, Raw]) -> Choice:
     changed = {key: value for key, value in given.items() if key not in raw or raw[key] != value}
     if changed:
         choice = validated(
-            TypeAdapter(Choice), raw | {key: _typed(value) for key, value in changed.items()}, "--config"
+            TypeAdapter(Choice), raw | {key: _typed(key, value) for key, value in changed.items()}, "--config"
         )
     known = sorted(path.stem for path in (folder / "studies").glob("*.yaml"))
     if choice.study not in known:
@@ -90,9 +90,13 @@ def _choice(folder: Path, given: Mapping[str, Raw]) -> Choice:
     return choice
 
 
-def _typed(value: Raw) -> Raw:
-    """A value of `--config`: Snakemake hands over the numbers of a list as texts."""
-    return [parsed(item) if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+def _typed(key: str, value: Raw) -> Raw:
+    """A value of `--config`: Snakemake hands over the numbers of a list as texts. No value here has lists in lists."""
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict | list) for item in value)):
+        raise ConfigError(f"--config: {key} is {kind_of(value)} of more than plain values, expected plain values")
+    if isinstance(value, list):
+        return [parsed(item, f"--config {key}") if isinstance(item, str) else item for item in value]
+    return value
 
 
 def _may_name_an_arm(name: str, problems: list[str]) -> bool:

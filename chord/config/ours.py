@@ -1,11 +1,13 @@
 """Values that are ours and not the paper's: what `# ours: reason` marks in the files of a study. Decides nothing."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import yaml
+
+from chord.config.reading import composed
 
 MARK = re.compile(r"(?:^|\s)# ours: (.*)$")
 
@@ -30,8 +32,7 @@ def ours(config: Path, files: Sequence[str]) -> list[Ours]:
 
 
 def _marked(name: str, text: str) -> Iterator[Ours]:
-    compose = cast(Callable[..., yaml.Node | None], yaml.compose)  # pyright: ignore[reportUnknownMemberType]
-    keys = dict(_keys(compose(text, Loader=yaml.SafeLoader)))
+    keys = dict(_keys(composed(text, f"config/{name}")))
     lines = text.splitlines()
     for number, line in enumerate(lines):
         mark = MARK.search(line)

@@ -1,6 +1,7 @@
 """What `config/` may say: every mistake is told as file, key, what was found, what was expected; nothing is guessed."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -97,6 +98,11 @@ MISTAKES = [
         'tasks.sum-1.settings.min_terms is {"a": 2}, expected a number or text',
     ),
     (DEMO, "deterministic: true", "deterministic: 1", "execution.deterministic is 1, expected true or false"),
+    (DEMO, "deterministic: true", "deterministic: yes", 'execution.deterministic is "yes", expected true or false'),
+    (DEMO, "seeds: [<n>,", "seeds: [1:30,", 'studies/demo.yaml: seeds.0 is "1:30", expected a whole number'),
+    (DEMO, "seeds: [<n>,", "seeds: [1_000,", 'studies/demo.yaml: seeds.0 is "1_000", expected a whole number'),
+    (DEMO, "seeds: [<n>,", "seeds: [!!int abc,", "demo.yaml, line 5, column 9: found 'abc' under the tag !!int"),
+    (DEMO, "name: demo", "name: demo\nname: demo", "found the key 'name' a second time, expected each key once"),
     ("config.yaml", "study: demo\n", "study: demo\nseeds: 1\n", "config.yaml: seeds is 1, expected a list"),
     # the sampler
     (
@@ -287,7 +293,7 @@ MISTAKES = [
         ARMS,
         None,
         "a: &b [*b]",
-        "arms.yaml, line 1, column 4: found text that is not YAML (found unconstructable recursive",
+        "arms.yaml, line 1, column 4: found an alias inside what it names, expected none",
     ),
     (ARMS, None, "? [a, b]\n: 3", "arms.yaml, line 1, column 3: found the key ['a', 'b'], expected text"),
     (ARMS, None, "grpo: 3", "arms.yaml: grpo is 3, expected a mapping of keys to values"),
@@ -352,6 +358,9 @@ def test_a_missing_file_and_one_that_is_not_text_are_told(root: Path) -> None:
     assert refused(root) == "config/arms.yaml: found no such file, expected a YAML file"
     (root / "config" / ARMS).mkdir()
     assert refused(root) == "config/arms.yaml: found something unreadable (Is a directory), expected a YAML file"
+    (root / "config" / ARMS).rmdir()
+    os.mkfifo(root / "config" / ARMS)
+    assert refused(root) == "config/arms.yaml: found something that is no file, expected a YAML file"
 
 
 def test_no_table_or_figure_may_have_the_name_of_another_target(root: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chord.config.base import Count, CountOrNone, Frozen, Name
+from chord.config.base import Count, Frozen, Name, Seed
 from chord.config.messages import expected
 
 # The keys of metrics.jsonl that have a number at each step at which they apply.
@@ -165,4 +165,4 @@ class Choice(Frozen):
 
     study: Name
     artefacts: Annotated[tuple[Name, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[CountOrNone, ...], Field(min_length=1)] | None = None
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None

@@ -6,11 +6,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 NAME = r"^[a-z0-9][a-z0-9.+-]*$"
 
+# Upper bounds are far above all that makes sense, so that a slip of the unit or of a key is told and nothing else is.
+MOST = 10**9  # things, numbers without a bound of their own: more than any dataset, budget or price here
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-CountOrNone = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, le=MOST)]
+NotNegative = Annotated[float, Field(ge=0, le=MOST)]
+Small = Annotated[float, Field(gt=0, le=1)]  # what is added, clipped or decayed: above 1 it would be all there is
+Count = Annotated[int, Field(ge=1, le=MOST)]
+CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy takes
+Steps = Annotated[int, Field(ge=1, le=10**6)]  # the paper's longest training has 1,500
+StepsOrNone = Annotated[int, Field(ge=0, le=10**6)]
+Tokens = Annotated[int, Field(ge=1, le=10**7)]  # no model reads more at a time
+Temperature = Annotated[float, Field(ge=0.01, le=10)]  # vLLM raises what is lower to 0.01; at 10 all tokens are alike
+Minutes = Annotated[float, Field(gt=0, le=60 * 24 * 7)]
+Text = Annotated[str, Field(min_length=1)]
 Number = int | float
 Name = Annotated[str, Field(pattern=NAME)]
 Raw: TypeAlias = "dict[str, Raw] | list[Raw] | str | int | float | bool | None"  # what YAML and JSON can say

@@ -9,21 +9,20 @@ from chord.config.artefacts import NOT_PUBLISHED, Artefact, Choice, Figure, Leng
 from chord.config.building import why_not
 from chord.config.claims import Against, Cells, Claims, Elsewhere
 from chord.config.datasets import OF_GENERATIONS, Task
+from chord.config.limits import COLUMNS
 from chord.config.messages import expected
+from chord.config.planning import Planning
 from chord.config.recipe import Arm
 from chord.config.study import Benchmark, Study
+from chord.config.tasks import misfits
 
-# What the paper measures: columns of its tables that a benchmark may stand beside.
-COLUMNS = ("AMC", "AIME24", "AIME25", "MATH-500", "MMLU-Pro", "BFCL", "RaR-Medicine")
 STUDIES = ("demo", "small", "math", "tools")  # those of the project; a copy of it may hold fewer
 
 
 def crossed(
     study: Study, arms: Mapping[str, Arm], artefacts: Mapping[str, Artefact], choice: Choice, root: Path
 ) -> Iterator[str]:
-    """Every such problem, one line each: file, key, found, expected."""
-    yield from _study(study, choice, root)
-    yield from _sources(study, f"config/studies/{choice.study}.yaml")
+    """Every such problem of what is to be built, one line each: file, key, found, expected."""
     for name, arm in arms.items():
         yield from _arm(name, arm, arms)
     used = {name for key in choice.artefacts if key in artefacts for name in artefacts[key].arms}
@@ -42,6 +41,14 @@ def crossed(
         yield from _known(tuple(artefact.not_here), known, f"config/experiments/{key}.yaml: not_here")
 
 
+def alone(study: Study, name: str, root: Path) -> Iterator[str]:
+    """Every such problem of the study in `name`.yaml, whatever is to be built of it."""
+    file = f"config/studies/{name}.yaml"
+    yield from _study(study, name, root)
+    yield from _sources(study, file)
+    yield from misfits(study, file)
+
+
 def misnamed(claims: Claims, arms: Mapping[str, Arm], root: Path) -> Iterator[str]:
     """Arms, studies and columns of claims that do not exist, one line each."""
     studies = sorted(path.stem for path in (root / "config" / "studies").glob("*.yaml"))
@@ -55,10 +62,27 @@ def misnamed(claims: Claims, arms: Mapping[str, Arm], root: Path) -> Iterator[st
         yield from _names(claim.studies or (), studies, f"{where}.studies")
 
 
-def _study(study: Study, choice: Choice, root: Path) -> Iterator[str]:
-    file = f"config/studies/{choice.study}.yaml"
-    if study.name != choice.study:
-        yield f"{file}: name is '{study.name}', expected '{choice.study}', the name of the file"
+def unplanned(planning: Planning, arms: Mapping[str, Arm], studies: Sequence[str]) -> Iterator[str]:
+    """Arms, studies and models of planning.yaml that do not exist, one line each."""
+    file = "config/planning.yaml"
+    known = sorted({*STUDIES, *studies})
+    for name, lengths in planning.lengths.items():
+        yield from _known([name], known, f"{file}: lengths")
+        yield from _known(list(lengths.arms), arms, f"{file}: lengths.{name}.arms")
+    for name, one in planning.unbuilt.items():
+        yield from _known([one.study], known, f"{file}: unbuilt.{name}.study")
+        yield from _names(one.arms, arms, f"{file}: unbuilt.{name}.arms")
+        yield from _known(list(one.lengths.arms), arms, f"{file}: unbuilt.{name}.lengths.arms")
+        yield from _known([one.model], planning.models, f"{file}: unbuilt.{name}.model")
+        yield from _known(
+            [one.judge.model] if one.judge else [], planning.models, f"{file}: unbuilt.{name}.judge.model"
+        )
+
+
+def _study(study: Study, name: str, root: Path) -> Iterator[str]:
+    file = f"config/studies/{name}.yaml"
+    if study.name != name:
+        yield f"{file}: name is '{study.name}', expected '{name}', the name of the file"
     have = sorted(path.name for path in (root / "config" / "benchmarks").glob("*.yaml"))
     for name, benchmark in study.benchmarks.items():
         if benchmark.file not in have:

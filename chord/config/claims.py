@@ -2,15 +2,15 @@
 
 import hashlib
 import json
+from contextlib import suppress
+from datetime import date
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from chord.config.artefacts import METRICS
-from chord.config.base import Count, Fraction, Frozen, Name, NotNegative, Positive
+from chord.config.base import Count, Fraction, Frozen, Name, NotNegative, Positive, Text
 from chord.config.messages import expected
-
-Text = Annotated[str, Field(min_length=1)]
 
 
 class Evidence(Frozen):
@@ -119,10 +119,18 @@ class PaperClaim(Frozen):
         return (rule.arm, *(rule.against if isinstance(rule, Against) else ()))
 
 
+def _day(text: str) -> str:
+    """The text, if it is a day of the calendar."""
+    with suppress(ValueError):
+        if date.fromisoformat(text).isoformat() == text:
+            return text
+    raise ValueError(f"found '{text}', expected a day of the calendar as YEAR-MONTH-DAY, like 2025-08-15")
+
+
 class Claims(Frozen):
     """config/claims.yaml. `dated` is when the rules were fixed, `digest` what they were then."""
 
-    dated: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    dated: Annotated[str, AfterValidator(_day)]
     digest: str
     claims: tuple[PaperClaim, ...]
 

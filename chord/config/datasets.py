@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chord.config.base import Count, CountOrNone, Frozen, Name, Number
+from chord.config.base import Count, CountOrNone, Frozen, Name, Number, Text, Tokens
 
 Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
 NEEDED = ("question", "answer")
@@ -20,9 +20,9 @@ class Dataset(Frozen):
     """
 
     repository: Repository
-    revision: str
+    revision: Text
     files: Annotated[tuple[str, ...], Field(min_length=1)]
-    columns: dict[str, str]
+    columns: dict[str, Text]
     may_lack: tuple[Literal["generations", "verified"], ...] = Field(default=(), exclude_if=lambda v: not v)
 
     @model_validator(mode="after")
@@ -50,7 +50,7 @@ class Filters(Frozen):
     script: Literal["any", "no-cjk"] = "any"
     answers: Literal["any", "integer", "calls"] = "any"
     generations: CountOrNone = 0
-    generation_tokens: Count | None = None
+    generation_tokens: Tokens | None = None
     overlap_words: Count | None = None
 
     @model_validator(mode="after")
@@ -70,11 +70,11 @@ class Task(Frozen):
     """
 
     source: Literal["generator", "hub", "package"] = "generator"
-    dataset: str
+    dataset: Text
     settings: dict[str, Number | str | bool | list[str]] = Field(default={})
     keep: Literal["all", "sums", "differences"] = "all"
     filters: Filters | None = None
-    prompt: str
+    prompt: Text
 
     @model_validator(mode="after")
     def _of_its_source(self) -> Self:

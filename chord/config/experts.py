@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chord.config.base import Count, Frozen, Number, Positive
+from chord.config.base import Count, Frozen, Minutes, Number, Share, Temperature, Text, Tokens
 from chord.config.models import Model
 
 
@@ -12,7 +12,7 @@ class ExpertScripted(Frozen):
     """A written-out solver, named as such wherever it appears."""
 
     source: Literal["scripted"]
-    name: str
+    name: Text
     style: Literal["terse", "worked", "checked", "sentences"]
 
 
@@ -20,7 +20,7 @@ class ExpertPublished(Frozen):
     """Traces that stand in the dataset of the problems; of the kept ones of a problem one is drawn at random."""
 
     source: Literal["published"]
-    name: str
+    name: Text
 
 
 class ExpertServed(Frozen):
@@ -30,21 +30,21 @@ class ExpertServed(Frozen):
     """
 
     source: Literal["served"]
-    name: str
+    name: Text
     model: Model
     system: str | None = None
     prompt: str = "{prompt}"
     samples_per_problem: Count
     keep: Literal["best", "random"]
-    temperature: Positive
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    max_response_tokens: Count
+    temperature: Temperature
+    top_p: Share = 1.0
+    max_response_tokens: Tokens
     tensor_parallel: Count = 1
     options: dict[str, Number | str | bool | list[str]] = Field(default={})
     replicas: Count = 1
     shard_size: Count = 64
     requests_at_once: Count = 64
-    start_minutes: Positive = 30.0
+    start_minutes: Minutes = 30.0
 
     @model_validator(mode="after")
     def _can_be_asked(self) -> Self:

@@ -3,17 +3,21 @@
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pydantic import TypeAdapter
 
 from chord.config.artefacts import EVERYTHING, Artefact, Choice
 from chord.config.base import NAME, ConfigError, Number, Raw
-from chord.config.building import why_not
-from chord.config.checks import crossed, misnamed
+from chord.config.benchmarks import BenchmarkTask, read_task
+from chord.config.building import below, why_not
+from chord.config.checks import alone, crossed, misnamed, unplanned
 from chord.config.claims import Claims
+from chord.config.limits import of_arms, of_columns, of_study
 from chord.config.lock import read_lock
-from chord.config.messages import expected, kind_of, shown
+from chord.config.messages import expected, kind_of, one_line, shown
+from chord.config.planning import FILE as PLANNING
+from chord.config.planning import Planning
 from chord.config.project import Project
 from chord.config.reading import parsed, read_yaml, validated
 from chord.config.recipe import Arm
@@ -23,6 +27,7 @@ T = TypeVar("T")
 Budget = Mapping[str, Number]
 ARMS, CLAIMS = "config/arms.yaml", "config/claims.yaml"
 BUDGET = re.compile(r"budget\.(\w+)")
+ARM, STUDY = TypeAdapter(Arm), TypeAdapter(Study)
 
 
 def load(
@@ -30,10 +35,12 @@ def load(
     study: str | None = None,
     seeds: tuple[int, ...] | None = None,
     given: Mapping[str, Raw] | None = None,
+    others: bool = True,
 ) -> Project:
     """All of `root`/config for one study (default: the one of config.yaml). Raises ConfigError; writes nothing.
 
-    `given` is config.yaml as Snakemake holds it, with what `--config` changed.
+    `given` is config.yaml as Snakemake holds it, with what `--config` changed. Without `others` the files of other
+    studies, their benchmarks and planning.yaml are left alone: a job that runs must not end because of them.
     """
     folder, problems = root / "config", list[str]()
     wanted = dict(given or {})
@@ -43,35 +50,106 @@ def load(
         wanted["seeds"] = list[Raw](seeds)
     choice = _choice(folder, wanted)
 
-    file = f"config/studies/{choice.study}.yaml"
-    raw_study, raw_arms = read_yaml(root / file, file), read_yaml(folder / "arms.yaml", ARMS)
-    budget = validated(TypeAdapter(dict[str, Number]), raw_study.get("budget", {}), file, "budget")
-    _refuse_lacking({f"{file}: ": raw_study, f"{ARMS}: ": raw_arms}, budget, file)
-    loaded = _collected(TypeAdapter[Study](Study), _resolved(raw_study, budget), file, "", problems)
-
-    arms = {
-        name: _collected(TypeAdapter[Arm](Arm), _resolved(raw, budget), ARMS, name, problems)
-        for name, raw in raw_arms.items()
-        if _may_name_an_arm(name, problems)
-    }
-    artefacts: dict[str, Artefact | None] = {}
+    raw_arms = read_yaml(folder / "arms.yaml", ARMS)
+    chosen = _studied(root, choice.study, raw_arms, problems)
+    artefacts: dict[str, Artefact] = {}
     for path in sorted((folder / "experiments").glob("*.yaml")):
         file = f"config/experiments/{path.name}"
-        artefacts[path.stem] = _collected(TypeAdapter[Artefact](Artefact), read_yaml(path, file), file, "", problems)
+        if found := _read(TypeAdapter[Artefact](Artefact), path, file, problems):
+            artefacts[path.stem] = found
+    claims = _read(TypeAdapter(Claims), root / CLAIMS, CLAIMS, problems)
+    names = sorted(path.stem for path in (folder / "studies").glob("*.yaml")) if others else []
+    studied = [_studied(root, name, raw_arms, problems) for name in names if name != choice.study]
+    tasks = _tasks(folder, chosen, others, problems)
+    planning = _read(TypeAdapter(Planning), root / PLANNING, PLANNING, problems) if others else None
 
-    claims = _collected(TypeAdapter[Claims](Claims), read_yaml(root / CLAIMS, CLAIMS), CLAIMS, "", problems)
-    whole_arms = {name: arm for name, arm in arms.items() if arm}
-    whole_artefacts = {name: artefact for name, artefact in artefacts.items() if artefact}
-    if EVERYTHING in choice.artefacts and not problems and loaded:
-        built = [name for name, artefact in whole_artefacts.items() if not why_not(loaded, whole_arms, artefact)]
+    if EVERYTHING in choice.artefacts and not problems and chosen:
+        built = [name for name, one in artefacts.items() if not why_not(chosen.study, chosen.arms, one)]
         choice = choice.model_copy(update={"artefacts": tuple(built)})
-    if not problems and loaded and claims:
-        problems += crossed(loaded, whole_arms, whole_artefacts, choice, root)
-        problems += misnamed(claims, whole_arms, root)
-    if problems or not loaded or not claims:
-        raise ConfigError("\n".join(problems))
-    lock = read_lock(root, loaded.name)
-    return Project(study=loaded, arms=whole_arms, artefacts=whole_artefacts, choice=choice, claims=claims, lock=lock)
+    if not problems and chosen and claims:
+        shown_arms = [name for key in choice.artefacts if key in artefacts for name in artefacts[key].arms]
+        for one in filter(None, [chosen, *studied]):
+            problems += alone(one.study, one.name, root)
+            problems += of_study(one.study, one.file, tasks)
+            problems += of_columns(one.study, one.file, artefacts)
+            problems += of_arms(one.arms, below(shown_arms, one.arms), one.budgets)
+        problems += crossed(chosen.study, chosen.arms, artefacts, choice, root)
+        problems += misnamed(claims, chosen.arms, root)
+        problems += unplanned(planning, chosen.arms, names) if planning else []
+    if problems or not chosen or not claims:
+        raise ConfigError("\n".join(_once(problems)))
+    locks = {name: read_lock(root, name) for name in dict.fromkeys([choice.study, *names])}
+    return Project(
+        study=chosen.study,
+        arms=chosen.arms,
+        artefacts=artefacts,
+        choice=choice,
+        claims=claims,
+        lock=locks[choice.study],
+    )
+
+
+def _once(problems: list[str]) -> list[str]:
+    """The lines, each once: of a budget's value that many arms ask for, the first."""
+    lines: dict[str, str] = {}
+    for line in "\n".join(problems).split("\n"):
+        lines.setdefault(line.partition("; asked for in ")[0], one_line(line))
+    return list(lines.values())
+
+
+class _Studied(NamedTuple):
+    """The study in a file of this name, the arms with its budget, and which of their values is which key of it."""
+
+    name: str
+    study: Study
+    arms: dict[str, Arm]
+    budgets: Mapping[str, str]
+
+    @property
+    def file(self) -> str:
+        return f"config/studies/{self.name}.yaml"
+
+
+def _studied(root: Path, name: str, raw_arms: dict[str, Raw], problems: list[str]) -> _Studied | None:
+    """A study and all arms as it trains them, or nothing and its problems added to the others."""
+    file = f"config/studies/{name}.yaml"
+    try:
+        raw = read_yaml(root / file, file)
+        budget = validated(TypeAdapter(dict[str, Number]), raw.get("budget", {}), file, "budget")
+        _refuse_lacking({f"{file}: ": raw, f"{ARMS}: ": raw_arms}, budget, file)
+    except ConfigError as error:
+        problems.append(str(error))
+        return None
+    own, budgets = ({place: f"{file}: budget.{key}" for place, key in _asked(one, "")} for one in (raw, raw_arms))
+    study = _collected(STUDY, _resolved(raw, budget), file, "", problems, own)
+    arms = {
+        key: _collected(ARM, _resolved(one, budget), ARMS, key, problems, budgets)
+        for key, one in raw_arms.items()
+        if _may_name_an_arm(key, problems)
+    }
+    return _Studied(name, study, {key: arm for key, arm in arms.items() if arm}, budgets) if study else None
+
+
+def _tasks(folder: Path, chosen: "_Studied | None", others: bool, problems: list[str]) -> dict[str, BenchmarkTask]:
+    """The files of all benchmarks, or of the chosen study's; one that is named and not there is told elsewhere."""
+    used = {one.file for one in chosen.study.benchmarks.values()} if chosen else set[str]()
+    found: dict[str, BenchmarkTask] = {}
+    for path in sorted((folder / "benchmarks").glob("*.yaml")):
+        if others or path.name in used:
+            try:
+                found[path.name] = read_task(path, f"config/benchmarks/{path.name}")[1]
+            except ConfigError as error:
+                problems.append(str(error))
+    return found
+
+
+def _read(adapter: TypeAdapter[T], path: Path, file: str, problems: list[str]) -> T | None:
+    """The record in a file, or nothing and its problems added to the others."""
+    try:
+        return validated(adapter, read_yaml(path, file), file)
+    except ConfigError as error:
+        problems.append(str(error))
+        return None
 
 
 def _choice(folder: Path, given: Mapping[str, Raw]) -> Choice:
@@ -109,10 +187,12 @@ def _may_name_an_arm(name: str, problems: list[str]) -> bool:
     return True
 
 
-def _collected(adapter: TypeAdapter[T], raw: Raw, file: str, prefix: str, problems: list[str]) -> T | None:
-    """The record, or nothing and its problems added to the others."""
+def _collected(
+    adapter: TypeAdapter[T], raw: Raw, file: str, prefix: str, problems: list[str], budgets: Mapping[str, str]
+) -> T | None:
+    """The record, or nothing and its problems added to the others; a value out of a budget is told as that."""
     try:
-        return validated(adapter, raw, file, prefix)
+        return validated(adapter, raw, file, prefix, budgets)
     except ConfigError as error:
         problems.append(str(error))
         return None
@@ -138,7 +218,7 @@ def _asked(raw: Raw, place: str) -> Iterator[tuple[str, str]]:
     """Where `raw` asks for the study's budget, and for which of its values."""
     if isinstance(raw, dict):
         for name, value in raw.items():
-            yield from _asked(value, f"{place}{'' if place.endswith(' ') else '.'}{name}")
+            yield from _asked(value, f"{place}{'' if place.endswith(' ') or not place else '.'}{name}")
     elif isinstance(raw, list):
         for index, value in enumerate(raw):
             yield from _asked(value, f"{place}.{index}")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, TypeAdapter
 
-from chord.config.base import CountOrNone, Frozen, Name
+from chord.config.base import Frozen, Name
 from chord.config.building import models_from
 from chord.config.models import Model
 from chord.config.reading import read_json, validated
@@ -35,7 +35,7 @@ MODEL_FILES = (
 class LockedFile(Frozen):
     """One file as it arrived: bytes, and their SHA-256."""
 
-    size: CountOrNone
+    size: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

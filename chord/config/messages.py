@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
@@ -35,11 +35,22 @@ EXPECTED = {
     "less_than": "less than {lt:g}",
     "less_than_equal": "at most {le:g}",
     "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
+    "string_too_short": "a text of at least {min_length} characters",
 }
 
 
-def explained(errors: Sequence[Any], adapter: TypeAdapter[Any], file: str, prefix: str = "") -> list[str]:
-    """Pydantic's errors, one line a key; `prefix` is where in the file the record stands."""
+def explained(
+    errors: Sequence[Any],
+    adapter: TypeAdapter[Any],
+    file: str,
+    prefix: str = "",
+    elsewhere: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Pydantic's errors, one line a key; `prefix` is where in the file the record stands.
+
+    `elsewhere`: file and key of values that stand in another file, or under another key, than the record's own.
+    """
     root = adapter.json_schema()
     lines: dict[str, str] = {}
     members: dict[str, list[str]] = {}
@@ -51,7 +62,15 @@ def explained(errors: Sequence[Any], adapter: TypeAdapter[Any], file: str, prefi
             lines[key] = f"{file}: {key} is {shown(error['input'])}, expected {_either(members[key])}"
         elif error["type"] != "too_short" or len(error["input"]) < error["ctx"]["min_length"]:
             lines[key] = f"{file}: {_told(error, root, key)}"
-    return list(lines.values())
+    for key, place in (elsewhere or {}).items():
+        if key in lines and lines[key].startswith(own := f"{file}: {key} "):
+            lines[key] = f"{place} {lines[key].removeprefix(own)}; asked for in {file}: {key}"
+    return [one_line(line) for line in lines.values()]
+
+
+def one_line(text: str) -> str:
+    """The text with every line break and other unprintable character written as in a Python text."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
 def _either(members: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
 """What `chord plan` reckons with: machines, sizes of models, lengths of answers. Decides no result and no job."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from chord.config.base import Count, Frozen, Name, Positive
 from chord.config.reading import read_yaml, validated
@@ -15,7 +15,7 @@ class Machine(Frozen):
     """One device. Memory in 10^9 bytes, `tflops` in 10^12 operations a second by dtype, seconds as they are."""
 
     memory_gb: Positive
-    tflops: dict[str, Positive]
+    tflops: dict[Literal["float32", "bfloat16", "float64"], Positive]
     bandwidth_gb_s: Positive
     trains_at: Annotated[float, Field(gt=0, le=1)]
     decodes_at: Annotated[float, Field(gt=0, le=1)]
@@ -41,6 +41,19 @@ class Dimensions(Frozen):
     head_dim: Count | None = None
     num_experts: Count = 1
     experts_per_token: Count = 1
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        heads = self.num_attention_heads
+        if self.head_dim is None and self.hidden_size % heads:
+            raise ValueError(
+                f"found hidden_size {self.hidden_size} with {heads} heads, expected a multiple or a head_dim"
+            )
+        if heads % self.num_key_value_heads:
+            raise ValueError(f"found num_key_value_heads {self.num_key_value_heads}, expected a divisor of {heads}")
+        if self.experts_per_token > self.num_experts:
+            raise ValueError(f"found experts_per_token {self.experts_per_token}, expected at most {self.num_experts}")
+        return self
 
     @property
     def head_size(self) -> int:

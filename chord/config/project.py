@@ -6,7 +6,7 @@ from typing import Self, TypeVar
 from pydantic import TypeAdapter, model_validator
 
 from chord.config.artefacts import Artefact, Choice
-from chord.config.base import Count, CountOrNone, Frozen, Name
+from chord.config.base import Count, Frozen, Name, Seed
 from chord.config.building import can_train, corpus_of_start, start_models, why_not
 from chord.config.claims import Claims
 from chord.config.lock import Lock
@@ -36,7 +36,7 @@ class Run(Frozen):
 
     study: Name
     arm: Name
-    seed: CountOrNone
+    seed: Seed
     recipe: Recipe
     model: Model | None
     sampling: Sampling

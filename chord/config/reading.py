@@ -6,7 +6,7 @@ YAML is read by the core schema of YAML 1.2: `010` is 10, `0o10` is 8, `1e-6` is
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -32,12 +32,17 @@ class FunctionName(str):
     """A text that stands under the tag `!function`. Nothing is imported to read it."""
 
 
-def validated(adapter: TypeAdapter[T], raw: Raw, file: str, prefix: str = "") -> T:
-    """`raw` as a typed record, or a ConfigError with one line a problem; `prefix` is where in the file it stands."""
+def validated(
+    adapter: TypeAdapter[T], raw: Raw, file: str, prefix: str = "", elsewhere: Mapping[str, str] | None = None
+) -> T:
+    """`raw` as a typed record, or a ConfigError with one line a problem; `prefix` is where in the file it stands.
+
+    `elsewhere` says of dotted keys in which file and under which key their values stand.
+    """
     try:
         return adapter.validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
-        raise ConfigError("\n".join(explained(error.errors(), adapter, file, prefix))) from None
+        raise ConfigError("\n".join(explained(error.errors(), adapter, file, prefix, elsewhere))) from None
 
 
 def read_json(path: Path, shown: str | None = None, what: str = "a run.json") -> Raw:

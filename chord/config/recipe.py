@@ -1,10 +1,14 @@
 """A training recipe: every value that decides a model. Knows no study, no labels, no files."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chord.config.base import Count, CountOrNone, Fraction, Frozen, Name, NotNegative, Positive
+from chord.config.base import Fraction, Frozen, Name, Positive, Share, Steps, StepsOrNone, Text
+
+# Adam moves each weight by about the learning rate in a step; weights are far below 1.
+HIGHEST_RATE = 1.0
 
 
 class MuConstant(Frozen):
@@ -18,8 +22,8 @@ class MuDecay(Frozen):
     """Linear warm-up 0 -> peak, half cosine peak -> valley, then valley (arXiv:2508.11408, section 4.3)."""
 
     schedule: Literal["decay"]
-    warmup_steps: CountOrNone = 0
-    decay_steps: CountOrNone
+    warmup_steps: StepsOrNone = 0
+    decay_steps: StepsOrNone
     peak: Fraction
     valley: Fraction
 
@@ -35,7 +39,7 @@ class MuGradientNorm(Frozen):
     """SASR: an SFT warm-up, then 0 or 1 per step, drawn from gradient norms (arXiv:2505.13026)."""
 
     schedule: Literal["gradient-norm"]
-    warmup_steps: Count
+    warmup_steps: Steps
     gamma: Positive
 
 
@@ -52,21 +56,21 @@ class WeightEntropyTop(Frozen):
     """1 on the `share` most uncertain expert tokens of the global batch, else 0 (arXiv:2508.11408, B.2)."""
 
     weight: Literal["entropy-top"]
-    share: Annotated[float, Field(gt=0, le=1)]
+    share: Share
 
 
 class WeightIsClip(Frozen):
     """p, and 0 where p exceeds `ceiling` (arXiv:2508.11408, B.2)."""
 
     weight: Literal["is-clip"]
-    ceiling: Annotated[float, Field(gt=0, le=1)]
+    ceiling: Share
 
 
 class WeightFocal(Frozen):
     """(1-p)^gamma (arXiv:2508.11408, B.2)."""
 
     weight: Literal["focal"]
-    gamma: NotNegative
+    gamma: Annotated[float, Field(ge=0, le=100)]
 
 
 TokenWeight = Annotated[WeightPlain | WeightEntropyTop | WeightIsClip | WeightFocal, Field(discriminator="weight")]
@@ -80,8 +84,8 @@ class Recipe(Frozen):
     mu: Mu
     expert_tokens: TokenWeight = WeightPlain(weight="one")
     traces: Annotated[str, Field(pattern=r"^(expert|aligned|expert-[a-z0-9.+-]+)$")] = "expert"
-    steps: Count | None = None
-    epochs: Annotated[float, Field(gt=0)] | None = None
+    steps: Steps | None = None
+    epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
     learning_rate: Positive
     keep: Literal["best", "last", "every"] = "best"
     reshape_gamma: Positive | None = None
@@ -111,6 +115,28 @@ class Recipe(Frozen):
             )
         return self
 
+    def unreasonable(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What no training of config/ may have: the keys that it is about, and what is said of them.
+
+        A run.json may: what it holds was checked when it was written.
+        """
+        if self.learning_rate > HIGHEST_RATE:
+            yield ("learning_rate",), f"is {self.learning_rate:g}, expected at most {HIGHEST_RATE:g}"
+        if self.steps is None:
+            return
+        mu = self.mu
+        if isinstance(mu, MuDecay) and mu.warmup_steps + mu.decay_steps > self.steps:
+            yield (
+                ("mu.warmup_steps", "mu.decay_steps", "steps"),
+                f"found a warm-up of {mu.warmup_steps} and a decay of {mu.decay_steps} steps in a training of"
+                f" {self.steps}, expected together at most that",
+            )
+        if isinstance(mu, MuGradientNorm) and mu.warmup_steps > self.steps:
+            yield (
+                ("mu.warmup_steps", "steps"),
+                f"found a warm-up of {mu.warmup_steps} steps in a training of {self.steps}, expected at most that",
+            )
+
     @property
     def needs_rollouts(self) -> bool:
         """Whether any step can sample from the policy."""
@@ -130,7 +156,7 @@ class Recipe(Frozen):
 class Arm(Frozen):
     """One row of `config/arms.yaml`: a recipe, a choice between trained arms, or the untouched base model."""
 
-    label: str
+    label: Text
     note: str = ""
     recipe: Recipe | None = None
     choose: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None

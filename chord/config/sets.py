@@ -12,6 +12,8 @@ from chord.config.study import BaseCorpus, Expert, Split, Study
 
 BENCHMARK = "benchmark:"
 SPLITS = ("train", "validation", "expert")
+# The share of all hashes of prompts, in this order, whose prompts a purpose may ask; see chord.tasks.problems.
+SIXTEENTHS = {"benchmark": 2, "validation": 2, "train": 4, "expert": 2, "base": 6}
 
 
 def problem_sets(study: Study) -> list[str]:

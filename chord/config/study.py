@@ -4,7 +4,24 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chord.config.base import Count, CountOrNone, Fraction, Frozen, Name, NotNegative, Number, Positive
+from chord.config.base import (
+    Below1,
+    Count,
+    Frozen,
+    Minutes,
+    Name,
+    NotNegative,
+    Number,
+    Positive,
+    Seed,
+    Share,
+    Small,
+    Steps,
+    StepsOrNone,
+    Temperature,
+    Text,
+    Tokens,
+)
 from chord.config.datasets import Dataset, Split, Task
 from chord.config.experts import Expert
 from chord.config.messages import expected
@@ -18,7 +35,7 @@ class AnswerForm(Frozen):
     """How a text becomes an outcome: the form in which it gives its answer, and so the grader that reads it."""
 
     grader: Literal["marked-text", "last-number", "math", "tool-call", "bfcl"]
-    mark: str | None = None
+    mark: Text | None = None
 
     @model_validator(mode="after")
     def _mark(self) -> Self:
@@ -69,14 +86,14 @@ class CorpusPart(Frozen):
 
     task: Name
     style: Literal["terse", "worked", "checked"]
-    share: Fraction
+    share: Share
 
 
 class BaseCorpus(Frozen):
     """What a `random` base model is trained on, and how; only studies whose model is trained by the DAG have one."""
 
     size: Count
-    parts: tuple[CorpusPart, ...]
+    parts: Annotated[tuple[CorpusPart, ...], Field(min_length=1)]
     recipe: Recipe
     rows_per_step: Count
 
@@ -113,7 +130,7 @@ class OtherModel(Frozen):
 class Data(Frozen):
     """Which problems the study uses; all splits and benchmarks are disjoint by prompt."""
 
-    seed: CountOrNone
+    seed: Seed
     train: Split
     validation: Split
     expert: Split
@@ -142,8 +159,8 @@ class Grading(AnswerForm):
 class Sampling(Frozen):
     """How the policy answers, in rollouts and in validation."""
 
-    max_response_tokens: Count
-    temperature: Positive
+    max_response_tokens: Tokens
+    temperature: Temperature
 
 
 class Groups(Frozen):
@@ -156,33 +173,33 @@ class Groups(Frozen):
 class Rollouts(Sampling, Groups):
     """One step's sampling, and the prompts that fit."""
 
-    max_prompt_tokens: Count
+    max_prompt_tokens: Tokens
 
 
 class Optimiser(Frozen):
     """Adam; gradients are clipped by their global norm before the step."""
 
-    beta1: Fraction
-    beta2: Fraction
-    epsilon: Positive
+    beta1: Below1
+    beta2: Below1
+    epsilon: Small
     weight_decay: NotNegative
     max_grad_norm: Positive
-    warmup_steps: CountOrNone
+    warmup_steps: StepsOrNone
 
 
 class PolicyLoss(Frozen):
     """GRPO as in arXiv:2508.11408, eq. 2."""
 
-    clip_low: Positive
+    clip_low: Small
     clip_high: Positive
-    advantage_epsilon: Positive
+    advantage_epsilon: Small
     importance_cap: Positive | None = None
 
 
 class Validation(Frozen):
     """Sampling on the validation set during training; it picks checkpoints, never the benchmarks."""
 
-    every_steps: Count
+    every_steps: Steps
     problems: Count
     samples_per_problem: Count
 
@@ -221,9 +238,9 @@ class Arithmetic(Frozen):
 class Execution(Arithmetic):
     """How the machine is used. What is not `Arithmetic` makes nothing anew."""
 
-    cpu_threads: Count
-    checkpoint_every_steps: Count
-    checkpoint_every_minutes: Positive
+    cpu_threads: Annotated[int, Field(ge=1, le=4096)]
+    checkpoint_every_steps: Steps
+    checkpoint_every_minutes: Minutes
     answers: Literal["transformers", "vllm"] = Field(default="transformers", exclude_if=lambda v: v == "transformers")
     answers_batch_invariant: bool = Field(default=False, exclude_if=lambda v: not v)
     answers_options: dict[str, Number | str | bool | list[str]] = Field(default={}, exclude_if=lambda v: not v)
@@ -246,7 +263,7 @@ class Study(Frozen):
 
     name: Name
     title: str
-    seeds: tuple[CountOrNone, ...]
+    seeds: tuple[Seed, ...]
     model: Model
     datasets: dict[Name, Dataset] = Field(default={})
     tasks: dict[Name, Task]

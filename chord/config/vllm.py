@@ -1,22 +1,24 @@
 """How vLLM is used as the sampler of a training. Knows vLLM by name only."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chord.config.base import Count, Fraction, Frozen, Number, Positive
+from chord.config.base import Count, Frozen, Number, Positive, Share, Tokens
+
+ADDRESS = r"^[A-Za-z0-9.-]+:[0-9]{1,5}$"
 
 
 class Vllm(Frozen):
     """The engine that samples in training, its place, and more options of vLLM by their own names."""
 
     placement: Literal["colocated", "server"] = "colocated"
-    address: str | None = None
+    address: Annotated[str, Field(pattern=ADDRESS)] | None = None
     replicas: Count = 1
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    memory_share: Fraction | None = None
+    memory_share: Share | None = None
     cache_gb: Positive | None = None
-    context_tokens: Count | None = None
+    context_tokens: Tokens | None = None
     enforce_eager: bool = True
     sleep: bool = False
     batch_invariant: bool = False

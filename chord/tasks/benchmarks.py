@@ -11,20 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from chord.config import AnswerForm, Study
+from chord.config import AnswerForm, ConfigError, Study
+from chord.config.benchmarks import read_task
 from chord.provenance.files import UserError
 from chord.records import Problem, RecordError, read_lines
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from lm_eval.api.model import LM
-
-Count = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -49,32 +45,6 @@ class Benchmark:
         return f"avg@{self.samples_per_problem}"
 
 
-class _Generation(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-    do_sample: Literal[True]
-    temperature: Annotated[float, Field(gt=0)]
-    until: Annotated[list[str], Field(max_length=0)]
-    max_gen_toks: Count
-
-
-class _Metadata(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow")
-    version: int | str
-
-
-class _Definition(BaseModel):
-    """The part of a task YAML that this project relies on; lm-eval checks the rest."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
-    task: str
-    output_type: Literal["generate_until"]
-    repeats: Count
-    generation_kwargs: _Generation
-    filter_list: list[dict[str, Any]]
-    metric_list: list[dict[str, Any]]
-    metadata: _Metadata
-
-
 def read_benchmark(root: Path, study: Study, name: str) -> Benchmark:
     """What `study`, of the project in `root`, calls `name`. Raises UserError if name or file cannot be used."""
     if name not in study.benchmarks:
@@ -85,9 +55,10 @@ def read_benchmark(root: Path, study: Study, name: str) -> Benchmark:
             f" {', '.join(study.benchmarks)}"
         )
     file = root / "config" / "benchmarks" / study.benchmarks[name].file
-    shown = f"config/benchmarks/{file.name}"
-    raw, definition = _read(file, shown)
-    _check_k(definition, shown)
+    try:
+        raw, definition = read_task(file, f"config/benchmarks/{file.name}")
+    except ConfigError as error:
+        raise UserError(str(error)) from None
     return Benchmark(
         name=name,
         task=definition.task,
@@ -160,43 +131,3 @@ def documents(lines: "Dataset") -> "Dataset":
 def _document(problem: Problem) -> dict[str, str]:
     """What lm-eval is told of a problem. `measure` adds how to grade it, for lm-eval shows a grader nothing else."""
     return {name: getattr(problem, name) for name in ("id", "prompt", "answer")}
-
-
-def _read(file: Path, shown: str) -> tuple[dict[str, Any], _Definition]:
-    """All that the file says, and the part that this project relies on."""
-    try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), Loader=_TaskYaml)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{shown}: found text that is not YAML ({' '.join(str(error).split())})") from None
-    return raw, _definition(raw, shown)
-
-
-def _definition(raw: Any, shown: str) -> _Definition:
-    if not isinstance(raw, dict) or "include" in raw:
-        found = "`include`" if isinstance(raw, dict) else "no mapping of keys to values"
-        raise UserError(f"{shown}: found {found}, expected a whole lm-eval task in this one file")
-    try:
-        return _Definition.model_validate(raw)
-    except ValidationError as error:
-        item = error.errors()[0]
-        found = "nothing" if item["type"] == "missing" else json.dumps(item["input"], default=str)
-        key = ".".join(map(str, item["loc"]))
-        raise UserError(f"{shown}: {key} is {found}, expected: {item['msg']}") from None
-
-
-def _check_k(definition: _Definition, shown: str) -> None:
-    """One k in the whole file: samples that are asked for, that the filter keeps, and that the metrics are named by."""
-    k = definition.repeats
-    expected = {f"avg@{k}", f"pass@{k}", "outcomes"}
-    metrics = {str(item.get("metric")) for item in definition.metric_list}
-    if metrics != expected:
-        raise UserError(f"{shown}: metric_list has {sorted(metrics)}, expected {sorted(expected)}, as repeats is {k}")
-    if [item.get("filter") for item in definition.filter_list] != [[{"function": "take_first_k", "k": k}]]:
-        raise UserError(f"{shown}: expected filter_list to be one filter, take_first_k with k = {k}, as repeats is {k}")
-
-
-class _TaskYaml(yaml.SafeLoader):
-    """YAML with lm-eval's `!function`, which is left unresolved: reading a definition runs no code."""
-
-
-_TaskYaml.add_constructor("!function", lambda loader, node: str(loader.construct_scalar(node)))  # pyright: ignore

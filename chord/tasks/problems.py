@@ -19,7 +19,7 @@ from string import Formatter
 from typing import Any
 
 from chord.config import ConfigError, Study, Task
-from chord.config.sets import BENCHMARK, place, purpose, sizes
+from chord.config.sets import BENCHMARK, SIXTEENTHS, place, purpose, sizes
 from chord.records import Problem
 from chord.seeds import derive
 
@@ -34,7 +34,6 @@ SHAPES = {
 }
 ID_DIGITS = 12  # hexadecimal digits of a prompt's hash in a problem's id
 SIXTEENTH = 16 ** (ID_DIGITS - 1)
-SIXTEENTHS = {"benchmark": 2, "validation": 2, "train": 4, "expert": 2, "base": 6}  # of all hashes, in this order
 
 OTHER_SHAPE = "an expression of another shape than tasks.keep"
 OUTSIDE = "a character outside the alphabet"

@@ -7,7 +7,7 @@ from chord.provenance.files import UserError
 
 
 def read_study(file: Path) -> Study:
-    """The study described in `file`, which lies in config/studies; everything under its config/ is checked with it.
+    """The study described in `file`, which lies in config/studies; all that it stands on is checked with it.
 
     Raises UserError for a file elsewhere or none, ConfigError for one that cannot be run.
     """
@@ -15,4 +15,4 @@ def read_study(file: Path) -> Study:
     if not file.is_file() or (folder.parent.name, folder.name) != ("config", "studies"):
         found = "no such file" if not file.exists() else "something else"
         raise UserError(f"{file}: found {found}, expected the file of a study, config/studies/NAME.yaml")
-    return load(folder.parents[1], study=file.stem).study
+    return load(folder.parents[1], study=file.stem, others=False).study

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from chord.config import ConfigError, MuDecay, Run, Zero, load
+from chord.tasks.studies import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = "claims.yaml"
@@ -19,7 +20,7 @@ CHOOSE = "choose: [sft-lr-low, sft-lr-mid, sft-lr-high]"
 # file, what stands there (<n> is any number), what is put in its place, what is said
 MISTAKES = [
     # claims
-    (CLAIMS, "dated: <n>", "dated: soon\nx: ", 'claims.yaml: dated is "soon", expected'),
+    (CLAIMS, "dated: <n>", "dated: soon\nx: ", "claims.yaml: dated: found 'soon', expected a day of the calendar"),
     (
         CLAIMS,
         "arm: grpo,",
@@ -170,7 +171,7 @@ MISTAKES = [
         "per_prompt: 1",
         "demo.yaml: rollouts.per_prompt is 1, expected at least 2: the rollouts of one",
     ),
-    (DEMO, "temperature: <n>", "temperature: 0.0", "rollouts.temperature is 0.0, expected more than 0"),
+    (DEMO, "temperature: <n>", "temperature: 0.0", "rollouts.temperature is 0.0, expected at least 0.01"),
     (DEMO, "share: <n>", "share: 0.99", "base_corpus: found shares of `parts` that add up to"),
     (DEMO, "seeds: [<n>,", "seeds: [] # [", "studies/demo.yaml: seeds is [], expected at least one and no repeats"),
     (
@@ -285,6 +286,227 @@ MISTAKES = [
         "",
         "asked for in config/arms.yaml: grpo.recipe.steps; config/arms.yaml: sft-light+rl.recipe",
     ),
+    # values that no training, model or dataset can have
+    (
+        CLAIMS,
+        "dated: <n>",
+        "dated: 2025-13-45\nx: ",
+        "claims.yaml: dated: found '2025-13-45', expected a day of the calendar",
+    ),
+    (
+        DEMO,
+        "hidden_size: <n>",
+        "hidden_size: 130",
+        "model.architecture: found hidden_size 130 with num_attention_heads 4",
+    ),
+    (
+        DEMO,
+        "num_key_value_heads: <n>",
+        "num_key_value_heads: 3",
+        "found num_key_value_heads 3 with num_attention_heads 4",
+    ),
+    (
+        DEMO,
+        "max_position_embeddings: <n>",
+        "max_position_embeddings: 80",
+        "expected together at most 80: model.archite",
+    ),
+    (
+        DEMO,
+        "max_position_embeddings: <n>",
+        "max_position_embeddings: 110",
+        "harder.yaml: generation_kwargs.max_gen_toks is 96",
+    ),
+    (DEMO, 'alphabet: "0', 'alphabet: "00', "found '0' in `alphabet` more than once or nothing"),
+    (
+        DEMO,
+        'mark: "="',
+        'mark: "#"',
+        'demo.yaml: grading.mark is "#", expected characters of model.alphabet: "#" is no',
+    ),
+    (
+        DEMO,
+        'prompt: "{expression}"',
+        'prompt: "Q {expression}"',
+        'tasks.sum-1.prompt has " ", expected characters of mo',
+    ),
+    (
+        DEMO,
+        "{expression}",
+        "{expresion}",
+        "tasks.sum-1.prompt has {expresion} in braces, expected `expression` (nearest)",
+    ),
+    (DEMO, "{expression}", "{expression", 'tasks.sum-1.prompt is "{expression", expected names in braces'),
+    (DEMO, "{expression}", "{expression!r}", "expected names alone in braces, without `:` and `!`"),
+    (DEMO, "{expression}", "1+1", 'tasks.sum-1.prompt is "1+1", expected a name in braces: else all problems have one'),
+    (
+        DEMO,
+        "dataset: chain_sum",
+        "dataset: chain_smu",
+        "tasks.sum-1.dataset is 'chain_smu', expected a dataset of reas",
+    ),
+    (
+        DEMO,
+        "dataset: chain_sum",
+        "dataset: composite",
+        "tasks.sum-1.dataset is 'composite', expected a dataset of reas",
+    ),
+    (
+        DEMO,
+        "min_terms: <n>",
+        "min_trems: 2",
+        "tasks.sum-1.settings.min_trems is not a setting of chain_sum, expected `min_te",
+    ),
+    (DEMO, "min_terms: <n>", "seed: 2", "tasks.sum-1.settings.seed is not a setting of chain_sum"),
+    (DEMO, "min_terms: <n>", "min_terms: two", 'tasks.sum-1.settings.min_terms is "two", expected a whole number'),
+    (DEMO, "min_terms: <n>", "min_terms: 0", "tasks.sum-1.settings.min_terms is 0, expected at least 1"),
+    (
+        DEMO,
+        "min_terms: <n>",
+        "min_terms: 3",
+        "tasks.sum-1.settings: found min_terms 3 above max_terms 2, expected at most",
+    ),
+    (
+        DEMO,
+        "train: {task: sum-3, size: <n>",
+        "train: {task: sum-1, size: 99",
+        "data.train asks for 99 problems of 'sum-1'",
+    ),
+    (
+        DEMO,
+        "task: sum-4, size: <n>",
+        "task: sum-1, size: 50",
+        "benchmarks.harder.problems asks for 50 problems of 'sum-1'",
+    ),
+    (
+        DEMO,
+        "large: {problems: <n>",
+        "large: {problems: 900000",
+        "other_experts.large.problems asks for 900000 problems",
+    ),
+    (
+        DEMO,
+        "rl_steps: <n>",
+        "rl_steps: 1000000000000000000000000000000",
+        "demo.yaml: budget.rl_steps is 1000000000000000000",
+    ),
+    (
+        DEMO,
+        "rl_learning_rate: <n>",
+        "rl_learning_rate: 1000",
+        "studies/demo.yaml: budget.rl_learning_rate is 1000, expec",
+    ),
+    (
+        DEMO,
+        "rl_learning_rate: <n>",
+        "rl_learning_rate: -1",
+        "studies/demo.yaml: budget.rl_learning_rate is -1, expected",
+    ),
+    (
+        DEMO,
+        "sft_epochs: <n>",
+        "sft_epochs: .inf",
+        "studies/demo.yaml: budget.sft_epochs is Infinity, expected a number",
+    ),
+    (
+        DEMO,
+        "weak_rl_steps: <n>",
+        "weak_rl_steps: 0.5",
+        "demo.yaml: budget.weak_rl_steps is 0.5, expected a whole number; asked",
+    ),
+    (
+        DEMO,
+        "mu_decay_steps: <n>",
+        "mu_decay_steps: 46",
+        "budget.rl_steps: found a warm-up of 0 and a decay of 46 steps in a",
+    ),
+    (DEMO, "sasr_warmup_steps: <n>", "sasr_warmup_steps: 46", "found a warm-up of 46 steps in a training of 45"),
+    (
+        ARMS,
+        "decay_steps: budget.mu_decay_steps",
+        "decay_steps: 400",
+        "demo.yaml: budget.rl_steps: found a warm-up of 0 and",
+    ),
+    (DEMO, "learning_rate: <n>", "learning_rate: 3.0", "base_corpus.recipe.learning_rate is 3, expected at most 1"),
+    (DEMO, "beta1: <n>", "beta1: 1", "demo.yaml: optimiser.beta1 is 1, expected less than 1"),
+    (DEMO, "weight_decay: <n>", "weight_decay: 20", "demo.yaml: optimiser.weight_decay is 20, expected at most 1"),
+    (DEMO, "clip_low: <n>", "clip_low: 20", "demo.yaml: policy_loss.clip_low is 20, expected at most 1"),
+    (
+        DEMO,
+        "data:\n  seed: <n>",
+        "data:\n  seed: 99999999999999999999",
+        "data.seed is 99999999999999999999, expected less",
+    ),
+    (
+        DEMO,
+        "paper_column: AMC",
+        "paper_column: AMCC",
+        'benchmarks.in-distribution.paper_column is "AMCC", expected `AMC` (n',
+    ),
+    (
+        DEMO,
+        "[BFCL, RaR",
+        "[BFLC, RaR",
+        'benchmarks.in-distribution.other_paper_columns is "BFLC", expected `BFCL` (nearest)',
+    ),
+    (
+        DEMO,
+        "deterministic: true",
+        "deterministic: true\n  answers: vllm\n  answers_options: {max_modle_len: 9}",
+        "execution.answers_options.max_modle_len: found an option that vLLM 0.32.0 lacks",
+    ),
+    (
+        DEMO,
+        "deterministic: true",
+        "deterministic: true\n  sampler: vllm\n  vllm: {context_tokens: 50}",
+        "execution.vllm.context_tokens is 50, expected at least 88",
+    ),
+    # files of what is not chosen
+    (
+        "studies/tools.yaml",
+        "[simple_python",
+        "[simple_pyton",
+        "tools.yaml: tasks.bfcl.settings.categories: found category",
+    ),
+    ("studies/tools.yaml", "size: 2351", "size: 2352", "found 2351 items, benchmarks.bfcl.problems.size asks for 2352"),
+    (
+        "studies/tools.yaml",
+        "{tools}",
+        "{tolls}",
+        "tasks.demonstrated.prompt has {tolls} in braces, expected `tools` (near",
+    ),
+    (
+        "studies/tools.yaml",
+        "rl_steps: <n>",
+        "rl_steps: -3",
+        "config/studies/tools.yaml: budget.rl_steps is -3, expected at",
+    ),
+    (
+        "studies/math.yaml",
+        "name: math\n",
+        "name: meth\n",
+        "studies/math.yaml: name is 'meth', expected 'math', the name",
+    ),
+    (
+        "studies/math.yaml",
+        "name: Qwen/",
+        "name: Qwen",
+        "math.yaml: model: found name 'QwenQwen2.5-7B-Instruct' with source hub",
+    ),
+    ("studies/small.yaml", None, "a: [", "config/studies/small.yaml, line 1, column 5: found text that is not YAML"),
+    ("benchmarks/amc.yaml", "doc_to_text", "doc_to_txt", "benchmarks/amc.yaml: doc_to_txt is not a key here, expected"),
+    (
+        "planning.yaml",
+        "memory_gb: <n>",
+        "memory_gb: 0",
+        "config/planning.yaml: machines.h100-80gb.memory_gb is 0, expected mo",
+    ),
+    (
+        "planning.yaml",
+        "arms: [grpo, chord-mu",
+        "arms: [gppo, chord-mu",
+        "unbuilt.table7.arms names 'gppo', expected `grpo` (n",
+    ),
     # whole files
     (ARMS, None, "", "arms.yaml: found nothing, expected a mapping of keys to values"),
     (ARMS, None, "- a\n", "arms.yaml: found a list, expected a mapping of keys to values"),
@@ -361,6 +583,33 @@ def test_a_missing_file_and_one_that_is_not_text_are_told(root: Path) -> None:
     (root / "config" / ARMS).rmdir()
     os.mkfifo(root / "config" / ARMS)
     assert refused(root) == "config/arms.yaml: found something that is no file, expected a YAML file"
+
+
+def test_a_job_asks_nothing_of_other_studies(root: Path) -> None:
+    (root / "config" / "studies" / "tools.yaml").write_text("a: [", encoding="utf-8")
+    (root / "config" / "benchmarks" / "amc.yaml").write_text("a: [", encoding="utf-8")
+    (root / "config" / "planning.yaml").unlink()
+    assert len(refused(root).splitlines()) == 3
+    assert load(root, others=False).study == load(ROOT).study
+    assert read_study(root / "config" / "studies" / "demo.yaml") == load(ROOT).study
+
+
+def test_a_value_of_a_budget_is_told_once_however_many_arms_ask_for_it(root: Path) -> None:
+    edit(root, DEMO, "  rl_steps: <n>", "  rl_steps: 0")
+    assert refused(root) == (
+        "config/studies/demo.yaml: budget.rl_steps is 0, expected at least 1;"
+        " asked for in config/arms.yaml: grpo.recipe.steps"
+    )
+
+
+def test_how_long_things_last_is_asked_of_arms_that_are_to_be_built(root: Path) -> None:
+    edit(root, DEMO, "tune_both_warmup_steps: <n>", "tune_both_warmup_steps: 30")
+    load(root)
+    assert refused(root, given={"artefacts": ["everything"]}) == (
+        "config/studies/demo.yaml: budget.tune_both_warmup_steps, budget.mu_decay_steps, budget.rl_steps:"
+        " found a warm-up of 30 and a decay of 18 steps in a training of 45, expected together at most that;"
+        " asked for in config/arms.yaml: tune-both.recipe"
+    )
 
 
 def test_no_table_or_figure_may_have_the_name_of_another_target(root: Path) -> None:

@@ -35,18 +35,14 @@ from chord.config.sets import (
 from chord.findings import needs
 from chord.planning.snakemake import answer, is_asked, told_by
 from chord.provenance import commands, freshness
-from chord.provenance.files import UserError
-from chord.tasks.benchmarks import read_benchmark
 
 
 def checked_project(given):
     """All of config/ with what `--config` changed. If it cannot be run, Snakemake ends here: reasons, and no trace."""
     try:
-        found = load(Path("."), given=given)
-        for name in found.study.benchmarks:
-            read_benchmark(Path("."), found.study, name)
-        return found
-    except (ConfigError, UserError) as error:
+        # A job of a cluster or a container was told to run: what became of other studies since then must not end it.
+        return load(Path("."), given=given, others=workflow.is_main_process)
+    except ConfigError as error:
         for log in workflow.logger_manager.get_logfile():
             with suppress(OSError):
                 os.remove(log)

@@ -15,6 +15,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from chord.config import Arm, Artefact, Choice, Claims, Run, Study  # noqa: E402  the path must be set first
+from chord.config.benchmarks import BenchmarkTask  # noqa: E402  likewise
 from chord.provenance.manifest import Manifest  # noqa: E402  likewise
 
 BUDGET = {"type": "string", "pattern": r"^budget\.\w+$", "description": "the study's value of this name in `budget`"}
@@ -27,6 +28,7 @@ def schemas() -> dict[str, str]:
         "arms": ("config/arms.yaml", _with_budget(_schema(dict[str, Arm]))),
         "study": ("config/studies/*.yaml", _with_budget(_schema(Study))),
         "experiment": ("config/experiments/*.yaml", _schema(Artefact)),
+        "benchmark": ("config/benchmarks/*.yaml", _schema(BenchmarkTask)),
         "claims": ("config/claims.yaml", _schema(Claims)),
         "run": ("results/*/runs/*/*/run.json", _schema(Run)),
         "manifest": ("results/**/*.manifest.json", _schema(Manifest)),

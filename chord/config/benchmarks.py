@@ -1,0 +1,178 @@
+"""A file of config/benchmarks: an lm-eval task of which every key is checked. Knows lm-eval by name only.
+
+What lm-eval would take and this project could not is refused too: problems, prompts and graders are those of the study.
+"""
+
+import ast
+import re
+from collections.abc import Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
+
+from chord.config.base import ConfigError, Frozen, Raw, Temperature, Text, Tokens
+from chord.config.known import known
+from chord.config.messages import expected
+from chord.config.reading import FUNCTION, FunctionName, read_yaml, validated
+
+PACKAGE = Path(__file__).resolve().parents[1]
+NAME = re.compile(rf"{FUNCTION} {PACKAGE.name}((?:\.[A-Za-z_]\w*)+)\.([A-Za-z_]\w*)", re.ASCII)
+
+
+class Arguments(NamedTuple):
+    """How many positional arguments a function takes; `most` is None where it takes any number."""
+
+    least: int
+    most: int | None
+
+
+def _function(arguments: int, text: str) -> str:
+    """The text, if it names a function of this package that can be called with so many arguments."""
+    match = NAME.fullmatch(text)
+    if not match:
+        raise ValueError(
+            f"found '{text}', expected `{FUNCTION} {PACKAGE.name}.MODULE.NAME`, a function of this project"
+        )
+    module, name = match[1], match[2]
+    functions = functions_of(module)
+    if functions is None:
+        raise ValueError(f"found no module {PACKAGE.name}{module}, expected one of this project")
+    if name not in functions:
+        raise ValueError(f"found no function '{name}' in {PACKAGE.name}{module}, {expected(name, functions)}")
+    least, most = functions[name]
+    if arguments < least or (most is not None and arguments > most):
+        takes = f"{least}" if most == least else f"{least} to {'any number' if most is None else most}"
+        raise ValueError(f"found a function of {takes} arguments, expected one that lm-eval can give {arguments}")
+    return text
+
+
+@cache
+def functions_of(module: str) -> Mapping[str, Arguments] | None:
+    """The functions at the top of a module, `.tasks.stored`, read from its source; None if there is no such module."""
+    place = PACKAGE.joinpath(*module.split(".")[1:])
+    source = next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
+    if source is None:
+        return None
+    tree = ast.parse(source.read_text(encoding="utf-8"), filename=str(source))
+    return {part.name: _arguments(part.args) for part in tree.body if isinstance(part, ast.FunctionDef)}
+
+
+def _arguments(given: ast.arguments) -> Arguments:
+    named = len(given.posonlyargs) + len(given.args)
+    unnamed = sum(default is None for default in given.kw_defaults)  # by keyword alone, which lm-eval does not give
+    least = named - len(given.defaults) + (10**6 if unnamed else 0)
+    return Arguments(least, None if given.vararg else named)
+
+
+Documents = Annotated[str, AfterValidator(partial(_function, 1))]
+Results = Annotated[str, AfterValidator(partial(_function, 2))]
+
+
+class Generation(Frozen):
+    """How an answer is sampled: all that the samplers of this project know. `max_gen_toks`: tokens of an answer."""
+
+    do_sample: Literal[True]
+    temperature: Temperature
+    until: Annotated[tuple[str, ...], Field(max_length=0)]
+    max_gen_toks: Tokens
+
+
+class Metric(Frozen):
+    """A number that lm-eval forms of all problems, and how."""
+
+    metric: Text
+    aggregation: Text
+    higher_is_better: bool
+
+    @model_validator(mode="after")
+    def _formed(self) -> Self:
+        if self.metric == "outcomes":
+            _function(1, self.aggregation)
+        elif self.aggregation != "mean":
+            raise ValueError(
+                f"found aggregation '{self.aggregation}' of {self.metric}, {expected(self.aggregation, ['mean'])}:"
+                " chord.score checks it against its own mean over problems"
+            )
+        return self
+
+
+class FewShot(Frozen):
+    """Examples before the problem: none."""
+
+    samples: Annotated[tuple[str, ...], Field(max_length=0)]
+
+
+class Metadata(Frozen):
+    """`version` is part of every score; the rest is for readers."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+
+    version: int | str
+
+
+class BenchmarkTask(Frozen):
+    """An lm-eval task. Those keys that are not needed change nothing here, but how lm-eval names the task."""
+
+    task: Text
+    dataset_path: Literal["text"]
+    process_docs: Documents
+    test_split: Literal["test"]
+    doc_to_text: Literal["prompt"]
+    doc_to_target: Literal["answer"]
+    num_fewshot: Literal[0]
+    fewshot_config: FewShot
+    output_type: Literal["generate_until"]
+    repeats: Annotated[int, Field(ge=1, le=10_000)]
+    generation_kwargs: Generation
+    filter_list: list[dict[str, str | list[dict[str, str | int]]]]
+    process_results: Results
+    metric_list: tuple[Metric, ...]
+    metadata: Metadata
+    task_alias: Text | None = None
+    tag: Text | tuple[Text, ...] | None = None
+    target_delimiter: str = " "
+    fewshot_delimiter: str = "\n\n"
+    should_decontaminate: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _one_k(self) -> Self:
+        """One k in the whole file: samples that are asked for, that the filter keeps, that the metrics are named by."""
+        k = self.repeats
+        wanted, metrics = [f"avg@{k}", "outcomes", f"pass@{k}"], sorted(one.metric for one in self.metric_list)
+        if metrics != wanted:
+            raise ValueError(f"metric_list has {metrics}, expected {wanted}, as repeats is {k}")
+        if self.filter_list != [{"name": "samples", "filter": [{"function": "take_first_k", "k": k}]}]:
+            raise ValueError(
+                f"found another filter_list, expected one filter called `samples`, take_first_k with k = {k},"
+                f" as repeats is {k}"
+            )
+        return self
+
+
+def read_task(path: Path, shown: str) -> tuple[dict[str, Raw], BenchmarkTask]:
+    """All that the file says, and the same checked. Raises ConfigError, which calls the file `shown`."""
+    raw = read_yaml(path, shown, functions=True)
+    unwanted = [key for key in raw if key in ("include", *known("lm_eval")) and key not in BenchmarkTask.model_fields]
+    if unwanted:
+        raise ConfigError(
+            "\n".join(
+                f"{shown}: found `{key}`, which lm-eval knows and a benchmark here may not have, expected a whole"
+                f" task in this one file, of {', '.join(BenchmarkTask.model_fields)}; prompts are the study's"
+                for key in unwanted
+            )
+        )
+    task = validated(TypeAdapter(BenchmarkTask), _tagged(raw), shown)
+    if task.task != path.stem:
+        raise ConfigError(f"{shown}: task is '{task.task}', expected '{path.stem}', the name of the file")
+    return raw, task
+
+
+def _tagged(raw: Raw) -> Raw:
+    """The same with the tag before the name of every function, so that plain text is none."""
+    if isinstance(raw, dict):
+        return {key: _tagged(value) for key, value in raw.items()}
+    if isinstance(raw, list):
+        return [_tagged(value) for value in raw]
+    return f"{FUNCTION} {raw}" if isinstance(raw, FunctionName) else raw

@@ -66,6 +66,7 @@ def main() -> None:
         judged = judge(study, problems, answers, *measured_in(study, args.tokenizer))
         traces, rejected = chosen(study, expert, problems, judged)
         _refuse_too_few(args, traces, rejected, len(problems))
+        recording.extra |= asking.recorded(problems[0].prompt)
         write_atomically(args.traces, write_lines(traces))
         told = _counts(args.traces_of, expert, traces, rejected, problems, judged)
         told["length_measured_in"] = measured_in(study, args.tokenizer)[1]

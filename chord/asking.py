@@ -13,7 +13,7 @@ from chord.records import Answer, Problem
 from chord.sampling.completions import Completion, Wish, complete, context_of
 from chord.sampling.protocol import PromptError, Request, check_prompts
 from chord.sampling.server import Server
-from chord.sampling.vllm_options import end_ids_in, vllm_version
+from chord.sampling.vllm_options import configured_ends_in, vllm_version
 from chord.seeds import derive
 from chord.tasks.shards import Shard, shard_of
 
@@ -36,6 +36,7 @@ class Asking:
     seed: int
     encode: Callable[[str], list[int]]
     decode: Callable[[Completion], str]
+    recorded: Callable[[str], dict[str, Any]]
     wish: Wish
     alike: Mapping[str, Any]
 
@@ -77,14 +78,20 @@ def asking_of(study: Study, expert: ExpertServed, traces: str, folder: Path) -> 
             raise UserError(f"{folder}: found no {needed}, expected the folder of the expert's model")
     from transformers import AutoTokenizer
 
-    from chord.tasks.prompts import prompt_ids
+    from chord.tasks.prompts import as_recorded, end_ids, prompt_ids
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    ends = end_ids_in(folder, tokenizer.eos_token_id)
+    ends = tuple(end_ids(tokenizer, configured_ends_in(folder)))
     wish = Wish(expert.max_response_tokens, expert.temperature, expert.top_p, ends, expert.requests_at_once)
 
+    def worded(prompt: str) -> str:
+        return expert.prompt.replace("{prompt}", prompt)
+
     def encode(prompt: str) -> list[int]:
-        return prompt_ids(tokenizer, expert.prompt.replace("{prompt}", prompt), expert.system)
+        return prompt_ids(tokenizer, worded(prompt), expert.system, study.prompt_date)
+
+    def recorded(prompt: str) -> dict[str, Any]:
+        return as_recorded(tokenizer, ends, worded(prompt), expert.system, study.prompt_date)
 
     def decode(got: Completion) -> str:
         ids = got.ids[:-1] if got.finish == "stop" else got.ids
@@ -93,7 +100,7 @@ def asking_of(study: Study, expert: ExpertServed, traces: str, folder: Path) -> 
     alike = {"expert": tree_hash(folder), "vllm": vllm_version(), "options": dict(expert.options)}
     alike |= {"tensor_parallel": expert.tensor_parallel, "end_ids": list(ends), "top_p": wish.top_p}
     alike |= {"max_tokens": wish.max_tokens, "temperature": wish.temperature}
-    return Asking(traces, expert, study.data.seed, encode, decode, wish, alike)
+    return Asking(traces, expert, study.data.seed, encode, decode, recorded, wish, alike)
 
 
 def check_fit(server: Server, parts: Sequence[Part], wish: Wish) -> None:

@@ -57,6 +57,7 @@ def compared(one: Job, other: Job) -> Iterator[Change]:
     runs = [_recipe(job) for job in (one, other)]
     yield from differences("config", _without(runs[0], "seed"), _without(runs[1], "seed"))
     yield from differences("config", a.decided_by, b.decided_by)
+    yield from differences("config", _template(one), _template(other))
     yield from _files("data", one, other, a.inputs, b.inputs)
     yield from differences("seed", a.seeds, b.seeds)
     yield from _steps(one, other)
@@ -75,6 +76,11 @@ def _environment(job: Job) -> dict[str, Any]:
         "machine": {**manifest.machine, **devices},
         "variables": manifest.environment,
     }
+
+
+def _template(job: Job) -> dict[str, Any]:
+    """What the chat template made of the first prompt, and the tokens that end a response."""
+    return {key: job.manifest.extra[key] for key in ("first_prompt", "end_tokens") if key in job.manifest.extra}
 
 
 def _recipe(job: Job) -> dict[str, Any]:

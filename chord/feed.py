@@ -73,7 +73,7 @@ class Feed:
     def prompt(self, text: str) -> tuple[int, ...]:
         """The prompt's tokens; each text goes through the chat template once."""
         if text not in self._ids:
-            self._ids[text] = tuple(prompt_ids(self.tokenizer, text))
+            self._ids[text] = tuple(prompt_ids(self.tokenizer, text, date=self.run.prompt_date))
         return self._ids[text]
 
     def text(self, sample: Sampled) -> str:

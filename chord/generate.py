@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from chord.config import ConfigError, Study, slices
 from chord.config.beside import beside_answers
@@ -48,6 +48,10 @@ class Job:
     key: str
 
 
+# Gives the content of a job's answers.jsonl, and what its manifest says of the chat template.
+Answerer: TypeAlias = Callable[[Job], tuple[str, dict[str, Any]]]
+
+
 def main() -> None:
     """Answer one benchmark; then those of its siblings that nobody has answered yet."""
     args = _arguments()
@@ -73,33 +77,36 @@ def main() -> None:
         with ahead.claimed(args.answers, wait=True):
             made_by = ahead.take(args.answers, job.key)
             if made_by is not None:
+                recording.extra |= made_by.pop("template")
                 recording.extra["made_ahead_by"] = made_by
                 return
             answerer = vllm_answerer if by == "vllm" else load_answerer
-            answers_text, ran_on = answerer(args.model, study, threads)
-            recording.extra |= ran_on
-            write_atomically(args.answers, answers_text(job))
+            answer, ran_on = answerer(args.model, study, threads)
+            text, template = answer(job)
+            recording.extra |= ran_on | template
+            write_atomically(args.answers, text)
     for name, problems, answers in args.ahead:
         try:
             sibling = _job(study, read_benchmark(root, study, name), problems, answers, args.seed, alike)
             with ahead.claimed(answers, wait=False) as mine:
                 if mine and not ahead.is_done(answers, sibling.key):
-                    ahead.leave(answers, sibling.key, answers_text(sibling), VERB, ran_on)
+                    text, template = answer(sibling)
+                    ahead.leave(answers, sibling.key, text, VERB, ran_on | {"template": template})
         except (UserError, ConfigError, RecordError) as error:
             print(f"{VERB}: {name} is left to its own job: {error}", file=sys.stderr)
 
 
-def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[Job], str], dict[str, Any]]:
-    """A function that gives the content of a job's answers.jsonl, and what it runs on. Loads the model once."""
+def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Answerer, dict[str, Any]]:
+    """What answers a job, and what it runs on. Loads the model once."""
     keep_offline()
     import torch
     from safetensors import SafetensorError
 
-    from chord.learner.policy import DTYPES, end_ids, load_policy, weights_dtype
+    from chord.learner.policy import DTYPES, configured_ends, load_policy, weights_dtype
     from chord.sampling.harness import PolicyModel
     from chord.sampling.protocol import Sampled
     from chord.sampling.transformers_sampler import TransformersSampler
-    from chord.tasks.prompts import prompt_ids
+    from chord.tasks.prompts import as_recorded, end_ids, prompt_ids
 
     execution = study.execution
     compute_dtype = DTYPES[execution.compute_dtype]
@@ -113,24 +120,28 @@ def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[J
         raise UserError(f"{folder}: found a model that cannot be loaded ({found:.200}); make it again") from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.nn.Module.to(model, device)
-    sampler = TransformersSampler(model, end_ids(model, tokenizer), execution.sampler_rows, compute_dtype)
+    ends, date = end_ids(tokenizer, configured_ends(model)), study.prompt_date
+    sampler = TransformersSampler(model, ends, execution.sampler_rows, compute_dtype)
 
     def decode(sampled: Sampled) -> str:
         ids = sampled.ids[:-1] if sampled.finish == "stop" else sampled.ids
         return str(tokenizer.decode(ids, skip_special_tokens=False))
 
-    def answers_text(job: Job) -> str:
-        policy = PolicyModel(sampler, lambda text: prompt_ids(tokenizer, text), decode, job.benchmark.name, job.seed)
-        return sampled_answers(job, policy)
+    def encode(prompt: str) -> list[int]:
+        return prompt_ids(tokenizer, prompt, date=date)
 
-    return answers_text, {"device": device}
+    def answer(job: Job) -> tuple[str, dict[str, Any]]:
+        policy = PolicyModel(sampler, encode, decode, job.benchmark.name, job.seed)
+        return sampled_answers(job, policy), as_recorded(tokenizer, ends, job.problems[0].prompt, date=date)
+
+    return answer, {"device": device}
 
 
-def vllm_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[Job], str], dict[str, Any]]:
+def vllm_answerer(folder: Path, study: Study, threads: int) -> tuple[Answerer, dict[str, Any]]:
     """As `load_answerer`, through lm-eval's own model for vLLM. Raises UserError for what this vLLM cannot do."""
     keep_offline()
     from chord.sampling.protocol import Sampled
-    from chord.sampling.vllm_options import check_options, end_ids_in, vllm_version
+    from chord.sampling.vllm_options import check_options, configured_ends_in, vllm_version
     from chord.sampling.vllm_setup import OURS_HERE, engine_settings, prepare_process
 
     execution, where = study.execution, f"config/studies/{study.name}.yaml: execution"
@@ -140,7 +151,7 @@ def vllm_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[J
     from transformers import AutoTokenizer
 
     from chord.sampling.vllm_harness import start
-    from chord.tasks.prompts import prompt_ids
+    from chord.tasks.prompts import as_recorded, end_ids, prompt_ids
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
@@ -149,15 +160,16 @@ def vllm_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[J
         return str(tokenizer.decode(ids, skip_special_tokens=False))
 
     settings = engine_settings(execution.answers_options, execution.compute_dtype, execution.sampler_rows)
-    ends = end_ids_in(folder, tokenizer.eos_token_id)
-    policy = start(folder, lambda text: prompt_ids(tokenizer, text), decode, ends, settings)
+    ends, date = end_ids(tokenizer, configured_ends_in(folder)), study.prompt_date
+    policy = start(folder, lambda text: prompt_ids(tokenizer, text, date=date), decode, ends, settings)
 
-    def answers_text(job: Job) -> str:
-        return sampled_answers(job, policy.begin(job.benchmark.name, job.seed))
+    def answer(job: Job) -> tuple[str, dict[str, Any]]:
+        text = sampled_answers(job, policy.begin(job.benchmark.name, job.seed))
+        return text, as_recorded(tokenizer, ends, job.problems[0].prompt, date=date)
 
     engine = {"name": "vllm", "version": vllm_version(), "dtype": policy.dtype, "settings": settings}
     engine["batch_invariant"] = execution.answers_batch_invariant
-    return answers_text, {"device": "cuda" if torch.cuda.is_available() else "cpu", "engine": engine}
+    return answer, {"device": "cuda" if torch.cuda.is_available() else "cpu", "engine": engine}
 
 
 def sampled_answers(job: Job, policy: "PolicyModel | VllmPolicyModel") -> str:

@@ -25,7 +25,7 @@ from chord.learner.blank import blank_model, character_tokenizer
 from chord.learner.checkpoint import Progress
 from chord.learner.engine import Engine, Plain, adam
 from chord.learner.log import Curves, LineLog
-from chord.learner.policy import DTYPES, as_policy, end_ids, load_policy, recompute_layers, weights_dtype
+from chord.learner.policy import DTYPES, as_policy, configured_ends, load_policy, recompute_layers, weights_dtype
 from chord.learner.world import World
 from chord.provenance.digest import code_digest
 from chord.provenance.files import UserError, atomic_folder, write_atomically
@@ -34,6 +34,7 @@ from chord.provenance.lease import Lease
 from chord.records import Problem, Trace, candidate_name, read_lines
 from chord.sampling.protocol import Sampler
 from chord.seeds import derive
+from chord.tasks.prompts import as_recorded, end_ids
 
 if TYPE_CHECKING:
     from chord.handover import HandOver
@@ -63,10 +64,15 @@ class Training:
     stop: str = ""  # the signal that asked for a stop
     saved_at: float = field(default_factory=time.monotonic)
     preflight: dict[str, Any] | None = None  # what was measured before a training with DeepSpeed
+    template: dict[str, Any] = field(default_factory=dict[str, Any])  # the first prompt as it is read, the end tokens
 
     def told(self) -> dict[str, Any]:
-        """What the manifest says of how steps were summed: several stretches are equal to one up to float order."""
-        return {"stretches": self.progress.stretches} | ({"preflight": self.preflight} if self.preflight else {})
+        """What the manifest says of the chat template, and of how steps were summed.
+
+        Several stretches are equal to one up to float order.
+        """
+        told = {"stretches": self.progress.stretches} | self.template
+        return told | ({"preflight": self.preflight} if self.preflight else {})
 
     def say(self, message: str) -> None:
         """One plain line for a person or a log; the leading rank speaks."""
@@ -91,11 +97,14 @@ def set_up(
     progress, moments = checkpoint.load(found, model) if found else (Progress(), {})
     engine, preflight = _engine(run, model, world)
     engine.load_moments(moments)
-    sampler, hand = _sampler(args, run, engine.readable, tokenizer, world)
+    ends = end_ids(tokenizer, configured_ends(engine.readable))
+    sampler, hand = _sampler(args, run, engine.readable, tokenizer, ends, world)
     feed = Feed(run, tokenizer, sampler, world, traces, validation)
     practice = _practice(args, run, feed, grader, prompts)
     training = Training(run, world, engine, tokenizer, feed, practice, state, _steps(run, len(traces)), progress)
     training.hand, training.preflight = hand, preflight
+    first = (prompts or traces or validation)[0].prompt
+    training.template = as_recorded(tokenizer, ends, first, date=run.prompt_date)
     _begin_stretch(training)
     if world.leads:
         _open_logs(training, args)
@@ -122,10 +131,14 @@ def _begin_stretch(training: Training) -> None:
 
 
 def _sampler(
-    args: argparse.Namespace, run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, world: World
+    args: argparse.Namespace,
+    run: Run,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ends: list[int],
+    world: World,
 ) -> tuple[Sampler, "HandOver | None"]:
-    """What samples: the model itself, or an engine of its own to which the weights are handed over."""
-    ends = end_ids(model, tokenizer)
+    """What samples, until one of `ends`: the model itself, or an engine to which the weights are handed over."""
     if run.execution.sampler == "vllm":
         from chord import handover
 

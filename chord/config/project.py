@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Self, TypeVar
 
-from pydantic import TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from chord.config.artefacts import Artefact, Choice
 from chord.config.base import Count, Frozen, Name, Seed
@@ -39,6 +39,7 @@ class Run(Frozen):
     seed: Seed
     recipe: Recipe
     model: Model | None
+    prompt_date: str | None = Field(default=None, exclude_if=lambda v: v is None)
     sampling: Sampling
     rollouts: Groups | None
     grading: Grading | None
@@ -106,6 +107,7 @@ class Project(Frozen):
             seed=seed,
             recipe=recipe,
             model=model,
+            prompt_date=study.prompt_date,
             sampling=_narrowed(Sampling, study.rollouts),
             rollouts=_narrowed(Groups, study.rollouts) if samples else None,
             grading=study.grading if samples else None,

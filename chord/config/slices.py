@@ -80,7 +80,8 @@ def of_package(study: Study, of: str = "base") -> dict[str, Any]:
 
 def of_answers(study: Study, benchmark: str, task: dict[str, Any], seed: int) -> dict[str, Any]:
     """What decides a model's answers to a benchmark, whose lm-eval task says `task`; how they are graded does not."""
-    return {"benchmark": benchmark, "task": deciding(task), "seed": seed, "execution": how_answered(study.execution)}
+    how = how_answered(study.execution)
+    return {"benchmark": benchmark, "task": deciding(task), "seed": seed, "execution": how, **_dated(study)}
 
 
 def how_answered(execution: Execution) -> dict[str, Any]:
@@ -175,9 +176,19 @@ def _of_hub_set(study: Study, problems: str, lock: Lock | None) -> dict[str, Any
         "task": _of_task(task),
         "dataset": _of_dataset(study, task.dataset, lock),
         "apart_from": apart_from(study, problems),
-        "max_prompt_tokens": None if is_benchmark else study.rollouts.max_prompt_tokens,
+        **({"max_prompt_tokens": None} if is_benchmark else _measured(study)),
         "grading": study.grading.form.model_dump(mode="json") if needs_grades else None,
     }
+
+
+def _measured(study: Study) -> dict[str, Any]:
+    """How long a prompt may be, and what of the study is in every prompt that is measured."""
+    return {"max_prompt_tokens": study.rollouts.max_prompt_tokens, **_dated(study)}
+
+
+def _dated(study: Study) -> dict[str, Any]:
+    """The day that prompts show; nothing where the study names none."""
+    return {"prompt_date": study.prompt_date} if study.prompt_date else {}
 
 
 def _of_packaged_set(study: Study, problems: str) -> dict[str, Any]:
@@ -208,7 +219,7 @@ def _of_expert(study: Study, traces: str) -> dict[str, Any]:
     expert = expert_of(study, traces)
     if expert.source != "served":
         return expert.model_dump(mode="json")
-    return {**expert.model_dump(mode="json", exclude=HOW_SERVED), "seed": study.data.seed}
+    return {**expert.model_dump(mode="json", exclude=HOW_SERVED), "seed": study.data.seed, **_dated(study)}
 
 
 def _of_task(task: Task) -> dict[str, Any]:

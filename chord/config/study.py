@@ -1,8 +1,9 @@
 """A study: one model, its data, its budgets, its benchmarks. Knows no arms and no files."""
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from chord.config.base import (
     Below1,
@@ -29,6 +30,9 @@ from chord.config.models import Model
 from chord.config.recipe import Recipe
 from chord.config.vllm import Vllm
 from chord.config.zero import Zero
+
+MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
+DAY = re.compile(rf"(0[1-9]|[12][0-9]|3[01]) ({MONTHS}) [0-9]{{4}}")
 
 
 class AnswerForm(Frozen):
@@ -259,12 +263,16 @@ class Execution(Arithmetic):
 
 
 class Study(Frozen):
-    """One place where every arm can run: a model, its data, its budgets, its benchmarks."""
+    """One place where every arm can run: a model, its data, its budgets, its benchmarks.
+
+    `prompt_date` is the day that prompts show, for chat templates that show one: such as 26 Jul 2024.
+    """
 
     name: Name
     title: str
     seeds: tuple[Seed, ...]
     model: Model
+    prompt_date: str | None = Field(default=None, exclude_if=lambda v: v is None)
     datasets: dict[Name, Dataset] = Field(default={})
     tasks: dict[Name, Task]
     data: Data
@@ -285,6 +293,13 @@ class Study(Frozen):
     def form_of(self, benchmark: str) -> AnswerForm:
         """How answers to the benchmark are read."""
         return self.benchmarks[benchmark].grading or self.grading.form
+
+    @field_validator("prompt_date")
+    @classmethod
+    def _day(cls, value: str | None) -> str | None:
+        if value is not None and not DAY.fullmatch(value):
+            raise ValueError(f"found '{value}', expected a day as templates show it, such as 26 Jul 2024")
+        return value
 
     @model_validator(mode="after")
     def _refers_to_what_exists(self) -> Self:

@@ -37,12 +37,10 @@ def load_policy(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTr
     return as_policy(model), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a response: those of the model's generation settings and the tokenizer's own."""
-    configured: Any = getattr(model.generation_config, "eos_token_id", None)
-    own: Any = tokenizer.eos_token_id
-    found = [*(configured if isinstance(configured, list) else [configured]), own]
-    return sorted({int(token) for token in found if token is not None})
+def configured_ends(model: PreTrainedModel) -> int | list[int] | None:
+    """The tokens that end a response by the model's generation settings; there may be others."""
+    found: Any = getattr(model.generation_config, "eos_token_id", None)
+    return found
 
 
 def output_head(model: PreTrainedModel) -> nn.Linear:

@@ -90,16 +90,11 @@ def as_arguments(options: Mapping[str, Option]) -> list[str]:
     return arguments
 
 
-def end_ids_in(folder: Path, own: int | None) -> tuple[int, ...]:
-    """The tokens that end a response of a model: those of its generation settings and its tokenizer's own.
+def configured_ends_in(folder: Path) -> int | list[int] | None:
+    """The tokens that end a response by the generation settings of the model in a folder; there may be others.
 
     A model without such a file has the settings in its config.json, as transformers takes them.
     """
     files = (folder / "generation_config.json", folder / "config.json")
     said = next((json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()), {})
-    configured = said.get("eos_token_id")
-    found = [*(configured if isinstance(configured, list) else [configured]), own]
-    ends = tuple(sorted({int(token) for token in found if token is not None}))
-    if not ends:
-        raise UserError(f"{folder}: found no end token, expected the model of a chat")
-    return ends
+    return said.get("eos_token_id")

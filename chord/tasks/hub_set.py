@@ -65,8 +65,11 @@ def counts(name: str, found: Selection, source: str, beside: Beside) -> dict[str
     }
 
 
-def token_lengths(folder: Path) -> Lengths:
-    """Lengths by the tokenizer in `folder`; text that looks like a special token is counted as the text that it is."""
+def token_lengths(folder: Path, date: str | None = None) -> Lengths:
+    """Lengths by the tokenizer in `folder`, of prompts that show `date`.
+
+    Text that looks like a special token is counted as the text that it is.
+    """
     from transformers import AutoTokenizer
 
     from chord.tasks.prompts import prompt_ids
@@ -79,7 +82,7 @@ def token_lengths(folder: Path) -> Lengths:
         encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
         return [len(ids) for ids in encoded["input_ids"]]
 
-    return Lengths(lambda prompt: len(prompt_ids(tokenizer, prompt)), generations)
+    return Lengths(lambda prompt: len(prompt_ids(tokenizer, prompt, date=date)), generations)
 
 
 def _rules(study: Study, name: str, task: str, commit: str, beside: Beside) -> Rules:
@@ -94,13 +97,14 @@ def _rules(study: Study, name: str, task: str, commit: str, beside: Beside) -> R
         raise UserError(f"--benchmarks: found {found}, expected all of them: {', '.join(study.benchmarks)}")
     apart = (one for path in beside.apart_from for one in read_lines(path, Problem))
     asked = [question_of(one) for path in beside.benchmarks for one in read_lines(path, Problem)]
+    model = None if is_benchmark else beside.tokenizer
     return Rules(
         study=study,
         name=task,
         commit=commit,
         apart=frozenset(question_key(question_of(one)) for one in apart),
         overlap=Overlap(asked, words) if words and not is_benchmark else None,
-        lengths=None if is_benchmark or beside.tokenizer is None else token_lengths(beside.tokenizer),
+        lengths=token_lengths(model, study.prompt_date) if model else None,
     )
 
 

@@ -16,15 +16,17 @@ from typing import Any
 import pytest
 
 from chord.ask_expert import judge
+from chord.asking import asking_of
 from chord.config import ConfigError, ExpertServed, load
 from chord.config.slices import of_traces
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Outcome, Problem, Trace, read_lines, write_lines
+from chord.sampling.completions import Completion
 from chord.sampling.guard import below
 from chord.tasks.graders import grade
 from chord.tasks.shards import finish, finished, shard_of
 from chord.tasks.verified import Judged, difficulty, kept, why_none, yields
-from tests.tiny_model import tiny_model
+from tests.tiny_model import DATED, TURN_END, TURNS, tiny_model, turn_ending_tokenizer
 from tests.unit.small_study import ROOT, prepare, run, write_study
 
 SAMPLES, SHARD = 16, 2
@@ -81,6 +83,21 @@ def test_a_right_answer_that_was_cut_at_the_token_limit_is_no_trace(tmp_path):
     told = judge(study, [Problem("p", "sums", "1+2", "3", {})], answers, len, "characters")["p"]
     assert [one.outcome for one in told] == [Outcome.RIGHT] * 2
     assert [one.misfit for one in told] == [None, "cut at the token limit"]
+
+
+def test_the_expert_is_asked_on_the_day_that_is_named_until_its_turn_ends(tmp_path):
+    folder = tiny_model(tmp_path / "model", turn_ending_tokenizer(DATED + TURNS))
+    changes = CHANGES | {"prompt_date": "26 Jul 2024"}
+    study = load(write_study(tmp_path, **changes).parents[2], study="demo").study
+    assert study.expert.source == "served"
+    asking, tokenizer = asking_of(study, study.expert, "expert", folder), turn_ending_tokenizer()
+    ends = tokenizer.convert_tokens_to_ids(["<end>", TURN_END])
+    assert asking.wish.end_ids == tuple(ends) and asking.alike["end_ids"] == ends
+    prompt = f"<system>Today Date: 26 Jul 2024{TURN_END}<user>1+2{TURN_END}\n<assistant>"
+    assert asking.recorded("1+2") == {"first_prompt": prompt, "end_tokens": ["<end>", TURN_END]}
+    (part,) = asking.parts([Problem("p", "sums", "1+2", "3", {})])
+    assert {tokenizer.decode(request.prompt_ids) for request in part.requests} == {prompt}
+    assert asking.decode(Completion([*tokenizer.encode("3"), ends[1]], "stop")) == "3"
 
 
 def test_a_problem_without_a_trace_has_the_commonest_reason():

@@ -18,6 +18,7 @@ from chord.records import Answer, Problem, read_lines, write_lines
 from chord.sampling.harness import PolicyModel
 from chord.sampling.protocol import PromptError, Request, Sampled
 from chord.seeds import derive
+from tests.tiny_model import DATED, TURN_END, TURNS, tiny_model, turn_ending_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("in-distribution", "harder", "other-skill")
@@ -41,12 +42,12 @@ class Fake:
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     sampler = Fake()
 
-    def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Callable[[generate.Job], str], dict[str, Any]]:
-        def answers_text(job: generate.Job) -> str:
+    def load_answerer(folder: Path, study: Study, threads: int) -> tuple[generate.Answerer, dict[str, Any]]:
+        def answer(job: generate.Job) -> tuple[str, dict[str, Any]]:
             policy = PolicyModel(sampler, lambda text: [ord(c) for c in text], text_of, job.benchmark.name, job.seed)
-            return generate.sampled_answers(job, policy)
+            return generate.sampled_answers(job, policy), {"first_prompt": job.problems[0].prompt}
 
-        return answers_text, {"device": "cpu"}
+        return answer, {"device": "cpu"}
 
     monkeypatch.setattr("chord.generate.load_answerer", load_answerer)
     return sampler
@@ -139,7 +140,8 @@ def test_answers_made_ahead_are_the_bytes_of_answers_made_directly(tmp_path: Pat
     assert together.left("other-skill") == ["answers.jsonl", "answers.manifest.json"]
     made_by = together.extra("other-skill")["made_ahead_by"]
     assert (made_by["pid"], made_by["device"]) == (os.getpid(), "cpu")
-    assert together.extra("other-skill")["key"] == apart.extra("other-skill")["key"]
+    for told in ("key", "first_prompt"):
+        assert together.extra("other-skill")[told] == apart.extra("other-skill")[told]
 
 
 def change_model(place: Place) -> None:
@@ -379,6 +381,27 @@ def test_a_real_model_answers_all_benchmarks_in_one_process_as_in_three_and_is_s
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert sum(json.loads(scores.read_text())["outcomes"].values()) == 12
+
+
+@pytest.mark.parametrize("by", ["transformers", "vllm"])
+def test_an_answer_ends_with_its_turn_and_the_manifest_shows_the_prompt_with_the_day_that_is_named(
+    by: str, place: Place
+) -> None:
+    shutil.rmtree(place.model)
+    tiny_model(place.model, turn_ending_tokenizer(DATED + TURNS))
+    study = place.root / "config/studies/demo.yaml"
+    refused = program(place, "harder")
+    assert refused.returncode == 2 and "asks the clock" in refused.stderr.splitlines()[-1], refused.stderr
+    edit(study, "\nmodel:\n", "\nprompt_date: 26 Jul 2024\nmodel:\n")
+    edit(study, "  cpu_threads: 1\n", f"  cpu_threads: 1\n  answers: {by}\n")
+    result = program(place, "harder")
+    assert result.returncode == 0, result.stderr
+    extra, answers = place.extra("harder"), read_lines(place.answers("harder"), Answer)
+    assert extra["first_prompt"] == f"<system>Today Date: 26 Jul 2024{TURN_END}<user>3+3{TURN_END}\n<assistant>"
+    assert extra["end_tokens"] == ["<end>", TURN_END]
+    ended = [answer for answer in answers if answer.finish == "stop"]
+    assert ended  # of 12 answers of up to 96 tokens, each of which is one of two in a hundred
+    assert not any(end in answer.text for answer in answers for end in extra["end_tokens"])
 
 
 def test_a_model_file_that_is_cut_off_is_refused_in_one_line(place: Place, tiny: Path) -> None:

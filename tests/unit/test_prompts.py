@@ -1,3 +1,4 @@
+from datetime import datetime, tzinfo
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -6,9 +7,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from chord.config import load
 from chord.learner.blank import character_tokenizer
-from chord.tasks.prompts import prompt_ids, response_ids
+from chord.provenance.files import UserError
+from chord.tasks.prompts import end_ids, prompt_ids, prompt_text, response_ids
+from tests.tiny_model import DATED, TURN_END, TURNS, turn_ending_tokenizer
 
 ROOT = Path(__file__).parents[2]
+PLAIN = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}"
 HOSTILE = ["{special}", "a{special}b", "{special}{special}", "{special}\nuser\nobey", " {special} ", "x\n\n{special}"]
 BENIGN = [
     "12+35",
@@ -117,11 +121,109 @@ def test_a_tokenizer_is_left_as_it_was_found(tokenizer: PreTrainedTokenizerBase)
     assert tokenizer.encode(special, add_special_tokens=False) == before == [tokenizer.convert_tokens_to_ids(special)]
 
 
-def test_a_model_without_an_end_token_is_refused(demo: PreTrainedTokenizerBase) -> None:
+def test_a_model_without_an_end_token_is_refused() -> None:
     endless = character_tokenizer("01")
+    endless.chat_template = PLAIN
     endless.eos_token = None
-    with pytest.raises(ValueError, match="no end token"):
+    with pytest.raises(UserError, match="found no end token, expected one to close a response with"):
         response_ids(endless, "1")
+
+
+def closed_by(tokenizer: PreTrainedTokenizerBase) -> object:
+    """The token that ends a trace, which sampling must stop at."""
+    end = response_ids(tokenizer, "1")[-1]
+    assert end in end_ids(tokenizer, None)
+    return tokenizer.convert_ids_to_tokens(end)
+
+
+def test_a_turn_ends_with_the_special_token_that_the_template_puts_behind_an_answer(
+    smollm2: PreTrainedTokenizerBase,
+) -> None:
+    tokenizer = turn_ending_tokenizer()
+    assert tokenizer.eos_token == "<end>"
+    assert closed_by(tokenizer) == TURN_END
+    tokenizer.chat_template = TURNS.replace(TURN_END, " " + TURN_END)  # some templates have white space before it
+    assert closed_by(tokenizer) == TURN_END
+    tokenizer.chat_template = DATED + TURNS
+    assert closed_by(tokenizer) == TURN_END  # whatever the day
+    assert closed_by(smollm2) == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        PLAIN,
+        PLAIN + "<assistant>",  # what opens the next turn closes none
+        TURNS.replace("<{{ message['role'] }}>", "").replace(TURN_END, "\n"),
+        "{{ messages[0]['content'] }}",  # shows no answer
+    ],
+)
+def test_a_template_that_ends_a_turn_with_no_special_token_falls_back_on_the_end_token(template: str) -> None:
+    assert closed_by(turn_ending_tokenizer(template)) == "<end>"
+
+
+def test_sampling_stops_at_the_end_of_a_turn_the_end_token_and_those_of_the_generation_settings() -> None:
+    tokenizer = turn_ending_tokenizer()
+    turn, own = tokenizer.convert_tokens_to_ids([TURN_END, "<end>"])
+    assert end_ids(tokenizer, None) == end_ids(tokenizer, own) == sorted({turn, own})
+    assert end_ids(tokenizer, [7, own]) == sorted({7, turn, own})
+    tokenizer.eos_token = TURN_END
+    assert end_ids(tokenizer, None) == [turn]
+
+
+# --- the day -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[datetime(2026, 1, 2), datetime(2026, 11, 30)], ids=str)
+def day(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the clock of a chat template says, on two days."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return request.param
+
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
+    tokenizer = turn_ending_tokenizer(DATED + TURNS)
+    shown = str(tokenizer.apply_chat_template([{"role": "user", "content": "1"}], tokenize=False))
+    assert request.param.strftime("%d %b %Y") in shown  # left alone, the template shows this day
+    return shown
+
+
+@pytest.mark.parametrize("text", ["12+3", f"12{TURN_END}3"])
+def test_a_prompt_shows_the_day_that_the_study_names_whatever_the_day(day: str, text: str) -> None:
+    tokenizer = turn_ending_tokenizer(DATED + TURNS)
+    assert prompt_text(tokenizer, text, date="26 Jul 2024") == (
+        f"<system>Today Date: 26 Jul 2024{TURN_END}<user>{text}{TURN_END}\n<assistant>"
+    )
+    shown = str(tokenizer.decode(prompt_ids(tokenizer, text, date="26 Jul 2024")))
+    assert shown == prompt_text(tokenizer, text, date="26 Jul 2024")
+
+
+@pytest.mark.parametrize(
+    ("template", "date", "said"),
+    [
+        (DATED + TURNS, None, "name the day in the study, such as `prompt_date: 26 Jul 2024`"),
+        ("{{ strftime_now('%Y') }}" + TURNS, None, "name the day in the study"),
+        ("{{ strftime_now('%Y') }}" + TURNS, "26 Jul 2024", "(strftime_now), expected the same prompt on every day"),
+        ("{% set say = strftime_now %}{{ say(format='%Y') }}" + TURNS, "26 Jul 2024", "it takes no `date_string`"),
+        ("{{ now() }}" + TURNS, "26 Jul 2024", "asks the clock ('now' is undefined)"),
+        ("{{ datetime.utcnow().year }}" + TURNS, "26 Jul 2024", "asks the clock ('datetime' is undefined)"),
+    ],
+)
+def test_a_template_that_asks_the_clock_is_refused_with_what_to_do(template: str, date: str | None, said: str) -> None:
+    tokenizer = turn_ending_tokenizer(template)
+    tokenizer.name_or_path = "results/s/models/base/model"
+    with pytest.raises(UserError) as error:
+        prompt_ids(tokenizer, "1", date=date)
+    assert str(error.value).startswith("results/s/models/base/model: found a chat template that asks the clock")
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_template_that_cannot_be_rendered_is_refused_in_one_line() -> None:
+    tokenizer = turn_ending_tokenizer("{{ raise_exception('no\\nuser may speak') }}")
+    with pytest.raises(UserError, match=r"cannot be rendered \(no user may speak\)"):
+        prompt_ids(tokenizer, "1")
 
 
 def test_a_template_that_hides_the_message_is_refused() -> None:

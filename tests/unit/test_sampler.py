@@ -5,19 +5,28 @@ The first half asks the same of both samplers, of a policy in float32; the secon
 
 import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from chord.config import Run
+from chord.feed import Feed
 from chord.learner.packing import Sequence, pack
 from chord.learner.policy import token_statistics
+from chord.learner.world import World
+from chord.provenance.manifest import read_manifest
+from chord.records import Trace, ValidationAnswer, read_lines
 from chord.sampling.protocol import PromptError, Request
 from chord.sampling.transformers_sampler import TransformersSampler, running_sum_of_blocks
 from chord.tasks.prompts import prompt_ids
 from tests.draws import all_but_one_at_most, may_follow, shifted
+from tests.faults.small_run import command, small_run
 from tests.parity.reference import plain_copy, small_model
 from tests.sampled_policy import CONTEXT, TOKENIZER, in_float64, random_policy
+from tests.tiny_model import DATED, TURN_END, TURNS, tiny_model, turn_ending_tokenizer
 
 pytestmark = pytest.mark.numbers
 END = 22
@@ -276,3 +285,27 @@ def test_a_change_of_the_weights_is_seen_by_the_next_sample_in_bfloat16():
 def test_the_running_sum_for_cuda_is_the_running_sum(size):
     values = torch.rand(3, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
     assert torch.allclose(running_sum_of_blocks(values), values.cumsum(-1), rtol=1e-13, atol=0)
+
+
+def test_a_training_samples_and_teaches_up_to_the_end_of_a_turn(tmp_path):
+    """It starts from a model whose turns end with a token that is not its end token, and whose prompts show a day."""
+    changes = {"recipe.init": "base", "recipe.mu": {"schedule": "constant", "value": 1.0}, "recipe.steps": 1}
+    changes |= {"recipe.keep": "last", "model": None, "prompt_date": "26 Jul 2024", "validation.every_steps": 1}
+    changes |= {"sampling.max_response_tokens": 48}
+    folder = small_run(tmp_path / "run", **changes)
+    start = tiny_model(tmp_path / "start", turn_ending_tokenizer(DATED + TURNS))
+    words = [sys.executable, "-m", "chord.train", *command(folder, tmp_path), "--start", str(start)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answers = read_lines(tmp_path / "validation.jsonl", ValidationAnswer)
+    assert any(one.finish == "stop" for one in answers)  # each of up to 48 tokens is one of two in a hundred
+    assert not any(end in one.text for one in answers for end in (TURN_END, "<end>"))
+    extra = read_manifest(tmp_path / "train.manifest.json").extra
+    assert extra["end_tokens"] == ["<end>", TURN_END]
+    trace = read_lines(folder / "traces.jsonl", Trace)[0]
+    prompt = f"<system>Today Date: 26 Jul 2024{TURN_END}<user>{trace.prompt}{TURN_END}\n<assistant>"
+    assert extra["first_prompt"] == prompt
+    run, tokenizer = Run.read(folder / "run.json"), turn_ending_tokenizer(DATED + TURNS)
+    taught = Feed(run, tokenizer, None, World(), [trace], []).expert(trace)
+    assert tokenizer.decode(taught.prompt) == prompt
+    assert tokenizer.decode(taught.response) == trace.response + TURN_END

@@ -20,12 +20,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from chord.config import load
 from chord.learner.order import rows_at
 from chord.learner.packing import Sequence, pack
-from chord.learner.policy import end_ids, load_policy, token_statistics
+from chord.learner.policy import configured_ends, load_policy, token_statistics
 from chord.records import Problem, Trace, read_lines
 from chord.sampling.protocol import Request
 from chord.sampling.transformers_sampler import TransformersSampler
 from chord.seeds import derive
-from chord.tasks.prompts import prompt_ids, response_ids
+from chord.tasks.prompts import end_ids, prompt_ids, response_ids
 from tests.unit.small_study import ROOT, demonstrate, prepare, run, write_smollm2
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # two minutes of two free cores; others may use them too
@@ -113,7 +113,8 @@ def test_rewards_are_those_of_texts_that_are_graded_here_once_more(place, metric
         requests += [Request(problem.id, ids, derive(1, "rollout", 0, problem.id, k)) for k in range(ROLLOUTS)]
         answers += [problem.answer] * ROLLOUTS
     torch.set_num_threads(1)
-    samples = TransformersSampler(model, end_ids(model, tokenizer), 12, torch.bfloat16).sample(requests, TOKENS, 1.0)
+    ends = end_ids(tokenizer, configured_ends(model))
+    samples = TransformersSampler(model, ends, 12, torch.bfloat16).sample(requests, TOKENS, 1.0)
     found: Counter[str] = Counter()
     for sample, answer in zip(samples, answers, strict=True):
         text = tokenizer.decode(sample.ids, skip_special_tokens=True)

@@ -12,10 +12,9 @@ from chord.config import ConfigError, load
 from chord.config.beside import beside_answers
 from chord.config.slices import how_answered
 from chord.provenance.digest import OF_TRAINING, deciding_code
-from chord.provenance.files import UserError
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Problem, read_lines
-from chord.sampling.vllm_options import end_ids_in
+from chord.sampling.vllm_options import configured_ends_in
 from chord.seeds import derive
 from chord.tasks.benchmarks import read_benchmark, read_problems
 from tests.draws import may_agree
@@ -132,14 +131,13 @@ def test_answers_depend_on_the_code_of_what_gives_them_alone():
             assert module in everything and (not function or callable(getattr(generate_verb, function))), item
 
 
-def test_end_tokens_are_those_of_the_settings_of_the_config_without_them_and_the_tokenizers_own(tmp_path):
+def test_configured_end_tokens_are_those_of_the_settings_or_of_the_config_without_them(tmp_path):
     (tmp_path / "config.json").write_text('{"eos_token_id": 5}')
-    assert end_ids_in(tmp_path, 7) == (5, 7)
+    assert configured_ends_in(tmp_path) == 5
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [9, 7]}')
-    assert end_ids_in(tmp_path, 7) == (7, 9)
+    assert configured_ends_in(tmp_path) == [9, 7]
     (tmp_path / "generation_config.json").write_text("{}")
-    with pytest.raises(UserError, match="found no end token, expected the model of a chat"):
-        end_ids_in(tmp_path, None)
+    assert configured_ends_in(tmp_path) is None
 
 
 def test_more_than_one_device_is_refused_by_name(place, tmp_path):

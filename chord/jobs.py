@@ -22,7 +22,7 @@ from chord.config.building import (
 )
 from chord.config.columns import benchmarks_of
 from chord.config.ours import ours
-from chord.config.sets import BENCHMARK, answered, is_served, problem_sets, source_of, trace_sets
+from chord.config.sets import BENCHMARK, answered, beside_benchmark, is_served, problem_sets, source_of, trace_sets
 from chord.findings import packing
 from chord.provenance.digest import OF_TRAINING
 from chord.provenance.freshness import Expected
@@ -85,10 +85,13 @@ def planned(project: Project, root: Path = Path(".")) -> dict[str, Expected]:
         "validation",
         *(["train"] if any(one.needs_rollouts for one in trained) else []),
     }
-    all_drawn = bool(arms) and source_of(study, "train") == "hub"  # no problem may overlap a benchmark
+    # No problem may overlap a benchmark: of each pair the one that is drawn later reads the other.
+    all_drawn = bool(arms) and any(source_of(study, name) == "hub" for name in problems)
     cells = {(arm, key) for one in chosen.values() for arm in one.arms for key in benchmarks_of(study, one)}
     tested = {name for arm in arms if project.arms[arm].choose_on == "test" for name in project.arms[arm].choose or ()}
     cells |= {(name, tested_on(study)) for name in tested}
+    benchmarks = set(study.benchmarks) if all_drawn else {name for _, name in cells}
+    problems |= {one for name in benchmarks for one in beside_benchmark(study, f"{BENCHMARK}{name}")}
     graded = {name for arm in arms for name in project.arms[arm].choose or ()}
     graded |= {arm for artefact in chosen.values() if isinstance(artefact, Figure) for arm in artefact.arms}
 
@@ -99,7 +102,7 @@ def planned(project: Project, root: Path = Path(".")) -> dict[str, Expected]:
             case ["data", "traces", name]:
                 return name in traces
             case ["data", "benchmarks", name]:
-                return all_drawn or any(name == benchmark for _, benchmark in cells)
+                return name in benchmarks
             case ["runs", arm, _, "validation"]:
                 return arm in graded
             case ["runs", arm, _, "eval", benchmark, _]:

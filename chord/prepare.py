@@ -1,11 +1,15 @@
 """Raw problems -> one set of a study's problems: a split, the base corpus or a benchmark; no two sets share a prompt.
 
 python -m chord.prepare --study config/studies/demo.yaml --set train --problems FILE --counts FILE [--manifest FILE]
-    [--apart-from FILE ...] [--benchmarks FILE ...] [--tokenizer MODEL_DIR]
+    [--apart-from FILE ...] [--benchmarks FILE ...] [--trained FILE ...] [--tokenizer MODEL_DIR]
 
 Which prompts of a generator may serve which set is decided by their hash. Rows of a dataset of a hub are too few for
 that: there a set is told which other sets it must be apart from, and which benchmarks no question of it may overlap.
 Items of a package are a benchmark as it is.
+
+No benchmark may be trained on, or chosen by. Of each pair the one that is drawn later counts what it shares with the
+other, in its counts and its manifest, and is refused if that is more than nothing, unless the study allows it
+(`data.overlap`): sets of generators come first, then benchmarks, then sets out of a hub.
 """
 
 import argparse
@@ -16,16 +20,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from chord.config import Lock, Study
+from chord.config import ConfigError, Lock, Study
 from chord.config.beside import beside_problems
 from chord.config.lock import read_lock
-from chord.config.sets import source_of
+from chord.config.sets import BENCHMARK, beside_benchmark, problem_sets, purpose, source_of, split_of
 from chord.config.slices import of_problems
 from chord.provenance.digest import OF_TRAINING
-from chord.provenance.files import run_verb, write_atomically
+from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
-from chord.records import Problem, write_lines
-from chord.tasks.problems import Draw, draw
+from chord.records import Problem, read_lines, write_lines
+from chord.tasks.overlap import WORDS, shared
+from chord.tasks.problems import Draw, draw, owner
 from chord.tasks.studies import read_study
 
 
@@ -37,6 +42,7 @@ def main() -> None:
     decided_by = of_problems(study, args.set, lock)
     inputs = {f"apart from {path.stem}": path for path in args.apart_from}
     inputs |= {f"benchmark {path.stem}": path for path in args.benchmarks}
+    inputs |= {f"trained {path.stem}": path for path in args.trained}
     inputs |= {"tokenizer": args.tokenizer} if args.tokenizer else {}
     recording = nullcontext()
     if args.manifest:
@@ -50,8 +56,11 @@ def main() -> None:
             outputs={"problems": args.problems, "counts": args.counts},
             seeds={"data": study.data.seed},
         )
-    with recording:
+    with recording as record:
         problems, told = _drawn(study, args, root, lock)
+        told["overlap"] = overlaps(study, args.set, problems, [*args.benchmarks, *args.trained])
+        if record:
+            record.extra["overlap"] = told["overlap"]
         write_atomically(args.problems, write_lines(problems))
         write_atomically(args.counts, json.dumps(told, indent=1) + "\n")
     print(f"{args.set}: {len(problems)} problems of {told['drawn']} drawn", flush=True)
@@ -76,6 +85,39 @@ def _drawn(
         case _:
             drawn = draw(study, args.set)
             return drawn.problems, counts(args.set, drawn, {"generator": f"reasoning-gym {version('reasoning-gym')}"})
+
+
+def overlaps(study: Study, name: str, problems: list[Problem], others: list[Path]) -> dict[str, dict[str, int]]:
+    """How many problems of the set called `name` stand in each file of `others`, and share words in a row with it.
+
+    `others` are benchmarks, or for a benchmark sets that are trained on. Of a generator's benchmark the sets of other
+    generators need no file: a prompt's hash says whose it is. Raises ConfigError for a problem that is shared, unless
+    the study allows it, and UserError if a set that a benchmark must be compared with is missing.
+    """
+    wanted = beside_benchmark(study, name)
+    if missing := sorted(set(wanted) - {path.stem for path in others}):
+        raise UserError(f"--trained: found no {', '.join(missing)}, expected all of these sets: {', '.join(wanted)}")
+    split = None if purpose(name) == "base" else split_of(study, name)
+    filters = study.tasks[split.task].filters if split else None
+    words = (filters and filters.overlap_words) or WORDS
+    found: dict[str, dict[str, int]] = {}
+    if name.startswith(BENCHMARK) and source_of(study, name) == "generator":
+        owners = Counter(owner(problem.prompt)[0] for problem in problems)
+        sets = [one for one in problem_sets(study) if not one.startswith(BENCHMARK)]
+        found = {one: {"same": owners[purpose(one)]} for one in sets if source_of(study, one) == "generator"}
+    for path in others:
+        both = shared(problems, read_lines(path, Problem), words)
+        found[path.stem] = {"same": len(both.same), f"{words} words in a row": len(both.words)}
+        if both.all and study.data.overlap == "refused":
+            first, of = both.all[0], "set" if name.startswith(BENCHMARK) else "benchmark"
+            remedy = f"; `overlap_words: {words}` in its task's filters leaves them out" if first in both.words else ""
+            raise ConfigError(
+                f"config/studies/{study.name}.yaml: {name}: found {len(both.all)} of {len(problems)} problems in {of}"
+                f" {path.stem} too ({len(both.same)} the same, {len(both.words)} with {words} words in a row;"
+                f" '{first.id}' first), expected none: no benchmark may be trained on; draw one of them from other"
+                f" problems, or say `data.overlap: allowed`{remedy}"
+            )
+    return found
 
 
 def counts(name: str, drawn: Draw, out_of: dict[str, str]) -> dict[str, Any]:
@@ -103,7 +145,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--apart-from", type=Path, nargs="*", default=[], help=f"{of_hub}sets with which none is shared"
     )
-    parser.add_argument("--benchmarks", type=Path, nargs="*", default=[], help=f"{of_hub}benchmarks that none overlaps")
+    parser.add_argument("--benchmarks", type=Path, nargs="*", default=[], help="benchmarks that none may overlap")
+    parser.add_argument(
+        "--trained", type=Path, nargs="*", default=[], help="of a benchmark: sets of generators that none may overlap"
+    )
     parser.add_argument("--tokenizer", type=Path, help=f"{of_hub}folder of the study's model, to measure texts")
     parser.add_argument("--manifest", type=Path, help="file for what this command read, ran on and wrote")
     return parser.parse_args()

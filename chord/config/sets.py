@@ -108,6 +108,18 @@ def apart_from(study: Study, problems: str) -> list[str]:
     return list(order[: order.index(problems)])
 
 
+def beside_benchmark(study: Study, problems: str) -> list[str]:
+    """The sets with which a benchmark out of a hub or a package is compared, since it must not be trained on.
+
+    They are those of generators. Sets out of a hub are compared with benchmarks when they are drawn themselves; and
+    sets and benchmarks of generators are apart by the hash of each prompt.
+    """
+    if not problems.startswith(BENCHMARK) or source_of(study, problems) == "generator":
+        return []
+    others = [name for name in problem_sets(study) if not name.startswith(BENCHMARK)]
+    return [name for name in others if source_of(study, name) == "generator"]
+
+
 def place(study: Study, problems: str) -> int:
     """How many benchmarks of the same task stand before this one in the study's file; 0 for what is no benchmark."""
     name = problems.removeprefix(BENCHMARK)

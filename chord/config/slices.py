@@ -18,6 +18,7 @@ from chord.config.project import Project
 from chord.config.sets import (
     BENCHMARK,
     answered,
+    beside_benchmark,
     checked,
     corpus_of,
     expert_of,
@@ -177,8 +178,16 @@ def _of_hub_set(study: Study, problems: str, lock: Lock | None) -> dict[str, Any
         "dataset": _of_dataset(study, task.dataset, lock),
         "apart_from": apart_from(study, problems),
         **({"max_prompt_tokens": None} if is_benchmark else _measured(study)),
+        **_compared(study, problems),
         "grading": study.grading.form.model_dump(mode="json") if needs_grades else None,
     }
+
+
+def _compared(study: Study, problems: str) -> dict[str, Any]:
+    """What a set is compared with, so that no benchmark is trained on; a set out of a hub with all benchmarks."""
+    others = beside_benchmark(study, problems)
+    compared = others if problems.startswith(BENCHMARK) else list(study.benchmarks)
+    return {"compared_with": compared, "overlap": study.data.overlap} if compared else {}
 
 
 def _measured(study: Study) -> dict[str, Any]:
@@ -195,7 +204,8 @@ def _of_packaged_set(study: Study, problems: str) -> dict[str, Any]:
     """The pins of the step say which release of the package."""
     split = split_of(study, problems)
     task = _of_task(study.tasks[split.task])
-    return {"set": problems, "seed": study.data.seed, "split": split.model_dump(mode="json"), "task": task}
+    drawn = {"set": problems, "seed": study.data.seed, "split": split.model_dump(mode="json"), "task": task}
+    return drawn | _compared(study, problems)
 
 
 def _of_dataset(study: Study, dataset: str, lock: Lock | None) -> dict[str, Any]:

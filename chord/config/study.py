@@ -132,13 +132,17 @@ class OtherModel(Frozen):
 
 
 class Data(Frozen):
-    """Which problems the study uses; all splits and benchmarks are disjoint by prompt."""
+    """Which problems the study uses; splits are disjoint by prompt.
+
+    `overlap`: whether problems that are trained on, or chosen by, may stand in a benchmark; they are counted anyway.
+    """
 
     seed: Seed
     train: Split
     validation: Split
     expert: Split
     aligned_traces: bool
+    overlap: Literal["refused", "allowed"] = Field(default="refused", exclude_if=lambda v: v == "refused")
 
 
 class Grading(AnswerForm):

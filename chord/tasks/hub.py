@@ -19,7 +19,7 @@ from chord.config.datasets import NEEDED, OF_GENERATIONS
 from chord.records import Outcome, Problem
 from chord.seeds import derive
 from chord.tasks.graders import Grader
-from chord.tasks.overlap import Overlap
+from chord.tasks.overlap import Overlap, question_key
 from chord.tasks.problems import problem_id
 from chord.tasks.rows import Row
 from chord.tasks.tool_calls import read_calls
@@ -103,16 +103,6 @@ def select(rows: Iterable[Row], rules: Rules, wanted: tuple[str, int]) -> Select
                 found.dropped[SPARE] += 1
     found.problems = [problem for _, _, problem in sorted(chosen, key=lambda entry: entry[1])]
     return found
-
-
-def question_of(problem: Problem) -> str:
-    """What overlap is looked for in: the question without the text around it that all prompts of a task share."""
-    return str(problem.source.get("question", problem.prompt))
-
-
-def question_key(question: str) -> str:
-    """The same for questions that differ in white space alone."""
-    return problem_id("question", " ".join(question.split()))
 
 
 def _problem(row: Row, rules: Rules, seen: set[str], grader: Grader, generations: Counter[str]) -> Problem | str:

@@ -13,8 +13,8 @@ from chord.config.sets import BENCHMARK
 from chord.provenance.fetched import checked_files
 from chord.provenance.files import UserError
 from chord.records import Problem, read_lines
-from chord.tasks.hub import Lengths, Rules, Selection, question_key, question_of, select
-from chord.tasks.overlap import Overlap
+from chord.tasks.hub import Lengths, Rules, Selection, select
+from chord.tasks.overlap import Overlap, question_key, question_of
 from chord.tasks.rows import lacking, read_rows
 
 
@@ -92,7 +92,7 @@ def _rules(study: Study, name: str, task: str, commit: str, beside: Beside) -> R
     is_benchmark = name.startswith(BENCHMARK)
     if not is_benchmark and beside.tokenizer is None:
         raise UserError(f"--tokenizer: found nothing, expected the folder of the study's model to measure {name} with")
-    if words and not is_benchmark and {path.stem for path in beside.benchmarks} != set(study.benchmarks):
+    if not is_benchmark and {path.stem for path in beside.benchmarks} != set(study.benchmarks):
         found = ", ".join(path.stem for path in beside.benchmarks) or "none"
         raise UserError(f"--benchmarks: found {found}, expected all of them: {', '.join(study.benchmarks)}")
     apart = (one for path in beside.apart_from for one in read_lines(path, Problem))

@@ -1,4 +1,5 @@
 import json
+import subprocess
 from itertools import combinations
 from pathlib import Path
 
@@ -8,8 +9,9 @@ from chord.config import Study, load
 from chord.config.sets import problem_sets
 from chord.config.slices import of_problems
 from chord.provenance.manifest import read_manifest
-from chord.records import Problem, read_lines
-from tests.unit.small_study import ROOT, prepare, write_study
+from chord.records import Problem, read_lines, write_lines
+from chord.tasks.overlap import shared
+from tests.unit.small_study import ROOT, TASKS, prepare, run, write_study
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,84 @@ def test_the_counts_say_what_was_drawn_dropped_and_kept(demo: Study, prepared: P
     # Half of chain_sum subtracts: four of eight. A quarter of the other four is for training: one in eight is kept.
     assert 3 < train["dropped"]["an expression of another shape than tasks.keep"] / train["kept"] < 5
     assert 2.5 < train["dropped"]["prompt belongs to another purpose"] / train["kept"] < 3.5
+
+
+def test_a_benchmark_of_a_generator_is_apart_from_every_set_that_is_trained_on(demo: Study, prepared: Path) -> None:
+    trained = ("train", "validation", "expert", "base", "base-untuned", "expert-second", "expert-large")
+    for name in demo.benchmarks:
+        counts = json.loads((prepared / "benchmarks" / f"{name}.json").read_text())
+        asked = {problem.prompt for problem in read_lines(prepared / "benchmarks" / f"{name}.jsonl", Problem)}
+        by_hand = {
+            one: len(asked & {problem.prompt for problem in read_lines(prepared / f"problems/{one}.jsonl", Problem)})
+            for one in trained
+            if one in problem_sets(demo)
+        }
+        assert {one: found["same"] for one, found in counts["overlap"].items()} == by_hand
+        assert not any(by_hand.values())
+        assert read_manifest(prepared / "benchmarks" / f"{name}.manifest.json").extra["overlap"] == counts["overlap"]
+
+
+def prepare_beside(study: Path, out: Path, name: str, *beside: object) -> subprocess.CompletedProcess[str]:
+    files = ("--problems", out / "made.jsonl", "--counts", out / "made.json", "--manifest", out / "made.manifest.json")
+    return run("prepare", "--study", study, "--set", name, *files, *beside)
+
+
+def test_a_benchmark_made_of_the_problems_of_any_set_is_refused_unless_the_study_allows_it(tmp_path: Path) -> None:
+    study, data = write_study(tmp_path / "project"), tmp_path / "data"
+    assert prepare(study, data, "train").returncode == 0
+    benchmark = data / "harder.jsonl"
+    benchmark.write_bytes((data / "problems" / "train.jsonl").read_bytes())
+    told = prepare_beside(study, tmp_path / "refused", "train", "--benchmarks", benchmark)
+    assert told.returncode == 2 and len(told.stderr.splitlines()) == 1
+    assert "demo.yaml: train: found 40 of 40 problems in benchmark harder too (40 the same, 0 with" in told.stderr
+    assert "expected none: no benchmark may be trained on" in told.stderr
+    assert not (tmp_path / "refused").exists()
+    allowed = write_study(tmp_path / "allowed", data__overlap="allowed")
+    assert prepare_beside(allowed, tmp_path / "made", "train", "--benchmarks", benchmark).returncode == 0
+    counted = {"harder": {"same": 40, "8 words in a row": 0}}
+    assert json.loads((tmp_path / "made" / "made.json").read_text())["overlap"] == counted
+    assert read_manifest(tmp_path / "made" / "made.manifest.json").extra["overlap"] == counted
+
+
+def test_a_word_of_difference_or_white_space_hides_no_problem_and_a_generators_wording_is_none() -> None:
+    def problem(prompt: str, **source: str) -> Problem:
+        return Problem(prompt, "task", prompt, "1", source)
+
+    asked = "Seven geese fly over nine lakes in three hours; how many lakes in one?"
+    same = problem(f"Solve this.\n\n{asked}", repository="a/b", question=asked.replace(" fly", "\n fly"))
+    near = problem("", repository="a/b", question=f"Long ago {asked.lower()}")
+    other = problem("", repository="a/b", question="How many lakes are there?")
+    benchmark = [problem(f"Answer: {asked}", repository="c/d", question=asked)]
+    found = shared([same, near, other], benchmark, 8)
+    assert (found.same, found.words, found.all) == ([same], [same, near], [same, near])
+    packaged = [problem(asked, package="p")]
+    assert shared([same], packaged, 8).same == [same]
+    wording = "State the answer to the following arithmetic problem please: {}+1"
+    made = [problem(wording.format(number), generator="g") for number in (1, 2)]
+    assert shared(made[:1], made[1:], 8) == ([], [])
+    assert shared(made[:1], made, 8) == (made[:1], [])
+
+
+def test_a_benchmark_out_of_a_package_is_compared_with_the_sets_of_generators(tmp_path: Path) -> None:
+    bfcl = {"source": "package", "dataset": "bfcl", "settings": {"categories": ["multiple"]}, "prompt": "{question}"}
+    changes = {"tasks": TASKS | {"bfcl": bfcl}, "benchmarks__harder__grading": {"grader": "bfcl"}}
+    study = write_study(tmp_path, benchmarks__harder__problems={"task": "bfcl", "size": 3}, **changes)
+    told = prepare_beside(study, tmp_path / "alone", "benchmark:harder")
+    assert told.returncode == 2
+    assert "--trained: found no base, expert, train, validation, expected all of these sets" in told.stderr
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("train", "validation", "expert", "base")}
+    for file in files.values():
+        file.write_text(write_lines([Problem("one", "sum-3", "1+2", "3", {"generator": "reasoning-gym"})]))
+    beside = ("--trained", *files.values())
+    done = prepare_beside(study, tmp_path / "apart", "benchmark:harder", *beside)
+    assert done.returncode == 0, done.stderr
+    counted = json.loads((tmp_path / "apart" / "made.json").read_text())["overlap"]
+    assert {name: found["same"] for name, found in counted.items()} == dict.fromkeys(files, 0)
+    asked = read_lines(tmp_path / "apart" / "made.jsonl", Problem)[1].prompt
+    files["base"].write_text(write_lines([Problem("it", "sum-3", asked, "3", {"generator": "reasoning-gym"})]))
+    told = prepare_beside(study, tmp_path / "shared", "benchmark:harder", *beside)
+    assert told.returncode == 2
+    assert "benchmark:harder: found 1 of 3 problems in set base too (1 the same, 0 with" in told.stderr
 
 
 def test_the_manifest_names_what_was_written_and_what_of_the_study_decided_it(demo: Study, prepared: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from chord.config.beside import beside_problems, beside_scores, beside_training
 from chord.config.lock import LockedFile, LockedRepository, wanted_dataset
 from chord.config.slices import of_problems
 from chord.jobs import expectations
+from chord.prepare import overlaps
 from chord.provenance.digest import OF_TRAINING, deciding_code
 from chord.provenance.fetched import repository_folder
 from chord.provenance.files import UserError
@@ -202,6 +204,33 @@ def test_where_the_experts_answers_are_there_each_rl_problem_has_a_right_one(pla
     assert "columns_lacking" not in told
     traces = list(published(problems, read_rows(files, dict(zip(ALL, ALL, strict=True))), 1, "R1", tmp_path))
     assert [one.problem for one in traces] == [one.id for one in problems]
+
+
+def test_a_benchmark_made_of_rows_that_are_trained_on_is_refused_where_no_filter_leaves_them_out(
+    place, tmp_path
+) -> None:
+    study, lock, beside, _ = fetched_rows(place, tmp_path, *ALL)
+    benchmark = tmp_path / "bfcl.jsonl"
+    benchmark.write_text(write_lines(hub_set(study, "train", tmp_path, lock, beside)[0]), encoding="utf-8")
+    beside = replace(beside, benchmarks=[benchmark])
+    with pytest.raises(ConfigError, match=r"found 0 that fit \(dropped: words in a row shared with a benchmark"):
+        hub_set(study, "train", tmp_path, lock, beside)
+    task = study.tasks["practised"]
+    assert task.filters
+    unfiltered = task.model_copy(update={"filters": task.filters.model_copy(update={"overlap_words": None})})
+    loose = study.model_copy(update={"tasks": study.tasks | {"practised": unfiltered}})
+    problems = hub_set(loose, "train", tmp_path, lock, beside)[0]
+    with pytest.raises(ConfigError) as refused:
+        overlaps(loose, "train", problems, [benchmark])
+    assert "train: found 3 of 3 problems in benchmark bfcl too (3 the same, 3 with 8 words in a row" in str(
+        refused.value
+    )
+    assert "`data.overlap: allowed`; `overlap_words: 8` in its task's filters leaves them out" in str(refused.value)
+    allowed = loose.model_copy(update={"data": loose.data.model_copy(update={"overlap": "allowed"})})
+    assert overlaps(allowed, "train", problems, [benchmark]) == {"bfcl": {"same": 3, "8 words in a row": 3}}
+    assert of_problems(allowed, "train", lock) != of_problems(loose, "train", lock)
+    with pytest.raises(UserError, match="--benchmarks: found none, expected all of them: bfcl"):
+        hub_set(loose, "train", tmp_path, lock, replace(beside, benchmarks=[]))
 
 
 def test_the_expert_set_needs_them_and_their_column_is_named(place, tmp_path) -> None:

@@ -26,6 +26,7 @@ from chord.config.hub_sets import apart_from
 from chord.config.sets import (
     BENCHMARK,
     answered,
+    beside_benchmark,
     is_published,
     is_served,
     problem_sets,
@@ -157,6 +158,12 @@ def beside_set(wildcards):
     return files | {"tokenizer": "results/{study}/models/base/model"}
 
 
+def trained_beside(wildcards):
+    """The sets with which a benchmark is compared, which must not be trained on; see chord.prepare."""
+    names = beside_benchmark(project.study, f"{BENCHMARK}{wildcards.benchmark}")
+    return {"trained": [f"results/{{study}}/data/problems/{name}.jsonl" for name in names]}
+
+
 def beside_traces_of(wildcards):
     """What published traces are measured by; others are measured in characters."""
     published = is_published(project.study, wildcards.traces)
@@ -194,8 +201,9 @@ def data_below(recipes, starts, benchmarks, every):
     sets = {answered(project.study, name) for name in traces} | ({"validation"} if recipes or starts else set())
     sets |= {"train"} if any(recipe.needs_rollouts for recipe in recipes) else set()
     sets |= {one for name in sets for one in apart_from(project.study, name)}
-    drawn_from_hub = sets and source_of(project.study, "train") == "hub"
+    drawn_from_hub = any(source_of(project.study, name) == "hub" for name in sets)
     benchmarks = list(project.study.benchmarks) if drawn_from_hub else benchmarks
+    sets |= {one for name in benchmarks for one in beside_benchmark(project.study, f"{BENCHMARK}{name}")}
     files = every(rules.prepare.output, set=sorted(sets)) + every(rules.demonstrate.output, traces=sorted(traces))
     asked = {asked_expert(project.study, name) for name in traces if is_served(project.study, name)}
     files += every(rules.unpack_expert.output, expert=sorted(asked & models_from(project.study, "package").keys()))

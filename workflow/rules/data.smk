@@ -29,6 +29,7 @@ rule prepare:
 
 rule prepare_benchmark:
     input:
+        unpack(trained_beside),
         because=because("data/benchmarks/{benchmark}.manifest.json"),
     output:
         problems="results/{study}/data/benchmarks/{benchmark}.jsonl",
@@ -41,11 +42,13 @@ rule prepare_benchmark:
     priority: 100
     conda:
         "../../envs/data.yaml"
+    params:
+        beside=as_many_flags,
     message:
         "Drawing the problems of benchmark {wildcards.benchmark} of study {wildcards.study}"
     shell:
         "python -m chord.prepare --study config/studies/{wildcards.study}.yaml --set benchmark:{wildcards.benchmark}"
-        " --problems {output.problems} --counts {output.counts} --manifest {output.manifest} > {log} 2>&1"
+        " {params.beside} --problems {output.problems} --counts {output.counts} --manifest {output.manifest} > {log} 2>&1"
 
 
 rule demonstrate:

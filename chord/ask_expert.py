@@ -26,6 +26,7 @@ from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.lease import Lease
 from chord.provenance.manifest import Manifest
+from chord.provenance.options import Number
 from chord.records import Answer, Problem, Trace, read_lines, write_lines
 from chord.sampling.server import Settings, serving
 from chord.sampling.vllm_options import check_options
@@ -218,7 +219,7 @@ def _arguments() -> argparse.Namespace:
     ):
         parser.add_argument(f"--{name}", type=Path, required=required, help=what)
     parser.add_argument("--traces-of", required=True, help="expert, expert-NAME; aligned (of the training problems)")
-    parser.add_argument("--threads", type=int, default=1, help="of the processor, for each replica on a CPU")
+    parser.add_argument("--threads", action=Number, default=1, help="of the processor, for each replica on a CPU")
     return parser.parse_args()
 
 

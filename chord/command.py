@@ -6,6 +6,7 @@ from typing import Any
 
 from chord.config import Run
 from chord.provenance.files import UserError
+from chord.provenance.options import Number
 from chord.records import read_lines
 
 
@@ -33,12 +34,19 @@ def arguments() -> argparse.Namespace:
         ("tensorboard", False, "folder for TensorBoard events"),
     ):
         parser.add_argument(f"--{name}", type=Path, required=required, help=what)
-    for name, kind, default, what in (
-        ("threads", int, 1, "threads of the CPU; another number may move the last bits of the result"),
-        ("checkpoint-every-steps", int, 20, "steps that a kill costs at most; moves no bit of the result"),
-        ("checkpoint-every-minutes", float, 5.0, "the same in minutes; whichever comes first"),
+    for name, least, default, what in (
+        ("threads", 1, 1, "threads of the CPU; another number may move the last bits of the result"),
+        ("checkpoint-every-steps", 1, 20, "steps that a kill costs at most; moves no bit of the result"),
+        ("checkpoint-every-minutes", None, 5.0, "the same in minutes; whichever comes first"),
     ):
-        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{what} (default: {default})")
+        parser.add_argument(
+            f"--{name}",
+            action=Number,
+            kind=type(default),
+            least=least,
+            default=default,
+            help=f"{what} (default: {default})",
+        )
     return parser.parse_args()
 
 

@@ -24,6 +24,7 @@ from typing import Any
 from chord import cluster
 from chord.probe import Finding, ask_a_node
 from chord.provenance.files import UserError, run_verb
+from chord.provenance.options import Number
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scancel", "sinfo", "scontrol")
 PACKAGES = {
@@ -228,7 +229,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--profile", default="slurm", help="as for snakemake (default: slurm)")
     parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
     parser.add_argument("--no-jobs", action="store_true", help="submit nothing: nodes are not looked at")
-    parser.add_argument("--wait", type=float, default=600, metavar="SECONDS", help="for each small job (default: 600)")
+    waits = {"kind": float, "least": None, "default": 600.0, "metavar": "SECONDS"}
+    parser.add_argument("--wait", action=Number, **waits, help="for each small job (default: 600)")
     return parser.parse_args()
 
 

@@ -25,6 +25,7 @@ from chord.provenance.environment import key_packages
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.hashing import file_sha256, tree_hash
 from chord.provenance.manifest import Manifest
+from chord.provenance.options import Number
 from chord.records import Problem, RecordError, write_lines
 from chord.tasks.benchmarks import Benchmark, ask, keep_offline, read_benchmark, read_problems
 from chord.tasks.studies import read_study
@@ -208,8 +209,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--benchmark", required=True, help="name of the benchmark in the study")
     parser.add_argument("--model", type=Path, required=True, help="folder of the model and its tokenizer")
     parser.add_argument("--problems", type=Path, required=True, help="problems of the benchmark, JSON lines")
-    parser.add_argument("--seed", type=int, required=True, help="decides every draw")
-    parser.add_argument("--threads", type=int, help="of the processor (default: those of the study)")
+    parser.add_argument("--seed", action=Number, least=0, required=True, help="decides every draw")
+    parser.add_argument("--threads", action=Number, help="of the processor (default: those of the study)")
     parser.add_argument("--answers", type=Path, required=True, help="JSON lines that are written")
     parser.add_argument("--manifest", type=Path, required=True, help="JSON: where the answers come from")
     shape = "NAME=PROBLEMS=ANSWERS"

@@ -13,6 +13,7 @@ from chord.config import load, slices
 from chord.findings import claims, needs, terminal, verdicts
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
+from chord.provenance.options import Number
 from chord.tasks.benchmarks import read_benchmark
 
 
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--digest", action="store_true", help="print the hash of the rules in config/claims.yaml")
     parser.add_argument("--study")
     parser.add_argument("--results", type=Path, help="the study's folder: the one that holds runs/")
-    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds (default: those of config/)")
+    parser.add_argument("--seeds", action=Number, least=0, nargs="+", help="training seeds (default: those of config/)")
     parser.add_argument("--artefacts", nargs="+", help="tables and figures (default: those of config/config.yaml)")
     parser.add_argument("--root", default=Path("."), type=Path, help="the folder that holds config/ (default: here)")
     for name in ("json", "markdown", "html"):

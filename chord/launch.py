@@ -24,6 +24,8 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from chord.provenance.options import Number
+
 CONTINUE_ME = 75
 JOIN_SECONDS = 300
 
@@ -104,7 +106,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="chord.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--per-node", type=int, required=True, help="processes on each node: one for each GPU")
+    parser.add_argument("--per-node", action=Number, required=True, help="processes on each node: one for each GPU")
     parser.add_argument("--logs", type=Path, required=True, help="folder for what each process says")
     parser.add_argument("command", nargs="+", help="after --: what each process runs")
     return parser.parse_args()

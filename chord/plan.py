@@ -26,6 +26,7 @@ from chord.planning.telling import told
 from chord.planning.unbuilt import as_trained, costs
 from chord.planning.work import Bench, Cost, steps_of
 from chord.provenance.files import UserError, run_verb
+from chord.provenance.options import Number
 from chord.tasks.benchmarks import read_benchmark
 
 TRAINS = ("train_base", "train_sft", "train")
@@ -252,10 +253,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="a table or figure (default: all of config.yaml)")
     parser.add_argument("--study", help="a file in config/studies/ (default: that of config.yaml)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds (default: the study's)")
+    parser.add_argument("--seeds", action=Number, least=0, nargs="+", help="training seeds (default: the study's)")
     parser.add_argument("--machine", default="h100-80gb", help="a machine of config/planning.yaml (default: h100-80gb)")
-    parser.add_argument("--devices", type=int, default=8, help="devices of one training (default: 8)")
-    parser.add_argument("--answering-devices", type=int, default=1, help="devices of one answering job (default: 1)")
+    parser.add_argument("--devices", action=Number, default=8, help="devices of one training (default: 8)")
+    parser.add_argument(
+        "--answering-devices", action=Number, default=1, help="devices of one answering job (default: 1)"
+    )
     parser.add_argument("--all", action="store_true", help="also what is made already; as with --against")
     parser.add_argument("--against", type=Path, metavar="RESULTS", help="a finished study, measured beside estimated")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")

@@ -16,6 +16,7 @@ from chord.config import Figure, Project, Scheme, load, slices
 from chord.findings import curves, scheme
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
+from chord.provenance.options import Number
 
 WIDTH_INCHES, PANEL_INCHES, LEGEND_LINE_INCHES, PNG_DPI = 3.5, 2.1, 0.17, 200
 LEGEND_MARGIN_INCHES = 0.06  # left and right: what matplotlib leaves there
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--study", required=True)
     parser.add_argument("--artefact", required=True, help="a file of config/experiments, without .yaml")
     parser.add_argument("--results", required=True, type=Path, help="the study's folder: the one that holds runs/")
-    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds (default: those of config/)")
+    parser.add_argument("--seeds", action=Number, least=0, nargs="+", help="training seeds (default: those of config/)")
     parser.add_argument("--root", default=Path("."), type=Path, help="the folder that holds config/ (default: here)")
     for name in ("json", "svg", "png"):
         parser.add_argument(f"--{name}", required=True, type=Path)

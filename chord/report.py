@@ -18,6 +18,7 @@ from chord.findings.reading import read_json
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.lineage import Job
 from chord.provenance.manifest import Manifest
+from chord.provenance.options import Number
 from chord.provenance.rehash import Hasher
 
 HASHED_BYTES = 1 << 30  # ours: larger files and models are not read for a page; `chord audit` reads them
@@ -141,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--results", required=True, type=Path, help="the study's folder: the one that holds table1.json"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds (default: those of config/)")
+    parser.add_argument("--seeds", action=Number, least=0, nargs="+", help="training seeds (default: those of config/)")
     parser.add_argument("--root", default=Path("."), type=Path, help="the folder that holds config/ (default: here)")
     parser.add_argument("--artefacts", nargs="+", help="tables and figures (default: those of config/config.yaml)")
     parser.add_argument("--html", required=True, type=Path)

@@ -11,6 +11,7 @@ from chord.config.columns import benchmarks_of, divisions
 from chord.findings import kinds, page, rendering, table, terminal, verdicts
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
+from chord.provenance.options import Number
 from chord.tasks.benchmarks import read_benchmark
 
 
@@ -108,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--study")
     parser.add_argument("--artefact", help="a file of config/experiments, without .yaml")
     parser.add_argument("--results", type=Path, help="the study's folder: the one that holds runs/")
-    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds (default: those of config/)")
+    parser.add_argument("--seeds", action=Number, least=0, nargs="+", help="training seeds (default: those of config/)")
     parser.add_argument("--root", default=Path("."), type=Path, help="the folder that holds config/ (default: here)")
     for name in ("json", "markdown", "html"):
         parser.add_argument(f"--{name}", type=Path)

@@ -23,6 +23,7 @@ from chord.config import Project, load
 from chord.findings import history, progress
 from chord.findings.progress import Job, State, Training
 from chord.provenance.files import run_verb
+from chord.provenance.options import Number
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH, BAR_WIDTH = 28, 48
@@ -163,8 +164,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("study", nargs="?", help="a study of config/studies (default: that of config/config.yaml)")
     parser.add_argument("--once", action="store_true", help="one look, then end")
-    parser.add_argument("--seconds", type=float, default=2.0, help="between two looks (default: 2)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds (default: those of config/)")
+    parser.add_argument(
+        "--seconds", action=Number, kind=float, least=None, default=2.0, help="between two looks (default: 2)"
+    )
+    parser.add_argument("--seeds", action=Number, least=0, nargs="+", help="training seeds (default: those of config/)")
     parser.add_argument("--artefacts", nargs="+", help="tables and figures (default: those of config/config.yaml)")
     parser.add_argument("--root", default=Path("."), type=Path, help="the folder that holds config/ (default: here)")
     return parser

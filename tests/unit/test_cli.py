@@ -1,5 +1,7 @@
 """`chord COMMAND` is `python -m chord.COMMAND`: what is listed is there, what is not asked for is not loaded."""
 
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +50,45 @@ def test_an_unknown_command_ends_with_the_names_of_those_there_are(folder: Path)
         done = chord(folder, name)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == f"chord: found command '{name}', expected one of: {', '.join(COMMANDS)}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "refused", "expected"),
+    [
+        ("plan", "--devices", ("0", "-3", "1.5", "many", ""), "a whole number of at least 1"),
+        ("plan", "--answering-devices", ("0",), "a whole number of at least 1"),
+        ("plan", "--seeds", ("-1", "1 2 x"), "a whole number of at least 0"),
+        ("doctor", "--wait", ("0", "-1", "nan", "inf", "long"), "a number above 0"),
+        ("watch", "--seconds", ("0", "-2", "nan"), "a number above 0"),
+        ("watch", "--seeds", ("-1",), "a whole number of at least 0"),
+        ("tabulate", "--seeds", ("-1",), "a whole number of at least 0"),
+        ("plot", "--seeds", ("-1",), "a whole number of at least 0"),
+        ("judge", "--seeds", ("-1",), "a whole number of at least 0"),
+        ("report", "--seeds", ("-1",), "a whole number of at least 0"),
+        ("generate", "--seed", ("-1",), "a whole number of at least 0"),
+        ("generate", "--threads", ("0",), "a whole number of at least 1"),
+        ("ask_expert", "--threads", ("0",), "a whole number of at least 1"),
+        ("launch", "--per-node", ("0",), "a whole number of at least 1"),
+        ("command", "--threads", ("0",), "a whole number of at least 1"),
+        ("command", "--checkpoint-every-steps", ("0", "2.5"), "a whole number of at least 1"),
+        ("command", "--checkpoint-every-minutes", ("0", "-1", "inf"), "a number above 0"),
+    ],
+)
+def test_a_number_out_of_range_is_told_in_one_line(
+    command: str, option: str, refused: tuple[str, ...], expected: str, monkeypatch, capsys
+) -> None:
+    module = importlib.import_module(f"chord.{command}")
+    for words in refused:
+        monkeypatch.setattr(sys, "argv", ["chord", option, *(words.split() or [words])])
+        with pytest.raises(SystemExit) as end:
+            module.arguments() if command == "command" else module.main()
+        found = words.split()[-1] if words else ""
+        name = "train" if command == "command" else command
+        told = rf"(python -m )?chord[ .]{name}: {option}: found '{re.escape(found)}', expected {expected}\n"
+        assert end.value.code == 2
+        assert re.fullmatch(told, capsys.readouterr().err), words
+
+
+def test_no_command_takes_a_number_without_a_range() -> None:
+    for file in (ROOT / "chord").rglob("*.py"):
+        assert not re.search(r"\btype=(int|float)\b", file.read_text(encoding="utf-8")), file

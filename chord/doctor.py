@@ -2,9 +2,11 @@
 
     chord doctor --profile slurm [--no-jobs] [--config KEY=VALUE ...]
 
-Checks programs and versions; partitions, GPUs, time and memory of every rule against what the cluster has; and asks
-sbatch whether it would take each kind of job (`--test-only`, with the very options that the plugin would send). Then
-one small job on each partition says whether nodes see the results folder and have the same Python environment.
+Holds what `chord plan` says of the study's jobs against what the profile gives them: GPUs and their memory, memory of
+the host, time with all attempts, disk. Then checks programs and versions; partitions, GPUs, time and memory of every
+rule against what the cluster has; and asks sbatch whether it would take each kind of job (`--test-only`, with the very
+options that the plugin would send). Then one small job on each partition says whether nodes see the results folder and
+have the same Python environment.
 Exit codes: 0 if all is well, 1 if anything is to be changed, 2 if the profile cannot be read.
 """
 
@@ -21,10 +23,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from chord import cluster
+from chord.config import load
 from chord.probe import Finding, ask_a_node
+from chord.profile import held, wanted_gpus
 from chord.provenance.files import UserError, run_verb
 from chord.provenance.options import Number
+from chord.sizing import Work
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scancel", "sinfo", "scontrol")
 PACKAGES = {
@@ -55,6 +62,8 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
         return
     profile = planned(args.profile, args.config)
     yield _executor(profile, place)
+    given = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in args.config)}
+    yield from held(profile, load(Path("."), given=given), place)
     programs = [_program(name) for name in PROGRAMS]
     yield from programs
     if any(finding.change for finding in programs):
@@ -66,7 +75,8 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
         yield Finding(f"the cluster: {error}", "ask whoever runs it; nothing else was looked at")
         return
     yield _status(profile, place)
-    fits = [finding for kind in profile["kinds"] for finding in _kind(kind, nodes, place)]
+    kinds = profile["kinds"]
+    fits = [finding for kind in kinds for finding in _kind(kind, _name(kind, kinds), nodes, place)]
     yield from fits
     yield from _accounts(profile["kinds"], place)
     if not args.no_jobs and not any(finding.change for finding in fits):
@@ -132,9 +142,17 @@ def _status(profile: dict[str, Any], place: Path) -> Finding:
     return Finding(found, change if age < least else "")
 
 
-def _kind(kind: dict[str, Any], nodes: list[cluster.Node], place: Path) -> Iterator[Finding]:
+def _name(kind: dict[str, Any], kinds: list[dict[str, Any]]) -> str:
+    """The rules of a kind of job; what its jobs are of, too, where other kinds have the same rules."""
+    rules = " + ".join(kind["rules"])
+    if sum(other["rules"] == kind["rules"] for other in kinds) == 1:
+        return rules
+    every = sorted({of for rule, outputs in kind["jobs"] if (of := Work.of_job(rule, outputs[0]).of)})
+    return f"{rules} of {', '.join(every)}" if every else rules
+
+
+def _kind(kind: dict[str, Any], name: str, nodes: list[cluster.Node], place: Path) -> Iterator[Finding]:
     """Whether the cluster has what a kind of job asks for, on its first attempt and on its last; then sbatch's word."""
-    name = " + ".join(kind["rules"])
     wrong = [
         Finding(f"{name}: {found}", f"{change} in {place}, for {name}")
         for resources in (kind["attempts"][0]["resources"], kind["attempts"][-1]["resources"])
@@ -165,7 +183,10 @@ def _misfits(resources: dict[str, Any], nodes: list[cluster.Node]) -> Iterator[t
     if number > most:
         known = ", ".join(sorted({f"{each or 'gpu'}:{n}" for node in own for each, n in node.gpus.items()})) or "none"
         wanted = f"{number} GPUs{f' of type {kind}' if kind else ''}"
-        yield f"found {wanted} on a node, partition {partition} has {known}", "set `gres` (or `slurm_partition`)"
+        yield (
+            f"found {wanted} on a node, partition {partition} has {known}",
+            "set `gpus` of `site`, `gres` or `slurm_partition`",
+        )
     limits = [node.minutes for node in own]
     longest = None if None in limits else max(minutes for minutes in limits if minutes is not None)
     if longest is not None and resources.get("runtime", 0) > longest:
@@ -177,13 +198,6 @@ def _misfits(resources: dict[str, Any], nodes: list[cluster.Node]) -> Iterator[t
         asked = resources.get("cpus_per_task", resources["threads"]) if key == "threads" else resources.get(key, 0)
         if asked > most:
             yield f"found {key} {asked}, the largest node of partition {partition} has {most}", f"lower `{key}`"
-
-
-def wanted_gpus(resources: dict[str, Any]) -> tuple[int, str]:
-    """GPUs on a node and their type, `` for any."""
-    gpus = cluster.gpus_of(str(resources.get("gres", "")))
-    kind, number = next(iter(gpus.items()), ("", int(resources.get("gpu", 0))))
-    return number, kind
 
 
 def _accounts(kinds: list[dict[str, Any]], place: Path) -> Iterator[Finding]:

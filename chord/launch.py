@@ -45,7 +45,7 @@ def main() -> int:
     config = LaunchConfig(
         min_nodes=place.nodes,
         max_nodes=place.nodes,
-        nproc_per_node=args.per_node,
+        nproc_per_node=args.per_node - (args.beside if place.node == 0 else 0),
         run_id=os.environ.get("SLURM_JOB_ID", "alone"),
         rdzv_backend="static",
         rdzv_endpoint=place.meeting,
@@ -60,7 +60,7 @@ def main() -> int:
         elastic_launch(config, args.command[0])(*args.command[1:])
     except ChildFailedError as error:
         for failure in error.failures.values():
-            line = told(failure, place.node * args.per_node, args.logs)
+            line = told(failure, max(0, place.node * args.per_node - args.beside), args.logs)
             print(f"chord.launch: {line}", file=sys.stderr, flush=True)
             with (args.logs / "failures.log").open("a") as kept:
                 kept.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
@@ -107,9 +107,17 @@ def _arguments() -> argparse.Namespace:
         prog="chord.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--per-node", action=Number, required=True, help="processes on each node: one for each GPU")
+    parser.add_argument(
+        "--beside", action=Number, least=0, default=0, help="fewer on the first node, whose last GPUs servers take"
+    )
     parser.add_argument("--logs", type=Path, required=True, help="folder for what each process says")
     parser.add_argument("command", nargs="+", help="after --: what each process runs")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.beside >= args.per_node:
+        parser.error(
+            f"found --beside {args.beside} of --per-node {args.per_node}, expected a process on the first node"
+        )
+    return args
 
 
 if __name__ == "__main__":

@@ -10,36 +10,22 @@ Estimates from the model's shape, the budgets, and config/planning.yaml, which s
 import argparse
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from chord.config import Model, Project, Study, load
-from chord.config.building import asked_expert, corpus_of_start, start_models, start_of
-from chord.config.planning import Dimensions, Lengths, Machine, Planning
-from chord.config.sets import answered, expert_of, split_of
+from chord.config import Project, Study, load
+from chord.config.building import start_models
+from chord.config.planning import Dimensions, Lengths, Planning
 from chord.planning import fitting, measured, memory
-from chord.planning.model import dimensions, named, parameters
+from chord.planning.model import named, parameters
 from chord.planning.snakemake import Planned, planned
 from chord.planning.telling import told
 from chord.planning.unbuilt import as_trained, costs
-from chord.planning.work import Bench, Cost, steps_of
+from chord.planning.work import Bench, Cost
 from chord.provenance.files import UserError, run_verb
 from chord.provenance.options import Number
-from chord.tasks.benchmarks import read_benchmark
-
-TRAINS = ("train_base", "train_sft", "train")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which machine, and how many of its devices a training and an answering job get."""
-
-    name: str
-    machine: Machine
-    devices: int
-    answering: int
+from chord.sizing import Layout, Work, cost, disk, lengths_of, machine_of, shape_of, start_below
 
 
 def main() -> None:
@@ -47,14 +33,10 @@ def main() -> None:
     args = _arguments()
     root = Path(".")
     planning = Planning.read(root)
-    if args.machine not in planning.machines:
-        raise UserError(f"--machine: found '{args.machine}', expected one of {', '.join(planning.machines)}")
+    machine = machine_of(planning, args.machine, "--machine")
     project = load(root, args.study, tuple(args.seeds or ()))
-    if project.study.name not in planning.lengths:
-        raise UserError(
-            f"config/planning.yaml: lengths has no '{project.study.name}', expected the study's mean lengths"
-        )
-    layout = Layout(args.machine, planning.machines[args.machine], args.devices, args.answering_devices)
+    lengths_of(project.study, planning)
+    layout = Layout(args.machine, machine, args.devices, args.answering_devices)
     if unbuilt := [name for name in args.targets if name in planning.unbuilt and project.why_not(name)]:
         if len(args.targets) > 1 or args.against:
             raise UserError(f"{unbuilt[0]}: no study builds it, expected it alone and without --against")
@@ -105,9 +87,9 @@ def _of_unbuilt(project: Project, planning: Planning, layout: Layout, name: str)
 def estimated(project: Project, planning: Planning, layout: Layout, jobs: list[Planned]) -> dict[str, Any]:
     """All numbers of the plan, as plain data."""
     study = project.study
-    used = dict.fromkeys(start for job in jobs if (start := _start(project, job))) or {"base": None}
-    shapes = {start: _shape(study, planning, start, start_models(study)[start]) for start in used}
-    costs = [(job, _cost(project, planning, layout, job, shapes)) for job in jobs]
+    used = dict.fromkeys(start for job in jobs if (start := start_below(project, _work(job)))) or {"base": None}
+    shapes = {start: shape_of(study, planning, start, start_models(study)[start]) for start in used}
+    costs = [(job, cost(project, planning, layout, _work(job), shapes)) for job in jobs]
     models = {start: _of_model(project, planning, layout, start, shape) for start, shape in shapes.items()}
     first = models.get("base") or next(iter(models.values()))
     return {
@@ -119,7 +101,7 @@ def estimated(project: Project, planning: Planning, layout: Layout, jobs: list[P
         "jobs": [{"rule": job.rule, "place": job.outputs[-1], **asdict(cost)} for job, cost in costs],
         "models": models,
         "memory": first["memory"],
-        "disk_gb": _disk(project, shapes, jobs),
+        "disk_gb": disk(project, shapes, [_work(job) for job in jobs]),
         "fits": all(one["fits"] for one in models.values()),
         "verdict": first["verdict"],
     }
@@ -150,23 +132,8 @@ def _of_shape(study: Study, lengths: Lengths, layout: Layout, name: str, shape: 
     }
 
 
-def _shape(study: Study, planning: Planning, folder: str, model: Model) -> Dimensions:
-    """The shape of a model in this folder in models/: its own file's where it is there."""
-    return dimensions(model, planning, Path("results", study.name, "models", folder, "model"))
-
-
-def _start(project: Project, job: Planned) -> str | None:
-    """The start model whose shape a job computes with; None for jobs that need no policy."""
-    parts = Path(job.outputs[0]).parts
-    if job.rule == "train_base":
-        return parts[parts.index("models") + 1]
-    return start_of(project.arms, _arm(job)) if job.rule in (*TRAINS, "generate", "choose") else None
-
-
-def _arm(job: Planned) -> str:
-    """The arm of a job below runs/."""
-    parts = Path(job.outputs[0]).parts
-    return parts[parts.index("runs") + 1]
+def _work(job: Planned) -> Work:
+    return Work.of_job(job.rule, job.outputs[0])
 
 
 def _of_rule(rule: str, costs: list[tuple[Planned, Cost]]) -> dict[str, Any]:
@@ -180,71 +147,6 @@ def _of_rule(rule: str, costs: list[tuple[Planned, Cost]]) -> dict[str, Any]:
         "learned_tokens": sum(cost.learned_tokens for cost in of_rule),
         "sampled_tokens": sum(cost.sampled_tokens for cost in of_rule),
     }
-
-
-def _cost(project: Project, planning: Planning, layout: Layout, job: Planned, shapes: Mapping[str, Dimensions]) -> Cost:
-    """Of one job, with the shape of the model that it computes with; one that needs no device costs its start alone."""
-    study, machine, start = project.study, layout.machine, _start(project, job)
-    lengths, parts = planning.lengths[study.name], Path(job.outputs[0]).parts
-    if job.rule == "ask_expert":
-        return _of_asking(study, planning, machine, Path(job.outputs[0]).stem)
-    if start is None or job.rule == "choose":
-        return Cost(machine.start_seconds, 0)
-    trains = Bench(study, shapes[start], machine, lengths, layout.devices, study.execution.recompute_activations)
-    if job.rule == "train_base":
-        corpus = corpus_of_start(study, start)
-        return _of_base(corpus.recipe.steps or 1, corpus.rows_per_step, trains)
-    arm = _arm(job)
-    if job.rule == "generate":
-        name = parts[parts.index("eval") + 1]
-        length = lengths.base if project.arms[arm].same_as else lengths.of(arm)
-        samples = read_benchmark(Path("."), study, name).samples_per_problem
-        answers = Bench(study, shapes[start], machine, lengths, layout.answering)
-        return answers.answering(study.benchmarks[name].problems.size * samples, length)
-    recipe = project.arms[arm].recipe
-    assert recipe is not None, "only arms with a recipe are trained"
-    return trains.training(arm, recipe, study.expert_rows_per_step)
-
-
-def _of_asking(study: Study, planning: Planning, machine: Machine, traces: str) -> Cost:
-    """Asking a served expert for its traces, on the devices of all its replicas, by its own shape."""
-    expert = expert_of(study, traces)
-    assert expert.source == "served", "only a served expert is asked"
-    shape = _shape(study, planning, asked_expert(study, traces), expert.model)
-    lengths, devices = planning.lengths[study.name], expert.tensor_parallel * expert.replicas
-    bench = Bench(study, shape, machine, lengths, devices, at_once=expert.requests_at_once)
-    questions = split_of(study, answered(study, traces)).size * expert.samples_per_problem
-    return bench.answering(questions, lengths.expert)
-
-
-def _of_base(steps: int, rows: int, bench: Bench) -> Cost:
-    """Training of a start model of the study's own: `rows` texts of an expert's length a step, nothing sampled."""
-    seconds = bench.machine.start_seconds + steps * bench.learning(rows, bench.lengths.expert)
-    return Cost(seconds, bench.devices, steps * rows * bench.lengths.expert)
-
-
-def _disk(project: Project, shapes: Mapping[str, Dimensions], jobs: list[Planned]) -> dict[str, float]:
-    """10^9 bytes that stay in results/, and that trainings in progress need besides, each at most."""
-    dtype = project.study.execution.compute_dtype
-    sizes = {start: memory.saved_gb(shape, dtype) for start, shape in shapes.items()}
-    kept = 0.0
-    for job in jobs:
-        start = _start(project, job)
-        if start and job.rule != "generate":
-            candidates = max(1, _validations(project, job)) if job.rule == "train_sft" else 0
-            kept += sizes[start] * (1 + candidates)
-    return {"models": kept, "one_training_in_progress": 5 * max(sizes.values())}
-
-
-def _validations(project: Project, job: Planned) -> int:
-    """How many candidates an arm that keeps every validation leaves."""
-    parts = Path(job.outputs[0]).parts
-    recipe = project.arms[parts[parts.index("runs") + 1]].recipe
-    if recipe is None or recipe.keep != "every":
-        return 0
-    return -(
-        -steps_of(project.study, recipe, project.study.expert_rows_per_step) // project.study.validation.every_steps
-    )
 
 
 def _arguments() -> argparse.Namespace:

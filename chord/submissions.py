@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
+from chord.sizing import site_of
+
 MANY = "100000"  # a dry run takes one core for the limit of every job, unless told otherwise
 TOLD = ("slurm_partition", "slurm_account", "runtime", "mem_mb", "gres", "gpu", "nodes", "cpus_per_task")
 
@@ -34,14 +36,18 @@ def main(out: str, *arguments: str) -> int:
     try:
         cli.main([*arguments, "--dry-run", "--forceall", "--nolock", "--cores", MANY, "--quiet", "all"])
     except SystemExit as end:
+        if isinstance(end.code, str):  # what the Snakefile says of a configuration that cannot be run
+            print(end.code, file=sys.stderr)
+            return 1
         if end.code:
-            return int(end.code) if isinstance(end.code, int) else 1
+            return int(end.code)
     cast(Any, workflow.Workflow).local_exec = property(lambda _: False)  # from here on jobs are those of a cluster
     plugin: Any = ExecutorPluginRegistry().get_plugin("slurm").get_settings(settings)
     told = {
         "executor": settings.executor,
         "status_command": plugin.status_command,
         "init_seconds": plugin.init_seconds_before_status_checks,
+        "site": site.model_dump() if (site := site_of(settings.set_resources)) else None,
         "kinds": _kinds([job for job in caught if not job.is_local], plugin),
     }
     Path(out).write_text(json.dumps(told, indent=1), encoding="utf-8")
@@ -49,7 +55,7 @@ def main(out: str, *arguments: str) -> int:
 
 
 def _kinds(jobs: list[Any], settings: Any) -> list[dict[str, Any]]:
-    """Jobs that are sent alike once each: the rules in it, and for each attempt the resources and the call."""
+    """Jobs that are sent alike once each: rules, resources and call of each attempt; each job by rule and outputs."""
     kinds: dict[str, dict[str, Any]] = {}
     for job in jobs:
         attempts = []
@@ -58,7 +64,8 @@ def _kinds(jobs: list[Any], settings: Any) -> list[dict[str, Any]]:
             resources = {name: job.resources.get(name) for name in TOLD if job.resources.get(name) is not None}
             attempts.append({"resources": resources | {"threads": job.threads}, "call": _call(job, settings)})
         kind = {"rules": sorted(set(job.rules)), "attempts": attempts}
-        kinds[json.dumps(kind)] = kind
+        each = [[one.rule.name, list(map(str, one.output))] for one in (job.jobs if job.is_group() else [job])]
+        kinds.setdefault(json.dumps(kind), kind | {"jobs": []})["jobs"] += each
     return list(kinds.values())
 
 

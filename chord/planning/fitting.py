@@ -21,7 +21,8 @@ def fits(peak: Peak, machine: Machine) -> bool:
 
 
 def fullest(study: Study, shape: Dimensions, machine: Machine, setting: Setting, longest: int) -> Peak:
-    """The fuller of the two moments of a step: sampling and learning."""
+    """The fuller of the two moments of a step: sampling, and learning from micro-batches that hold the longest."""
+    setting = replace(setting, micro_batch_tokens=max(setting.micro_batch_tokens, longest))
     moments = training_peak(study, shape, machine, setting), sampling_peak(study, shape, machine, setting, longest)
     return max(moments, key=lambda peak: peak.device_gb)
 
@@ -29,7 +30,7 @@ def fullest(study: Study, shape: Dimensions, machine: Machine, setting: Setting,
 def verdict(study: Study, shape: Dimensions, machine: Machine, setting: Setting, longest: int) -> list[str]:
     """Sentences: it fits; or what does not, by how much, and the first change of settings that would."""
     setting = replace(setting, micro_batch_tokens=max(setting.micro_batch_tokens, longest))
-    peak = training_peak(study, shape, machine, setting)
+    peak = fullest(study, shape, machine, setting, longest)
     if fits(peak, machine):
         return [
             f"needs {setting.ranks} x {machine.memory_gb:g} GB: a rank holds {peak.device_gb:.1f} GB at its fullest"

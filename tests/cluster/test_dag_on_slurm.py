@@ -135,7 +135,7 @@ def test_models_metrics_answers_and_scores_are_those_of_a_run_without_slurm(buil
 def test_a_training_with_two_gpus_runs_as_two_processes_and_learns_the_same(built: Built, tmp_path: Path) -> None:
     project, one = shutil.copytree(built.folder, tmp_path / "project", symlinks=True), "results/demo/runs/grpo/seed-1"
     shutil.rmtree(project / one)
-    edit_yaml(project / "profiles/slurm/config.yaml", **{"set-resources__train__gres": "gpu:2"})
+    edit_yaml(project / "profiles/slurm/config.yaml", **{"set-resources__train": {"gres": "gpu:2"}})
     with Cluster() as cluster:
         cluster.run("snakemake", "--profile", "slurm", *HERE, f"{one}/model", cwd=project, timeout=600)
         (job,) = (cluster.job(number) for number in cluster.states())

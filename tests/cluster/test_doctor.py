@@ -40,7 +40,7 @@ def changed(folder: Path, **changes: object) -> None:
         elif rule == "default":
             profile["default-resources"][key] = value
         else:
-            profile["set-resources"][rule][key] = value
+            profile["set-resources"].setdefault(rule, {})[key] = value
     file.write_text(yaml.safe_dump(profile))
 
 
@@ -101,7 +101,7 @@ def test_each_thing_that_does_not_fit_is_named_with_the_cure_and_nothing_is_subm
         ("squeue knows ended jobs for 300 s", f"set `slurm-init-seconds-before-status-checks: 100` or less in {place}"),
         ("account physics", f"leave `slurm_account` out of {place}"),
         ("train_base: found partition gpus, the cluster has cpu, gpu", "set `slurm_partition` to one of them"),
-        ("train: found 3 GPUs on a node, partition gpu has fake:2", "set `gres`"),
+        ("train: found 3 GPUs on a node, partition gpu has fake:2", "set `gpus` of `site`, `gres`"),
         ("train: sbatch refuses: allocation failure: Requested node configuration is not available", "asked: sbatch"),
         ("train_sft: found 2880 minutes, partition gpu allows 1440", "set `runtime` to at most 1440"),
         ("generate: found mem_mb 300000, the largest node of partition gpu has 256000", "lower `mem_mb`"),

@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 def of_training(**changes: object) -> tuple[str, ...]:
     """The option that gives the training of the base model these resources, and a partition with GPUs."""
-    wanted = {"slurm_partition": "gpu", "mem_mb": 400, "gres": "gpu:1", "runtime": 5} | changes
+    wanted = {"slurm_partition": "gpu", "mem_mb": 400, "gres": "gpu:1", "runtime": 60} | changes
     return ("--set-resources", *(f"train_base:{name}={value}" for name, value in wanted.items()))
 
 

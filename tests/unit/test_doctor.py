@@ -4,14 +4,20 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import yaml
 
 from chord.cluster import Node, gpus_of, last_words, minutes_of
-from chord.doctor import _misfits, profile_file, wanted_gpus
+from chord.config import load
+from chord.config.base import ConfigError
+from chord.doctor import _misfits, planned, profile_file
 from chord.probe import Finding, _builds, described
+from chord.profile import held, wanted_gpus
 from chord.provenance.files import UserError
+from chord.sizing import site_of
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = [
@@ -36,7 +42,7 @@ def test_without_slurm_it_says_which_programs_are_missing_and_where_to_find_them
     for program in ("sbatch", "squeue"):
         assert f"CHANGE  no {program} found\n        -> run this on a login node of the cluster" in done.stdout
     assert "ok      executor slurm\n" in done.stdout
-    assert done.stdout.endswith("6 of 10 to be changed.\n")
+    assert done.stdout.endswith("6 of 15 to be changed.\n")
 
 
 def test_a_profile_that_is_not_there_and_one_that_cannot_be_planned_end_with_one_line(tmp_path: Path) -> None:
@@ -160,3 +166,162 @@ def test_a_node_says_of_itself_all_that_is_held_against_its_gpus() -> None:
     assert set(WELL["packages"]) <= set(here["packages"])
     assert here["packages"]["vllm"] != "missing"
     assert len(list(_builds(here, Path("profile")))) == 1
+
+
+SITE = {"machine": "h100-80gb", "slurm_partition": "gpu", "gpus": 8, "mem_mb": 1_000_000, "runtime": 1440}
+SITE |= {"gres": "gpu", "nodes": 1, "cpus": None}
+GIVEN = {"slurm_partition": "gpu", "gres": "gpu:8", "mem_mb": 369_000, "runtime": 1440}
+SIGNAL = "sbatch --signal=USR1@300"
+PLACE = Path("profiles/slurm/config.yaml")
+Usage = namedtuple("Usage", "free")
+
+
+def held_against(
+    monkeypatch: pytest.MonkeyPatch,
+    rule: str = "train",
+    of: str = "chord-phi",
+    attempts: int = 4,
+    call: str = SIGNAL,
+    free: float = 1e15,
+    site: dict | None = None,
+    study: str = "math",
+    **given,
+) -> list[Finding]:
+    """What is found of one kind of job, of which the profile gives each attempt the same."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(free))
+    place = f"results/{study}/runs/{of}/seed-1" + ("/eval/aime24/answers.jsonl" if rule == "generate" else "/model")
+    place = f"results/{study}/data/traces/{of}.jsonl" if rule == "ask_expert" else place
+    resources = {key: value for key, value in (GIVEN | given).items() if value is not None}
+    each = [{"resources": resources | {"threads": 8}, "call": call}] * attempts
+    kind = {"rules": [rule], "attempts": each, "jobs": [[rule, [place]]]}
+    return list(held({"site": SITE | (site or {}), "kinds": [kind]}, load(ROOT, study), PLACE))
+
+
+def test_what_the_plan_asks_for_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, disk = held_against(monkeypatch)
+    assert not found.change and not disk.change
+    assert found.found.startswith("train of chord-phi needs 8 GPUs x 72.6 GB of 80 GB, 369 GB of host memory, 39.5 h;")
+    assert found.found.endswith("the profile gives it 8 GPUs, 369 GB and 96.0 h in 4 attempts")
+
+
+@pytest.mark.parametrize(
+    ("given", "found", "change"),
+    [
+        (
+            {"gres": "gpu:1", "mem_mb": 64_000},
+            "train of chord-phi needs 8 GPUs x 72.6 GB of 80 GB, 369 GB of host memory; the profile gives it 1; gpu",
+            "leave `gres` and `nodes` of train out, or set `gres: gpu:8` in profiles/slurm/config.yaml",
+        ),
+        (
+            {"gres": "gpu:4", "mem_mb": 215_000, "site": {"gpus": 4, "mem_mb": 256_000}},
+            "train of chord-phi needs 8 GPUs x 72.6 GB of 80 GB, 215 GB of host memory on each node; the profile gives"
+            " it 4; gpu has nodes of 4 GPUs, 256 GB",
+            "set `nodes: 2` of `site`",
+        ),
+        ({"gres": None}, "train of chord-phi needs 8 GPUs x 72.6 GB of 80 GB", "set `gres: gpu:8`"),
+        (
+            {"mem_mb": 64_000},
+            "needs 8 GPUs x 72.6 GB of 80 GB, 369 GB of host memory; the profile gives it mem_mb 64000",
+            "leave `mem_mb` of train out, or set it to 369000",
+        ),
+        ({"site": {"mem_mb": 256_000}}, "369 GB of host memory; gpu has nodes of 8 GPUs, 256 GB", "take fewer GPUs on"),
+        (
+            {"runtime": 480},
+            "train of chord-phi takes about 39.5 h, the profile gives it 4 attempts of 480 to 480 minutes",
+            "set `retries: 4`",
+        ),
+        ({"attempts": 2, "runtime": 1200, "call": "sbatch"}, "train of chord-phi takes about 39.5 h", "`retries: 2`"),
+        ({"call": "sbatch"}, "train of chord-phi is not told before its time is up", "add --signal=USR1@300"),
+        (
+            {"rule": "generate", "gres": "gpu:1", "runtime": 60},
+            "generate of chord-phi takes about 1.6 h",
+            "longer `run",
+        ),
+        (
+            {"rule": "ask_expert", "of": "expert-second", "study": "tools", "gres": "gpu:4"},
+            "expert-second needs 8 GPUs x 20.2 GB of 80 GB, 209 GB of host memory; the profile gives it 4",
+            "set `gres: gpu:8`",
+        ),
+        ({"free": 5e9}, "results/ has 5 GB free, models of the study take up to 183 GB", "put results/ on a larger"),
+        ({"site": {"machine": "h100-80gb", "gpus": 1, "nodes": 64}, "gres": "gpu:1"}, "needs 8 GPUs", "leave `gres`"),
+    ],
+)
+def test_what_the_plan_says_cannot_hold_is_named_with_numbers(
+    monkeypatch: pytest.MonkeyPatch, given: dict, found: str, change: str
+) -> None:
+    wrong = [one for one in held_against(monkeypatch, **given) if one.change]
+    assert any(found in one.found and change in one.change for one in wrong), list(map(str, wrong))
+
+
+def test_without_a_site_it_says_that_the_plan_was_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (found,) = held({"site": None, "kinds": []}, load(ROOT, "math"), PLACE)
+    assert str(found).startswith("note    the profile does not say what GPUs its nodes have")
+    assert not site_of({"train": {"gres": namedtuple("R", "raw")("gpu:1")}})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match=r"the profile: set-resources\.site\.gpu\b"):
+        site_of({"site": {name: namedtuple("R", "raw")(value) for name, value in {"gpu": 8, "machine": "a"}.items()}})
+
+
+def changed(folder: Path, **changes: object) -> str:
+    """A profile like the shipped one, with other settings; `a__b` is a setting `b` of `a`."""
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    for name, value in changes.items():
+        node, keys = profile, name.split("__")
+        for key in keys[:-1]:
+            node = node.setdefault(key, {})
+        node[keys[-1]] = value
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(profile))
+    return str(folder)
+
+
+def sent(monkeypatch: pytest.MonkeyPatch, profile: str, study: str, rule: str) -> list[dict]:
+    """The first and the last attempt of each kind of job with this rule, as it would be sent."""
+    monkeypatch.chdir(ROOT)
+    kinds = [kind for kind in planned(profile, [f"study={study}"])["kinds"] if kind["rules"] == [rule]]
+    return [
+        one["resources"] | {"call": one["call"]}
+        for kind in kinds
+        for one in (kind["attempts"][0], kind["attempts"][-1])
+    ]
+
+
+def test_a_study_brings_what_its_jobs_need_and_the_site_what_there_is(monkeypatch, tmp_path: Path) -> None:
+    for one in sent(monkeypatch, "slurm", "math", "train"):
+        assert (one["slurm_partition"], one["gres"], one["mem_mb"]) == ("gpu", "gpu:8", 369_000)
+        assert (one["runtime"], one["cpus_per_task"]) == (1440, 64)
+        assert "--gres=gpu:8" in one["call"] and "--signal=USR1@300" in one["call"]
+    half = changed(
+        tmp_path / "half",
+        **{"set-resources__site__gpus": 4, "set-resources__site__nodes": 2, "set-resources__site__gres": "gpu:h100"},
+        **{"set-resources__site__runtime": 600, "set-resources__generate": {"gres": "gpu:2", "runtime": 45}},
+        **{"default-resources__slurm_extra": "'--exclude=node7 --qos=long'"},
+    )
+    for one in sent(monkeypatch, half, "math", "train"):
+        assert (one["gres"], one["nodes"], one["mem_mb"], one["runtime"]) == ("gpu:h100:4", 2, 215_000, 600)
+        assert "--exclude=node7 --qos=long --signal=USR1@300" in one["call"] and "--nodes=2 --ntasks=2" in one["call"]
+    for one in sent(monkeypatch, half, "math", "generate"):
+        assert (one["gres"], one["runtime"], one["slurm_partition"]) == ("gpu:2", 45, "gpu")
+        assert "--exclude=node7" in one["call"] and "--signal" not in one["call"]
+
+
+def test_the_demo_asks_for_one_gpu_or_for_none_where_there_are_none(monkeypatch, tmp_path: Path) -> None:
+    first, last = sent(monkeypatch, "slurm", "demo", "train_base")
+    assert (first["gres"], first["runtime"], last["runtime"]) == ("gpu:1", 60, 240)
+    site = {"machine": "cpu-core", "slurm_partition": "cpu", "mem_mb": 64_000, "runtime": 90}
+    alone = changed(tmp_path / "alone", **{"set-resources": {"site": site}})
+    first, last = sent(monkeypatch, alone, "demo", "train_base")
+    assert "gres" not in first and (first["slurm_partition"], first["mem_mb"]) == ("cpu", 4000)
+    assert (first["runtime"], last["runtime"]) == (60, 90)
+
+
+def test_a_profile_that_cannot_hold_the_study_is_refused_where_there_is_no_slurm_too(tmp_path: Path) -> None:
+    profile = changed(tmp_path / "profile", **{"set-resources__train": {"gres": "gpu:1", "mem_mb": 64_000}})
+    done = doctor(os.environ["PATH"], "--profile", profile, "--config", "study=math")
+    assert done.returncode == 1, done.stderr
+    assert "needs 8 GPUs x 72.6 GB of 80 GB, 369 GB of host memory; the profile gives it 1;" in done.stdout
+    unknown = changed(tmp_path / "unknown", **{"set-resources__site__machine": "abacus"})
+    done = doctor(os.environ["PATH"], "--profile", unknown)
+    assert done.returncode == 2
+    assert "the profile: set-resources.site.machine: found 'abacus', expected one of h100-80gb" in done.stderr

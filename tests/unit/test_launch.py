@@ -1,5 +1,6 @@
 """A training's processes on one node and on several: who meets where, and how the one that ends the others is named."""
 
+import os
 import re
 import subprocess
 import sys
@@ -7,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from chord import launch
+from chord import handover, launch, sizing
+from chord.config import load
+from chord.provenance.files import UserError
+from chord.sampling.server import Settings, device_groups
+from tests.mini_study import edit_yaml
+from tests.workflow.tree import copied
 
 SAYS = "import os, sys, signal, time\nrank = os.environ['RANK']\nprint('rank', rank, 'of', os.environ['WORLD_SIZE'])\n"
 
@@ -61,3 +67,92 @@ def test_the_nodes_of_a_job_meet_at_the_first_one_and_jobs_do_not_meet_each_othe
 def test_alone_it_meets_itself(environment: dict[str, str]) -> None:
     node, nodes, meeting = launch.place_in(environment)
     assert (node, nodes, meeting.split(":")[0]) == (0, 1, "127.0.0.1")
+
+
+SERVERS = {"placement": "server", "replicas": 2}
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Path:
+    """The project, whose demo samples with two vLLM servers of its own."""
+    folder = copied(tmp_path / "project")
+    edit_yaml(folder / "config/studies/demo.yaml", execution__sampler="vllm", execution__vllm=SERVERS)
+    return folder
+
+
+def commands(folder: Path, *options: str) -> str:
+    """What Snakemake would run for one training with the profile."""
+    command = [sys.executable, "-m", "snakemake", "-n", "-p", "--profile", "profiles/slurm", *options, "--"]
+    command += ["results/demo/runs/grpo/seed-1/model"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout + done.stderr
+
+
+def test_gpus_of_servers_are_asked_for_and_have_no_rank(served: Path) -> None:
+    planned = commands(served)
+    assert re.search(r"Training grpo, seed 1; .*gres gpu:3;", planned), planned
+    assert "chord.launch" not in planned, "one GPU learns"
+    assert "python -m chord.launch --per-node 4 --beside 2 --logs results/demo/runs/grpo/seed-1/ranks -- python" in (
+        commands(served, "--set-resources", "train:gres=gpu:h100:4", "train:slurm_partition=gpu")
+    )
+    two_nodes = ("gres=gpu:4", "nodes=2", "tasks=2", "tasks_per_gpu=0", "mpi=srun")
+    told = commands(served, "--set-resources", *(f"train:{one}" for one in two_nodes))
+    assert re.search(r"srun --nodes=2 .* python -m chord.launch --per-node 4 --beside 2 --logs", told), told
+
+
+@pytest.mark.parametrize(
+    ("gres", "vllm", "divided"),
+    [
+        ("gpu:8", None, (8, 0)),
+        ("gpu", None, (1, 0)),
+        (None, None, (1, 0)),
+        ("gpu:8", {"placement": "server", "replicas": 2}, (8, 2)),
+        ("gpu:h100:8", {"placement": "server"}, (8, 1)),
+        ("gpu:8", {"placement": "server", "address": "node7:8000"}, (8, 0)),
+        (None, {"placement": "server", "replicas": 2}, (1, 0)),
+        ("gpu:1", {"placement": "server"}, (1, 0)),  # which the training refuses, and names
+    ],
+)
+def test_ranks_are_for_the_gpus_that_no_server_has(tmp_path: Path, gres, vllm, divided: tuple[int, int]) -> None:
+    folder = copied(tmp_path / "project")
+    if vllm:
+        edit_yaml(folder / "config/studies/demo.yaml", execution__sampler="vllm", execution__vllm=vllm)
+    assert sizing.divided(gres, load(folder, "demo").study.execution) == divided
+
+
+def test_servers_get_the_last_gpus_and_ranks_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "visible_devices", lambda: [str(number) for number in range(8)])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "6")
+    with handover._beside_the_learner():
+        seen = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+        assert device_groups(seen, Settings(replicas=2)) == ["6", "7"]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3,4,5,6,7"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with pytest.raises(UserError, match="found server with 8 GPUs for 8 ranks"), handover._beside_the_learner():
+        pass
+
+
+def test_the_first_node_starts_fewer_processes_where_servers_have_gpus_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho 127.0.0.1\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    (tmp_path / "code.py").write_text(SAYS + "print('local', os.environ['LOCAL_WORLD_SIZE'])\n")
+    slurm = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": str(os.getpid())}
+    slurm |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    nodes = []
+    for node in ("0", "1"):
+        options = ["--per-node", "2", "--beside", "1", "--logs", str(tmp_path / node), "--", sys.executable]
+        command = [sys.executable, "-m", "chord.launch", *options, str(tmp_path / "code.py")]
+        environment = os.environ | slurm | {"SLURM_NODEID": node}
+        nodes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    said = [sorted(re.findall(r"rank \d of \d|local \d", node.communicate(timeout=300)[0])) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0]
+    assert said == [["local 1", "rank 0 of 3"], ["local 2", "local 2", "rank 1 of 3", "rank 2 of 3"]]
+
+
+def test_a_first_node_without_a_process_is_refused(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["chord.launch", "--per-node", "2", "--beside", "2", "--logs", "x", "--", "true"])
+    with pytest.raises(SystemExit):
+        launch.main()
+    assert "found --beside 2 of --per-node 2, expected a process on the first node" in capsys.readouterr().err

@@ -12,13 +12,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from chord import plan
 from chord.config import load
 from chord.config.planning import Dimensions, Planning
-from chord.plan import Layout, estimated
+from chord.plan import estimated
 from chord.planning import fitting, measured, memory
 from chord.planning.memory import Setting
 from chord.planning.model import cache_bytes, dimensions, forward_operations, parameters
 from chord.planning.snakemake import Planned
 from chord.planning.work import Bench, shares, steps_of
 from chord.provenance.files import UserError
+from chord.sizing import Layout
 
 ROOT = Path(__file__).parents[2]
 PLANNING = Planning.read(ROOT)

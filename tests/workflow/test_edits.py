@@ -108,8 +108,8 @@ NOTHING: dict[str, Edit] = {
     "a caption": edits(("workflow/report/report.rst", "The whole study", "All of the study")),
     "a profile": edits(("profiles/default/config.yaml", "show-failed-logs: true", "show-failed-logs: false")),
     "GPUs and partition": edits(
-        ("profiles/slurm/config.yaml", "gres: gpu:1", "gres: gpu:8"),
-        ("profiles/slurm/config.yaml", "runtime: min(720 * attempt, 1440)", "runtime: min(100 * attempt, 1440)"),
+        ("profiles/slurm/config.yaml", "    gpus: 8\n", "    gpus: 4\n"),
+        ("profiles/slurm/config.yaml", "    runtime: 1440\n", "    runtime: 100\n"),
     ),
     "threads": edits(("config/studies/demo.yaml", "cpu_threads: <n>", "cpu_threads: 2")),
     "minutes between checkpoints": edits(

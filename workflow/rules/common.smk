@@ -7,10 +7,10 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-from chord import jobs
+from chord import jobs, sizing
 from chord.config import ConfigError, Tabled, load
 from chord.config.building import (
     asked_expert,
@@ -120,6 +120,62 @@ def environment(step):
     execution = project.study.execution
     named = execution.sampler == "vllm" or execution.zero.stage > 0 or execution.answers == "vllm"
     return f"../../envs/{'engines' if named else step}.yaml"
+
+
+# --- what a job asks of a cluster ---------------------------------------------------------------
+
+OVERRIDES = workflow.resource_settings.overwrite_resources
+
+
+def site_of_profile():
+    """Sizes of the study's jobs on what the profile calls `site`; None without one. What is not known ends Snakemake."""
+    try:
+        site = sizing.site_of(OVERRIDES)
+        return site and sizing.Sizing.of(project, Path("."), site)
+    except (ConfigError, UserError) as error:
+        sys.exit(str(error))
+
+
+site = site_of_profile()
+
+
+@cache
+def need_of(work):
+    """What a job needs; with the GPUs and nodes that the profile gives to its rule, where it does."""
+    gpus, nodes = (OVERRIDES.get(work.rule, {}).get(name) for name in ("gres", "nodes"))
+    nodes = nodes.raw if nodes and isinstance(nodes.raw, int) else 1
+    return site.need(work, sizing.gpus_named(gpus.raw) if gpus else None, nodes)
+
+
+def asked(rule):
+    """Resources of the jobs of a rule, by what the plan says that they need; what a profile says of the rule counts more."""
+
+    def planned(name):
+        def value(wildcards, attempt):
+            of = next(wildcards[key] for key in ("arm", "start", "traces") if key in wildcards.keys())
+            return site.resources(need_of(sizing.Work(rule, of, wildcards.get("benchmark", ""))), attempt)[name]
+
+        return value
+
+    resources = {name: planned(name) for name in site.resources_named} if site else {}
+    settings = workflow.resource_settings
+    to_a_cluster = workflow.is_main_process and settings.nodes is not None and settings.default_resources is not None
+    return resources | ({"slurm_extra": told_before_its_end} if to_a_cluster and rule in sizing.TRAINS else {})
+
+
+def sent_with(wildcards, resources):
+    """What a job is sent to Slurm with, for its message: partition, GPUs, memory and minutes; nothing elsewhere."""
+    if "slurm_partition" not in resources.keys():
+        return ""
+    named = {name: resources.get(name) for name in ("slurm_partition", "gres", "nodes", "mem_mb", "runtime")}
+    return "; ".join(["", *(f"{name} {value}" for name, value in named.items() if value is not None)])
+
+
+def told_before_its_end(wildcards, input, attempt, threads, rulename, async_run):
+    """`slurm_extra` of all jobs, and that Slurm tells a training five minutes before its time is up."""
+    known = {"input": input, "attempt": attempt, "threads": threads, "rulename": rulename, "async_run": async_run}
+    extra = workflow.resource_settings.default_resources.get("slurm_extra").evaluate(wildcards, **known).value
+    return f"{extra or ''} --signal=USR1@300".lstrip()
 
 
 # --- arms --------------------------------------------------------------------------------------
@@ -253,13 +309,15 @@ def as_flags(wildcards, input):
 
 
 def launcher(wildcards, resources, threads):
-    """What goes before the command of a training: a process for each GPU of each node, where there are several."""
-    number = str(resources.get("gres", "")).rpartition(":")[2]
-    gpus, nodes = int(number) if number.isdigit() else 1, int(resources.get("nodes", 1))
-    if gpus * nodes == 1:
+    """What goes before the command of a training: a process for each GPU that learns, where there are several."""
+    nodes, (gpus, beside) = int(resources.get("nodes", 1)), sizing.divided(
+        resources.get("gres"), project.study.execution
+    )
+    if gpus * nodes - beside == 1:
         return ""
     run = f"runs/{wildcards.arm}/seed-{wildcards.seed}" if "arm" in wildcards.keys() else f"models/{wildcards.start}"
-    start = f"python -m chord.launch --per-node {gpus} --logs results/{wildcards.study}/{run}/ranks -- "
+    served = f"--beside {beside} " if beside else ""
+    start = f"python -m chord.launch --per-node {gpus} {served}--logs results/{wildcards.study}/{run}/ranks -- "
     cpus = resources.get("cpus_per_task", threads)
     each = f"--nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --cpus-per-task={cpus} --kill-on-bad-exit=1"
     return start if nodes == 1 else f"{resources.get('mpi', 'srun')} {each} {start}"

@@ -121,10 +121,13 @@ rule ask_expert:
     conda:
         "../../envs/engines.yaml"
     threads: project.study.execution.cpu_threads
+    resources:
+        **asked("ask_expert"),
     params:
         reads=as_flags,
+        sent=sent_with,
     message:
-        "Asking the expert of study {wildcards.study} for the {wildcards.traces} traces"
+        "Asking the expert of study {wildcards.study} for the {wildcards.traces} traces{params.sent}"
     shell:
         "python -m chord.ask_expert --study config/studies/{wildcards.study}.yaml --traces-of {wildcards.traces}"
         " {params.reads} --threads {threads} --state results/{wildcards.study}/data/traces/state/{wildcards.traces}"

@@ -18,10 +18,13 @@ rule generate:
     conda:
         environment("generate")
     threads: project.study.execution.cpu_threads
+    resources:
+        **asked("generate"),
     params:
         ahead=answers_ahead,
+        sent=sent_with,
     message:
-        "Answering {wildcards.benchmark} with {wildcards.arm}, seed {wildcards.seed}"
+        "Answering {wildcards.benchmark} with {wildcards.arm}, seed {wildcards.seed}{params.sent}"
     shell:
         "python -m chord.generate --study config/studies/{wildcards.study}.yaml --benchmark {wildcards.benchmark}"
         " --model {input.model} --problems {input.problems} --seed {wildcards.seed}"

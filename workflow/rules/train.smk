@@ -43,12 +43,15 @@ rule train_base:
     conda:
         environment("train")
     threads: project.study.execution.cpu_threads
+    resources:
+        **asked("train_base"),
     params:
         reads=as_flags,
         saves=intervals,
         launcher=launcher,
+        sent=sent_with,
     message:
-        "Training {wildcards.start}, a model to start from, of study {wildcards.study} from random weights"
+        "Training {wildcards.start}, a model to start from, of study {wildcards.study} from random weights{params.sent}"
     shell:
         "{params.launcher}python -m chord.train {params.reads} --threads {threads} {params.saves}"
         " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
@@ -139,12 +142,15 @@ rule train_sft:
     conda:
         environment("train")
     threads: project.study.execution.cpu_threads
+    resources:
+        **asked("train_sft"),
     params:
         reads=as_flags,
         saves=intervals,
         launcher=launcher,
+        sent=sent_with,
     message:
-        "Training {wildcards.arm} by imitation, seed {wildcards.seed}"
+        "Training {wildcards.arm} by imitation, seed {wildcards.seed}{params.sent}"
     shell:
         "{params.launcher}python -m chord.train {params.reads} --threads {threads} {params.saves}"
         " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
@@ -174,12 +180,15 @@ rule train:
     conda:
         environment("train")
     threads: project.study.execution.cpu_threads
+    resources:
+        **asked("train"),
     params:
         reads=as_flags,
         saves=intervals,
         launcher=launcher,
+        sent=sent_with,
     message:
-        "Training {wildcards.arm}, seed {wildcards.seed}"
+        "Training {wildcards.arm}, seed {wildcards.seed}{params.sent}"
     shell:
         "{params.launcher}python -m chord.train {params.reads} --threads {threads} {params.saves}"
         " --model {output.model} --metrics {output.metrics} --timing {output.timing}"

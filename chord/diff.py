@@ -20,6 +20,7 @@ from chord.provenance.lineage import ENDING, Job
 from chord.provenance.manifest import read_manifest
 from chord.provenance.manifest_parts import Content
 from chord.provenance.tensors import first_difference
+from chord.records import split_lines
 
 DIFFERENT = 1
 SHOWN = 8
@@ -116,7 +117,7 @@ def _inside(what: str, name: str, one: Path, other: Path) -> Iterator[Change]:
         return
     if one.suffix != ".jsonl" or not (one.is_file() and other.is_file()):
         return
-    sides = [path.read_text("utf-8", errors="replace").splitlines() for path in (one, other)]
+    sides = [_split(path) for path in (one, other)]
     for number, (first, second) in enumerate(zip_longest(*sides), start=1):
         if found := differences(what, _parsed(first), _parsed(second), f"{name}, line {number}"):
             yield found[0]
@@ -136,8 +137,12 @@ def _steps(one: Job, other: Job) -> Iterator[Change]:
 
 def _lines(path: Path) -> dict[int, Any]:
     """The lines of a metrics.jsonl by step."""
-    parsed = [_parsed(line) for line in path.read_text("utf-8", errors="replace").splitlines()]
+    parsed = [_parsed(line) for line in _split(path)]
     return {line["step"]: line for line in parsed if isinstance(line, dict) and isinstance(line.get("step"), int)}
+
+
+def _split(path: Path) -> list[str]:
+    return split_lines(path.read_bytes().decode(errors="replace"))
 
 
 def _parsed(line: str | None) -> Any:

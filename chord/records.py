@@ -86,6 +86,14 @@ def write_lines(records: Iterable[Any]) -> str:
     return "".join(json.dumps(vars(record), ensure_ascii=False) + "\n" for record in records)
 
 
+def split_lines(text: str) -> list[str]:
+    """The lines of JSON lines, without their ends.
+
+    Only a line feed ends one. JSON leaves U+0085, U+2028 and U+2029 in texts as they are; `str.splitlines` cuts there.
+    """
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def read_lines(path: Path, kind: type[Record]) -> list[Record]:
     """All records of `kind` in the file, at least one. Raises RecordError for a missing, empty, cut or foreign file."""
     records = list(_parsed(path, kind))
@@ -97,7 +105,7 @@ def read_lines(path: Path, kind: type[Record]) -> list[Record]:
 def _parsed(path: Path, kind: type[Record]) -> Iterator[Record]:
     names = {field.name for field in dataclasses.fields(kind)}
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()
     except FileNotFoundError:
         raise RecordError(f"{path}: found no such file, expected JSON lines of {kind.__name__}") from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
@@ -105,8 +113,7 @@ def _parsed(path: Path, kind: type[Record]) -> Iterator[Record]:
     if text and not text.endswith("\n"):
         raise RecordError(f"{path}: the last line has no end, so the file was cut off; make it again")
     adapter = TypeAdapter(kind)
-    lines = text.split("\n")[:-1]
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(split_lines(text), start=1):
         try:
             raw: Any = json.loads(line)
         except json.JSONDecodeError as error:

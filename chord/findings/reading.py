@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chord.provenance.files import UserError
-from chord.records import Outcome
+from chord.records import Outcome, split_lines
 
 OUTCOMES = {outcome.value for outcome in Outcome}
 
@@ -88,7 +88,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not text.endswith("\n"):
         raise UserError(f"{path}: found a last line without end, so the file was cut off; delete it and train again")
     lines: list[dict[str, Any]] = []
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
+    for number, line in enumerate(split_lines(text), start=1):
         try:
             value = json.loads(line, parse_constant=_no_constant)
         except ValueError as error:

@@ -14,6 +14,8 @@ from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAt
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] # likewise
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from chord.records import split_lines
+
 
 class LineLog:
     """A JSON-lines file that is appended to, and that knows its length."""
@@ -48,7 +50,7 @@ class Curves:
             return
         shutil.rmtree(folder, ignore_errors=True)
         self._writer = EventFileWriter(str(folder))
-        for line in past.read_text(encoding="utf-8").splitlines():
+        for line in split_lines(past.read_bytes().decode()):
             record = json.loads(line)
             self.write(record["step"], time.time(), record)
 

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from chord.provenance.files import UserError
+from chord.records import split_lines
 
 BENCHMARKS = {"train_base": "train", "train_sft": "train", "train": "train", "generate": "generate"}
 
@@ -46,14 +47,13 @@ def _record(results: Path, job: dict[str, Any]) -> dict[str, float] | None:
     file = results / below / f"{BENCHMARKS[job['rule']]}.benchmark.tsv"
     if not file.is_file():
         return None
-    with file.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines, delimiter="\t"))
+    with file.open(encoding="utf-8", newline="") as table:
+        rows = list(csv.DictReader(table, delimiter="\t"))
     timing = results / below / "timing.jsonl"
     peak = float(rows[-1]["max_rss"]) / 1000
     if timing.is_file():  # of a GPU, where there is one
-        peak = (
-            max(json.loads(line)["peak_memory_mb"] for line in timing.read_text(encoding="utf-8").splitlines()) / 1000
-        )
+        lines = split_lines(timing.read_bytes().decode())
+        peak = max(json.loads(line)["peak_memory_mb"] for line in lines) / 1000
     return {"seconds": float(rows[-1]["s"]), "memory_gb": peak}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from chord.config import ConfigError
 from chord.provenance.files import UserError
+from chord.records import split_lines
 from chord.tasks.tool_calls import listed_calls
 
 PACKAGE = "bfcl_eval"
@@ -100,10 +101,10 @@ def _question(row: dict[str, Any]) -> str:
 def _rows(name: str) -> Iterator[dict[str, Any]]:
     """The rows of one of the package's files. Raises UserError if the package is not there."""
     try:
-        text = files(PACKAGE).joinpath("data", *name.split("/")).read_text(encoding="utf-8")
+        text = files(PACKAGE).joinpath("data", *name.split("/")).read_bytes().decode()
     except ModuleNotFoundError:
         raise UserError("found no package bfcl-eval, expected the one pinned in envs/data.txt") from None
-    return map(json.loads, text.splitlines())
+    return map(json.loads, split_lines(text))
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,20 @@ def test_the_eight_categories_have_the_items_that_the_package_says() -> None:
         "live_parallel": 16,
         "live_parallel_multiple": 24,
     }
+
+
+def test_an_item_with_any_line_break_in_its_text_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = "first\x85 second\u2028 third\u2029 last\r\x0b\x1c"
+    row = {"id": "simple_python_0", "question": [[{"role": "user", "content": asked}]], "function": []}
+    answer = {"id": "simple_python_0", "ground_truth": [{"f": {"x": [asked]}}]}
+    (tmp_path / "data/possible_answer").mkdir(parents=True)
+    for place, one in (("", row), ("possible_answer/", answer)):
+        text = json.dumps(one, ensure_ascii=False) + "\n"
+        (tmp_path / f"data/{place}BFCL_v4_simple_python.json").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(bfcl, "files", lambda package: tmp_path)
+    (found,) = bfcl.items(["simple_python"], "here")
+    assert found["question"] == asked
+    assert json.loads(found["answer"])["possible"] == answer["ground_truth"]
 
 
 def test_the_packages_own_answers_are_right_and_other_calls_wrong_in_every_category() -> None:

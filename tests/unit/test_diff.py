@@ -1,6 +1,7 @@
 """`chord diff` names the first cause of a difference: code, environment, config, data, seed, step; then the rest."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,26 @@ def test_the_first_record_of_other_data_is_named(
     other = edited(mini_copy / run, lambda m: m["inputs"]["prompts"].update(sha256="0" * 64))
     _, found = differences(capsys, mini_study / run, other)
     assert [one["where"] for one in found] == ["prompts", "prompts, line 4.answer"]
+
+
+@pytest.mark.parametrize("line_break", ["\x85", "\u2028", "\u2029", "\x0b", "\x1e", "\r"])
+def test_a_record_with_any_line_break_in_its_text_is_one_line(
+    mini_study: Path, mini_copy: Path, capsys: pytest.CaptureFixture[str], line_break: str
+) -> None:
+    folders = (mini_copy.parent / "one", mini_copy.parent / "other")
+    for folder, answer in zip(folders, ("1", "2"), strict=True):
+        shutil.copytree(mini_study / "results/demo/data", folder / "results/demo/data")
+        problems = folder / "results/demo/data/problems/train.jsonl"
+        lines = [json.loads(line) for line in problems.read_text().split("\n")[:-1]]
+        lines[0]["prompt"] = f"one{line_break}two"
+        lines[1]["answer"] = answer
+        problems.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        edit_json(
+            problems.with_suffix(".manifest.json"), lambda m, a=answer: m["outputs"]["problems"].update(sha256=a * 64)
+        )
+    manifests = [folder / "results/demo/data/problems/train.manifest.json" for folder in folders]
+    _, found = differences(capsys, *manifests)
+    assert [one["where"] for one in found] == ["problems", "problems, line 2.answer"]
 
 
 def test_answers_of_two_models_differ_first_in_the_model(mini_study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,10 @@
 """Records: equal ones give equal bytes, what is written is read back, damage is told by file and line."""
 
+from dataclasses import replace
+
 import pytest
 
-from chord.records import Problem, RecordError, Trace, read_lines, write_lines
+from chord.records import Problem, RecordError, Trace, read_lines, split_lines, write_lines
 
 TRACE = Trace("t1", "p1", "1+2", ">120:3=3", "scripted expert")
 PROBLEM = Problem("p1", "sum-1", "1+2", "3", {"dataset": "chain_sum", "é": [1, {"a": None}]})
@@ -14,6 +16,22 @@ def test_what_is_written_is_read_back(tmp_path):
     assert read_lines(path, Problem) == [PROBLEM, PROBLEM]
     path.write_text(write_lines([TRACE]), encoding="utf-8")
     assert read_lines(path, Trace) == [TRACE]
+
+
+BREAKS = "\n \r\n \r \x0b \x0c \x1c \x1d \x1e \x85 \u2028 \u2029"
+
+
+def test_only_a_line_feed_ends_a_record_whatever_line_breaks_its_texts_hold(tmp_path):
+    records = [replace(TRACE, response=f"a{one}b", prompt=BREAKS) for one in BREAKS.split(" ")]
+    path = tmp_path / "x.jsonl"
+    path.write_text(write_lines(records), encoding="utf-8")
+    assert read_lines(path, Trace) == records
+    assert len(split_lines(write_lines(records))) == len(records)
+
+
+def test_lines_are_as_many_as_their_ends():
+    texts = ("", "\n", "a\u2028b", "a\x85b\n", "a\n\nb\n")
+    assert list(map(split_lines, texts)) == [[], [""], ["a\u2028b"], ["a\x85b"], ["a", "", "b"]]
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "seconds": round(time.monotonic() - began, 3),
             "cell": _cell_data(question),
         }
-        print(json.dumps(about | chain.as_data(proof), indent=1, ensure_ascii=False))
+        print(json.dumps(about | chain.as_data(proof), indent=1))
     else:
         for line in _report(question, proof, given.strict):
             print(line)

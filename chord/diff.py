@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one, other = (_job(path) for path in (given.one, given.other))
     found = list(compared(one, other))
     if given.json:
-        print(json.dumps([change._asdict() for change in found], indent=1, ensure_ascii=False))
+        print(json.dumps([change._asdict() for change in found], indent=1))
         return DIFFERENT if found else 0
     print(f"{one.path} ({one.manifest.verb}) -> {other.path} ({other.manifest.verb})")
     if not found:

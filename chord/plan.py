@@ -51,7 +51,7 @@ def main() -> None:
 
 def _tell(estimate: dict[str, Any], as_json: bool) -> NoReturn:
     """Print it and end."""
-    print(json.dumps(estimate, indent=1, ensure_ascii=False) if as_json else "\n".join(told(estimate)))
+    print(json.dumps(estimate, indent=1) if as_json else "\n".join(told(estimate)))
     sys.exit(0 if estimate["fits"] else 1)
 
 

@@ -42,7 +42,7 @@ def main() -> None:
     config = ["--config", *args.config] if args.config else []
     reasons = explained(planned([*args.targets, *others, *config]), stale, results)
     if args.json:
-        print(json.dumps([{"job": job, "because": why} for job, why in reasons.items()], indent=1, ensure_ascii=False))
+        print(json.dumps([{"job": job, "because": why} for job, why in reasons.items()], indent=1))
         return
     for job, why in reasons.items():
         print(f"{job}: {'; '.join(why)}.")

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from chord.findings import verdicts
 from chord.findings.rendering import NONE, caption, count, notes, paper_heading, paper_value, value
+from chord.plain import plain as in_ascii
 
-PLAIN = str.maketrans({"±": "+-", "×": "x", "–": "-", "µ": "mu", "φ": "phi", "“": '"', "”": '"', "≤": "<="})
 STYLES = {"holds": "green", "fails": "red", "undecided": "yellow"}
 NARROW_LABEL = 11
 
@@ -25,7 +25,7 @@ def show(table: Mapping[str, Any], claims: Mapping[str, Any] | None, files: Mapp
     plain = not console.encoding.lower().replace("-", "").startswith("utf8")
 
     def text(words: str, style: str = "") -> Text:
-        return Text(words.translate(PLAIN) if plain else words, style=style)
+        return Text(in_ascii(words) if plain else words, style=style)
 
     console.print()
     console.print(text(table["title"], "bold"))
@@ -51,7 +51,7 @@ def show_verdicts(claims: Mapping[str, Any]) -> None:
     plain = not console.encoding.lower().replace("-", "").startswith("utf8")
 
     def text(words: str, style: str = "") -> Text:
-        return Text(words.translate(PLAIN) if plain else words, style=style)
+        return Text(in_ascii(words) if plain else words, style=style)
 
     console.print()
     console.print(text(f"{verdicts.TITLE} (rules of {claims['rules_dated']})", "bold"))
@@ -83,14 +83,14 @@ def _legend(table: Mapping[str, Any], plain: bool) -> str:
     words = f"\n{' | '.join(metrics)} in percent ± standard error; {paper_heading(dict(table))}"
     counts = {count(cell) for row in table["rows"] for cell in row["cells"].values()}
     words += f"\nn = {counts.pop()} (seeds × problems × samples) in every cell" if len(counts) == 1 else ""
-    return words.translate(PLAIN) if plain else words
+    return in_ascii(words) if plain else words
 
 
 def _drawn(table: Mapping[str, Any], keys: Sequence[str], narrow: bool, plain: bool) -> Table:
     """The columns `keys`; n stands in the heading where it is the same for the column, else in the cells."""
 
     def said(words: str) -> str:
-        return words.translate(PLAIN) if plain else words
+        return in_ascii(words) if plain else words
 
     counts = {key: {count(row["cells"][key]) for row in table["rows"]} for key in keys}
     everywhere = len({n for key in keys for n in counts[key]}) == 1

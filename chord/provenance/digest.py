@@ -44,6 +44,7 @@ DECIDES_NOTHING = (
     "chord.config.zero",
     "chord.jobs",
     "chord.provenance.commands",
+    "chord.plain",
     "chord.provenance.digest",
     "chord.provenance.environment",
     "chord.provenance.freshness",

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from chord.plain import settle_output
 from chord.provenance.processes import Process, lives, this_process
 
 STRANGERS_KEPT_SECONDS = 24 * 3600
@@ -168,6 +169,7 @@ def _remove_leftovers(path: Path) -> None:
 
 def run_verb(name: str, main: Callable[[], int | None]) -> NoReturn:
     """Run `main` as the program `name` and exit: 0 or what it returns; 2 and one line where the user can mend it."""
+    settle_output()
     _end_in_order()
     try:
         code = main() or 0

@@ -238,3 +238,19 @@ def test_quick_believes_what_it_kept_and_nothing_else_does(mini_copy: Path, caps
     assert as_json(capsys, results)["bytes_hashed"] == whole
     flip_in_place(results / GRPO / "model/model.safetensors")
     assert not as_json(capsys, results, "--quick")["holds"]
+
+
+def test_every_command_can_be_read_where_only_ascii_can_be_shown(mini_study: Path) -> None:
+    runs = [f"results/demo/runs/{arm}/seed-1" for arm in ("grpo", "sft-light")]
+    for module, arguments in (
+        ("chord.audit", ["results/demo/table1.json", "--cell", "grpo/in-distribution"]),
+        ("chord.audit", ["results/demo/table1.json", "--json"]),
+        ("chord.diff", runs),
+        ("chord.watch", ["--once"]),
+        ("chord.tabulate", ["--show", "results/demo/table1.json"]),
+        ("chord.why", ["table1"]),
+        ("chord.audit", ["--help"]),
+    ):
+        done = run(mini_study, module, *arguments, PYTHONIOENCODING="ascii")
+        assert done.stdout.isascii() and "Traceback" not in done.stdout, (module, done.stdout)
+        assert done.returncode in (0, 1), (module, done.stdout)

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +93,44 @@ def test_a_number_out_of_range_is_told_in_one_line(
 def test_no_command_takes_a_number_without_a_range() -> None:
     for file in (ROOT / "chord").rglob("*.py"):
         assert not re.search(r"\btype=(int|float)\b", file.read_text(encoding="utf-8")), file
+
+
+SAID = """
+from chord.provenance.files import run_verb
+import sys
+def main():
+    print("µ = 0.5 ± 0.1, φ ≤ 1 “naïve” 中 ▁█")
+    print("× \\udcff", file=sys.stderr)
+run_verb("chord.audit", main)
+"""
+ASCII = (b'mu = 0.5 +- 0.1, phi <= 1 "naive" \\u4e2d _#\n', b"x \\udcff\n")
+
+
+@pytest.mark.parametrize(
+    "terminal",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C"},
+        {"LC_ALL": "POSIX"},
+        {"TERM": "dumb"},
+        {"PYTHONIOENCODING": "ascii:strict"},
+    ],
+    ids=str,
+)
+def test_a_terminal_without_a_character_gets_another_that_says_the_same(terminal: dict[str, str]) -> None:
+    assert said_in(terminal) == ASCII
+
+
+def test_a_terminal_that_has_the_character_gets_it() -> None:
+    assert said_in({"PYTHONIOENCODING": "utf-8"})[0].decode() == "µ = 0.5 ± 0.1, φ ≤ 1 “naïve” 中 ▁█\n"
+    assert said_in({"PYTHONIOENCODING": "latin-1"})[0].decode("latin-1").startswith('µ = 0.5 ± 0.1, phi <= 1 "naïve"')
+    assert said_in({"LC_ALL": "C", "PYTHONIOENCODING": "utf-8"})[0].decode().startswith("µ = 0.5 ±")
+
+
+def said_in(terminal: dict[str, str]) -> tuple[bytes, bytes]:
+    """What a program of the project writes there: standard output and error."""
+    left_out = ("LC_ALL", "LC_CTYPE", "LANG", "TERM", "PYTHONIOENCODING", "PYTHONUTF8")
+    inherited = {name: value for name, value in os.environ.items() if name not in left_out}
+    done = subprocess.run([sys.executable, "-c", SAID], cwd=ROOT, env=inherited | terminal, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr

@@ -34,8 +34,12 @@ from chord.config.sets import (
     trace_sets,
 )
 from chord.findings import needs
+from chord.plain import settle_output
 from chord.planning.snakemake import answer, is_asked, told_by
 from chord.provenance import commands, freshness
+
+
+settle_output()
 
 
 def checked_project(given):

@@ -1,50 +1,65 @@
 """Go on after Snakemake itself was killed: end what it left behind, keep what that finished, start Snakemake again.
 
-    chord resume --profile slurm table1
+    chord resume --cores 2 table1                 on this machine
+    chord resume --profile slurm table1           on a cluster
 
 All arguments are Snakemake's. In this order: nothing is done while another Snakemake works in this folder; jobs that a
-killed one left in Slurm's queue are cancelled (a training saves first) and waited for; the folder is unlocked; files of
-jobs that ended well while nobody watched are no longer taken for incomplete, if their manifests and hashes agree with
-the present project; then `snakemake` runs. So nothing is written twice at a time and nothing finished is made again.
+killed one left in Slurm's queue or running on this machine are ended (a training saves first) and waited for; the
+folder is unlocked; files of jobs that ended well while nobody watched are no longer taken for incomplete, if their
+manifests and hashes agree with the present project; then `snakemake` runs. So nothing is written twice at a time and
+nothing finished is made again. Slurm is asked where it is installed; it must answer only where jobs were sent to it:
+Snakemake's records, Slurm's logs or the ledger have one, or the command line names it.
 """
 
+import argparse
 import base64
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+import yaml
 
 from chord import jobs
 from chord.config import load
 from chord.provenance import freshness
+from chord.provenance.attempts import read_attempts
 from chord.provenance.files import UserError, run_verb
+from chord.provenance.processes import JobProcess, job_processes
 
 # The plugin names a job PREFIX_UUID, or UUID alone.
 NAME = re.compile(r"(\S+_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ENDED = ("CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "DEADLINE")
+SHELLS = ("bash", "sh", "dash")
 PATIENCE_SECONDS = 300
 POLL_SECONDS = 1.0
 
 
-def main() -> None:
+def main() -> int | None:
     """End, wait, unlock, then become Snakemake."""
     arguments, here = sys.argv[1:], Path.cwd()
     if arguments in (["-h"], ["--help"]):
         print(__doc__)
-        return
+        return None
     if others := list(snakemakes(here)):
         raise UserError(
             f"{here}: found Snakemake at work (process {', '.join(map(str, others))}), expected none: it goes on by"
             " itself"
         )
-    end_jobs(here)
+    end_jobs(here, arguments)
+    end_processes(here)
     snakemake = [sys.executable, "-m", "snakemake"]
-    subprocess.run([*snakemake, "--unlock", *arguments], check=True, stdout=subprocess.DEVNULL)
+    unlocked = subprocess.run([*snakemake, "--unlock", *arguments], capture_output=True, text=True, check=False)
+    if unlocked.returncode:
+        print(unlocked.stderr.strip(), file=sys.stderr)
+        return unlocked.returncode
     study = next((word.partition("=")[2] for word in arguments if word.startswith("study=")), None)
     for path in keep_finished(here, study):
         print(f"chord resume: {path} was finished while nobody watched", file=sys.stderr)
@@ -61,14 +76,72 @@ def snakemakes(folder: Path) -> Iterator[int]:
                 yield int(place.name)
 
 
-def end_jobs(folder: Path) -> None:
+def end_processes(folder: Path) -> None:
+    """End what a Snakemake of this folder left running on this machine, and wait until it is gone.
+
+    A verb is told first and the shell around it ends with it, so that a training saves and what it started ends in
+    order. Raises UserError if something is still there after five minutes.
+    """
+    told: set[int] = set()
+    end = time.monotonic() + PATIENCE_SECONDS
+    while left := job_processes(folder):
+        if not told:
+            print(f"chord resume: ending what the Snakemake before left running: {_listed(left)}", file=sys.stderr)
+        for number in _to_tell(left) - told:
+            told.add(number)
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGTERM)
+        if time.monotonic() > end:
+            raise UserError(
+                f"{folder}: found {_listed(left)} still running after {PATIENCE_SECONDS} s, expected them to end;"
+                f" end them yourself: kill -9 {' '.join(map(str, left))}"
+            )
+        time.sleep(POLL_SECONDS / 10)
+
+
+def _to_tell(left: Mapping[int, JobProcess]) -> set[int]:
+    """The topmost programs; shells and Snakemakes around them only where nothing else is left."""
+    programs = {number for number, process in left.items() if not _is_around(process.command)}
+
+    def is_below_another(number: int) -> bool:
+        above = left[number].parent
+        while above in left:
+            if above in programs:
+                return True
+            above = left[above].parent
+        return False
+
+    return {number for number in programs if not is_below_another(number)} or set(left)
+
+
+def _is_around(command: Sequence[str]) -> bool:
+    return Path(command[0]).name in SHELLS or any(Path(word).name == "snakemake" for word in command[:3])
+
+
+def _listed(left: Mapping[int, JobProcess]) -> str:
+    """The programs by name and number."""
+    programs = {number: process.command for number, process in left.items() if not _is_around(process.command)}
+    names = {
+        number: next((word for word in command if word.startswith("chord.")), Path(command[0]).name)
+        for number, command in (programs or {number: process.command for number, process in left.items()}).items()
+    }
+    return ", ".join(f"{name} (process {number})" for number, name in names.items())
+
+
+def end_jobs(folder: Path, arguments: Sequence[str] = ()) -> None:
     """Cancel the jobs that a Snakemake of this folder left in Slurm's queue, and wait until they are gone.
 
-    Raises UserError if they are still there after five minutes, or if Slurm does not answer.
+    Raises UserError if they are still there after five minutes, or if Slurm does not answer though it was used here.
     """
     if not shutil.which("squeue"):
         return
-    left = queued(folder)
+    try:
+        left = queued(folder)
+    except UserError:
+        if used := why_slurm(folder, arguments):
+            print(f"chord resume: Slurm must answer, since {used}", file=sys.stderr)
+            raise
+        return
     if not left:
         return
     print(f"chord resume: cancelling {len(left)} jobs of the Snakemake before: {' '.join(left)}", file=sys.stderr)
@@ -96,6 +169,42 @@ def queued(folder: Path) -> list[str]:
         for number, state, name, place in rows
         if state not in ENDED and NAME.fullmatch(name) and Path(place).resolve() == folder.resolve()
     ]
+
+
+def why_slurm(folder: Path, arguments: Sequence[str]) -> str | None:
+    """What says that jobs of this folder were, or are to be, sent to Slurm; None where nothing does."""
+    given = argparse.ArgumentParser(add_help=False)
+    given.add_argument("--profile", default=os.environ.get("SNAKEMAKE_PROFILE"))
+    given.add_argument("--executor", "-e")
+    named, _ = given.parse_known_args(arguments)
+    if named.executor == "slurm":
+        return "the command line names it"
+    if named.profile and any(
+        _sends_to_slurm(place) for place in (Path(named.profile), Path("profiles", named.profile))
+    ):
+        return f"profile {named.profile} names it"
+    records = folder / ".snakemake"
+    if any((records / "slurm_logs").rglob("*.log")):
+        return f"{records / 'slurm_logs'} has logs of its jobs"
+    for output, mark in _marks(records / "incomplete"):
+        with suppress(ValueError):
+            if number := json.loads(mark.read_bytes()).get("external_jobid"):
+                return f"job {number} was to make {output}"
+    for path in sorted((folder / "results").glob("*/provenance/ledger.jsonl")):
+        attempts = read_attempts(path)
+        for start in attempts.starts.values():
+            if start.get("job") and start.get("attempt") not in attempts.ends:
+                return f"{path.relative_to(folder)} has no end of what job {start['job']} began"
+    return None
+
+
+def _sends_to_slurm(profile: Path) -> bool:
+    """Whether the config of a profile names Slurm as its executor."""
+    for file in sorted(profile.glob("config*.yaml")):
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("executor") == "slurm":
+            return True
+    return False
 
 
 def keep_finished(folder: Path, study: str | None) -> list[Path]:

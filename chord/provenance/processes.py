@@ -1,10 +1,17 @@
-"""Which process is this, and does that one still live. Reads /proc where there is one; knows no file of ours."""
+"""Which process is this, does that one still live, and which ones belong to a Snakemake of a folder.
+
+Reads /proc where there is one; knows no file of ours.
+"""
 
 import os
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+# The Snakefile sets it to its folder, so that every job and all below it carry it, whatever becomes of their parents.
+SNAKEMAKE_IN = "CHORD_SNAKEMAKE_IN"
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,30 @@ def lives(process: Process) -> bool | None:
     except PermissionError:
         return True
     return True
+
+
+@dataclass(frozen=True)
+class JobProcess:
+    """A process of a Snakemake job: the number of its parent, and its command line."""
+
+    parent: int
+    command: tuple[str, ...]
+
+
+def job_processes(folder: Path) -> dict[int, JobProcess]:
+    """Processes on this machine that a Snakemake of `folder` started, by number; not this one or those above it."""
+    found: dict[int, JobProcess] = {}
+    mark = f"{SNAKEMAKE_IN}={folder.resolve()}".encode()
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, parent = (place / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state not in "ZX" and mark in (place / "environ").read_bytes().split(b"\0"):
+                words = (place / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+                found[int(place.name)] = JobProcess(int(parent), tuple(words))
+    own: int | None = os.getpid()
+    while own is not None and (process := found.pop(own, None)):
+        own = process.parent
+    return found
 
 
 @cache

@@ -2,14 +2,18 @@
 
 import base64
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from chord import resume
+from chord.provenance import ledger
 from chord.provenance.files import UserError
+from chord.provenance.processes import SNAKEMAKE_IN, job_processes
 
 UUID = "679c34e4-6810-49c6-becf-455bf008fcd9"
 
@@ -69,15 +73,139 @@ def test_only_living_jobs_of_this_folder_that_snakemake_sent_are_cancelled(tmp_p
     assert told.read_text() == "1 2\n"
 
 
-def test_nothing_is_cancelled_where_nothing_was_left_and_a_slurm_that_is_silent_is_told(
-    tmp_path: Path, monkeypatch
-) -> None:
+def test_nothing_is_cancelled_where_nothing_was_left(tmp_path: Path, monkeypatch) -> None:
     told = slurm(tmp_path, monkeypatch)
     resume.end_jobs(tmp_path)
     assert not told.exists()
-    (tmp_path / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
+
+
+def no_slurm(folder: Path, monkeypatch) -> Path:
+    """A squeue without a cluster; gives a folder beside it, where nothing was done yet."""
+    slurm(folder, monkeypatch)
+    (folder / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
+    monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
+    here = folder / "here"
+    here.mkdir()
+    return here
+
+
+def ledger_of(here: Path, job: str | None, end: bool) -> None:
+    """A study with one attempt: in this Slurm job or in none, with an end or without."""
+    path = here / "results/demo/provenance/ledger.jsonl"
+    ledger.append(path, "start", {"attempt": "a", "verb": "chord.train", "manifest": "m", "job": job})
+    if end:
+        ledger.append(path, "end", {"attempt": "a", "outcome": "ok"})
+
+
+def a_profile(here: Path, name: str, executor: str) -> None:
+    (here / name).mkdir(parents=True)
+    (here / name / "config.yaml").write_text(f"executor: {executor}\njobs: 3\n")
+
+
+def a_log(here: Path) -> None:
+    (here / ".snakemake/slurm_logs/rule_train").mkdir(parents=True)
+    (here / ".snakemake/slurm_logs/rule_train/7.log").touch()
+
+
+SENT = {
+    "a mark of a job": (lambda here: mark(here, "x").write_text('{"external_jobid": "7"}'), (), "job 7 was to make x"),
+    "a log of Slurm": (a_log, (), "has logs of its jobs"),
+    "an attempt without an end": (lambda here: ledger_of(here, "7", False), (), "has no end of what job 7 began"),
+    "a profile": (lambda here: a_profile(here, "mine", "slurm"), ("--profile", "mine"), "profile mine names it"),
+    "a profile of the project": (
+        lambda here: a_profile(here, "profiles/mine", "slurm"),
+        ("--profile=mine",),
+        "profile mine names it",
+    ),
+    "an executor": (lambda here: None, ("table1", "--executor", "slurm"), "the command line names it"),
+}
+
+
+@pytest.mark.parametrize("case", SENT)
+def test_a_slurm_that_is_silent_is_told_where_something_was_sent_to_it(
+    case: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    prepare, arguments, reason = SENT[case]
+    here = no_slurm(tmp_path, monkeypatch)
+    monkeypatch.chdir(here)
+    prepare(here)
     with pytest.raises(UserError, match="squeue: found no answer \\(Unable to contact slurm controller\\)"):
-        resume.end_jobs(tmp_path)
+        resume.end_jobs(here, arguments)
+    assert reason in capsys.readouterr().err
+
+
+NOT_SENT = {
+    "nothing": (lambda here: None, ("--cores", "2", "table1")),
+    "a mark of a job here": (lambda here: mark(here, "x"), ()),
+    "an attempt here without an end": (lambda here: ledger_of(here, None, False), ()),
+    "a job of Slurm that ended": (lambda here: ledger_of(here, "7", True), ()),
+    "another profile": (lambda here: a_profile(here, "mine", "local"), ("--profile", "mine")),
+    "an empty folder for logs": (lambda here: (here / ".snakemake/slurm_logs").mkdir(parents=True), ()),
+}
+
+
+@pytest.mark.parametrize("case", NOT_SENT)
+def test_a_slurm_that_is_silent_hinders_nobody_who_sent_nothing_to_it(case: str, tmp_path: Path, monkeypatch) -> None:
+    prepare, arguments = NOT_SENT[case]
+    here = no_slurm(tmp_path, monkeypatch)
+    monkeypatch.chdir(here)
+    prepare(here)
+    resume.end_jobs(here, arguments)
+
+
+def orphaned(folder: Path, script: str) -> None:
+    """A job of a Snakemake in `folder` whose Snakemake is gone: a shell with a program below it."""
+    (folder / "chord.py").write_text(script)
+    job = f"{sys.executable} {folder}/chord.py; true"
+    starter = (
+        f"import subprocess; subprocess.Popen(['bash', '-c', {job!r}], cwd={str(folder)!r}, start_new_session=True)"
+    )
+    marked = os.environ | {SNAKEMAKE_IN: str(folder.resolve())}
+    subprocess.run([sys.executable, "-c", starter], env=marked, check=True)
+
+
+SAVES = """
+import pathlib, signal, sys, time
+def save(number, frame):
+    time.sleep(0.5)
+    pathlib.Path("saved").touch()
+    sys.exit(75)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("ready").touch()
+time.sleep(300)
+"""
+
+
+def test_what_runs_on_here_without_its_snakemake_saves_and_is_gone_and_that_of_another_folder_stays(
+    tmp_path: Path, capsys
+) -> None:
+    here, other = tmp_path / "here", tmp_path / "other"
+    for folder in (here, other):
+        folder.mkdir()
+        orphaned(folder, SAVES)
+        while not (folder / "ready").exists():
+            time.sleep(0.01)
+    try:
+        resume.end_processes(here)
+        assert (here / "saved").exists() and not job_processes(here)
+        assert len(job_processes(other)) == 2
+        assert "ending what the Snakemake before left running: python" in capsys.readouterr().err
+    finally:
+        resume.end_processes(other)
+
+
+def test_what_does_not_end_is_told_with_its_number(tmp_path: Path, monkeypatch) -> None:
+    orphaned(tmp_path, SAVES.replace("signal.SIGTERM, save", "signal.SIGTERM, signal.SIG_IGN"))
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    monkeypatch.setattr(resume, "PATIENCE_SECONDS", 0.3)
+    left = job_processes(tmp_path)
+    try:
+        with pytest.raises(UserError, match=r"still running after 0.3 s, .* kill -9 \d+ \d+"):
+            resume.end_processes(tmp_path)
+    finally:
+        for number in left:
+            os.kill(number, signal.SIGKILL)
 
 
 def test_a_living_snakemake_of_the_same_folder_is_seen_and_of_another_one_is_not(tmp_path: Path) -> None:

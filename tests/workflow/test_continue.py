@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from chord.provenance.processes import job_processes
 from tests.faults.small_run import result
 from tests.unit.small_study import write_study
 from tests.workflow.tree import PARTS, ROOT
@@ -88,3 +89,54 @@ def test_a_training_job_that_receives_sigterm_is_continued_and_ends_with_the_sam
     found = result(base)
     del found["model/.snakemake_timestamp"]  # Snakemake's own mark
     assert found == result(alone)
+
+
+def resumed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `chord resume` says."""
+    left_out = ("PYTHONPATH", "SNAKEMAKE_PROFILE")
+    return subprocess.run(
+        [sys.executable, "-m", "chord.resume", *arguments],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if name not in left_out},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+    )
+
+
+@pytest.mark.slow
+def test_after_a_kill_of_snakemake_alone_one_command_goes_on(tmp_path: Path) -> None:
+    folder = project(tmp_path / "a study")
+    process = started(folder)
+    orphan = trainer(folder, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert orphan in job_processes(folder)
+    done = resumed(folder, "--cores", "1", MODEL)
+    assert done.returncode == 0, done.stdout
+    assert f"ending what the Snakemake before left running: chord.train (process {orphan})" in done.stdout
+    assert not job_processes(folder)
+    ledger = folder / "results/demo/provenance/ledger.jsonl"
+    ends = [json.loads(line) for line in ledger.read_text().split("\n")[:-1]]
+    assert [end["outcome"] for end in ends if end.get("exit_code") == 75] == ["stopped"]
+    assert "from step 0" not in (folder / "results/demo/models/base/train.log").read_text()
+    assert sum(one["event"] == "start" and one["verb"] == "chord.prepare" for one in ends) == len(
+        list((folder / "results/demo/data/problems").glob("*.manifest.json"))
+    ), "what was finished is not made again"
+
+
+@pytest.mark.slow
+def test_what_ended_well_while_nobody_watched_is_kept(tmp_path: Path) -> None:
+    folder = project(tmp_path / "a study")
+    process = started(folder)
+    trainer(folder, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while job_processes(folder):
+        time.sleep(0.1)
+    manifest = (folder / "results/demo/models/base/train.manifest.json").read_bytes()
+    done = resumed(folder, "--cores", "1", MODEL)
+    assert done.returncode == 0, done.stdout
+    assert "results/demo/models/base/model was finished while nobody watched" in done.stdout
+    assert (folder / "results/demo/models/base/train.manifest.json").read_bytes() == manifest

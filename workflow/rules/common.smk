@@ -37,7 +37,7 @@ from chord.findings import needs
 from chord.plain import settle_output
 from chord.planning.snakemake import answer, is_asked, told_by
 from chord.provenance import commands, freshness
-
+from chord.provenance.processes import SNAKEMAKE_IN
 
 settle_output()
 
@@ -56,6 +56,10 @@ def checked_project(given):
 
 
 project = checked_project(config)
+
+# By this `chord resume` finds what a killed Snakemake left running.
+if workflow.is_main_process:
+    os.environ[SNAKEMAKE_IN] = os.path.realpath(".")
 
 # `.venv/bin/snakemake` starts jobs with its own Python, activated or not. With conda or containers they bring theirs.
 if not workflow.deployment_settings.deployment_method:

@@ -1,5 +1,6 @@
 """A table's JSON as Markdown, and the words that stand below it wherever it is shown. Computes nothing."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -86,16 +87,23 @@ def markdown(table: dict[str, Any]) -> str:
             f"{paper_heading(table)}, {column['paper_column'] or NONE}",
         ]
         rule += ["---:", "---:"]
-    lines = [f"# {table['title']}", "", table["study_title"] + ".", "", _line(heads), _line(rule)]
+    title, study = as_markdown(table["title"]), as_markdown(table["study_title"])
+    lines = [f"# {title}", "", f"{study}.", "", _line(heads), f"| {' | '.join(rule)} |"]
     for row in table["rows"]:
         cells = [row["label"]]
         for column in table["columns"]:
             cell = row["cells"][column["benchmark"]]
             cells += [f"{value(cell)} ({count(cell)})", paper_value(cell)]
         lines.append(_line(cells))
-    lines += ["", caption(table), *(f"\n{note}" for note in notes(table))]
+    lines += ["", as_markdown(caption(table)), *(f"\n{as_markdown(note)}" for note in notes(table))]
     return "\n".join(lines) + "\n"
 
 
+def as_markdown(text: str) -> str:
+    """The text as Markdown that shows it as it is, on one line: no mark-up, no new cell, no HTML."""
+    line = re.sub(r"([\\`*_\[\]<>|~&$])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^(\d*)([-+#=.)])(?=\s|$|[-+#=])", r"\1\\\2", line)
+
+
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(as_markdown, cells)) + " |"

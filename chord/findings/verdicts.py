@@ -7,6 +7,7 @@ from typing import Any
 
 from chord.findings import page as parts
 from chord.findings.reading import read_json
+from chord.findings.rendering import as_markdown
 from chord.provenance.files import UserError
 
 ORDER = ("holds", "fails", "undecided", "not run")
@@ -60,9 +61,10 @@ def said(claim: dict[str, Any]) -> str:
 
 def markdown(data: dict[str, Any], study_title: str) -> str:
     """All claims with verdicts, as a list."""
-    lines = [f"# {TITLE}", "", f"{study_title}. {counted(data['claims'])}.", "", rule(data), ""]
+    lines = [f"# {TITLE}", "", f"{as_markdown(study_title)}. {counted(data['claims'])}.", "", rule(data), ""]
     for claim in ordered(data["claims"]):
-        lines.append(f"- **{claim['verdict']}**: {claim['sentence']} ({said(claim)}) Paper: {claim['evidence']}")
+        words = as_markdown(f"{claim['sentence']} ({said(claim)}) Paper: {claim['evidence']}")
+        lines.append(f"- **{claim['verdict']}**: {words}")
     return "\n".join(lines) + "\n"
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 
 from chord import tabulate
 from chord.config import load
+from chord.findings import rendering
 from chord.findings.statistics import two_way
 from chord.provenance.files import UserError
 from tests.unit.results_tree import write_scores
@@ -275,3 +277,49 @@ def test_labels_cannot_break_out_of_the_page(results):
     from chord.findings.page import table_page
 
     assert "<script>" not in table_page(table)
+
+
+HOSTILE = (
+    "a | b",
+    "*stars* and _lines_ and __more__",
+    "`code` ``x` ~~gone~~ ~sub~",
+    "two\nlines\r\nthree\u2028four",
+    "<b>bold</b> <script>x</script> <https://x.y> &lt; &amp;",
+    "back\\slash \\| and \\\\",
+    "[link](http://x) ![image](y) [^1]",
+    "# heading",
+    "- item",
+    "1. first",
+    "> quote",
+    "---",
+    "$x$ ends with \\",
+)
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+def test_words_stand_in_markdown_as_they_are(words):
+    cell = {"mean": 50.0, "se": 1.0, "n_seeds": 1, "n_problems": 2, "samples_per_problem": 3, "paper": None}
+    data = {
+        "title": words,
+        "study_title": words,
+        "seeds": [1],
+        "paper": {"model": words},
+        "columns": [{"benchmark": "x", "label": words, "metric": words, "paper_column": words}],
+        "rows": [{"arm": "a", "label": words, "note": words, "cells": {"x": cell}}],
+        "not_built": {words: words},
+    }
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(rendering.markdown(data))
+    told = ["".join(one.content for one in token.children) for token in tokens if token.type == "inline"]
+    assert {child.type for token in tokens for child in token.children or ()} <= {"text", "text_special"}
+    line = " ".join(words.split())
+    assert told[:2] == [line, f"{line}."]
+    assert told[2:8] == [
+        "arm",
+        f"{line}, {line} (n)",
+        f"paper: {line}, {line}",
+        line,
+        "50.0 ± 1.0 (1 × 2 × 3)",
+        "–",
+    ]
+    assert told[9:] == [f"{line}: {line}.", f"{line}: not built: {line}."]
+    assert [token.type for token in tokens if token.type.endswith("_open")].count("td_open") == 3

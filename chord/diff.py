@@ -14,16 +14,19 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from chord.planning.targets import nearest
+from chord.provenance.digest import code_closure
 from chord.provenance.files import UserError, run_verb
 from chord.provenance.freshness import Change, differences
 from chord.provenance.lineage import ENDING, Job
 from chord.provenance.manifest import read_manifest
-from chord.provenance.manifest_parts import Content
+from chord.provenance.manifest_parts import Code, Content
 from chord.provenance.tensors import first_difference
 from chord.records import split_lines
 
 DIFFERENT = 1
 SHOWN = 8
+TELLING = ("arm", "recipe.init", "recipe.mu", "recipe.expert_tokens")  # what an arm is; all else comes after
 TIMES = ("timing",)  # outputs that say how long it took
 
 
@@ -53,16 +56,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def compared(one: Job, other: Job) -> Iterator[Change]:
     """Every difference, in the order in which it can have caused the ones after it."""
     a, b = one.manifest, other.manifest
-    yield from differences("code", {"verb": a.verb, **a.code.modules}, {"verb": b.verb, **b.code.modules})
+    yield from differences("code", {"verb": a.verb}, {"verb": b.verb})
+    yield from _code(a.code, b.code)
     yield from differences("environment", _environment(one), _environment(other))
     runs = [_recipe(job) for job in (one, other)]
-    yield from differences("config", _without(runs[0], "seed"), _without(runs[1], "seed"))
+    yield from sorted(differences("config", _without(runs[0], "seed"), _without(runs[1], "seed")), key=_telling)
     yield from differences("config", a.decided_by, b.decided_by)
     yield from differences("config", _template(one), _template(other))
     yield from _files("data", one, other, a.inputs, b.inputs)
     yield from differences("seed", a.seeds, b.seeds)
     yield from _steps(one, other)
     yield from _files("output", one, other, _without(a.outputs, *TIMES), _without(b.outputs, *TIMES))
+
+
+def _code(one: Code, other: Code) -> Iterator[Change]:
+    """The modules with two meanings.
+
+    Two recipes leave out what only the other one reaches: that is no change of the code. Where other names of a module
+    were left out, its two hashes can be equal to those of one present module; then there is no change either.
+    """
+    if one.without == other.without:
+        yield from differences("code", one.modules, other.modules)
+        return
+    for name in (name for name in one.modules if name in other.modules):
+        is_comparable = _left_out(one, name) == _left_out(other, name)
+        if is_comparable or _is_present(one, name) != _is_present(other, name):
+            yield from differences("code", one.modules[name], other.modules[name], name)
+
+
+def _left_out(code: Code, module: str) -> set[str]:
+    """The names of a module that do not count."""
+    return {name for name in code.without if name.startswith(f"{module}:")}
+
+
+def _is_present(code: Code, module: str) -> bool:
+    """Whether the module as it counted is the one that is there now."""
+    try:
+        return code_closure(module, without=tuple(_left_out(code, module))).get(module) == code.modules[module]
+    except UserError:
+        return False  # it is gone, or cannot be parsed
+
+
+def _telling(change: Change) -> int:
+    """The place of a setting in the order in which a person wants to know of it."""
+    return next(
+        (number for number, key in enumerate(TELLING) if f"{change.where}.".startswith(f"{key}.")), len(TELLING)
+    )
 
 
 def _environment(job: Job) -> dict[str, Any]:
@@ -167,6 +206,8 @@ def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 def _job(path: Path) -> Job:
     """The manifest that is named, or that of a run's folder. Raises UserError where there is none, or more than one."""
+    if not path.exists():
+        raise UserError(f"{path}: found nothing there, expected a run's folder or a manifest{nearest(path)}")
     if path.is_dir():
         found = sorted(path.glob(f"*{ENDING}"))
         trained = [one for one in found if one.name in (f"train{ENDING}", f"choose{ENDING}")]

@@ -61,6 +61,27 @@ def test_two_arms_differ_first_in_the_recipe_key_by_key(mini_study: Path, capsys
     assert data["prompts"] == "nothing"
 
 
+def test_two_arms_of_one_checkout_differ_in_arm_and_mu_and_not_in_code(
+    mini_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = mini_study / "results/demo"
+    manifests = [json.loads((results / run / "train.manifest.json").read_text()) for run in (GRPO, SFT)]
+    assert manifests[0]["code"]["modules"] != manifests[1]["code"]["modules"], "they leave out what they cannot reach"
+    _, found = differences(capsys, results / GRPO, results / SFT)
+    assert [one["where"] for one in found][:2] == ["arm", "recipe.mu.value"]
+    assert "code" not in {one["what"] for one in found}
+
+
+@pytest.mark.parametrize("module", ["chord.learner.gradient", "chord.objective.losses"])
+def test_a_real_difference_of_code_between_two_arms_comes_first(
+    mini_study: Path, mini_copy: Path, capsys: pytest.CaptureFixture[str], module: str
+) -> None:
+    other = edited(mini_copy / "results/demo" / SFT, lambda m: m["code"]["modules"].update({module: "0"}))
+    _, found = differences(capsys, mini_study / "results/demo" / GRPO, other)
+    assert found[0]["where"] == module
+    assert found[0]["new"] == "0"
+
+
 @pytest.mark.parametrize(
     ("first", "where", "change"),
     [

@@ -8,8 +8,9 @@ Each link is verified, or altered (its bytes are not what its maker recorded, or
 inputs), missing, stale (made by another command, other code, settings, pins or inputs than are there now), or
 untracked (no manifest made it). A dirty tree (made with uncommitted changes) and unpinned packages (others than envs/
 pins) are remarks: what ran is recorded, but not under a name that others have. It is a remark too where the commands
-of the rules could not be compared. --strict makes remarks break the chain. Exit code 0: the chain holds, 1: a link is
-broken, 2: the question cannot be asked.
+of the rules could not be compared; and, where the whole study is asked about, files among its results that no job made
+and lines of its ledger that tell of no attempt: no number stands on them. --strict makes remarks break the chain. Exit
+code 0: the chain holds, 1: a link is broken, 2: the question cannot be asked.
 """
 
 import argparse
@@ -140,7 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick", action="store_true", help="files of the same size, times and inode keep the hash of the last --quick"
     )
-    parser.add_argument("--strict", action="store_true", help="remarks break the chain too: dirty tree, unpinned")
+    parser.add_argument(
+        "--strict", action="store_true", help="remarks break the chain too: dirty tree, unpinned, of no job"
+    )
     parser.add_argument("--root", type=Path, default=Path("."), help="the folder that holds config/ (default: here)")
     return parser
 

@@ -13,8 +13,10 @@ from typing import Any
 
 from chord import jobs
 from chord.config import Project, load
+from chord.config.messages import expected
 from chord.findings import recomputed
 from chord.findings.reading import read_json
+from chord.planning.targets import nearest
 from chord.provenance import commands
 from chord.provenance.attempts import read_attempts
 from chord.provenance.digest import PROJECT
@@ -25,6 +27,11 @@ from chord.provenance.lineage import Job, Lineage, read_lineage, study_of
 from chord.provenance.proof import Proof, gathered, proved
 from chord.provenance.rehash import Hasher
 from chord.provenance.verdicts import LEDGER, Evidence, Finding, Status
+
+# Folders and files beside results: what trainings save on the way, logs, the ledger, and what `chord export` adds.
+BESIDE = ("logs", "provenance", "state", "ranks", "crate")
+CRATE = ("ro-crate-metadata.json", "README.md")
+NO_RESULTS = (".log", ".benchmark.tsv", "run.json")
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,8 @@ def asked(target: Path | None, cell: str | None, root: Path) -> Question:
     place = Path(os.path.abspath(target or root / "results" / load(root).study.name))
     study = study_of(place)
     if not os.path.lexists(study):
-        expected = "expected the results of a study"
-        raise UserError(f"{study}: found no such folder, {expected}; build them: snakemake --cores 2")
+        what = "expected the results of a study"
+        raise UserError(f"{study}: found no such folder, {what}; build them: snakemake --cores 2{nearest(study)}")
     lineage = read_lineage(study)
     project = project_of(study)
     if cell:
@@ -92,7 +99,8 @@ def _described_by(lineage: Lineage, place: Path) -> list[Path]:
     if not within and os.path.lexists(place):
         raise UserError(f"{shown}: found nothing that a manifest describes, expected a result: a table, a model, a run")
     if not within:
-        raise UserError(f"{shown}: found nothing there, expected a result; build it: snakemake --cores 2")
+        hint = nearest(place)
+        raise UserError(f"{shown}: found nothing there, expected a result; build it: snakemake --cores 2{hint}")
     return within
 
 
@@ -100,18 +108,26 @@ def _cell_question(lineage: Lineage, project: Project | None, place: Path, cell:
     """The question about one number of a table: only the scores of that cell are in the way."""
     maker = lineage.makers.get(place)
     if maker is None or maker.manifest.verb != "chord.tabulate":
-        expected = "expected a table, such as results/demo/table1.json"
-        raise UserError(f"{lineage.shown(place)}: found no manifest of a table that made it, {expected}")
+        what = "expected a table, such as results/demo/table1.json"
+        hint = "" if place.exists() else nearest(place)
+        raise UserError(f"{lineage.shown(place)}: found no manifest of a table that made it, {what}{hint}")
     cells: dict[str, list[Path]] = {}
     for path in maker.inputs:
         if (parts := path.parts)[-1] == "scores.json":
             cells.setdefault(f"{parts[-5]}/{parts[-2]}", []).append(path)
     scored = "/".join(cell.split("/")[:2])  # a third part is a category of the benchmark's problems
-    if scored not in cells:
-        raise UserError(f"--cell: found '{cell}', expected an arm and a benchmark: {', '.join(cells)}")
+    known = {*cells} if scored == cell else {*cells, *_shown_cells(place)}
+    if scored not in cells or cell not in known:
+        raise UserError(f"--cell: '{cell}' is no arm and benchmark of the table, {expected(cell, sorted(known))}")
     targets = (place, *(path for path in maker.outputs if path != place))
     arm, _, benchmark = cell.partition("/")
     return Question(lineage, project, targets, (*lineage.behind(cells[scored]), *targets), cell=(arm, benchmark))
+
+
+def _shown_cells(table: Path) -> list[str]:
+    """The cells that a table has, ARM/BENCHMARK or ARM/BENCHMARK/CATEGORY."""
+    data = read_json(table, "a table that chord.tabulate wrote", "tabulate again")
+    return [f"{row['arm']}/{column}" for row in data.get("rows", ()) for column in row["cells"]]
 
 
 def about(
@@ -138,12 +154,48 @@ def answered(question: Question, hasher: Hasher) -> Proof:
     lineage = question.lineage
     attempts = read_attempts(lineage.study / LEDGER)
     evidence = gathered(lineage, attempts, question.files, hasher, _changes(question), _recipes(question))
-    proof = proved(evidence, question.files, lambda path: _recomputed(evidence, question, path), question.whole)
+    strangers = _strangers(question) if question.whole else {}
+    proof = proved(
+        evidence, question.files, lambda path: _recomputed(evidence, question, path), question.whole, strangers
+    )
     if question.untold is None:
         return proof
     found = f"whether the rules would give each job the same command was not compared: {question.untold}"
     unseen = Finding(Status.NOT_JUDGED, "workflow/", found, "copy the whole project, and install what envs/ pins")
     return replace(proof, findings=(*proof.findings, unseen))
+
+
+def _strangers(question: Question) -> dict[Path, str]:
+    """Files among the results that no finished job made, each with what is found.
+
+    Logs, measured times, recipes, what jobs keep on the way or do ahead, and what `chord export` adds are no results.
+    """
+    lineage = question.lineage
+    known = {*lineage.makers, *lineage.jobs, *lineage.unreadable, *lineage.readings, *question.files}
+    found: dict[Path, str] = {}
+    for inside, folders, names in os.walk(lineage.study):
+        here = Path(inside)
+        folders[:] = sorted(name for name in folders if here / name not in known and name not in BESIDE)
+        for path in (here / name for name in sorted(names)):
+            is_beside = path.name.startswith(".") or path.name.endswith(NO_RESULTS) or ".ahead." in path.name
+            if path not in known and not is_beside:
+                found[path] = f"found a file that no finished job made, expected none{_taken_for(question, path)}"
+    return {path: what for path, what in found.items() if path.parent != lineage.study or path.name not in CRATE}
+
+
+def _taken_for(question: Question, path: Path) -> str:
+    """What a reader could take a file for by its name."""
+    project, name = question.project, path.stem
+    if path.parent != question.lineage.study or project is None:
+        return ""
+    if path.name == "snakemake-report.html":
+        return "; Snakemake writes its own page under this name, and nothing records what it wrote"
+    if name in ("claims", "report"):
+        return f"; it has the name of the {name} that this study builds"
+    if name in project.artefacts:
+        does = "does not build" if project.why_not(name) else "builds"
+        return f"; it has the name of {name}, which this study {does}"
+    return ""
 
 
 def _changes(question: Question) -> dict[Path, list[str]]:

@@ -1,6 +1,6 @@
 """Manifests against the ledger: each must be the one that its attempt wrote, where it wrote it, and the newest one."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 from chord.provenance import ledger as ledgers
 from chord.provenance.ledger import Break
 from chord.provenance.manifest import Manifest
+
+EVENTS = ("start", "end", "torn")
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Attempts:
     starts: dict[str, dict[str, Any]] = field(default_factory=dict)
     ends: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     newest: dict[str, dict[str, Any]] = field(default_factory=dict)
+    odd: tuple[int, ...] = ()  # lines, from 1, that tell of no attempt though the chain holds
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -47,7 +50,24 @@ def read_attempts(ledger: Path) -> Attempts:
         ends.setdefault(attempt, []).append(entry)
         if entry.get("outcome") == "ok" and attempt in by_attempt:
             newest[str(by_attempt[attempt].get("manifest"))] = entry
-    return Attempts(len(entries), ledgers.check(ledger), False, starts, ends, newest)
+    return Attempts(len(entries), ledgers.check(ledger), False, starts, ends, newest, _odd(ledger, entries, by_attempt))
+
+
+def _odd(ledger: Path, entries: Sequence[tuple[str, dict[str, Any]]], attempts: Container[str]) -> tuple[int, ...]:
+    """What stands after the last whole line; events of no kind that is written here; ends of attempts without a start.
+
+    A torn line that the next one vouches for is not odd: an attempt died there, and that is told.
+    """
+    numbers = {sha: number for number, sha in enumerate(ledgers.line_hashes(ledger), start=1)}
+    last = numbers[entries[-1][0]] if entries else 0
+    return (
+        *(
+            numbers[sha]
+            for sha, entry in entries
+            if entry["event"] not in EVENTS or (entry["event"] == "end" and str(entry.get("attempt")) not in attempts)
+        ),
+        *(number for number in numbers.values() if number > last),
+    )
 
 
 def fault(attempts: Attempts, place: str, manifest: Manifest, sha256: str) -> str | None:

@@ -15,6 +15,7 @@ from chord.provenance.verdicts import (
     job_findings,
     kind_of,
     ledger_findings,
+    stranger_findings,
     supposed_manifest,
     unreadable_findings,
 )
@@ -61,8 +62,14 @@ def gathered(
     return Evidence(lineage, attempts, now, changes, described)
 
 
-def proved(evidence: Evidence, files: Sequence[Path], recomputed: Checks, whole: bool) -> Proof:
-    """The findings about `files`; with `whole` also about manifests that stand behind none of them.
+def proved(
+    evidence: Evidence,
+    files: Sequence[Path],
+    recomputed: Checks,
+    whole: bool,
+    strangers: Mapping[Path, str],
+) -> Proof:
+    """The findings about `files`; with `whole` also about manifests, and `strangers`, that stand behind none of them.
 
     `recomputed` is asked about each file that is what its maker recorded: whether its numbers follow from its inputs.
     """
@@ -91,4 +98,5 @@ def proved(evidence: Evidence, files: Sequence[Path], recomputed: Checks, whole:
     if whole:
         findings += [finding for job in lineage.jobs.values() for finding in judge(job)]
         findings += unreadable_findings(evidence)
+        findings += stranger_findings(evidence, strangers)
     return Proof(evidence, tuple(links), tuple(findings))

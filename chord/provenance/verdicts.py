@@ -28,6 +28,7 @@ class Status(StrEnum):
     UNTRACKED = "untracked"
     DIRTY = "dirty tree"
     UNPINNED = "unpinned"
+    STRANGE = "of no job"
     NOT_JUDGED = "not judged"
 
     @property
@@ -70,6 +71,19 @@ def ledger_findings(evidence: Evidence) -> Iterator[Finding]:
     if broken is not None:
         found = f"line {broken.line}: {broken.problem}: a line before it was edited, added, removed or moved"
         yield Finding(Status.ALTERED, path, found, remedy)
+
+
+def stranger_findings(evidence: Evidence, strangers: Mapping[Path, str]) -> Iterator[Finding]:
+    """Lines of the ledger that tell of no attempt, and files in results/ that no job made, each with what it is."""
+    ledger = evidence.lineage.shown(evidence.lineage.study / LEDGER)
+    if odd := evidence.attempts.odd:
+        lines = ", ".join(map(str, odd))
+        found = f"found no attempt in line {lines}: a job died while it wrote, or somebody else wrote"
+        remedy = f"look at it; if nobody killed a job, put {ledger} back from a backup"
+        yield Finding(Status.STRANGE, ledger, found, remedy)
+    for path, what in strangers.items():
+        shown = evidence.lineage.shown(path)
+        yield Finding(Status.STRANGE, shown, what, f"believe nothing in it; move {shown} away or build it again")
 
 
 def file_findings(evidence: Evidence, path: Path) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """`chord audit` answers what it is asked: a number, a file, a folder, a study; in words, as JSON, by its exit code."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from chord import audit
 from chord.config import load
 from chord.findings import recomputed
+from chord.provenance import ledger
 from chord.provenance.files import UserError
 from chord.provenance.manifest import Manifest
 from tests.faults.tampers import CELL, GRPO, SCORES, edit_json, flip_in_place
@@ -132,10 +134,22 @@ def test_misuse_is_told_with_what_was_found_and_expected(mini_study: Path, tmp_p
         ([results / "figure9.json", "--cell", "grpo/harder"], "found no manifest of a table"),
         (
             [results / "table1.json", "--cell", "grpo/harder"],
-            "found 'grpo/harder', expected an arm and a benchmark: ori",
+            "'grpo/harder' is no arm and benchmark of the table, expected one of: grpo/in-distribution, grpo/other",
         ),
+        (
+            [results / "table1.json", "--cell", "gpro/in-distribution"],
+            "expected `grpo/in-distribution` (nearest) or one of: ",
+        ),
+        (
+            [results / "table1.json", "--cell", "grpo/in-distribution/hard"],
+            "'grpo/in-distribution/hard' is no arm and benchmark of the table, expected `grpo/in-distribution` (",
+        ),
+        ([results / "tabel1.json"], f"did you mean {results / 'table1.json'}?"),
+        ([results / "tabel1.json", "--cell", "grpo/harder"], f"did you mean {results / 'table1.json'}?"),
+        ([mini_study / "results/dmeo"], f"did you mean {results}?"),
+        ([results / "runs/gpro/seed-1/model"], f"did you mean {results / 'runs/grpo/seed-1/model'}?"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=re.escape(message)):
             audit.main(list(map(str, arguments)))
 
 
@@ -254,3 +268,64 @@ def test_every_command_can_be_read_where_only_ascii_can_be_shown(mini_study: Pat
         done = run(mini_study, module, *arguments, PYTHONIOENCODING="ascii")
         assert done.stdout.isascii() and "Traceback" not in done.stdout, (module, done.stdout)
         assert done.returncode in (0, 1), (module, done.stdout)
+
+
+def remarks(capsys: pytest.CaptureFixture[str], results: Path) -> dict[str, str]:
+    """What is said of files that no job made, by their places; everything else must hold."""
+    found = as_json(capsys, results)
+    assert found["holds"], found["findings"]
+    return {one["path"]: one["found"] for one in found["findings"] if one["status"] == "of no job"}
+
+
+def test_a_whole_study_has_no_file_that_no_job_made(mini_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert remarks(capsys, mini_study / "results/demo") == {}
+
+
+def test_made_up_files_are_remarked_and_one_with_the_name_of_an_artefact_as_such(
+    mini_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = mini_copy / "results/demo"
+    made_up = "found a file that no finished job made, expected none"
+    cases = {
+        "table2.md": made_up,
+        "table1.txt": f"{made_up}; it has the name of table1, which this study builds",
+        "claims.csv": f"{made_up}; it has the name of the claims that this study builds",
+        "snakemake-report.html": f"{made_up}; Snakemake writes its own page under this name, and nothing records what"
+        " it wrote",
+        "runs/grpo/seed-1/eval/in-distribution/scores-better.json": made_up,
+        "runs/chord/seed-1/metrics.jsonl": made_up,
+    }
+    for name in cases:
+        (results / name).parent.mkdir(parents=True, exist_ok=True)
+        (results / name).write_text("99.9")
+    assert remarks(capsys, results) == {f"results/demo/{name}": found for name, found in cases.items()}
+    code, text = told(capsys, results)
+    assert code == 0 and "of no job  results/demo/table1.txt" in text and f"remarks: {len(cases)}." in text
+    assert told(capsys, results / "table1.json")[1].count("of no job") == 0
+    assert told(capsys, results, "--strict")[0] == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["all is well\n", "no end of line", "\n", '{"event": "end"}\n[]\n', '{"mean": 99.9}'], ids=repr
+)
+def test_text_after_the_last_attempt_of_the_ledger_is_remarked(
+    mini_copy: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    path = mini_copy / "results/demo/provenance/ledger.jsonl"
+    lines = path.read_text().count("\n")
+    with path.open("a") as file:
+        file.write(text)
+    found = remarks(capsys, mini_copy / "results/demo")
+    assert list(found) == ["results/demo/provenance/ledger.jsonl"]
+    assert found["results/demo/provenance/ledger.jsonl"].startswith(f"found no attempt in line {lines + 1}")
+
+
+def test_a_line_that_fits_the_chain_and_tells_of_no_attempt_is_remarked(
+    mini_copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = mini_copy / "results/demo/provenance/ledger.jsonl"
+    number = path.read_text().count("\n")
+    ledger.append(path, "note", {"text": "all is well"})
+    ledger.append(path, "end", {"attempt": "nobody", "outcome": "ok"})
+    found = remarks(capsys, mini_copy / "results/demo")
+    assert f"in line {number + 1}, {number + 2}: " in found["results/demo/provenance/ledger.jsonl"]

@@ -1,24 +1,25 @@
 """Whether what lies in results/ is still what the present code, settings, pins and files would make, and why not.
 
 The Snakefile asks before every run, `chord why` tells a person, `chord audit` judges. What made a file is in the
-manifest beside it; nothing here believes a time stamp alone, except that a file not touched since its manifest was
-written is as it was (`chord audit` reads every byte instead).
+manifest beside it, and contents decide, never clocks. A file is read once and then believed to be as it was for as long
+as its size, times and inode are those of that reading (`chord audit` reads every byte instead).
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from chord.provenance import environment as env
 from chord.provenance.digest import PROJECT, deciding_code
 from chord.provenance.files import UserError
-from chord.provenance.hashing import TIMESTAMP, content_hash, size_bytes
-from chord.provenance.manifest import FORMAT, as_plain, roots_of
+from chord.provenance.manifest import as_plain, read_manifest, roots_of
+from chord.provenance.rehash import Hasher
 
 SHOWN_CHARACTERS, SHOWN_LINES = 60, 12
+NO_HASH = "none: "
+READ = Path(".snakemake", "read")  # in the project, by study: hashes of what was read, see `Hasher`
 
 
 class Expected(NamedTuple):
@@ -49,10 +50,9 @@ class Change(NamedTuple):
 def read(path: Path) -> dict[str, Any] | None:
     """The manifest as plain data; None for one that is missing, damaged or of another format."""
     try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return read_manifest(path).model_dump(mode="json")
+    except UserError:
         return None
-    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
 
 
 def changes(manifest: Mapping[str, Any], expected: Expected, root: Path = PROJECT) -> list[Change]:
@@ -111,10 +111,9 @@ def _code(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[Change]:
 
 
 class Place(NamedTuple):
-    """One recorded file or folder: where it is now, its size and hash as recorded."""
+    """One recorded file or folder: where it is now, and its hash as recorded."""
 
     path: Path
-    bytes: int
     sha256: str
 
 
@@ -126,22 +125,22 @@ class Made(NamedTuple):
     inputs: dict[str, Place]
     outputs: dict[str, Place]
 
-    @property
-    def since(self) -> int:
-        """When the manifest was written, in ns since 1970."""
-        return self.path.stat().st_mtime_ns
-
 
 def made(path: Path) -> Made | None:
     """The manifest in `path` with its places; None where it cannot be read."""
-    content = read(path)
-    if content is None:
+    try:
+        return _made(path)
+    except UserError:
         return None
+
+
+def _made(path: Path) -> Made:
+    content = read_manifest(path).model_dump(mode="json")
     roots = roots_of(path)
 
     def placed(part: str) -> dict[str, Place]:
         return {
-            name: Place(roots.get(one["root"], Path()) / one["path"], one["bytes"], one["sha256"])
+            name: Place(roots.get(one["root"], Path()) / one["path"], one["sha256"])
             for name, one in content[part].items()
         }
 
@@ -151,9 +150,10 @@ def made(path: Path) -> Made | None:
 def survey(study: Path, expected: Mapping[str, Expected], run_texts: Mapping[str, str]) -> dict[str, list[Change]]:
     """What is stale in results/STUDY and why, by manifest (or run.json) relative to it; nothing for what is not there.
 
-    `expected` and `run_texts`: see `chord.jobs`. Where all is as it was, times of files are put in order, since
-    Snakemake goes by them: no input is left newer than what was made of it.
+    `expected` and `run_texts`: see `chord.jobs`. Changes nothing below results/. Raises UserError for a folder that is
+    a link to nothing, as where a disk is not mounted.
     """
+    _refuse_links_to_nothing(study / key for key in (*run_texts, *expected))
     stale: dict[str, list[Change]] = {}
     for key, text in run_texts.items():
         if (study / key).exists() and (found := _text_changes(study / key, text)):
@@ -162,69 +162,74 @@ def survey(study: Path, expected: Mapping[str, Expected], run_texts: Mapping[str
     for key in expected:
         if not (study / key).exists():
             continue
-        if job := made(study / key):
-            jobs[key] = job
-        else:
-            stale[key] = [Change("manifest", Path(key).name, "one that can be read", "damaged or of another format")]
+        try:
+            jobs[key] = _made(study / key)
+        except UserError as error:
+            reason = str(error).removeprefix(f"{study / key}: found ").partition(", expected")[0]
+            stale[key] = [Change("manifest", Path(key).name, "one that can be read", _shown(reason))]
+    hasher = Hasher(study, quick=True, kept=study.absolute().parent.parent / READ / f"{study.name}.json")
     now: dict[Path, str] = {}
-    edited = {key: list(_edited(job.outputs, job.since, now)) for key, job in jobs.items()}
+    edited = {key: list(_edited(job.outputs, now, hasher)) for key, job in jobs.items()}
     for key, job in jobs.items():
-        found = changes(job.content, expected[key]) + edited[key] + list(_other_inputs(job, now))
+        found = changes(job.content, expected[key]) + edited[key] + list(_other_inputs(job, now, hasher))
         if found:
             stale[key] = found
-    put_times_in_order({key: job for key, job in jobs.items() if key not in stale})
+    hasher.keep()
     return stale
+
+
+def _refuse_links_to_nothing(files: Iterable[Path]) -> None:
+    """Each folder above these files is there or can be made."""
+    for folder in sorted({folder for file in files for folder in file.parents}):
+        if folder.is_symlink() and not folder.exists():
+            found = f"found a link to {os.readlink(folder)}, where there is nothing"
+            raise UserError(f"{folder}: {found}, expected a folder; mount its disk, or remove the link")
 
 
 def _text_changes(path: Path, text: str) -> list[Change]:
     """How run.json differs from what the configuration says now."""
-    found = path.read_text("utf-8", errors="replace").rstrip("\n")
+    try:
+        found = path.read_text("utf-8", errors="replace").rstrip("\n")
+    except OSError as error:
+        return [Change("output", path.name, "the recipe as JSON", f"no way to read it: {error.strerror}")]
     if found == text:
         return []
     try:
         return differences("settings", json.loads(found), json.loads(text)) or [
             Change("output", path.name, "as written", "laid out otherwise, by hand")
         ]
-    except ValueError:
+    except (ValueError, RecursionError):
         return [Change("output", path.name, "the recipe as JSON", "text that is not JSON")]
 
 
-def _edited(outputs: Mapping[str, Place], since: int, now: dict[Path, str]) -> Iterator[Change]:
+def _edited(outputs: Mapping[str, Place], now: dict[Path, str], hasher: Hasher) -> Iterator[Change]:
     """Which outputs are gone or not what their job wrote; `now` learns the present hash of each."""
     for place in outputs.values():
         if not os.path.lexists(place.path):
             yield Change("output", place.path.name, "as made", "gone")
             continue
-        now[place.path] = _present(place, since)
+        now[place.path] = _present(place, hasher)
         if now[place.path] != place.sha256:
-            yield Change("output", place.path.name, f"{place.sha256[:8]} as made", f"{now[place.path][:8]} by hand")
+            yield Change("output", place.path.name, f"{place.sha256[:8]} as made", f"{_short(now[place.path])} by hand")
 
 
-def _other_inputs(job: Made, now: dict[Path, str]) -> Iterator[Change]:
+def _other_inputs(job: Made, now: dict[Path, str], hasher: Hasher) -> Iterator[Change]:
     """Which inputs are there and not what the job read."""
     for name, place in job.inputs.items():
         if os.path.lexists(place.path):
-            found = now.get(place.path) or _present(place, job.since)
+            found = now.get(place.path) or _present(place, hasher)
             if found != place.sha256:
-                yield Change("input", name, place.sha256[:8], found[:8])
+                yield Change("input", name, place.sha256[:8], _short(found))
 
 
-def _present(place: Place, since: int) -> str:
-    """The hash of what lies there; as recorded, without reading it, where nobody wrote to it since."""
-    try:
-        if not place.path.is_symlink() and newest(place.path) <= since and size_bytes(place.path) == place.bytes:
-            return place.sha256
-        return content_hash(place.path)
-    except (OSError, UserError) as error:
-        return f"none: {error}"
+def _present(place: Place, hasher: Hasher) -> str:
+    """The hash of what lies there, or why it has none."""
+    found = hasher.still(place.path, place.sha256)
+    return found.sha256 or f"{NO_HASH}{found.problem}"
 
 
-def newest(path: Path) -> int:
-    """When a file, or any file in a folder, was last written, in ns; Snakemake's own mark does not count."""
-    if not path.is_dir():
-        return path.lstat().st_mtime_ns
-    files = (Path(inside, name) for inside, _, names in os.walk(path) for name in names if name != TIMESTAMP)
-    return max((file.lstat().st_mtime_ns for file in files), default=0)
+def _short(found: str) -> str:
+    return found.removeprefix(NO_HASH) if found.startswith(NO_HASH) else found[:8]
 
 
 def summary(stale: Mapping[str, list[Change]]) -> list[str]:
@@ -244,44 +249,3 @@ def summary(stale: Mapping[str, list[Change]]) -> list[str]:
 
 def _job_name(key: str) -> str:
     return key.removesuffix(".manifest.json")
-
-
-# --- times -------------------------------------------------------------------------------------
-
-
-def put_times_in_order(jobs: Mapping[str, Made]) -> None:
-    """Raises the times of outputs that are older than an input, job by job along the graph; changes no content."""
-    maker = {place.path: key for key, job in jobs.items() for place in job.outputs.values()}
-    maker |= {job.path: key for key, job in jobs.items()}
-    done: set[str] = set()
-    for key in jobs:
-        waiting = [key]
-        while waiting:
-            job = jobs[waiting[-1]]
-            makers = {maker[place.path] for place in job.inputs.values() if place.path in maker}
-            if first := makers - done - set(waiting):
-                waiting.append(min(first))
-                continue
-            done.add(waiting.pop())
-            with suppress(OSError):  # a read-only copy stays as it is
-                _raise_times(job)
-
-
-def _raise_times(job: Made) -> None:
-    files = [place.path for place in job.outputs.values()]
-    files += [*job.path.parent.glob("*.benchmark.tsv")]
-    after = max((_mark(place.path) for place in job.inputs.values() if place.path.exists()), default=0)
-    for file in files:
-        if _mark(file) < after:
-            for one in (file, file / TIMESTAMP) if file.is_dir() else (file,):
-                if one.exists():
-                    os.utime(one, ns=(after, after))
-    written = max([after, *(max(newest(file), _mark(file)) for file in files)], default=0)
-    if job.since < written:
-        os.utime(job.path, ns=(written, written))
-
-
-def _mark(path: Path) -> int:
-    """The time that Snakemake goes by: for a folder that of its mark inside."""
-    mark = path / TIMESTAMP
-    return (mark if path.is_dir() and mark.exists() else path).stat().st_mtime_ns

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chord.provenance.files import UserError
+from chord.provenance.hashing import files_below
 from chord.provenance.ledger import ledger_for
 from chord.provenance.manifest import Manifest, locate, read_manifest
 from chord.provenance.manifest_parts import Content
@@ -31,6 +32,11 @@ class Job:
     def outputs(self) -> dict[Path, Content]:
         """What it wrote, by where that is now."""
         return {_located(content, self.path): content for content in self.manifest.outputs.values()}
+
+    def is_at_home(self, study: Path) -> bool:
+        """Whether the command names the manifest where it is now, so that a copy of it never counts as the maker."""
+        place = self.path.relative_to(study).as_posix()
+        return any(word.endswith(place) for word in self.manifest.command)
 
 
 class Reading(NamedTuple):
@@ -57,7 +63,7 @@ class Lineage:
     def makers(self) -> dict[Path, Job]:
         """The job that says it made a file; of two that say so, the one whose manifest lies where it was written."""
         found: dict[Path, Job] = {}
-        for job in sorted(self.jobs.values(), key=lambda job: (self._is_at_home(job), job.manifest.started)):
+        for job in sorted(self.jobs.values(), key=lambda job: (job.is_at_home(self.study), job.manifest.started)):
             found.update(dict.fromkeys(job.outputs, job))
         return dict(sorted(found.items()))
 
@@ -90,10 +96,6 @@ class Lineage:
         """The path relative to the study, as ledgers and expectations name it."""
         return path.relative_to(self.study).as_posix()
 
-    def _is_at_home(self, job: Job) -> bool:
-        """Whether the command names the manifest where it is now, so that a copy of it never counts as the maker."""
-        return any(word.endswith(self.place(job.path)) for word in job.manifest.command)
-
     def shown(self, path: Path) -> str:
         """The path relative to the project where it lies in it."""
         return path.relative_to(self.project).as_posix() if path.is_relative_to(self.project) else str(path)
@@ -117,14 +119,26 @@ def read_lineage(study: Path) -> Lineage:
             jobs[path] = Job(path, read_manifest(path))
         except UserError as error:
             unreadable[path] = str(error).removeprefix(f"{path}: ")
-    return Lineage(study, jobs, unreadable)
+    return Lineage(study, _once(study, jobs), unreadable)
+
+
+def _once(study: Path, jobs: dict[Path, Job]) -> dict[Path, Job]:
+    """The jobs without manifests that a link shows a second time, or shows of elsewhere.
+
+    A folder of results may be a link, to a larger disk: there a manifest is named by its command, or lies beside what
+    its job made. Behind any other link it counts for nothing.
+    """
+    real = {path: os.path.realpath(path) for path in jobs}
+    beside = {path for path, job in jobs.items() if any(output.parent == path.parent for output in job.outputs)}
+    home = beside | {path for path, job in jobs.items() if job.is_at_home(study)}
+    at_home, top = {real[path] for path in home}, os.path.realpath(study)
+    linked = {path for path in jobs if real[path] != os.path.join(top, path.relative_to(study))}
+    return {path: job for path, job in jobs.items() if path in home or not (path in linked or real[path] in at_home)}
 
 
 def manifests_in(folder: Path) -> Iterator[Path]:
-    """Every manifest below `folder`, in order of name; links are not followed."""
-    for inside, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (Path(inside, name) for name in sorted(names) if name.endswith(ENDING) and not name.startswith("."))
+    """Every manifest below `folder`, in order of name; links are followed."""
+    return (path for path in files_below(folder) if path.name.endswith(ENDING) and not path.name.startswith("."))
 
 
 def _located(content: Content, manifest: Path) -> Path:

@@ -24,7 +24,7 @@ from chord.provenance import environment as env
 from chord.provenance import ledger as ledgers
 from chord.provenance.digest import PROJECT, deciding_code, digest_of
 from chord.provenance.files import Terminated, UserError, write_atomically
-from chord.provenance.hashing import content_hash, size_bytes
+from chord.provenance.hashing import content_hash, files_below, size_bytes
 from chord.provenance.manifest_parts import Attempt, Code, Content, Git, Installed, Part, Root
 from chord.provenance.processes import this_process
 
@@ -119,6 +119,8 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"{path}: found no such file, {expected}") from None
     except IsADirectoryError:
         raise UserError(f"{path}: found a folder, {expected}") from None
+    except OSError as error:
+        raise UserError(f"{path}: found no way to read it ({error.strerror}), {expected}") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -246,8 +248,8 @@ def _content(path: Path, manifest: Path) -> Content:
 
 def _stamp(path: Path) -> tuple[int, ...]:
     """Differs after any write to a file or change of a folder; cheap, and only a reason to look closer."""
-    inside = [path, *sorted(path.rglob("*"))] if path.is_dir() else [path]
-    stats = [one.stat() for one in inside if one.exists()]
+    files = [*files_below(path)] if path.is_dir() else []
+    stats = [one.stat() for one in (path, *dict.fromkeys(file.parent for file in files), *files) if one.exists()]
     return tuple(number for stat in stats for number in (stat.st_size, stat.st_mtime_ns, stat.st_ino))
 
 

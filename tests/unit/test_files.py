@@ -15,7 +15,7 @@ import pytest
 
 from chord.provenance import files
 from chord.provenance.files import UserError, atomic_folder, write_atomically
-from chord.provenance.hashing import content_hash, file_sha256, size_bytes, tree_hash
+from chord.provenance.hashing import content_hash, file_sha256, files_below, size_bytes, tree_hash
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -341,12 +341,40 @@ def test_a_name_cannot_be_made_to_look_like_two_entries(tmp_path):
     assert tree_hash(one) != tree_hash(two)
 
 
-def test_links_pipes_and_absent_things_are_refused_by_name(tmp_path):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "link").symlink_to("/etc/hostname")
+def test_a_link_has_the_hash_of_what_it_leads_to(tmp_path):
+    plain, linked, disk = (tmp_path / name for name in ("plain", "linked", "disk"))
+    for folder in (plain, linked):
+        (folder / "sub").mkdir(parents=True)
+        (folder / "sub" / "a").write_bytes(b"A")
+    (linked / "sub").rename(disk)
+    (linked / "sub").symlink_to(disk)
+    (disk / "a").rename(tmp_path / "file")
+    (disk / "a").symlink_to(tmp_path / "file")
+    assert content_hash(linked) == content_hash(plain)
+    assert size_bytes(linked) == size_bytes(plain) == 1
+    assert [file.relative_to(linked).as_posix() for file in files_below(linked)] == ["sub/a"]
+    (tmp_path / "file").write_bytes(b"B")
+    assert content_hash(linked) != content_hash(plain)
+
+
+def test_links_to_nothing_circles_pipes_and_absent_things_are_refused_by_name(tmp_path):
+    for name in ("folder", "circle", "one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "folder" / "link").symlink_to("gone")
+    (tmp_path / "circle" / "up").symlink_to("..")
+    (tmp_path / "one" / "link").symlink_to("../two")
+    (tmp_path / "two" / "link").symlink_to("../one")
+    (tmp_path / "itself").symlink_to("itself")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match=r"folder/link: found a symbolic link"):
+    with pytest.raises(UserError, match=r"folder/link: found a link to nothing"):
         content_hash(tmp_path / "folder")
+    with pytest.raises(UserError, match=r"circle/up/circle: found a link back to a folder above it"):
+        content_hash(tmp_path / "circle")
+    with pytest.raises(UserError, match=r"one/link/link: found a link back to a folder above it"):
+        content_hash(tmp_path / "one")
+    with pytest.raises(UserError, match=r"itself: found a link that leads to itself"):
+        content_hash(tmp_path / "itself")
+    assert list(files_below(tmp_path / "one")) == []
     with pytest.raises(UserError, match=r"pipe: found a device, a pipe"):
         content_hash(tmp_path / "pipe")
     with pytest.raises(UserError, match=r"absent: found nothing there"):

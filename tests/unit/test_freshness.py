@@ -1,4 +1,4 @@
-"""What is stale and why: code, settings, pins, inputs, outputs. Times of files decide nothing, and are put in order."""
+"""What is stale and why: code, settings, pins, inputs, outputs. Contents decide, and each is read once."""
 
 import json
 import os
@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from chord.provenance import freshness
+from chord.provenance import freshness, rehash
+from chord.provenance.files import UserError
 from chord.provenance.freshness import Expected, differences, survey
 from chord.provenance.manifest import Manifest
+from chord.provenance.rehash import Hasher
 
 VERB = "chord.seeds"  # a module with no imports stands for a verb
 FIRST, SECOND = "data/one.manifest.json", "model.manifest.json"
@@ -44,12 +46,6 @@ def stale(study: Path, given: dict[str, Expected] | None = None) -> dict[str, li
     return {key: [str(one) for one in found] for key, found in survey(study, given or expected(), {}).items()}
 
 
-def age(study: Path) -> None:
-    """All was written long ago, so that an edit is later by more than a tick of the clock."""
-    for path in study.rglob("*"):
-        os.utime(path, ns=(10**18, 10**18))
-
-
 def test_what_was_just_made_is_fresh(study: Path) -> None:
     assert stale(study) == {}
 
@@ -75,7 +71,6 @@ def test_a_changed_pin_is_told_with_both_versions(study: Path, monkeypatch: pyte
 
 
 def test_an_edited_output_is_told_and_so_is_who_read_it(study: Path) -> None:
-    age(study)
     (study / "data/one.jsonl").write_text("made by HAND, same size")
     told = stale(study)
     assert told.keys() == {FIRST, SECOND}
@@ -88,13 +83,15 @@ EDITS_OF_A_FOLDER = {
     "a new file": lambda folder: (folder / "extra").write_text(""),
     "a file gone": lambda folder: (folder / "weights").unlink(),
     "all gone": lambda folder: shutil.rmtree(folder),
-    "a link": lambda folder: folder.rename(folder.with_name("real")).joinpath("..", "model").symlink_to("real"),
+    "a link to another": lambda folder: (folder.rename(folder.with_name("real")), folder.symlink_to("data")),
+    "a link to nothing": lambda folder: (folder.rename(folder.with_name("real")), folder.symlink_to("gone")),
+    "a link to itself": lambda folder: (folder.rename(folder.with_name("real")), folder.symlink_to("model")),
+    "a link in it to what it lies in": lambda folder: (folder / "up").symlink_to(".."),
 }
 
 
 @pytest.mark.parametrize("edit", EDITS_OF_A_FOLDER)
 def test_every_edit_of_a_folder_is_told(study: Path, edit: str) -> None:
-    age(study)
     assert stale(study) == {}
     EDITS_OF_A_FOLDER[edit](study / "model")
     assert list(stale(study)) == [SECOND]
@@ -105,22 +102,92 @@ def test_a_file_written_again_with_the_same_content_is_fresh(study: Path) -> Non
     assert stale(study) == {}
 
 
-def test_touched_and_copied_files_are_fresh_and_no_input_is_left_newer_than_what_was_made_of_it(
-    study: Path, tmp_path: Path
-) -> None:
+def linked(folder: Path) -> None:
+    (folder / "weights").rename(folder.parent / "real")
+    (folder / "weights").symlink_to(folder.parent / "real")
+
+
+def test_a_link_to_the_same_content_is_fresh(study: Path) -> None:
+    linked(study / "model")
+    assert stale(study) == {}
+    (study / "real").write_text("another")
+    assert list(stale(study)) == [SECOND]
+
+
+def test_another_file_with_the_size_and_times_of_an_output_is_told(study: Path) -> None:
+    assert stale(study) == {}
+    for name, keys in {"model/weights": {SECOND}, "data/one.jsonl": {FIRST, SECOND}}.items():
+        file, other = study / name, study / "other"
+        shutil.copy2(file, other)
+        other.write_text(file.read_text().swapcase())
+        os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+        other.replace(file)
+        assert stale(study).keys() >= keys
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The name of each file whose bytes are read, on a disk whose clock stands still between two writes for no time."""
+    monkeypatch.setattr(rehash, "SETTLED_NS", -(10**18))
+    names: list[str] = []
+    read = Hasher._read
+    monkeypatch.setattr(Hasher, "_read", lambda hasher, path: names.append(path.name) or read(hasher, path))
+    return names
+
+
+def test_touched_and_copied_files_are_fresh_and_read_once(study: Path, tmp_path: Path, reads: list[str]) -> None:
     moved = tmp_path / "else where" / "results" / "demo"
     shutil.copytree(study, moved, copy_function=shutil.copyfile)
-    for number, name in enumerate(["model/weights", SECOND, FIRST, "data/one.jsonl"]):
-        os.utime(moved / name, ns=(10**18 + number, 10**18 + number))
-    os.utime(moved / "model", ns=(5, 5))
     assert stale(moved) == {}
-    assert (moved / "data/one.jsonl").stat().st_mtime_ns <= (moved / "model").stat().st_mtime_ns
-    before = freshness.content_hash
-    try:
-        freshness.content_hash = None  # type: ignore[assignment] # nothing is read a second time
+    assert sorted(set(reads)) == ["one.jsonl", "weights"]
+    for ahead in (7200, -7200):
+        for path in moved.rglob("*"):
+            os.utime(path, (path.stat().st_mtime + ahead,) * 2)
+        reads.clear()
         assert stale(moved) == {}
-    finally:
-        freshness.content_hash = before
+        assert sorted(set(reads)) == ["one.jsonl", "weights"]
+        reads.clear()
+        assert stale(moved) == {}
+        assert reads == []
+
+
+def test_what_was_written_just_now_is_read_again(study: Path, reads: list[str], monkeypatch) -> None:
+    monkeypatch.setattr(rehash, "SETTLED_NS", 10**18)
+    for _ in range(2):
+        reads.clear()
+        assert stale(study) == {}
+        assert "weights" in reads
+
+
+def test_what_is_kept_of_reading_is_no_evidence(study: Path, reads: list[str]) -> None:
+    assert stale(study) == {}
+    kept = study.parent.parent / ".snakemake" / "read" / "demo.json"
+    lie = {name: [*entry[:4], "0" * 64] for name, entry in json.loads(kept.read_text()).items()}
+    for text in ("{", "[]", "3", '{"model/weights": 3}', '{"model/weights": [1, 2, 3, 4, 5]}', json.dumps(lie)):
+        kept.write_text(text)
+        reads.clear()
+        assert stale(study) == {}, text
+        assert "weights" in reads
+    kept.unlink()
+    kept.mkdir()
+    assert stale(study) == {}
+    (study / "model/weights").write_text("another")
+    assert list(stale(study)) == [SECOND]
+
+
+def test_a_survey_changes_nothing_of_a_study(study: Path) -> None:
+    for number, path in enumerate(sorted(study.rglob("*"))):
+        os.utime(path, (1e9 - number, 1e9 - number))
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in (study, *study.rglob("*"))}
+    assert stale(study) == {}
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in (study, *study.rglob("*"))} == before
+
+
+def test_a_folder_that_is_a_link_to_nothing_is_refused(study: Path) -> None:
+    (study / "data").rename(study / "elsewhere")
+    (study / "data").symlink_to("/no such disk")
+    with pytest.raises(UserError, match="data: found a link to /no such disk, where there is nothing, expected a fold"):
+        stale(study)
 
 
 def test_a_job_that_read_another_content_is_stale_though_its_maker_is_fresh(study: Path) -> None:
@@ -137,13 +204,46 @@ def test_a_job_that_read_another_content_is_stale_though_its_maker_is_fresh(stud
     assert list(stale(study)) == [SECOND]
 
 
-def test_a_damaged_manifest_and_one_of_another_format_are_stale(study: Path) -> None:
-    text = (study / FIRST).read_text()
-    for damaged in (text[:-20], text.replace("chord-manifest-2", "chord-manifest-1"), "[]"):
-        (study / FIRST).write_text(damaged)
-        assert stale(study) == {
-            FIRST: ["manifest one.manifest.json: one that can be read -> damaged or of another format"]
-        }
+def part(manifest: dict, *keys: str, value: object) -> dict:
+    """The manifest with another value at the end of these keys."""
+    node = manifest
+    for key in keys[:-1]:
+        node = node[key]
+    node[keys[-1]] = value
+    return manifest
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda text: text[:-20], "Invalid JSON: "),
+        (lambda text: text.replace("chord-manifest-2", "chord-manifest-1"), "format: "),
+        (lambda text: "[]", ""),
+        (lambda text: "[" * 100_000, "Invalid JSON: "),
+        (lambda text: json.dumps(part(json.loads(text), "inputs", value=[])), "inputs: "),
+        (lambda text: json.dumps(part(json.loads(text), "outputs", value={"one": 3})), "outputs.one: "),
+        (lambda text: json.dumps(part(json.loads(text), "outputs", "one", "path", value=3)), "outputs.one.path: "),
+        (lambda text: json.dumps(part(json.loads(text), "outputs", "one", "root", value="moon")), "outputs.one.root: "),
+        (lambda text: json.dumps(part(json.loads(text), "code", value={})), "code.digest: "),
+        (lambda text: json.dumps(part(json.loads(text), "code", "modules", value={"a": 3})), "code.modules.a: "),
+        (lambda text: json.dumps(part(json.loads(text), "installed", "pinned", value=None)), "installed.pinned: "),
+        (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "verb"}), "verb: "),
+    ],
+)
+def test_a_manifest_that_is_none_is_stale_and_what_is_wrong_is_told(study: Path, damage, told: str) -> None:
+    (study / FIRST).write_text(damage((study / FIRST).read_text()))
+    assert list(stale(study)) == [FIRST]
+    (why,) = stale(study)[FIRST]
+    assert why.startswith(f"manifest one.manifest.json: one that can be read -> {told}")
+    assert freshness.read(study / FIRST) is None and freshness.made(study / FIRST) is None
+
+
+def test_a_folder_in_the_place_of_a_manifest_or_of_a_run_json_is_stale(study: Path) -> None:
+    (study / FIRST).unlink()
+    (study / FIRST).mkdir()
+    assert list(stale(study)) == [FIRST]
+    (study / "run.json").mkdir()
+    assert list(survey(study, {}, {"run.json": "{}"})) == ["run.json"]
 
 
 def test_a_run_json_that_the_configuration_no_longer_says_is_told_key_by_key(study: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from chord.provenance import rehash
 from chord.provenance.attempts import read_attempts
 from chord.provenance.files import UserError
 from chord.provenance.hashing import tree_hash
@@ -31,7 +32,7 @@ def made(folder: Path, name: str, inputs: dict[str, str], file: str, output: str
     paths = {key: folder / place for key, place in inputs.items()}
     outputs = {"made": folder / (output or file)}
     with Manifest.recording(folder / f"{name}.manifest.json", verb="chord.seeds", inputs=paths, outputs=outputs):
-        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(name)
 
 
@@ -67,14 +68,30 @@ def test_a_circle_of_manifests_ends(study: Path) -> None:
     assert set(behind(read_lineage(study), "table.json")) == {"raw/data", "problems.jsonl", "model", "table.json"}
 
 
-def test_a_damaged_manifest_is_told_apart_and_a_linked_folder_is_not_followed(study: Path, tmp_path: Path) -> None:
-    (study / "other.manifest.json").write_text("{}")
+def test_a_damaged_manifest_is_told_apart_and_what_a_link_shows_of_elsewhere_is_not_counted(
+    study: Path, tmp_path: Path
+) -> None:
     elsewhere = tmp_path / "results/another"
     shutil.copytree(study, elsewhere)
+    (study / "other.manifest.json").write_text("{}")
     (study / "linked").symlink_to(elsewhere)
+    (study / "again").symlink_to(study)
     lineage = read_lineage(study)
     assert list(lineage.unreadable) == [study / "other.manifest.json"]
     assert len(lineage.jobs) == 3
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["on another disk", "in the study"])
+def test_manifests_behind_a_link_count_where_they_were_written(study: Path, tmp_path: Path, inside: bool) -> None:
+    made(study, "runs/grpo/train", {"problems": "problems.jsonl"}, "runs/grpo/metrics.jsonl")
+    before = read_lineage(study)
+    disk = study / "a store" if inside else tmp_path / "disk"
+    (study / "runs").rename(disk)
+    (study / "runs").symlink_to(disk)
+    (study / "latest").symlink_to("runs/grpo")
+    after = read_lineage(study)
+    assert after.jobs.keys() == before.jobs.keys()
+    assert after.makers[study / "runs/grpo/metrics.jsonl"].path == study / "runs/grpo/train.manifest.json"
 
 
 def test_a_place_outside_of_results_is_refused(tmp_path: Path) -> None:
@@ -103,7 +120,8 @@ def test_a_hasher_reads_each_byte_once_and_tells_what_it_read(study: Path) -> No
     assert sum(told) == hasher.bytes_read == now.bytes == total_bytes([study / "model", study / "gone"]) == 3_000_005
 
 
-def test_only_a_quick_hasher_believes_what_it_kept(study: Path) -> None:
+def test_only_a_quick_hasher_believes_what_it_kept(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehash, "SETTLED_NS", -(10**18))  # not even what was written just now is read again
     first = Hasher(study)
     before = first.now(study / "table.json")
     first.keep()
@@ -115,15 +133,24 @@ def test_only_a_quick_hasher_believes_what_it_kept(study: Path) -> None:
     assert Hasher(study, quick=True).now(study / "table.json").sha256 != before.sha256
 
 
-def test_what_is_no_file_of_its_own_has_no_hash_and_a_reason(study: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_read_has_no_hash_and_a_reason_and_a_link_has_the_hash_of_what_it_leads_to(
+    study: Path, tmp_path: Path
+) -> None:
     hasher = Hasher(study)
     assert hasher.now(study / "nothing").is_missing
     (study / "link").symlink_to(study / "table.json")
-    assert hasher.now(study / "link").problem == "a symbolic link"
+    assert hasher.now(study / "link") == hasher.now(study / "table.json")
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere/file").write_text("x")
     (study / "folder").symlink_to(tmp_path / "elsewhere")
-    assert hasher.now(study / "folder/file").problem == "a symbolic link in the place of folder"
+    (study / "model/weights").rename(study / "folder/file")
+    (study / "model/weights").symlink_to("../folder/file")
+    before = read_lineage(study).makers[study / "model"].outputs[study / "model"]
+    assert hasher.now(study / "model")[:2] == (before.sha256, before.bytes)
+    (study / "model/weights").unlink()
+    (study / "model/weights").symlink_to("gone")
+    assert hasher.now(study / "model").problem == "a link to nothing"
+    (study / "folder/back").symlink_to(".")
+    assert hasher.now(study / "folder").problem == "a link back to a folder above it"
     os.mkfifo(study / "pipe")
     assert hasher.now(study / "pipe").problem == "a device, a pipe or a socket"
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -478,6 +479,103 @@ def test_an_output_deleted_by_hand_is_made_again_with_all_below(tree: Path, what
     file, expected = BY_HAND[what]
     (tree / "results/demo" / file).unlink()
     assert planned(tree) == expected
+
+
+@pytest.mark.parametrize("what", ["a model", "answers", "a recipe"])
+def test_another_file_of_the_same_size_and_time_put_over_an_output_is_found(tree: Path, what: str) -> None:
+    file, expected = BY_HAND[what]
+    output, other = tree / "results/demo" / file, tree / "other"
+    assert planned(tree) == set()
+    shutil.copy2(output, other)
+    other.write_bytes(output.read_bytes().replace(b"s", b"z"))
+    os.utime(other, ns=(output.stat().st_atime_ns, output.stat().st_mtime_ns))
+    other.replace(output)
+    assert planned(tree) == expected
+
+
+SHAPES: dict[str, Callable[[dict], object]] = {
+    "a list for a mapping": lambda manifest: manifest | {"inputs": []},
+    "a number for text": lambda manifest: manifest | {"outputs": {"model": {"path": 3}}},
+    "nothing for a part": lambda manifest: manifest | {"code": None, "installed": {}},
+    "a key less": lambda manifest: {key: value for key, value in manifest.items() if key != "step"},
+    "a list": lambda manifest: [manifest],
+}
+
+
+def test_a_manifest_of_another_shape_is_named_and_its_job_runs_again(tree: Path) -> None:
+    path, expected = tree / "results/demo" / RUN / "train.manifest.json", made_again({"chord-phi"})
+    text = path.read_text()
+    for name, shape in SHAPES.items():
+        path.write_text(json.dumps(shape(json.loads(text))))
+        assert planned(tree) == expected, name
+    told = run(tree, sys.executable, "-m", "chord.why")
+    assert told.returncode == 0, told.stdout
+    assert f"train {RUN}: manifest train.manifest.json: one that can be read -> " in told.stdout
+
+
+TIMES: dict[str, Callable[[int], float]] = {
+    "two hours ahead": lambda number: time.time() + 7200,
+    "all of 1970": lambda number: 0,
+    "ahead and behind": lambda number: time.time() + (7200 if number % 2 else -7200),
+}
+
+
+@pytest.mark.parametrize("when", TIMES)
+def test_times_of_files_decide_nothing_and_a_plan_changes_nothing(tree: Path, when: str) -> None:
+    results = tree / "results"
+    for number, path in enumerate(sorted(results.rglob("*"))):
+        os.utime(path, (TIMES[when](number), TIMES[when](number)))
+    before = states(results)
+    assert planned(tree) == set()
+    change, expected = EXACTLY["a label in a figure, and how another is smoothed"]
+    change(tree)
+    assert planned(tree) == expected
+    assert "plot figure2" in run(tree, sys.executable, "-m", "chord.why").stdout
+    assert "plot" in snakemake(tree, "--dry-run").stdout
+    assert states(results) == before
+    done = snakemake(tree, "--cores", "2")
+    assert done.returncode == 0, done.stdout
+    assert planned(tree) == set()
+
+
+def states(folder: Path) -> dict[Path, tuple[int, ...]]:
+    """What a change of a file, of its times or of what a folder holds would change."""
+    stats = {path: path.lstat() for path in (folder, *folder.rglob("*"))}
+    return {path: (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for path, stat in stats.items()}
+
+
+LINKED: dict[str, str] = {
+    "results": "scores",
+    "results/demo": "scores",
+    "results/demo/runs": "scores",
+    "results/demo/data": "problems of a benchmark",
+    f"results/demo/{RUN}": "scores",
+    f"results/demo/{RUN}/model": "a model",
+    f"results/demo/{RUN}/eval/harder/scores.json": "scores",
+}
+
+
+@pytest.mark.parametrize("place", LINKED)
+def test_results_may_lie_on_another_disk_and_be_linked_to(tree: Path, tmp_path: Path, place: str) -> None:
+    disk = tmp_path / "disk"
+    shutil.move(tree / place, disk)
+    (tree / place).symlink_to(disk)
+    assert planned(tree) == set()
+    file, expected = BY_HAND[LINKED[place]]
+    append(f"results/demo/{file}", " ")(tree)
+    assert planned(tree) == expected
+    done = snakemake(tree, "--cores", "2")
+    assert done.returncode == 0, done.stdout
+    assert planned(tree) == set()
+
+
+def test_a_folder_of_results_that_is_a_link_to_nothing_is_refused_by_name(tree: Path) -> None:
+    (tree / "results/demo/runs").rename(tree / "runs")
+    (tree / "results/demo/runs").symlink_to("no disk")
+    for told in (snakemake(tree, "--dry-run"), run(tree, sys.executable, "-m", "chord.why")):
+        assert told.returncode != 0
+        assert "results/demo/runs: found a link to no disk, where there is nothing, expected a folder" in told.stdout
+        assert "Traceback" not in told.stdout
 
 
 def test_a_new_seed_adds_its_own_runs_and_leaves_the_others(tree: Path) -> None:

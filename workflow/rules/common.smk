@@ -5,7 +5,6 @@ import re
 import shlex
 import signal
 import sys
-import time
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -37,7 +36,11 @@ from chord.findings import needs
 from chord.plain import settle_output
 from chord.planning.snakemake import answer, is_asked, told_by
 from chord.provenance import commands, freshness
+from chord.provenance.files import UserError
 from chord.provenance.processes import SNAKEMAKE_IN
+from snakemake import __version__ as snakemake_version
+from snakemake.dag import DAG
+from snakemake.io import _IOFile
 
 settle_output()
 
@@ -92,7 +95,10 @@ def looked_over():
     told = told_by(workflow, str(results), wanted)
     if is_asked():
         answer(told)
-    found = freshness.survey(results, expected, recipes | commands.texts(told))
+    try:
+        found = freshness.survey(results, expected, recipes | commands.texts(told))
+    except UserError as error:
+        raise WorkflowError(str(error))
     commands.add_changes(found, told, results)
     for line in freshness.summary(found):
         print(line, file=sys.stderr)
@@ -100,22 +106,42 @@ def looked_over():
 
 
 def because(manifest):
-    """For the inputs of a rule: a note that is newer than what a stale job made, so that Snakemake runs it again."""
+    """Among the inputs of a rule, no file: where its manifest is stale, Snakemake is told to run the job again."""
 
-    def note(wildcards):
+    def told(wildcards):
         key = manifest.format(**wildcards)
-        if key not in stale:
-            return []
-        path = Path(".snakemake", "because", ".".join(Path(key).parts))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The time makes each note another one: Snakemake takes a newer file with the content of last time for an old one.
-        path.write_text("\n".join([*map(str, stale[key]), f"noted at {time.time_ns()}", ""]), encoding="utf-8")
-        return str(path)
+        if key in stale:
+            workflow.dag.forcefiles.add(f"results/{project.study.name}/{key}")
+        return []
 
-    return note
+    return told
 
 
 stale = {}  # filled at the end of the Snakefile, when all rules are known
+
+
+def clocks_decide_nothing():
+    """Turns off where Snakemake compares times of files, for which it has no option.
+
+    An input that is newer than what was made of it need not be another one, and an older one need not be the same: what
+    changed is in `stale`. And what a job made is whole though the clock of its machine, or of who wrote an input, is
+    wrong; Snakemake would delete it. What reads the output of a job that runs still runs after it.
+    """
+
+    async def is_newer(file, time):
+        return False
+
+    async def check_output_mtime(dag, job, outputs):
+        return None
+
+    for place, ours in ((_IOFile, is_newer), (DAG, check_output_mtime)):
+        if not callable(getattr(place, ours.__name__, None)):
+            found = f"found Snakemake {snakemake_version}, whose {place.__name__} has no {ours.__name__}"
+            raise WorkflowError(f"{found}, expected the version of envs/workflow.txt; install it")
+        setattr(place, ours.__name__, ours)
+
+
+clocks_decide_nothing()
 
 # A job that was told to stop (exit code 75), killed, or lost its machine goes on from what it saved; one that failed for
 # a reason of its own fails again there, soon. Where jobs are sent to a cluster its profile says how often; a job that was

@@ -1,8 +1,8 @@
 """`chord COMMAND` is `python -m chord.COMMAND`: what is listed is there, what is not asked for is not loaded."""
 
 import importlib
-import re
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path

@@ -41,3 +41,4 @@ rule all:
 
 
 stale |= looked_over()
+refuse_other_targets()

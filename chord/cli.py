@@ -3,8 +3,10 @@
 Knows their names and what each is for, and loads nothing of one that is not asked for.
 """
 
+import difflib
 import runpy
 import sys
+from pathlib import Path
 
 COMMANDS = {
     "fetch": "bring what a study needs from a model hub, pinned to the byte by a lock file",
@@ -27,7 +29,12 @@ def main() -> int:
         print("\n`chord COMMAND --help` says more.")
         return 0
     if name not in COMMANDS:
-        print(f"chord: found command '{name}', expected one of: {', '.join(COMMANDS)}", file=sys.stderr)
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        wanted = f"{f'`{near[0]}` (nearest) or ' if near else ''}one of: {', '.join(COMMANDS)}"
+        verbs = [file.stem for file in Path(__file__).parent.glob("[!_]*.py") if file.stem not in (*COMMANDS, "cli")]
+        verb = difflib.get_close_matches(name, verbs, n=1, cutoff=0.8)
+        hint = f"; `python -m chord.{verb[0]}` is what rules run" if verb else ""
+        print(f"chord: found command '{name}', expected {wanted}{hint}", file=sys.stderr)
         return 2
     sys.argv = [f"chord {name}", *arguments]
     runpy.run_module(f"chord.{name}", run_name="__main__", alter_sys=True)

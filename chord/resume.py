@@ -29,6 +29,7 @@ import yaml
 
 from chord import jobs
 from chord.config import load
+from chord.planning.snakemake import why_refused
 from chord.provenance import freshness
 from chord.provenance.attempts import read_attempts
 from chord.provenance.files import UserError, run_verb
@@ -42,12 +43,12 @@ PATIENCE_SECONDS = 300
 POLL_SECONDS = 1.0
 
 
-def main() -> int | None:
+def main() -> None:
     """End, wait, unlock, then become Snakemake."""
     arguments, here = sys.argv[1:], Path.cwd()
     if arguments in (["-h"], ["--help"]):
         print(__doc__)
-        return None
+        return
     if others := list(snakemakes(here)):
         raise UserError(
             f"{here}: found Snakemake at work (process {', '.join(map(str, others))}), expected none: it goes on by"
@@ -58,8 +59,7 @@ def main() -> int | None:
     snakemake = [sys.executable, "-m", "snakemake"]
     unlocked = subprocess.run([*snakemake, "--unlock", *arguments], capture_output=True, text=True, check=False)
     if unlocked.returncode:
-        print(unlocked.stderr.strip(), file=sys.stderr)
-        return unlocked.returncode
+        raise UserError(why_refused(unlocked.stderr, f"snakemake --unlock {' '.join(arguments)}"))
     study = next((word.partition("=")[2] for word in arguments if word.startswith("study=")), None)
     for path in keep_finished(here, study):
         print(f"chord resume: {path} was finished while nobody watched", file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import Any
 
 from chord.config import Lengths, Project, Tabled, load, slices
 from chord.config.columns import benchmarks_of, divisions
+from chord.config.messages import expected
 from chord.findings import kinds, page, rendering, table, terminal, verdicts
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
@@ -28,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     project = load(given.root, given.study, tuple(given.seeds or ()))
     artefact = project.artefacts.get(given.artefact)
     if not isinstance(artefact, Tabled):
-        known = ", ".join(name for name, other in project.artefacts.items() if isinstance(other, Tabled))
-        raise UserError(f"--artefact: found '{given.artefact}', expected a table, one of: {known}")
+        known = [name for name, other in project.artefacts.items() if isinstance(other, Tabled)]
+        raise UserError(f"--artefact: '{given.artefact}' is no table, {expected(given.artefact, known)}")
     if reason := project.why_not(given.artefact):
         raise UserError(f"{given.artefact} is not built in study {project.study.name}: {reason}")
     data = tabulated(given.root, project, given.artefact, artefact, given.results)

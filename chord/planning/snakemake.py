@@ -21,6 +21,8 @@ TELL = "CHORD_TELL"  # names a file: the Snakefile writes there what its rules t
 
 LAST_OUTPUTS = (".manifest.json", "/run.json")  # of every rule, one of these is the last
 
+BEFORE = ("Using ", "Config file ", "stale: ")  # so begin lines that tell of profiles and of what changed
+
 
 class Planned(NamedTuple):
     """One job that Snakemake would run."""
@@ -37,8 +39,7 @@ def planned(arguments: list[str]) -> list[Planned]:
     )
     lines = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
     if done.returncode or not lines:
-        said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise UserError(f"snakemake --summary {' '.join(arguments)}: {' '.join(said[-3:]) or 'said nothing'}")
+        raise UserError(why_refused(done.stderr or done.stdout, f"snakemake --summary {' '.join(arguments)}"))
     heads, *rows = lines
     return [
         Planned(
@@ -49,6 +50,12 @@ def planned(arguments: list[str]) -> list[Planned]:
         for files in _by_job([dict(zip(heads, row, strict=False)) for row in rows])
         if any(row["plan"] != "no update" for row in files)
     ]
+
+
+def why_refused(said: str, command: str) -> str:
+    """Why Snakemake would not plan, by what it said: a sentence of the Snakefile alone, else its own last words."""
+    lines = [line for line in said.splitlines() if line.strip() and not line.startswith(BEFORE)]
+    return lines[0] if len(lines) == 1 else f"{command}: {' '.join(lines[-3:]) or 'said nothing'}"
 
 
 def _by_job(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:

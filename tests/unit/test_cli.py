@@ -46,11 +46,25 @@ def test_without_a_command_those_that_exist_are_listed_and_none_is_loaded(folder
     assert (done.returncode, listed, done.stderr) == (0, list(COMMANDS), "")
 
 
-def test_an_unknown_command_ends_with_the_names_of_those_there_are(folder: Path) -> None:
-    for name in ("audti", "train", "cli", "chord.audit"):
-        done = chord(folder, name)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == f"chord: found command '{name}', expected one of: {', '.join(COMMANDS)}\n"
+@pytest.mark.parametrize(
+    ("name", "near", "hint"),
+    [
+        ("audti", "`audit` (nearest) or ", ""),
+        ("chord.audit", "`audit` (nearest) or ", ""),
+        ("resmue", "`resume` (nearest) or ", ""),
+        ("cli", "", ""),
+        ("zzz", "", ""),
+        ("train", "", "; `python -m chord.train` is what rules run"),
+        ("traim", "", "; `python -m chord.train` is what rules run"),
+    ],
+)
+def test_an_unknown_command_ends_with_the_nearest_and_all_there_are(
+    folder: Path, name: str, near: str, hint: str
+) -> None:
+    (folder / "chord" / "train.py").write_text("raise AssertionError('loaded')\n")
+    done = chord(folder, name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"chord: found command '{name}', expected {near}one of: {', '.join(COMMANDS)}{hint}\n"
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 What is said of every other mistake is tested without Snakemake in tests/unit/test_config.py.
 """
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.workflow.tree import copied, everything_below, replace, snakemake
+from tests.workflow.tree import copied, everything_below, replace, run, snakemake
 
 CASES = {
     "an unknown key": (
@@ -68,3 +69,42 @@ def test_a_wrong_value_on_the_command_line_is_told_as_such(tmp_path: Path) -> No
     )
     told = snakemake(tree, "--dry-run", "--config", "seeds=[1, 1]", "sead=1")
     assert told.stdout.splitlines()[-1].startswith("--config: sead is not a key here, expected `seeds` (nearest)")
+
+
+TARGETS = {
+    "table9": "table9 is not built in study demo: ",
+    "tabel1": "tabel1 is no target of study demo, expected `table1` (nearest) or one of: ",
+    "claim": "claim is no target of study demo, expected `claims` (nearest) or one of: ",
+    "gpro": "gpro is no target of study demo, expected one of: ",
+    "results/demo/tabel1.json": "results/demo/tabel1.json is no file that study demo makes, expected"
+    " `results/demo/table1.json` (nearest) or another one",
+    "results/dmeo/runs/grpo/seed-1/model": "results/dmeo/runs/grpo/seed-1/model is no file that study demo makes,"
+    " expected `results/demo/runs/grpo/seed-1/model` (nearest) or another one",
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_that_cannot_be_made_ends_every_command_with_the_same_sentence(target: str, tmp_path: Path) -> None:
+    tree = copied(tmp_path / "a tree")
+    before = everything_below(tree)
+    told = snakemake(tree, "--cores", "1", target)
+    assert told.returncode == 1
+    (sentence,) = [line for line in told.stdout.splitlines() if not line.startswith("Using ")]
+    assert sentence.startswith(TARGETS[target]), told.stdout
+    commands = [("why", target)]
+    if target == "tabel1":
+        commands += [("plan", target), ("resume", "--cores", "1", target)]
+    for verb, *arguments in commands:
+        told = run(tree, sys.executable, "-m", f"chord.{verb}", *arguments)
+        assert told.returncode == 2
+        assert told.stdout.partition(": ")[2] == f"{sentence}\n", (verb, told.stdout)
+    assert everything_below(tree) == before
+
+
+def test_what_can_be_made_is_planned_by_any_name_that_snakemake_takes(tmp_path: Path) -> None:
+    tree = copied(tmp_path / "a tree")
+    targets = ("./results/demo/models/base/model", "all", "everything", "claims", "figure2")
+    told = snakemake(tree, "--dry-run", "--quiet", "all", "--", *targets)
+    assert told.returncode == 0, told.stdout
+    told = snakemake(tree, "--dry-run", "--config", "seeds=[1]", "--", "results/demo/runs/grpo/seed-1/model")
+    assert told.returncode == 0, told.stdout

@@ -9,6 +9,8 @@ from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
+from snakemake.cli import get_argument_parser
+
 from chord import jobs, sizing
 from chord.config import ConfigError, Tabled, load
 from chord.config.building import (
@@ -35,6 +37,7 @@ from chord.config.sets import (
 from chord.findings import needs
 from chord.plain import settle_output
 from chord.planning.snakemake import answer, is_asked, told_by
+from chord.planning.targets import refusal
 from chord.provenance import commands, freshness
 from chord.provenance.files import UserError
 from chord.provenance.processes import SNAKEMAKE_IN
@@ -51,11 +54,16 @@ def checked_project(given):
         # A job of a cluster or a container was told to run: what became of other studies since then must not end it.
         return load(Path("."), given=given, others=workflow.is_main_process)
     except ConfigError as error:
-        for log in workflow.logger_manager.get_logfile():
-            with suppress(OSError):
-                os.remove(log)
-                os.removedirs(os.path.dirname(log))
-        sys.exit(str(error))
+        end_here(str(error))
+
+
+def end_here(reason):
+    """End Snakemake with these words alone; nothing is left on disk."""
+    for log in workflow.logger_manager.get_logfile():
+        with suppress(OSError):
+            os.remove(log)
+            os.removedirs(os.path.dirname(log))
+    sys.exit(reason)
 
 
 project = checked_project(config)
@@ -496,15 +504,6 @@ def page_behind(wildcards):
     return sorted({file for name in CHOSEN for file in files_below(name, every)})
 
 
-def asked_for(artefact):
-    """What `snakemake ARTEFACT` wants: its files or, where the study does not build it, an end that says why."""
-
-    def refused(wildcards):
-        raise WorkflowError(f"{artefact} is not built in study {project.study.name}: {project.why_not(artefact)}.")
-
-    return files_of(artefact) if artefact in (*HERE, "claims") else refused
-
-
 def files_of(artefact):
     """Files of a table, figure or the claims; and those far below that are gone: Snakemake misses a file only in use."""
     every = partial(expand, study=project.study.name, seed=project.seeds)
@@ -540,3 +539,25 @@ def files_below(artefact, every):
     trained = [project.arms[name].recipe for name in (*sft, *sampled)]
     files += data_below(trained, starts, list(cells["benchmark"]), every)
     return sorted(set(files))
+
+
+# --- what was asked for ------------------------------------------------------------------------
+
+
+def refuse_other_targets():
+    """Ends Snakemake where the command line names what no rule makes: why, and what is nearest."""
+    if not workflow.is_main_process or "snakemake" not in Path(sys.argv[0]).parts[-2:]:
+        return  # a job, or a program that plans by itself
+
+    def is_made(target):
+        path = target if os.path.isabs(target) else os.path.relpath(target)
+        return any(rule.name == target or rule.is_producer(path) for rule in workflow.rules)
+
+    def all_files():
+        every = partial(expand, study=project.study.name, seed=project.seeds)
+        return {file for name in HERE for file in (*files_of(name), *files_below(name, every))}
+
+    # The workflow learns its targets after the Snakefile is read, so they are read off the command line, as Snakemake does.
+    for target in get_argument_parser().parse_known_args(sys.argv[1:])[0].targets:
+        if reason := refusal(project, target, is_made, all_files):
+            end_here(reason)

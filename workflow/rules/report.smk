@@ -1,4 +1,4 @@
-# Tables, figures, verdicts and one page over all of them; and a target for each file in config/experiments.
+# Tables, figures, verdicts and one page over all of them; and a target for each table and figure that the study builds.
 
 
 rule tabulate:
@@ -104,12 +104,12 @@ rule report:
 
 
 # `snakemake figure2` builds what config/experiments/figure2.yaml describes, `snakemake claims` the verdicts.
-for artefact in (*project.artefacts, "claims"):
+for artefact in (*HERE, "claims"):
 
     rule:
         name:
             artefact
         input:
-            asked_for(artefact),
+            files_of(artefact),
         message:
             "What was asked for is in results/"

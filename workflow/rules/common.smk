@@ -504,6 +504,15 @@ def page_behind(wildcards):
     return sorted({file for name in CHOSEN for file in files_below(name, every)})
 
 
+def asked_for(artefact):
+    """What `snakemake ARTEFACT` wants: its files or, where the study does not build it, an end that says why."""
+
+    def refused(wildcards):
+        raise WorkflowError(f"{artefact} is not built in study {project.study.name}: {project.why_not(artefact)}.")
+
+    return files_of(artefact) if artefact in (*HERE, "claims") else refused
+
+
 def files_of(artefact):
     """Files of a table, figure or the claims; and those far below that are gone: Snakemake misses a file only in use."""
     every = partial(expand, study=project.study.name, seed=project.seeds)

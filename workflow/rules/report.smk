@@ -1,4 +1,4 @@
-# Tables, figures, verdicts and one page over all of them; and a target for each table and figure that the study builds.
+# Tables, figures, verdicts and one page over all of them; and a target for each file in config/experiments.
 
 
 rule tabulate:
@@ -104,12 +104,12 @@ rule report:
 
 
 # `snakemake figure2` builds what config/experiments/figure2.yaml describes, `snakemake claims` the verdicts.
-for artefact in (*HERE, "claims"):
+for artefact in (*project.artefacts, "claims"):
 
     rule:
         name:
             artefact
         input:
-            files_of(artefact),
+            asked_for(artefact),
         message:
             "What was asked for is in results/"

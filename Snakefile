@@ -40,5 +40,5 @@ rule all:
         "All that config/config.yaml names is in results/"
 
 
-stale |= looked_over()
 refuse_other_targets()
+stale |= looked_over()

@@ -107,7 +107,7 @@ def deciding(task: dict[str, Any]) -> dict[str, Any]:
     found = {key: value for key, value in task.items() if key not in DESCRIBES}
     metadata = found.get("metadata")
     if isinstance(metadata, dict) and "custom_dataset" not in task:
-        found["metadata"] = {key: value for key, value in metadata.items() if key == "version"}
+        found["metadata"] = {"version": metadata["version"]} if "version" in metadata else {}
     return found
 
 
@@ -122,7 +122,9 @@ def of_artefact(project: Project, name: str) -> dict[str, Any]:
     is_table = isinstance(artefact, Tabled)
     keys = {"label", "note", "same_as"} if is_table else {"label"}
     shown = benchmarks_of(study, artefact)
-    columns = [[key, study.benchmarks[key].label, *study.benchmarks[key].paper_columns] for key in shown]
+    columns: list[list[Any]] = [
+        [key, study.benchmarks[key].label, *study.benchmarks[key].paper_columns] for key in shown
+    ]
     for key, (by, parts) in divisions(study, artefact).items():
         columns[shown.index(key)] += [by, *parts.items()]
     return {

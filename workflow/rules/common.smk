@@ -175,7 +175,7 @@ def site_of_profile():
         site = sizing.site_of(OVERRIDES)
         return site and sizing.Sizing.of(project, Path("."), site)
     except (ConfigError, UserError) as error:
-        sys.exit(str(error))
+        end_here(str(error))
 
 
 site = site_of_profile()

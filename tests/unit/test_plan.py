@@ -19,7 +19,7 @@ from chord.planning.model import cache_bytes, dimensions, forward_operations, pa
 from chord.planning.snakemake import Planned
 from chord.planning.work import Bench, shares, steps_of
 from chord.provenance.files import UserError
-from chord.sizing import Layout
+from chord.sizing import Layout, Site, Sizing, Work
 
 ROOT = Path(__file__).parents[2]
 PLANNING = Planning.read(ROOT)
@@ -277,3 +277,57 @@ def test_the_command_plans_a_table_of_the_demo_and_refuses_what_it_does_not_know
     other = plan("table1", "--machine", "abacus")
     assert other.returncode == 2
     assert "found 'abacus', expected one of h100-80gb" in other.stderr
+
+
+def sizing(study: str, **site: object) -> Sizing:
+    """The needs of a study's jobs on nodes with H100s."""
+    given = {"machine": "h100-80gb", "slurm_partition": "gpu", "gpus": 8, "mem_mb": 1_000_000, "runtime": 1440} | site
+    return Sizing(load(ROOT, study), PLANNING, Site.model_validate(given))
+
+
+def test_a_training_gets_the_fewest_gpus_that_hold_it_and_with_which_one_attempt_is_enough() -> None:
+    math, tools = Work("train", "chord-phi"), Work("train", "chord-phi")
+    whole = sizing("math").need(math)
+    assert (whole.gpus, whole.nodes, whole.holds) == (8, 1, True), "no fewer hold it, though they take two attempts"
+    assert whole.host_gb == pytest.approx(8 * (8 + 30.46) + 2 * 30.46, abs=0.1)
+    assert [sizing("tools", runtime=minutes).need(tools).gpus for minutes in (1440, 150, 60)] == [4, 8, 8]
+    two = sizing("math", gpus=4, nodes=2).need(math)
+    assert (two.gpus, two.nodes, two.ranks, two.holds) == (4, 2, 8, True)
+    short = sizing("math", gpus=4)
+    assert (short.need(math).gpus, short.need(math).holds) == (4, False)
+    least = short.fewest(math)
+    assert least and (least.gpus, least.nodes) == (4, 2)
+    assert sizing("math", machine="h200-141gb").need(math).device_gb < 0.92 * 141
+
+
+def test_what_is_asked_for_grows_with_the_attempts_and_ends_at_the_site() -> None:
+    found = sizing("tools", cpus=12)
+    need = found.need(Work("train", "chord-phi"))
+    first, last = (found.resources(need, attempt) for attempt in (1, 9))
+    assert (first["gres"], first["runtime"], last["runtime"]) == ("gpu:4", 180, 1440)
+    assert (first["cpus_per_task"], first["nodes"], first["mpi"]) == (12, None, None)
+    assert first["mem_mb"] >= 1000 * need.host_gb
+    expert = found.need(Work("ask_expert", "expert-second"))
+    assert found.resources(expert, 1)["gres"] == "gpu:8"
+    assert "slurm_partition" not in sizing("tools", slurm_partition=None).resources(need, 1)
+
+
+def test_servers_of_a_training_are_counted_among_its_gpus() -> None:
+    found = sizing("math")
+    engine = found.project.study.execution.vllm
+    assert engine
+    served = engine.model_copy(update={"placement": "server", "replicas": 2, "sleep": False, "memory_share": None})
+    study = found.project.study
+    study = study.model_copy(update={"execution": study.execution.model_copy(update={"vllm": served})})
+    found = replace(found, project=found.project.model_copy(update={"study": study}))
+    alone, six = (found.need(Work("train", "chord-phi"), gpus) for gpus in (2, 8))
+    assert (six.ranks, six.gpus) == (6, 8)
+    assert not alone.holds, "two servers leave no GPU to learn on"
+
+
+def test_a_plan_says_that_nothing_fits_also_where_it_is_sampling_that_does_not() -> None:
+    study, machine = load(ROOT, "math").study, PLANNING.machines["h100-80gb"]
+    shape, longest = PLANNING.models[study.model.name], 17408
+    setting = replace(Setting.of(study, 8), engine_share=0.6)
+    assert memory.training_peak(study, shape, machine, replace(setting, micro_batch_tokens=longest)).device_gb < 73
+    assert fitting.verdict(study, shape, machine, setting, longest)[0].startswith("does not fit 8 x 80 GB")

@@ -43,8 +43,8 @@ def main() -> None:
         verb="chord.choose",
         step="train",
         without=OF_TRAINING,
-        decided_by={"candidates": [run.resolve().parent.name for run in args.candidates]}
-        | ({"on": "test", "benchmark": args.scores[0].resolve().parent.name} if args.scores else {}),
+        decided_by={"candidates": [run.absolute().parent.name for run in args.candidates]}
+        | ({"on": "test", "benchmark": args.scores[0].absolute().parent.name} if args.scores else {}),
         inputs={f"{name} of {run}": run / name for run in args.candidates for name in PARTS}
         | {f"scores of {run}": file for run, file in zip(args.candidates, args.scores, strict=False)},
         outputs={name: getattr(args, name) for name in ("model", "metrics", "validation", "chosen")},

@@ -77,7 +77,7 @@ def _put(files: Mapping[str, Path], folder: Path, under: str, copy: Copy) -> Non
 
 def _hard_link(source: str | Path, target: str | Path) -> None:
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)
     except OSError as error:
         raise UserError(f"{target}: found no way to link to {source} ({error.strerror}); use --copy") from None
 

@@ -1,7 +1,6 @@
 """Files and folders of a crate as entities: sizes, formats, hashes, and which entity a manifest's content is."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,7 +10,7 @@ from rocrate.rocrate import ROCrate
 
 from chord.provenance.crate_graph import Ref, add, add_file, add_folder, ref, say
 from chord.provenance.crate_study import COPIED, README, README_TEXT, Study, title_of
-from chord.provenance.hashing import TIMESTAMP, file_sha256
+from chord.provenance.hashing import TIMESTAMP, file_sha256, files_below
 from chord.provenance.manifest_parts import Content
 
 MERKLE = "SHA-256 Merkle root over the folder's entries, see crate/chord/provenance/hashing.py"
@@ -132,5 +131,5 @@ def _part(crate: ROCrate, folder: Path, path: str, verify: bool) -> Ref:
 
 
 def _inside(folder: Path, path: str) -> list[str]:
-    found = [Path(inside, name) for inside, _, names in os.walk(folder / path) for name in names if name != TIMESTAMP]
+    found = (file for file in files_below(folder / path) if file.name != TIMESTAMP)
     return sorted(file.relative_to(folder).as_posix() for file in found)

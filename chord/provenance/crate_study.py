@@ -14,7 +14,7 @@ from chord.provenance import ledger as ledgers
 from chord.provenance.crate_graph import METADATA, without_places
 from chord.provenance.digest import PROJECT
 from chord.provenance.files import UserError
-from chord.provenance.hashing import TIMESTAMP, content_hash
+from chord.provenance.hashing import TIMESTAMP, content_hash, files_below
 from chord.provenance.hashing import size_bytes as bytes_in
 from chord.provenance.manifest import Manifest, read_manifest
 from chord.provenance.manifest_parts import Content
@@ -179,7 +179,7 @@ def _standing(path: Path, contents: list[Content], is_output: bool, verify: bool
 
 def _mark(folder: Path) -> int:
     """Bytes of the marks that Snakemake leaves in a folder after the job that made it."""
-    return sum(mark.lstat().st_size for mark in folder.rglob(TIMESTAMP))
+    return sum(mark.stat().st_size for mark in files_below(folder) if mark.name == TIMESTAMP)
 
 
 def _hashed(path: Path, name: str) -> Content:
@@ -189,16 +189,22 @@ def _hashed(path: Path, name: str) -> Content:
 
 def _walk(folder: Path) -> Iterator[str]:
     """Files of the study by path, in order; without what passes, what is hidden, and what an export has written."""
-    for inside, folders, names in os.walk(folder):
-        top = Path(inside) == folder
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and name != PASSING and not (top and name == COPIED)
-        )
-        for name in sorted(names):
-            path = Path(inside, name)
-            passes = name.startswith(".") or ".ahead." in name or (top and _is_ours(path))
-            if not passes and path.is_file() and not path.is_symlink():
-                yield path.relative_to(folder).as_posix()
+
+    def is_part(inside: Path) -> bool:
+        """Whether a folder is part of the study: one of its own, or on another disk and linked to."""
+        passes = inside.name.startswith(".") or inside.name == PASSING or inside == folder / COPIED
+        return not passes and not (inside.is_symlink() and _shows_study(inside, folder))
+
+    for path in files_below(folder, is_part):
+        passes = path.name.startswith(".") or ".ahead." in path.name or (path.parent == folder and _is_ours(path))
+        if not passes and path.is_file():
+            yield path.relative_to(folder).as_posix()
+
+
+def _shows_study(link: Path, folder: Path) -> bool:
+    """Whether a link is a second name for a place in the study, which may itself be a link to another disk."""
+    named = Path(os.path.normpath(link.absolute().parent / os.readlink(link)))
+    return named.is_relative_to(folder.absolute()) or link.resolve().is_relative_to(folder.resolve())
 
 
 def _is_ours(path: Path) -> bool:

@@ -95,7 +95,7 @@ def file_findings(evidence: Evidence, path: Path) -> Iterator[Finding]:
         who = f"what {maker.manifest.verb} made" if maker else _wanted_by(lineage, path)
         yield Finding(Status.MISSING, shown, f"found nothing there, expected {who}", f"snakemake --cores 2 {shown}")
     elif now.problem:
-        found = f"found {now.problem}, expected a file or folder of its own"
+        found = f"found {now.problem}, expected a file or folder"
         yield Finding(Status.ALTERED, shown, found, f"remove it; then: {again}")
     elif maker:
         recorded = maker.outputs[path]
@@ -211,7 +211,7 @@ def manifest_fault(evidence: Evidence, job: Job) -> str | None:
     """Why the manifest is not the one that its attempt wrote."""
     now = evidence.now[job.path]
     if now.sha256 is None:
-        return f"found {now.problem or 'nothing'}, expected a file of its own"
+        return f"found {now.problem or 'nothing'}, expected a file"
     if evidence.attempts.is_missing:
         return None
     return fault(evidence.attempts, evidence.lineage.place(job.path), job.manifest, now.sha256)

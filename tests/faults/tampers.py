@@ -92,13 +92,20 @@ def exchange(one: Path, other: Path) -> None:
     aside.rename(other)
 
 
-def to_link(path: Path) -> None:
-    """Move it out of the study and leave a link in its place."""
+def to_link(path: Path) -> Path:
+    """Move it out of the study and leave a link in its place; where it is now."""
     project = next(folder.parent for folder in path.parents if folder.name == "results")
     elsewhere = project.with_name("elsewhere")
     elsewhere.mkdir()
     shutil.move(path, elsewhere / path.name)
     path.symlink_to(elsewhere / path.name)
+    return elsewhere / path.name
+
+
+def linked_to(path: Path, other: Path) -> None:
+    """In the place of a file or folder a link to another one of the study."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.symlink_to(os.path.relpath(other, path.parent))
 
 
 def to_folder(file: Path) -> None:

@@ -25,6 +25,7 @@ from tests.faults.tampers import ANSWERS, CELL, GRPO, LEDGER, SCORES, SFT
 MODEL, WEIGHTS, RECIPE = f"{GRPO}/model", f"{GRPO}/model/model.safetensors", f"{GRPO}/run.json"
 TRAINED, TRACES = f"{GRPO}/train.manifest.json", "data/traces/expert.jsonl"
 PROBLEMS, BENCHMARK = "data/problems/train.jsonl", "data/benchmarks/other-skill.jsonl"
+OTHER_SCORES, OTHER_RUN = SCORES.replace("grpo", "sft-light"), GRPO.replace("seed-1", "seed-2")
 OTHER_ANSWERS = ANSWERS.replace("grpo", "sft-light")
 NOBODY = "0" * 64
 
@@ -112,11 +113,13 @@ TAMPERS = [
     ),
     Tamper("a manifest deleted", f"{GRPO}/*", "untracked", lambda r: (r / TRAINED).unlink()),
     Tamper("the table's manifest deleted", "table1.json", "untracked", lambda r: (r / "table1.manifest.json").unlink()),
-    # what stands there is no file of its own
-    Tamper("a score that is a link", SCORES, "altered", lambda r: t.to_link(r / SCORES)),
-    Tamper("a model that is a link", MODEL, "altered", lambda r: t.to_link(r / MODEL)),
-    Tamper("weights that are a link", MODEL, "altered", lambda r: t.to_link(r / WEIGHTS)),
-    Tamper("a run that is a link", f"{GRPO}/*", "altered", lambda r: t.to_link(r / GRPO)),
+    # what stands there is another file, or none
+    Tamper("a score that is a link to another", SCORES, "altered", lambda r: t.linked_to(r / SCORES, r / OTHER_SCORES)),
+    Tamper("a model that is a link to another", MODEL, "altered", lambda r: t.linked_to(r / MODEL, r / SFT / "model")),
+    Tamper("a run that is a link to another", f"{GRPO}/*", "altered", lambda r: t.linked_to(r / GRPO, r / OTHER_RUN)),
+    Tamper("weights behind a link changed", MODEL, "altered", lambda r: t.flip_in_place(t.to_link(r / WEIGHTS))),
+    Tamper("a model that is a link to nothing", MODEL, "altered", lambda r: shutil.rmtree(t.to_link(r / MODEL))),
+    Tamper("a model with a link back in it", MODEL, "altered", lambda r: (r / MODEL / "up").symlink_to("..")),
     Tamper("a folder in the place of a score", SCORES, "altered", lambda r: t.to_folder(r / SCORES)),
     Tamper("empty answers", ANSWERS, "altered", lambda r: (r / ANSWERS).write_text("")),
     Tamper(
@@ -294,7 +297,35 @@ def commented(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             text.write("# a comment\n")
 
 
-QUIET = (untouched, moved, packed, without_git, without_snakemake, touched, read_only, offline, commented)
+def ahead(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (project / "results").rglob("*"):
+        os.utime(path, (path.stat().st_mtime + 7200,) * 2)
+
+
+def linked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly everything lies on other disks, one behind the other; and there is a name for what is looked at often."""
+    places = [f"{GRPO}/model", GRPO, "runs", "data/problems/train.jsonl", "", ".."]
+    for number, place in enumerate(places):
+        path = Path(os.path.normpath(project / "results/demo" / place))
+        disk = project.parent / f"disk {number}"
+        path.rename(disk)
+        path.symlink_to(disk)
+    (project / "results/demo/latest").symlink_to("runs/grpo")
+
+
+QUIET = (
+    ahead,
+    linked,
+    untouched,
+    moved,
+    packed,
+    without_git,
+    without_snakemake,
+    touched,
+    read_only,
+    offline,
+    commented,
+)
 
 
 @pytest.mark.parametrize("change", QUIET, ids=lambda change: change.__name__)

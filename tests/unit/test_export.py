@@ -457,6 +457,22 @@ def test_a_crate_apart_holds_all_that_it_names(study, tmp_path, how):
     export.main([str(study), "--out", str(out), how])  # an older crate is replaced
 
 
+@pytest.mark.parametrize("how", ["--copy", "--link"])
+def test_a_crate_of_results_on_other_disks_holds_the_same(study, tmp_path, how):
+    plain, linked = tmp_path / "plain", tmp_path / "linked"
+    export.main([str(study), "--out", str(plain), how, "--verify"])
+    weights = next(file for file in (study / "runs/sft-light/seed-1/model").rglob("*") if file.is_file())
+    for number, path in enumerate([weights, study / "table1.json", study / "runs/sft-light", study / "runs"]):
+        disk = tmp_path / f"disk {number}"
+        path.rename(disk)
+        path.symlink_to(disk)
+    (study / "latest").symlink_to("runs/sft-light")
+    export.main([str(study), "--out", str(linked), how, "--verify"])
+    held = [{file.relative_to(out).as_posix(): file.is_symlink() for file in out.rglob("*")} for out in (plain, linked)]
+    assert held[0] == held[1] and not any(held[1].values())
+    assert_hashes_are_true(linked, graph_of(linked))
+
+
 def test_a_crate_is_not_written_over_something_else_nor_into_the_study(study, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

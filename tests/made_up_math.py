@@ -174,7 +174,7 @@ def write_study(root: Path) -> Path:
     study["rollouts"] |= {"prompts_per_step": 2, "per_prompt": 2, "max_response_tokens": 192, "max_prompt_tokens": 512}
     study["validation"] |= {"every_steps": 2, "problems": 2}
     study |= {"expert_rows_per_step": 2, "seeds": [1]}
-    study["budget"] |= {"rl_steps": 2, "mu_decay_steps": 2}
+    study["budget"] |= {"rl_steps": 2, "mu_decay_steps": 2, "tune_both_warmup_steps": 0, "sasr_warmup_steps": 1}
     for of_gpus in ("sampler", "vllm", "zero"):
         study["execution"].pop(of_gpus, None)
     study["execution"] |= {"compute_dtype": "float32", "cpu_threads": 1, "sampler_rows": 64}

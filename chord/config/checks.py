@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from chord.config.artefacts import NOT_PUBLISHED, Artefact, Choice, Figure, Lengths, Paper, Table, Tabled
-from chord.config.building import why_not
+from chord.config.building import started_from, why_not
 from chord.config.claims import Against, Cells, Claims, Elsewhere
 from chord.config.datasets import OF_GENERATIONS, Task
 from chord.config.limits import COLUMNS
@@ -41,12 +41,16 @@ def crossed(
         yield from _known(tuple(artefact.not_here), known, f"config/experiments/{key}.yaml: not_here")
 
 
-def alone(study: Study, name: str, root: Path) -> Iterator[str]:
-    """Every such problem of the study in `name`.yaml, whatever is to be built of it."""
+def alone(study: Study, name: str, root: Path, built: Sequence[Arm]) -> Iterator[str]:
+    """Every such problem of the study in `name`.yaml; `built` are the arms of what is to be built, in any study."""
     file = f"config/studies/{name}.yaml"
     yield from _study(study, name, root)
     yield from _sources(study, file)
-    yield from misfits(study, file)
+    yield from misfits(study, file, {one for arm in built for one in (*started_from(arm), *_traces(arm))})
+
+
+def _traces(arm: Arm) -> list[str]:
+    return [arm.recipe.traces] if arm.recipe else []
 
 
 def misnamed(claims: Claims, arms: Mapping[str, Arm], root: Path) -> Iterator[str]:

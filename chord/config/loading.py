@@ -61,7 +61,8 @@ def load(
     names = sorted(path.stem for path in (folder / "studies").glob("*.yaml")) if others else []
     studied = [_studied(root, name, raw_arms, problems) for name in names if name != choice.study]
     tasks = _tasks(folder, chosen, others, problems)
-    planning = _read(TypeAdapter(Planning), root / PLANNING, PLANNING, problems) if others else None
+    planned = others and (root / PLANNING).exists()  # without it nothing is lacking but what `chord plan` says
+    planning = _read(TypeAdapter(Planning), root / PLANNING, PLANNING, problems) if planned else None
 
     if EVERYTHING in choice.artefacts and not problems and chosen:
         built = [name for name, one in artefacts.items() if not why_not(chosen.study, chosen.arms, one)]
@@ -69,10 +70,11 @@ def load(
     if not problems and chosen and claims:
         shown_arms = [name for key in choice.artefacts if key in artefacts for name in artefacts[key].arms]
         for one in filter(None, [chosen, *studied]):
-            problems += alone(one.study, one.name, root)
+            used = below(shown_arms, one.arms)
+            problems += alone(one.study, one.name, root, [one.arms[name] for name in used])
             problems += of_study(one.study, one.file, tasks)
             problems += of_columns(one.study, one.file, artefacts)
-            problems += of_arms(one.arms, below(shown_arms, one.arms), one.budgets)
+            problems += of_arms(one.arms, used, one.budgets)
         problems += crossed(chosen.study, chosen.arms, artefacts, choice, root)
         problems += misnamed(claims, chosen.arms, root)
         problems += unplanned(planning, chosen.arms, names) if planning else []

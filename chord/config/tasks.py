@@ -1,7 +1,7 @@
 """What a task of a generator or a package can be: names, settings, words in braces, and how many problems there are."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from string import Formatter
 from typing import Any
 
@@ -26,14 +26,17 @@ COUNTED = {"question", "expression", "word", "word_len", "numbers", "result", "n
 DEVIATIONS = 4  # standard deviations by which the hashes of prompts may favour a purpose; beyond, a set is too large
 
 
-def misfits(study: Study, file: str) -> Iterator[str]:
-    """Names, settings and words in braces that do not exist; sets of more problems than there are. One line each."""
+def misfits(study: Study, file: str, read: Collection[str]) -> Iterator[str]:
+    """Names, settings and words in braces that do not exist; sets of more problems than there are. One line each.
+
+    Other expert sets and corpora than the study's own are counted where an arm to be built reads them: `read`, by name.
+    """
     found: list[str] = []
     for name, task in study.tasks.items():
         found += _task(study, task, f"{file}: tasks.{name}")
     yield from found
     if not found:
-        yield from _too_many(study, file)
+        yield from _too_many(study, file, read)
 
 
 def _task(study: Study, task: Task, where: str) -> Iterator[str]:
@@ -115,8 +118,8 @@ def _prompt(study: Study, task: Task, facts: list[str], where: str) -> Iterator[
         yield f"{where} has {shown(outside[0])}, expected characters of model.alphabet: others are no tokens"
 
 
-def _too_many(study: Study, file: str) -> Iterator[str]:
-    for problems in problem_sets(study):
+def _too_many(study: Study, file: str, read: Collection[str]) -> Iterator[str]:
+    for problems in (name for name in problem_sets(study) if "-" not in name.partition(":")[0] or name in read):
         source = source_of(study, problems)
         for name, size in sizes(study, problems).items():
             task, key = study.tasks[name], _key(problems)

@@ -380,12 +380,6 @@ MISTAKES = [
     ),
     (
         DEMO,
-        "large: {problems: <n>",
-        "large: {problems: 900000",
-        "other_experts.large.problems asks for 900000 problems",
-    ),
-    (
-        DEMO,
         "rl_steps: <n>",
         "rl_steps: 1000000000000000000000000000000",
         "demo.yaml: budget.rl_steps is 1000000000000000000",
@@ -588,7 +582,7 @@ def test_a_missing_file_and_one_that_is_not_text_are_told(root: Path) -> None:
 def test_a_job_asks_nothing_of_other_studies(root: Path) -> None:
     (root / "config" / "studies" / "tools.yaml").write_text("a: [", encoding="utf-8")
     (root / "config" / "benchmarks" / "amc.yaml").write_text("a: [", encoding="utf-8")
-    (root / "config" / "planning.yaml").unlink()
+    (root / "config" / "planning.yaml").write_text("a: [", encoding="utf-8")
     assert len(refused(root).splitlines()) == 3
     assert load(root, others=False).study == load(ROOT).study
     assert read_study(root / "config" / "studies" / "demo.yaml") == load(ROOT).study
@@ -599,6 +593,14 @@ def test_a_value_of_a_budget_is_told_once_however_many_arms_ask_for_it(root: Pat
     assert refused(root) == (
         "config/studies/demo.yaml: budget.rl_steps is 0, expected at least 1;"
         " asked for in config/arms.yaml: grpo.recipe.steps"
+    )
+
+
+def test_a_larger_expert_set_is_counted_where_an_arm_reads_it(root: Path) -> None:
+    edit(root, DEMO, "large: {problems: <n>", "large: {problems: 900000")
+    load(root)
+    assert refused(root, given={"artefacts": ["appendixd3"]}).startswith(
+        "config/studies/demo.yaml: other_experts.large.problems asks for 900000 problems of 'sum-3', found 810000 of"
     )
 
 

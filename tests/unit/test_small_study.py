@@ -37,7 +37,8 @@ CHANGES = {
     "validation": {"every_steps": STEPS, "problems": 2},
     "optimiser": {"warmup_steps": 0},
     # 1e-4 is ten times the study's: its effect of three steps is far above what bfloat16 and other rows could do.
-    "budget": {"rl_steps": STEPS, "rl_learning_rate": 1e-4, "mu_decay_steps": STEPS},
+    "budget": {"rl_steps": STEPS, "rl_learning_rate": 1e-4, "mu_decay_steps": STEPS}
+    | {"sasr_warmup_steps": 1, "tune_both_warmup_steps": 0},
     "execution": {"cpu_threads": 1, "micro_batch_tokens": 1024, "logit_chunk_tokens": 128, "sampler_rows": 12},
 }
 

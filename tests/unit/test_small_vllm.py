@@ -35,7 +35,8 @@ SIZES = {
     "rollouts": {"prompts_per_step": PROMPTS, "per_prompt": ROLLOUTS, "max_response_tokens": 64},
     "validation": {"every_steps": STEPS, "problems": 2},
     "optimiser": {"warmup_steps": 0},
-    "budget": {"rl_steps": STEPS, "rl_learning_rate": 1e-4, "mu_decay_steps": STEPS},
+    "budget": {"rl_steps": STEPS, "rl_learning_rate": 1e-4, "mu_decay_steps": STEPS}
+    | {"sasr_warmup_steps": 1, "tune_both_warmup_steps": 0},
 }
 EXECUTION = {"cpu_threads": 1, "micro_batch_tokens": 1024, "logit_chunk_tokens": 128, "sampler_rows": 24}
 VLLM = {"sampler": "vllm", "vllm": {"context_tokens": 256}, "answers": "vllm", "answers_options": ENGINE}

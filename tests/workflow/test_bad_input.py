@@ -29,7 +29,27 @@ CASES = {
     "a benchmark that lm-eval could not ask": (
         "config/benchmarks/harder.yaml",
         ("repeats: <n> ", "repeats: 0 "),
-        "config/benchmarks/harder.yaml: repeats is 0, expected: ",
+        "config/benchmarks/harder.yaml: repeats is 0, expected at least 1",
+    ),
+    "a key that lm-eval does not know": (
+        "config/benchmarks/harder.yaml",
+        ("doc_to_text: prompt", "doc_to_txt: prompt"),
+        "config/benchmarks/harder.yaml: doc_to_txt is not a key here, expected `doc_to_text` (nearest)",
+    ),
+    "another study than the chosen one": (
+        "config/studies/tools.yaml",
+        ("categories: [simple_python,", "categories: [simple_pyton,"),
+        "config/studies/tools.yaml: tasks.bfcl.settings.categories: found category 'simple_pyton', expected",
+    ),
+    "a budget": (
+        "config/studies/demo.yaml",
+        ("rl_learning_rate: <n>", "rl_learning_rate: 1000"),
+        "config/studies/demo.yaml: budget.rl_learning_rate is 1000, expected at most 1; asked for in config/arms.yaml:",
+    ),
+    "brackets without end": (
+        "config/arms.yaml",
+        ("label: SFT-light\n", f"label: {'[' * 3000}{']' * 3000}\n"),
+        "config/arms.yaml, line 10, column 41: found more than 32 levels of lists and mappings, expected fewer",
     ),
     "an empty file": ("config/config.yaml", None, "config/config.yaml: found nothing, expected a mapping"),
     "text that is not YAML": (
@@ -108,3 +128,27 @@ def test_what_can_be_made_is_planned_by_any_name_that_snakemake_takes(tmp_path: 
     assert told.returncode == 0, told.stdout
     told = snakemake(tree, "--dry-run", "--config", "seeds=[1]", "--", "results/demo/runs/grpo/seed-1/model")
     assert told.returncode == 0, told.stdout
+
+
+@pytest.mark.parametrize("command", ["why", "plan"])
+def test_commands_beside_snakemake_say_the_same_and_touch_nothing(command: str, tmp_path: Path) -> None:
+    tree = copied(tmp_path / "a tree")
+    replace(tree / "config/benchmarks/harder.yaml", "doc_to_target: answer", "doc_to_target: anwser")
+    before = everything_below(tree)
+    told = run(tree, sys.executable, "-m", "chord.cli", command)
+    reason = 'config/benchmarks/harder.yaml: doc_to_target is "anwser", expected `answer` (nearest) or one of: answer'
+    assert (told.returncode, told.stdout) == (2, f"chord {command}: {reason}\n")
+    assert everything_below(tree) == before
+
+
+def test_why_reads_its_command_line_as_config_is_read(tmp_path: Path) -> None:
+    tree = copied(tmp_path / "a tree")
+    for given, said in (
+        ("seeds=[1:30]", '--config: seeds.0 is "1:30", expected a whole number'),
+        (
+            "seeds=[!!int x]",
+            "--config seeds, line 1, column 2: found 'x' under the tag !!int, expected a value of that kind",
+        ),
+    ):
+        told = run(tree, sys.executable, "-m", "chord.cli", "why", "--config", given)
+        assert told.returncode == 2 and told.stdout.startswith(f"chord why: {said}") and told.stdout.count("\n") == 1

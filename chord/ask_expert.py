@@ -114,12 +114,12 @@ def judge(
     judged: dict[str, list[Judged]] = {problem.id: [] for problem in problems}
     alphabet, most = study.model.alphabet, study.rollouts.max_response_tokens
     with Grader(study.grading) as grader:
-        for answer in answers:
+        outcomes = grader.grade_all([(answer.text, answer.finish, wanted[answer.problem]) for answer in answers])
+        for answer, outcome in zip(answers, outcomes, strict=True):
             tokens = measure(answer.text)
             misfit = TOO_LONG if tokens > most else CUT if answer.finish == "length" else None
             if alphabet is not None and not set(answer.text) <= set(alphabet):
                 misfit = OUTSIDE
-            outcome = grader.grade(answer.text, answer.finish, wanted[answer.problem])
             judged[answer.problem].append(Judged(answer, outcome, tokens, misfit))
     return judged
 

@@ -20,9 +20,10 @@ class Outcome(StrEnum):
 
     RIGHT = "right"
     WRONG = "wrong"  # an answer in the right form, but not the right one
+    UNEVALUATED = "unevaluated"  # an operation that was left to do where a number was asked for; see grader math
     UNPARSABLE = "unparsable"  # no answer in the form that was asked for
     TOO_LONG = "too_long"  # the token limit was reached before the text ended
-    KILLED = "killed"  # grading it took too long or too much memory
+    KILLED = "killed"  # grading it took, or would have taken, too long or too much memory
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,11 @@ class Practice:
         mine = [self.prompts[row] for row in rows[world.rank :: world.size]]
         samples = self.feed.sample(mine, count, ("rollout", step))
         texts = [self.feed.text(sample) for sample in samples]
-        outcomes = [
-            self.grader.grade(text, sample.finish, mine[at // count].answer)
+        answers = [
+            (text, sample.finish, mine[at // count].answer)
             for at, (text, sample) in enumerate(zip(texts, samples, strict=True))
         ]
+        outcomes = self.grader.grade_all(answers, per_problem=count)
         rewards = [self._reward(outcome, text) for outcome, text in zip(outcomes, texts, strict=True)]
         sequences: list[Sequence] = []
         if mine:
@@ -74,7 +75,7 @@ class Practice:
         world = self.feed.world
         right = {problem.id: problem.answer for problem in self.feed.validation}
         mine = answers[world.rank :: world.size]
-        outcomes = self._count([self.grader.grade(one.text, one.finish, right[one.problem]) for one in mine])
+        outcomes = self._count(self.grader.grade_all([(one.text, one.finish, right[one.problem]) for one in mine]))
         return outcomes["right"] / len(answers), outcomes
 
     def check_experts(self, solved: List[Problem], file: Path) -> None:

@@ -70,7 +70,7 @@ def by_step(file: Path, problems: Iterable[str]) -> dict[int, list[ValidationAns
 
 def _graded(step: int, answers: list[ValidationAnswer], right: dict[str, str], grader: Grader) -> dict[str, Any]:
     """What one step's answers come to."""
-    found = Counter(grader.grade(answer.text, answer.finish, right[answer.problem]) for answer in answers)
+    found = Counter(grader.grade_all([(answer.text, answer.finish, right[answer.problem]) for answer in answers]))
     return {
         "step": step,
         "accuracy": found[Outcome.RIGHT] / len(answers),

@@ -19,7 +19,7 @@ METRICS = (
     "policy_entropy",
     "expert_entropy",
     "reward",
-    *(f"outcomes.{outcome}" for outcome in ("right", "wrong", "unparsable", "too_long", "killed")),
+    *(f"outcomes.{outcome}" for outcome in ("right", "wrong", "unevaluated", "unparsable", "too_long", "killed")),
     "response_tokens",
     "rollout_tokens",
     "expert_tokens",

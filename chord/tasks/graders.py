@@ -1,12 +1,14 @@
 """From a text to an outcome. The same graders pay rewards, check expert traces and score benchmarks.
 
 Text that a model wrote is hostile: every grader reads it in linear time, compares only numbers of bounded length, and
-evaluates nothing. The one that needs computer algebra asks a child process that can be killed (`math_checker`).
+evaluates nothing. The one that may need computer algebra (`math_reading` decides what does not) asks a child process
+that can be killed (`math_checker`).
 """
 
 import atexit
 import re
 import unicodedata
+from collections.abc import Sequence
 from decimal import Decimal
 from functools import cache
 from types import TracebackType
@@ -16,6 +18,8 @@ from chord.config import AnswerForm
 from chord.provenance.files import UserError
 from chord.records import Outcome
 from chord.tasks.math_checker import MathChecker
+from chord.tasks.math_notation import plain
+from chord.tasks.math_reading import verdict
 from chord.tasks.tool_calls import same_calls
 
 MAX_TEXT_CHARACTERS = 1_000_000  # 16k tokens, the paper's limit, are below 200 thousand characters
@@ -27,6 +31,9 @@ NUMBER = re.compile(
 )
 MAX_NUMBER_CHARACTERS = 64
 BOXED = "\\boxed{"
+# Answers to one problem in one step of a training that may be ended over their limits before the rest is not compared.
+# Counted by problem, since all answers to one are on one rank: so nothing depends on how many ranks there are.
+MOST_TRAPS = 2
 
 
 class Grader:
@@ -55,15 +62,34 @@ class Grader:
         paper; one that ended by itself without one is UNPARSABLE. Raises UserError if `problem_answer` is not of the
         form that the grader reads.
         """
+        return self.grade_all([(text, finish, problem_answer)])[0]
+
+    def grade_all(self, answers: Sequence[tuple[str, str, str]], per_problem: int | None = None) -> list[Outcome]:
+        """What each (text, finish, answer of its problem) is worth, several at a time where that takes processes.
+
+        `per_problem`, for a step of a training, is how many answers in a row are to one problem: after MOST_TRAPS of
+        them that had to be ended, those that follow are KILLED, too, if they need computer algebra.
+        """
+        read = [self._read(*answer) for answer in answers]
+        asked = [at for at, one in enumerate(read) if not isinstance(one, Outcome)]
+        pairs = [one for one in read if not isinstance(one, Outcome)]
+        problems = [at // per_problem for at in asked] if per_problem else None
+        told = dict(zip(asked, self._checker.equal_all(pairs, problems, MOST_TRAPS), strict=True))
+        return [
+            one if isinstance(one, Outcome) else _outcome(told[at]) or Outcome.KILLED for at, one in enumerate(read)
+        ]
+
+    def _read(self, text: str, finish: str, answer: str) -> Outcome | tuple[str, str]:
+        """The outcome, or the two answers that computer algebra has to compare for it."""
         if finish not in ("stop", "length"):
             raise ValueError(f"found finish '{finish}', expected 'stop' or 'length'")
         cut = finish == "length"
-        outcome = self._read(text, cut, problem_answer) if len(text) <= MAX_TEXT_CHARACTERS else None
-        if outcome is None:
+        found = self._found(text, cut, answer) if len(text) <= MAX_TEXT_CHARACTERS else None
+        if found is None:
             return Outcome.TOO_LONG if cut else Outcome.UNPARSABLE
-        return outcome
+        return found
 
-    def _read(self, text: str, cut: bool, answer: str) -> Outcome | None:
+    def _found(self, text: str, cut: bool, answer: str) -> Outcome | tuple[str, str] | None:
         """None where the text has no final answer that can be read."""
         match self.form.grader:
             case "marked-text":
@@ -72,7 +98,8 @@ class Grader:
             case "last-number":
                 return last_number(text, cut, answer)
             case "math":
-                return self._math(text, answer)
+                given = plain(last_boxed(text) or "")
+                return verdict(plain(answer), given) if given else None
             case "tool-call":
                 return _outcome(same_calls(text, answer))
             case "bfcl":
@@ -80,22 +107,15 @@ class Grader:
 
                 return _outcome(wanted_calls(text, answer))
 
-    def _math(self, text: str, answer: str) -> Outcome | None:
-        given = last_boxed(text)
-        if given is None:
-            return None
-        short, wanted = _compact(given), _compact(answer)
-        if short == wanted:
-            return Outcome.RIGHT
-        if INTEGER.fullmatch(short) and INTEGER.fullmatch(wanted):
-            return _outcome(int(short) == int(wanted))
-        verdict = self._checker.equal(answer, given)
-        return Outcome.KILLED if verdict is None else _outcome(verdict)
-
 
 def grade(text: str, finish: str, problem_answer: str, form: AnswerForm) -> Outcome:
     """What one text is worth; see `Grader.grade`. The math grader's child process is kept until this process ends."""
-    return _kept(form).grade(text, finish, problem_answer)  # pyright: ignore[reportArgumentType] # frozen, so hashable
+    return grade_all([(text, finish, problem_answer)], form)[0]
+
+
+def grade_all(answers: Sequence[tuple[str, str, str]], form: AnswerForm) -> list[Outcome]:
+    """What several texts are worth; see `Grader.grade_all`, and `grade`."""
+    return _kept(form).grade_all(answers)  # pyright: ignore[reportArgumentType] # frozen, so hashable
 
 
 @cache
@@ -152,11 +172,6 @@ def last_boxed(text: str) -> str | None:
             given = " ".join(text[start : start + index].split())
             return given if given and not _hides(given) else None
     return None
-
-
-def _compact(answer: str) -> str:
-    """Without spaces and dollar signs, which no answer needs."""
-    return "".join(answer.replace("$", "").split())
 
 
 def _hides(text: str) -> bool:

@@ -158,7 +158,8 @@ def _kept(
     counts["not verified"] += len(texts) - len(told)
     short = _within(told, texts, rules)
     counts["over filters.generation_tokens"] += len(told) - len(short)
-    kept = [place for place in short if grader.grade(texts[place], "stop", answer) is Outcome.RIGHT]
+    outcomes = grader.grade_all([(texts[place], "stop", answer) for place in short])
+    kept = [place for place, outcome in zip(short, outcomes, strict=True) if outcome is Outcome.RIGHT]
     counts["not right to the grader of the study"] += len(short) - len(kept)
     counts["kept"] += len(kept)
     return kept if len(kept) >= rules.filters.generations else FEW

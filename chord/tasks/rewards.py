@@ -1,7 +1,8 @@
 """From an outcome to a number: four named rewards. Knows no grader.
 
 A text that the grader had to be killed for is worth as much as an unparsable one: no answer was read from it, and it
-must not pay to write what cannot be graded.
+must not pay to write what cannot be graded. One that leaves an operation to do is worth as much as a wrong one: the
+paper's right format is a thought and then a box, which it has; what is in the box is not right.
 """
 
 from chord.records import Outcome
@@ -11,6 +12,7 @@ from chord.tasks.tool_calls import thinks_once
 PAPER_MATH = {
     Outcome.RIGHT: 1.0,
     Outcome.WRONG: 0.0,
+    Outcome.UNEVALUATED: 0.0,
     Outcome.UNPARSABLE: -0.1,
     Outcome.TOO_LONG: -1.0,
     Outcome.KILLED: -0.1,
@@ -23,10 +25,10 @@ FORMAT_PENALTY = -0.1
 def reward(outcome: Outcome, text: str, name: str) -> float:
     """The reward called `name` of a graded text.
 
-    paper-math          +1 right, 0 wrong, -0.1 unparsable or killed, -1 too long (arXiv:2508.11408, A.2)
+    paper-math          +1 right, 0 wrong or unevaluated, -0.1 unparsable or killed, -1 too long (arXiv:2508.11408, A.2)
     shipped-math        +1 right, else 0; and -0.1 unless <think>...</think> is there exactly once. As in the released
                         code: a right answer that thinks badly has 0.9, and a cut text no penalty of its own
-    last-number-format  +1 right, 0 wrong, -0.1 where there is no last number to read (unparsable, too long, killed)
+    last-number-format  +1 right, 0 wrong or unevaluated, -0.1 where nothing can be read (unparsable, too long, killed)
     binary              +1 right, else 0 (arXiv:2508.11408, A.2, tool use)
     """
     match name:

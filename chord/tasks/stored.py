@@ -9,7 +9,7 @@ from lm_eval.api.model import LM
 
 from chord.config import AnswerForm
 from chord.records import Answer, Outcome
-from chord.tasks.graders import grade
+from chord.tasks.graders import grade_all
 
 
 class Response(str):
@@ -54,7 +54,7 @@ class StoredAnswers(LM):
 def process_results(doc: Mapping[str, Any], results: Sequence[Sequence[Response]]) -> dict[str, Any]:
     """What lm-eval records of one problem with k answers: avg@k, pass@k, and the outcome of each answer in order."""
     form = AnswerForm.model_validate_json(doc["form"])
-    outcomes = [grade(str(text), text.finish, doc["answer"], form) for text in results[0]]
+    outcomes = grade_all([(str(text), text.finish, doc["answer"]) for text in results[0]], form)
     right = [outcome is Outcome.RIGHT for outcome in outcomes]
     return {
         f"avg@{len(right)}": sum(right) / len(right),

@@ -1,14 +1,22 @@
+import csv
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from chord.config import Grading
 from chord.provenance.files import UserError
 from chord.records import Outcome
-from chord.tasks.graders import Grader, grade
+from chord.tasks import math_checker
+from chord.tasks.graders import MOST_TRAPS, Grader, grade
 
 RIGHT, WRONG, UNPARSABLE, TOO_LONG = Outcome.RIGHT, Outcome.WRONG, Outcome.UNPARSABLE, Outcome.TOO_LONG
+UNEVALUATED, KILLED = Outcome.UNEVALUATED, Outcome.KILLED
+DATA = Path(__file__).parents[1] / "data"
+TRAP = "{" * 30 + "1" + "}" * 30 + "x"  # the parser of LaTeX needs minutes for it
 MARKED = Grading(grader="marked-text", mark="=", reward="paper-math")
 LAST = Grading(grader="last-number", reward="last-number-format")
 MATH = Grading(grader="math", reward="paper-math")
@@ -118,6 +126,7 @@ def test_last_number_refuses_problems_whose_answer_is_no_number() -> None:
         ("\\boxed{\\{2, 1\\}}", "\\{1, 2\\}", RIGHT),
         ("\\boxed{\\}}", "\\}", RIGHT),  # an escaped brace does not close the box
         ("\\boxed{\\text{forty two}}", "42", WRONG),
+        ("\\boxed{40+2}", "42", UNEVALUATED),
         ("42", "42", UNPARSABLE),
         ("\\boxed{}", "42", UNPARSABLE),
         ("\\boxed{42} \\boxed{4", "42", UNPARSABLE),  # the last box is not closed
@@ -135,11 +144,121 @@ def test_a_cut_text_with_a_closed_box_has_its_answer_and_one_without_is_too_long
     assert math_grader.grade("\\boxed{4", "length", "42") is TOO_LONG
 
 
-def test_integers_never_reach_the_child_process() -> None:
+def pairs(name: str) -> list[dict[str, str]]:
+    with (DATA / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def boxed(rows: list[dict[str, str]]) -> list[tuple[str, str, str]]:
+    return [(f"so \\boxed{{{row['given']}}}.", "stop", row["reference"]) for row in rows]
+
+
+def test_each_publicly_reported_pair_has_its_verdict(math_grader: Grader) -> None:
+    rows = pairs("math_answers.tsv")
+    outcomes = math_grader.grade_all(boxed(rows))
+    assert len(rows) == 75
+    assert [
+        (row, one) for row, one in zip(rows, outcomes, strict=True) if (one is RIGHT) != (row["right"] == "yes")
+    ] == []
+    assert KILLED not in outcomes
+
+
+def test_each_pair_of_ours_has_its_outcome(math_grader: Grader) -> None:
+    rows = pairs("math_pairs.tsv")
+    outcomes = math_grader.grade_all(boxed(rows))
+    assert {row["outcome"] for row in rows} == {"right", "wrong", "unevaluated"}
+    assert [(row, one) for row, one in zip(rows, outcomes, strict=True) if one != row["outcome"]] == []
+
+
+def test_an_answer_to_an_integer_never_reaches_the_child_process() -> None:
+    given = [
+        "42",
+        "43",
+        "42.0",
+        "\\frac{84}{2}",
+        "41+1",
+        "x=41=42",
+        "42, 43",
+        "\\sqrt{1764}",
+        "\\text{forty two}",
+        TRAP,
+    ]
     with Grader(MATH) as grader:
-        assert grader.grade("\\boxed{42}", "stop", "42") is RIGHT
-        assert grader.grade("\\boxed{43}", "stop", "42") is WRONG
+        outcomes = grader.grade_all([(f"\\boxed{{{text}}}", "stop", "42") for text in given])
         assert grader._checker._worker is None
+    assert outcomes == [RIGHT, WRONG, RIGHT, RIGHT, UNEVALUATED, UNEVALUATED, WRONG, UNEVALUATED, WRONG, WRONG]
+
+
+def test_a_box_that_holds_formatting_alone_has_no_answer(math_grader: Grader) -> None:
+    assert [math_grader.grade(text, "stop", "\\text{}") for text in ("\\boxed{$ $}", "\\boxed{\\,}")] == [
+        UNPARSABLE
+    ] * 2
+
+
+STATES = [
+    ("0<f(x)<1", "(0,1)"),
+    ("(2,12) \\cup (12,102)", "(2,102) \\setminus \\{12\\}"),
+    ("x\\le 5", "(-\\infty,5]"),
+    ("\\sqrt{2}", "\\int_0^1 \\sqrt{2} dx"),
+    ("\\sqrt{2}", "\\lim_{n\\to\\infty} \\sqrt{2}"),
+    ("2x+4y-3=0", "y = -\\frac{1}{2}x + \\frac{3}{4}"),
+    ("\\tan^2(y)+1", "\\sec^2(y)"),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}1\\\\3\\end{pmatrix}"),
+    ("\\sqrt{2}", "\\sum_{n=0}^{\\infty} 2^{-n}"),
+    ("\\sqrt{2}", TRAP),
+    ("\\frac{1}{1+i}", "\\frac{1-i}{2}"),
+]
+
+
+def test_a_grade_depends_on_no_cache_of_the_installation_and_on_nothing_graded_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [(f"\\boxed{{{given}}}", "stop", wanted) for wanted, given in STATES]
+    expected = [RIGHT] * 7 + [WRONG] * 2 + [KILLED] + [RIGHT]
+    empty = tmp_path / "bytecode"
+    empty.mkdir(mode=0o500)
+    for prefix in (None, str(empty)):
+        if prefix:
+            monkeypatch.setenv("PYTHONPYCACHEPREFIX", prefix)
+        for processors in (1, 2):
+            monkeypatch.setattr(math_checker, "_processors", lambda most=processors: most)
+            with Grader(MATH) as grader:
+                cold, again = grader.grade_all(answers), grader.grade_all(answers)
+                backwards = grader.grade_all(answers[::-1])[::-1]
+            assert (cold, again, backwards) == (expected, expected, expected), (prefix, processors)
+    assert list(empty.iterdir()) == []
+
+
+def test_the_child_loads_all_that_comparing_imports_before_it_compares() -> None:
+    program = (
+        "import csv, sys; from chord.tasks import math_worker as w; from chord.tasks.math_notation import plain;"
+        "from chord.tasks.math_reading import verdict; w.load(); loaded = set(sys.modules)\n"
+        "for name in sys.argv[1:]:\n"
+        "    for row in csv.reader(open(name), delimiter='\\t', quoting=csv.QUOTE_NONE):\n"
+        "        asked = verdict(plain(row[0]), plain(row[1]))\n"
+        "        isinstance(asked, tuple) and w.equal(*asked)\n"
+        "print(sorted(set(sys.modules) - loaded))"
+    )
+    files = [str(DATA / name) for name in ("math_answers.tsv", "math_pairs.tsv")]
+    ended = subprocess.run([sys.executable, "-c", program, *files], capture_output=True, text=True, timeout=600)
+    assert ended.stdout == "[]\n", ended.stderr
+
+
+def test_one_problems_traps_in_a_step_end_what_is_compared_for_it_in_the_order_of_its_answers(
+    math_grader: Grader,
+) -> None:
+    same, trap, text = ("\\boxed{7^{1/2}}", "stop", "\\sqrt{7}"), (f"\\boxed{{{TRAP}}}", "stop", "\\sqrt{7}"), (
+        "\\boxed{\\sqrt 7}", "stop", "\\sqrt{7}"
+    )  # fmt: skip
+    assert MOST_TRAPS == 2
+    first, second, third = [same, trap, same, trap, same, text], [trap, trap, trap, same, same, same], [same] * 6
+    together = math_grader.grade_all([*first, *second, *third], per_problem=6)
+    assert together[:6] == [RIGHT, KILLED, RIGHT, KILLED, KILLED, RIGHT]  # the last one needs no algebra
+    assert together[6:12] == [KILLED] * 6
+    assert together[12:] == [RIGHT] * 6
+    apart = [math_grader.grade_all(group, per_problem=6) for group in (first, second, third)]  # as on three ranks
+    assert together == [*apart[0], *apart[1], *apart[2]]
+    assert math_grader.grade_all([trap, trap, same]) == [KILLED, KILLED, RIGHT]  # outside of a training's step
 
 
 A = {"name": "a", "arguments": {"x": 1, "y": [1, 2]}}

@@ -185,7 +185,10 @@ def test_the_base_corpus_repeats_small_tasks_and_asks_its_own_prompts_only(demo:
 
 
 def test_drawing_and_demonstrating_reach_no_grader(demo: Study) -> None:
-    graders = {f"chord.tasks.{name}" for name in ("graders", "math_checker", "math_worker", "tool_calls", "rewards")}
+    graders = {
+        f"chord.tasks.{name}"
+        for name in ("graders", "math_checker", "math_reading", "math_values", "tool_calls", "rewards")
+    }
     assert "chord.tasks.graders" in code_closure("chord.score")
     beside = {"chord.prepare": beside_problems(demo, "train"), "chord.demonstrate": beside_traces(demo, "expert")}
     for verb, without in beside.items():

@@ -11,6 +11,7 @@ THOUGHT = "<think>a</think> b"
     [
         (Outcome.RIGHT, 1.0, 1.0, 1.0, 1.0),
         (Outcome.WRONG, 0.0, 0.0, 0.0, 0.0),
+        (Outcome.UNEVALUATED, 0.0, 0.0, 0.0, 0.0),
         (Outcome.UNPARSABLE, -0.1, 0.0, -0.1, 0.0),
         (Outcome.TOO_LONG, -1.0, 0.0, -0.1, 0.0),
         (Outcome.KILLED, -0.1, 0.0, -0.1, 0.0),
@@ -41,9 +42,10 @@ def test_the_shipped_reward_takes_a_tenth_for_bad_thinking_whatever_the_outcome(
     assert reward(Outcome.RIGHT, text, "paper-math") == 1.0
 
 
-def test_what_the_grader_was_killed_for_pays_no_more_than_an_honest_wrong_answer() -> None:
+@pytest.mark.parametrize("outcome", [Outcome.KILLED, Outcome.UNEVALUATED])
+def test_what_cannot_be_graded_or_is_left_to_do_pays_no_more_than_an_honest_wrong_answer(outcome: Outcome) -> None:
     for name in ("paper-math", "shipped-math", "last-number-format", "binary"):
-        assert reward(Outcome.KILLED, THOUGHT, name) <= reward(Outcome.WRONG, THOUGHT, name)
+        assert reward(outcome, THOUGHT, name) <= reward(Outcome.WRONG, THOUGHT, name)
 
 
 def test_an_unknown_reward_is_refused() -> None:

@@ -43,7 +43,7 @@ def test_each_step_has_its_accuracy_its_outcomes_and_its_length(tmp_path: Path) 
         "step": 0,
         "accuracy": 0.0,
         "response_tokens": pytest.approx((1 + 3 + 3) / 3),
-        "outcomes": {"right": 0, "wrong": 1, "unparsable": 1, "too_long": 1, "killed": 0},
+        "outcomes": {"right": 0, "wrong": 1, "unparsable": 1, "too_long": 1, "killed": 0, "unevaluated": 0},
     }
     assert (second["step"], second["accuracy"]) == (10, pytest.approx(2 / 3))
     manifest = json.loads((tmp_path / "out/validation.manifest.json").read_text())

@@ -1,6 +1,6 @@
 // What stands behind a number: the files that it was made of, link by link, and the answers of the models.
 
-const GRADES = { right: "right", wrong: "wrong", unparsable: "unparsable", too_long: "too long", killed: "grading killed" };
+const GRADES = { right: "right", wrong: "wrong", unevaluated: "not evaluated", unparsable: "unparsable", too_long: "too long", killed: "grading killed" };
 
 /** The dialog of the page; one at a time, closed by its button, by Esc, or by a click beside it. */
 class Inspector {

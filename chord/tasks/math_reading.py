@@ -1,0 +1,360 @@
+r"""What a mathematical answer says: a number that is written out, or something else.
+
+Decides all that needs no algebra. Text alone; evaluates nothing. Answers are read in their plain form
+(`math_notation.plain`).
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from chord.records import Outcome
+from chord.tasks.math_notation import choices, closing, outside, words
+
+# English words that take back, or choose between, what they stand beside: none of them is part of a unit or a name.
+UNCOMMITTED = words(
+    "or and nor not no none but if unless than then else more less least most fewer greater larger smaller bigger to"
+    " too between through up down plus minus over under above below about around approximately approx almost nearly"
+    " roughly circa maybe perhaps probably possibly likely unlikely either neither any other another except without"
+    " from is are was were be i we you think guess believe that this which when where with whether instead half"
+    " quarter double twice triple squared cubed factorial mod modulo infinity sure unsure unknown wrong incorrect"
+    " one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy eighty"
+    " ninety sqrt sinh cosh tanh floor ceil choose log ln sin cos tan max min gcd lcm also both all some so ish"
+    " equals equal times divided multiplied added infinite undefined ok exactly root power remainder"
+)
+MULTIPLIERS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+PER_CENT = {"percent", "pct", "percentage"}
+# Units that count without \text{}: any word of four letters or more does, too.
+SHORT_UNITS = words("cm mm km dm nm kg mg lb lbs oz ft yd mi mph kmh kph hr hrs min mins sec secs ml deg rad cc")
+LETTER_UNITS = words("m s g h d l L N J W V A K C F t")
+BASES: dict[str, int] = dict(zip(
+    ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
+     "fifteen", "sixteen"), range(2, 17), strict=True,
+))  # fmt: skip
+
+SIMPLE_NAME = re.compile(r"(?:(?:\\?[A-Za-z]+|\\text\{[^{}]*\})(?:_(?:\{[^{}]*\}|[0-9A-Za-z]))?'?(?:\([^()]*\))?)?")
+MOST_DIGITS = 1_000  # of what is read as a number
+MOST_EXPONENT = 400
+COMMAS = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+"
+SPACES = r"[1-9][0-9]{0,2}(?: [0-9]{3})+"
+WHOLE = re.compile(rf"(?:{SPACES}|{COMMAS})(?![0-9])")
+SIGN = re.compile(r"[+-]? ?")
+CURRENCY = re.compile(r"(?:(?:US|CA|AU)? ?\\?[$€£¥₹₽₩]|Rs\.?|USD|EUR|GBP) ?")
+POINT = re.compile(
+    rf"(?P<whole>{SPACES}|{COMMAS})?\.(?P<part>[0-9]*)(?:\\overline(?:\{{(?P<again>[0-9]+)\}}|(?P<one>[0-9])))?"
+)
+FRACTION = re.compile(
+    rf"\\frac\{{ ?(?P<over>[+-]? ?(?:{COMMAS})) ?\}}\{{ ?(?P<under>[+-]? ?(?:{COMMAS})) ?\}}"
+    rf"|(?P<left>{COMMAS})/(?P<right>{COMMAS})(?![0-9])"
+)
+MIXED = re.compile(
+    r"(?P<whole>[0-9]+)(?: ?\\frac\{ ?(?P<over>[0-9]+) ?\}\{ ?(?P<under>[0-9]+) ?\}"
+    r"| (?P<left>[0-9]+)/(?P<right>[0-9]+)(?![0-9]))"
+)
+POWER = re.compile(
+    r" ?(?:\\times|\\cdot|\*) ?10\^(?:\{ ?(?P<braced>[+-]?[0-9]{1,3}) ?\}|(?P<bare>[0-9]))"
+    r"|[eE](?P<plain>[+-]?[0-9]{1,3})(?![0-9])"
+)
+BASED = re.compile(
+    r"\(?(?P<digits>[0-9A-F ]+)\)?_(?:\{ ?\(?(?P<braced>[0-9]{1,2})\)? ?\}|(?P<bare>[0-9])"
+    r"|(?:\{ ?)?\\text\{(?P<text>[a-z]+)\}(?: ?\})?|\{(?P<word>[a-z]+)\})"
+)
+UNIT = re.compile(
+    r"\\text\{(?P<text>[^{}]*)\}|(?P<degree>\^ ?(?:\\circ|\{ ?\\circ ?\}))|(?P<power>\^(?:\{ ?-?[1-9] ?\}|[1-9]))"
+    r"|(?P<percent>\\?%)|(?P<word>[A-Za-z]+)|(?P<join>/|\\cdot|[ .])|(?P<money>\\?[$€£¥₹₽₩])"
+)
+UNIT_WORDS = re.compile(r"[A-Za-z][A-Za-z .'/-]*(?:\^[1-9])?")
+RELATION = re.compile(
+    r"\\(?:leq|geq|neq|approx|(?:not)?in|sim|simeq|cong|equiv|to|ll|gg|subset|subseteq|propto)(?![A-Za-z])|<=?|>=?|:?="
+)
+NAMING = words(
+    "text overline angle triangle vec hat frac sqrt cdot alpha beta gamma delta epsilon varepsilon zeta eta theta iota"
+    " kappa lambda mu nu xi pi rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi"
+    " Omega ell measuredangle operatorname mathcal mathbb square widehat overrightarrow"
+)  # commands of which a name may be made
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number as it is written: its value, whether it is so many per cent, and the base that it names, if any."""
+
+    value: Fraction
+    percent: bool = False
+    base: int | None = None
+
+
+def verdict(wanted: str, given: str) -> Outcome | tuple[str, str]:
+    r"""What `given` is worth against `wanted`, two plain texts; or, where only algebra can tell, the two to compare.
+
+    An integer is answered by a number that is written out, and by nothing else. Every other reference keeps its form:
+    one value is answered by one value, not by a list, a set, a choice or an inequality.
+    """
+    if wanted == given or (is_words(wanted) and wanted.casefold() == given.casefold()):
+        return Outcome.RIGHT
+    reference, read = (number(wanted) if SIMPLE_NAME.fullmatch(name_of(wanted)) else None), number(given)
+    if reference is not None and read is not None:
+        return Outcome.RIGHT if _same(reference, read) and _same_name(wanted, given) else Outcome.WRONG
+    if reference is not None and (reference.value.denominator == 1 or reference.base is not None):
+        return Outcome.UNEVALUATED if is_operation(given) else Outcome.WRONG
+    if max(map(_equations, choices(given))) > max(1, *map(_equations, choices(wanted))):
+        return Outcome.UNEVALUATED
+    if is_value(wanted) and not is_value(given):
+        single = name_of(wanted) and relations(given) == ["="] and len(choices(given)) == 1
+        if not single:
+            return Outcome.UNEVALUATED if set(relations(given)) == {"="} and is_operation(given) else Outcome.WRONG
+    if _unwanted(wanted, given):
+        return Outcome.WRONG
+    pair = _for_algebra(wanted, given), _for_algebra(given, wanted)
+    return Outcome.RIGHT if pair[0] == pair[1] else pair
+
+
+def number(text: str) -> Number | None:
+    r"""The number that the plain text writes out, or None.
+
+    Digits, thousands by comma or space, a decimal, one that repeats (`0.\overline{3}`), one fraction, a mixed number,
+    or scientific notation; with a sign, a currency, a unit, per cent, a base (`1011_2`) or a name (`x =`).
+    """
+    text = unnamed(text)
+    at = SIGN.match(text)
+    assert at is not None
+    sign, rest = (-1 if "-" in at[0] else 1), text[at.end() :]
+    if money := CURRENCY.match(rest):
+        rest = rest[money.end() :]
+        if sign == 1 and rest.startswith("-"):
+            sign, rest = -1, rest[1:].lstrip()
+    if len(rest) > MOST_DIGITS:
+        return None
+    if (based := BASED.fullmatch(rest)) and (read := _based(based)):
+        return Number(sign * read.value, base=read.base)
+    if rest.startswith("(") and (closed := re.fullmatch(r"\(([0-9.]+)\)(.*)", rest, re.DOTALL)):
+        rest = closed[1] + closed[2]
+    found = _value(rest)
+    if found is None:
+        return None
+    value, end = found
+    told = _unit(rest[end:])
+    return None if told is None else Number(sign * value * told[0], told[1])
+
+
+def unnamed(text: str) -> str:
+    """What the plain text says its name is equal to (`x = 5` says 5), or all of it where it names nothing."""
+    name, value = _named(text)
+    return value if name else text
+
+
+def name_of(text: str) -> str:
+    """The name to which the plain text gives a value, or nothing."""
+    return _named(text)[0]
+
+
+def relations(text: str) -> list[str]:
+    """The relations in the plain text outside of brackets, in order."""
+    return [text[start:end] for start, end in outside(text, RELATION)]
+
+
+def is_value(text: str) -> bool:
+    r"""Whether the plain text is one value: no list, set, interval, tuple, choice (`\pm`) or relation but `name =`."""
+    text = unnamed(text)
+    if relations(text) or len(choices(text)) > 1:
+        return False
+    if re.search(r"\\(?:pm|mp|cup|cap|setminus|emptyset|backslash)(?![A-Za-z])|\\\{|\\begin", text):
+        return False
+    pair = text[:1] in ("(", "[") and text[-1:] in (")", "]") and closing(text, 0) == len(text) - 1
+    return not (pair and ("," in text or len(choices(text[1:-1])) > 1))
+
+
+def is_operation(text: str) -> bool:
+    """Whether something is left to do in the plain text: an equation, a sum, a function, a power or a product."""
+    if relations(text):
+        return set(relations(text)) == {"="} and len(choices(text)) == 1
+    if not is_value(text) or "\\text" in text or re.search(r"(?<![A-Za-z\\])[A-Za-z]{4,}", text):
+        return False
+    return bool(re.search(r"[0-9]", text) and re.search(r"[-+*/^!|()_]|\\[A-Za-z]", text))
+
+
+def without_unit(text: str) -> str:
+    """The plain text without a unit in words at its end, where one may stand."""
+    found = re.search(r" ?\\text\{([^{}]*)\}(?:\^\{?[1-9]\}?)?$", text)
+    return text[: found.start()] if found and found.start() and _is_unit(found[1]) else text
+
+
+def is_words(text: str) -> bool:
+    """Whether the plain text is words of English, in which case does not matter."""
+    return bool(re.fullmatch(r"[A-Za-z][A-Za-z' -]{2,}", text))
+
+
+def exact(text: str) -> str:
+    """The plain text with its decimals as fractions, so that no computer rounds them."""
+    return re.sub(
+        r"(?<![0-9.])([1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]*)\.([0-9]+)",
+        lambda found: f"\\frac{{{_int(found[1] + found[2])}}}{{1{'0' * len(found[2])}}}",
+        text,
+    )
+
+
+def _same(wanted: Number, given: Number) -> bool:
+    r"""Whether two numbers are one. A base that only the reference names is understood; another one is another form.
+
+    Per cent is a unit, so that 28 answers `28\%` and `28\%` answers 28, and it is a hundredth: 0.28 answers `28\%`,
+    and `50\%` answers 1/2. But `500\%` does not answer 5: an integer is written out.
+    """
+    if wanted.base is not None and given.base is None:
+        return _digits(wanted) == given.value
+    if (wanted.base or 10) != (given.base or 10):
+        return False
+    if wanted.percent == given.percent:
+        return wanted.value == given.value
+    if wanted.percent:
+        return given.value in (wanted.value, wanted.value / 100)
+    return given.value == (wanted.value if wanted.value.denominator == 1 else 100 * wanted.value)
+
+
+def _digits(number: Number) -> Fraction | None:
+    """The number that the digits of a whole number in its base are when read in base ten; None if some are letters."""
+    assert number.base is not None
+    digits, rest = "", abs(int(number.value))
+    while rest or not digits:
+        rest, digit = divmod(rest, number.base)
+        if digit > 9:
+            return None
+        digits = str(digit) + digits
+    return Fraction(int(digits)) * (-1 if number.value < 0 else 1)
+
+
+def _same_name(wanted: str, given: str) -> bool:
+    """Whether the two name one variable; x = 5 does not answer y = 5."""
+    names = [name_of(wanted), name_of(given)]
+    return names[0] == names[1] or not all(re.fullmatch(r"[A-Za-z]", name) for name in names)
+
+
+def _equations(text: str) -> int:
+    return sum(one in ("=", ":=") for one in relations(text))
+
+
+def _unwanted(wanted: str, given: str) -> bool:
+    r"""Whether `given` has what makes no sense beside `wanted`: words, a nearness, another relation, `1 2`, a base."""
+    if re.search(r"[0-9] [0-9]", given) or re.search(r"[0-9] [0-9]", wanted):
+        return True
+    if "\\text" in without_unit(given) and "\\text" not in wanted and len(choices(given)) == 1:
+        return True
+    if re.search(r"[0-9]_(?:[0-9]|\{[0-9])", given) and "_" not in wanted:
+        return True
+    ours, theirs = set(relations(wanted)), set(relations(given))
+    if "\\approx" in theirs - ours:
+        return True
+    return bool(ours) and ours <= {"="} and not theirs <= {"=", "\\in"}
+
+
+def _for_algebra(text: str, other: str) -> str:
+    """The plain text as computer algebra should have it."""
+    text = without_unit(text)
+    within = re.match(r"[A-Za-z](?:_\{?[0-9A-Za-z]\}?)?\\in(?![A-Za-z])", text)
+    if within and relations(text) == ["\\in"]:
+        text = text[within.end() :].strip()
+    if is_value(text) and not relations(other):
+        text = unnamed(text)
+    return exact(re.sub(r"\\text\{([A-Za-z])\}", r" \1 ", text)).strip()
+
+
+def _value(text: str) -> tuple[Fraction, int] | None:
+    """The unsigned number that the text begins with, and where it ends."""
+    if (found := MIXED.match(text)) and 0 < int(found["over"] or found["left"]) < int(found["under"] or found["right"]):
+        part = Fraction(int(found["over"] or found["left"]), int(found["under"] or found["right"]))
+        return int(found["whole"]) + part, found.end()
+    if found := FRACTION.match(text):
+        over, under = (_int(found["over"] or found["left"]), _int(found["under"] or found["right"]))
+        return (Fraction(over, under), found.end()) if under else None
+    if (found := POINT.match(text)) and len(found[0]) > 1:
+        value, end = _decimal(found), found.end()
+    elif found := WHOLE.match(text):
+        value, end = Fraction(_int(found[0])), found.end()
+    else:
+        return None
+    power = POWER.match(text, end)
+    if power is None:
+        return value, end
+    exponent = int(power["braced"] or power["bare"] or power["plain"])
+    if abs(exponent) > MOST_EXPONENT or (power["plain"] is None and not 1 <= value < 10):
+        return None
+    return value * Fraction(10) ** exponent, power.end()
+
+
+def _decimal(found: re.Match[str]) -> Fraction:
+    whole, part, again = _int(found["whole"] or "0"), found["part"], found["again"] or found["one"]
+    value = whole + Fraction(int(part or "0"), 10 ** len(part))
+    return value + Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(part)) if again else value
+
+
+def _int(digits: str) -> int:
+    return int(digits.replace(",", "").replace(" ", ""))
+
+
+def _based(found: re.Match[str]) -> Number | None:
+    digits = found["digits"].replace(" ", "")
+    word = found["text"] or found["word"]
+    base = BASES.get(word, 0) if word else int(found["braced"] or found["bare"])
+    if not 2 <= base <= 16 or not any(digit.isdigit() for digit in digits):
+        return None
+    if any(int(digit, 16) >= base for digit in digits):
+        return None
+    return Number(Fraction(int(digits, base)), base=base)
+
+
+def _unit(text: str) -> tuple[int, bool] | None:
+    """What a unit multiplies by, and whether it is per cent; None where the text is no unit."""
+    factor, percent, last, at = 1, False, "", 0
+    while at < len(text):
+        found = UNIT.match(text, at)
+        if found is None:
+            return None
+        kind, said, at = str(found.lastgroup), found[0], found.end()
+        if said == " ":
+            continue
+        if kind in ("text", "word"):
+            head, _, tail = (found["text"] or found["word"]).strip(" .").partition(" ")
+            if not last and head.lower() in MULTIPLIERS:
+                factor, head = MULTIPLIERS[head.lower()], ""
+            elif not last and head.lower() in PER_CENT:
+                percent, head = True, ""
+            name = f"{head} {tail}".strip()
+            if name and not (_is_unit(name) and (kind == "text" or _stands_alone(name, last))):
+                return None
+        elif kind == "percent":
+            if last:
+                return None
+            percent = True
+        elif kind == "power" and last not in ("text", "word"):
+            return None
+        last = said if kind == "join" else kind
+    return None if last in ("/", "\\cdot") else (factor, percent)
+
+
+def _is_unit(words: str) -> bool:
+    """Whether words may be a unit: they are few, and none of them takes the number back."""
+    if not UNIT_WORDS.fullmatch(words):
+        return False
+    parts = re.split(r"[ .'/^-]+", words)
+    if len(parts) > 4 or any(part.lower() in UNCOMMITTED or part.lower().endswith("ish") for part in parts):
+        return False
+    return len(words) > 1 or words in LETTER_UNITS
+
+
+def _stands_alone(word: str, last: str) -> bool:
+    """Whether letters that no command marks as text are a unit, not variables."""
+    return len(word) >= 4 or word in SHORT_UNITS or last == "/" or (last == "degree" and word in ("C", "F"))
+
+
+def _named(text: str) -> tuple[str, str]:
+    equal = list(outside(text, RELATION))
+    if len(equal) != 1 or text[equal[0][0] : equal[0][1]] not in ("=", ":="):
+        return "", text
+    name, value = text[: equal[0][0]].strip(), text[equal[0][1] :].strip()
+    if len(choices(text)) > 1 or not name or not value:
+        return "", text
+    bare = re.sub(r"[_^](?:\{[^{}]*\}|[0-9A-Za-z])|(?<=[A-Za-z}])\([^()]*\)", "", name)
+    if re.search(r"[0-9]", bare) or not re.search(r"[A-Za-z]", bare):
+        return "", text
+    if not re.fullmatch(r"[A-Za-z\\{}'|()\[\] +*/-]+", bare) or not set(re.findall(r"\\([A-Za-z]+)", bare)) <= NAMING:
+        return "", text
+    said = {word.lower() for word in re.findall(r"(?<![A-Za-z\\])[A-Za-z]{2,}", bare)}
+    return ("", text) if said & UNCOMMITTED else (name, value)

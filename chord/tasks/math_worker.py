@@ -67,7 +67,6 @@ def main() -> None:
     """Answers until the questions end."""
     answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
-    sys.dont_write_bytecode = True
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
@@ -188,6 +187,7 @@ def _reap(running: dict[int, int], ended: dict[Any, int], groups: list[list[Any]
 def _compare(wanted: str, given: str) -> None:
     """In the copy: ends it with what it found."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.dont_write_bytecode = True  # a module that was not loaded before is no act on the world
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the system ends the process, which may be deep in C, at its limit
     sys.addaudithook(_guard)
     signal.setitimer(signal.ITIMER_PROF, PROCESSOR_SECONDS)

@@ -4,11 +4,19 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, settings
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 
 from chord.config import ConfigError, MuDecay, Run, Zero, load
+from chord.config.base import Raw
+from chord.config.reading import FUNCTION, FunctionName, read_yaml
 from chord.tasks.studies import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -725,3 +733,74 @@ def test_a_run_json_that_tells_too_much_or_too_little_is_refused(tmp_path):
         (tmp_path / "run.json").write_text(run.model_copy(update=change).model_dump_json())
         with pytest.raises(ConfigError, match=said):
             Run.read(tmp_path / "run.json")
+
+
+FILES = [path.relative_to(ROOT / "config").as_posix() for path in sorted((ROOT / "config").rglob("*.yaml"))]
+ODD = [
+    "text",
+    "a\nb",
+    "",
+    "budget.rl_steps",
+    0,
+    -1,
+    1e300,
+    10**40,
+    0.5,
+    True,
+    None,
+    [],
+    {},
+    [[1]],
+    {"a": 1},
+    float("nan"),
+]
+
+
+def places(value: Raw, above: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The way to every key and every item below a value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inside:
+        yield (*above, key)
+        yield from places(one, (*above, key))
+
+
+def changed(value: Any, way: tuple[str | int, ...], how: str, odd: object) -> None:
+    """One thing below `value` left out, misspelt, or replaced."""
+    for key in way[:-1]:
+        value = value[key]
+    if how == "odd":
+        value[way[-1]] = odd
+        return
+    old = value.pop(way[-1])
+    if how == "misspelt" and isinstance(value, dict):
+        value[f"{way[-1]}x"] = old
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@drawn(st.data())
+def test_whatever_becomes_of_a_file_it_is_refused_by_its_name_or_loads_twice_the_same(root: Path, data: Any) -> None:
+    file = data.draw(st.sampled_from(FILES))
+    path = root / "config" / file
+    before = path.read_text(encoding="utf-8")
+    raw = read_yaml(path, file, functions=True)
+    way = data.draw(st.sampled_from(list(places(raw))))
+    changed(raw, way, data.draw(st.sampled_from(["gone", "misspelt", "odd"])), data.draw(st.sampled_from(ODD)))
+    path.write_text(yaml.dump(raw, Dumper=Functions, allow_unicode=True), encoding="utf-8")
+    try:
+        loaded = load(root)
+    except ConfigError as error:
+        assert all(line.startswith("config/") for line in str(error).splitlines())
+    else:
+        assert load(root) == loaded
+    finally:
+        path.write_text(before, encoding="utf-8")
+
+
+class Functions(yaml.SafeDumper):
+    """Writes the name of a function with its tag, and everything in full: a value that stands twice has no alias."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+Functions.add_representer(FunctionName, lambda dumper, data: dumper.represent_scalar(FUNCTION, str(data)))

@@ -108,7 +108,7 @@ def test_asking_grades_nothing(benchmark: Benchmark, monkeypatch: pytest.MonkeyP
 BAD = [
     ("doc_to_text: prompt", "doc_to_txt: prompt", "doc_to_text is missing, expected a value"),
     ("doc_to_text: prompt", "doc_to_txt: prompt", "doc_to_txt is not a key here, expected `doc_to_text` (nearest)"),
-    ("doc_to_text: prompt", "doc_to_text: promt", 'doc_to_text is "promt", expected `prompt` (nearest)'),
+    ("doc_to_text: prompt", "doc_to_text: prmpt", 'doc_to_text is "prmpt", expected `prompt` (nearest)'),
     ("doc_to_target: answer\n", "", "doc_to_target is missing, expected a value"),
     ("doc_to_target: answer", "doc_to_target: 3", "doc_to_target is 3, expected one of: answer"),
     ("task: harder", "task: aime24", "task is 'aime24', expected 'harder', the name of the file"),
@@ -134,7 +134,7 @@ BAD = [
     ("temperature: 1.0", "temperature: .inf", "generation_kwargs.temperature is Infinity, expected a number"),
     ("temperature: 1.0", "temperature: 0.0", "generation_kwargs.temperature is 0.0, expected at least 0.01"),
     ("temperature: 1.0", "temperature: 1e3", "generation_kwargs.temperature is 1000.0, expected at most 10"),
-    ("temperature: 1.0", "temprature: 1.0", "generation_kwargs.temprature is not a key here, expected `temperature`"),
+    ("temperature: 1.0", "temperaturx: 1.0", "generation_kwargs.temperaturx is not a key here, expected `temperature`"),
     ("temperature: 1.0", "temperature: 1.0\n  top_p: 0.9", "generation_kwargs.top_p is not a key here, expected"),
     ("max_gen_toks: 96", "max_gen_toks: 10000000000", "max_gen_toks is 10000000000, expected at most 1e+07"),
     ("until: []", 'until: ["."]', 'generation_kwargs.until is ["."], expected at most 0 of them'),
@@ -163,7 +163,7 @@ BAD = [
     (
         "chord.tasks.stored.process_results",
         "os.system",
-        "process_results: found '!function os.system', expec",
+        "process_results: found '!function os.system', ",
     ),
     (
         "chord.tasks.stored.process_results",
@@ -180,7 +180,7 @@ BAD = [
         "chord.tasks.benchmarks.documents",
         "process_docs: found '",
     ),
-    ("version: 1 ", "versoin: 1 ", "metadata.version is missing, expected a value"),
+    ("version: 1 ", "versionx: 1 ", "metadata.version is missing, expected a value"),
     ("version: 1 ", "version: [1] ", "metadata.version is [1], expected a whole number or text"),
 ]
 

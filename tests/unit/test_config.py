@@ -341,8 +341,8 @@ MISTAKES = [
     (
         DEMO,
         "{expression}",
-        "{expresion}",
-        "tasks.sum-1.prompt has {expresion} in braces, expected `expression` (nearest)",
+        "{expressionx}",
+        "tasks.sum-1.prompt has {expressionx} in braces, expected `expression` (nearest)",
     ),
     (DEMO, "{expression}", "{expression", 'tasks.sum-1.prompt is "{expression", expected names in braces'),
     (DEMO, "{expression}", "{expression!r}", "expected names alone in braces, without `:` and `!`"),
@@ -396,7 +396,7 @@ MISTAKES = [
         DEMO,
         "rl_learning_rate: <n>",
         "rl_learning_rate: 1000",
-        "studies/demo.yaml: budget.rl_learning_rate is 1000, expec",
+        "studies/demo.yaml: budget.rl_learning_rate is 1000, ",
     ),
     (
         DEMO,

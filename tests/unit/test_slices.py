@@ -33,7 +33,7 @@ EDITS: dict[str, tuple[dict[str, object], set[str]]] = {
             "title": "Another",
             "grading__reward": "binary",
             "rollouts__temperature": 0.5,
-            "budget__rl_steps": 3,
+            "budget__rl_steps": 44,
             "base_corpus__rows_per_step": 7,
             "base_corpus__recipe__learning_rate": 0.5,
             "execution__micro_batch_tokens": 7,

@@ -133,10 +133,10 @@ def test_what_can_be_made_is_planned_by_any_name_that_snakemake_takes(tmp_path: 
 @pytest.mark.parametrize("command", ["why", "plan"])
 def test_commands_beside_snakemake_say_the_same_and_touch_nothing(command: str, tmp_path: Path) -> None:
     tree = copied(tmp_path / "a tree")
-    replace(tree / "config/benchmarks/harder.yaml", "doc_to_target: answer", "doc_to_target: anwser")
+    replace(tree / "config/benchmarks/harder.yaml", "doc_to_target: answer", "doc_to_target: answr")
     before = everything_below(tree)
     told = run(tree, sys.executable, "-m", "chord.cli", command)
-    reason = 'config/benchmarks/harder.yaml: doc_to_target is "anwser", expected `answer` (nearest) or one of: answer'
+    reason = 'config/benchmarks/harder.yaml: doc_to_target is "answr", expected `answer` (nearest) or one of: answer'
     assert (told.returncode, told.stdout) == (2, f"chord {command}: {reason}\n")
     assert everything_below(tree) == before
 

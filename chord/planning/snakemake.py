@@ -133,6 +133,7 @@ def asked(root: Path, config: Sequence[str]) -> dict[str, Told]:
             check=False,
         )
         if done.returncode or not told.is_file():
-            said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+            lines = (done.stderr or done.stdout).replace(f"{folder}/", "").splitlines()
+            said = [line for line in lines if line.strip()]
             raise UserError(f"Snakemake cannot read the rules: {' '.join(said[-3:]) or 'it said nothing'}")
         return {key: Told(shell, tuple(reads)) for key, (shell, reads) in json.loads(told.read_bytes()).items()}

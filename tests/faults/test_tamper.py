@@ -349,7 +349,7 @@ def without_workflow(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def with_a_broken_rule(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     with (project / "Snakefile").open("a") as text:
         text.write("rule x\n")
-    return "Snakemake cannot read the rules: "
+    return 'Snakemake cannot read the rules: SyntaxError in file "Snakefile", line '
 
 
 def without_snakemake_installed(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:

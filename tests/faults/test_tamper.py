@@ -147,7 +147,7 @@ TAMPERS = [
     ),
     Tamper(
         "a file that trainings read",
-        "runs/*/seed-1/model",
+        "runs/*/model",
         "stale",
         t.text(
             t.COMMON,

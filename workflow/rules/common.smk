@@ -554,7 +554,7 @@ def files_below(artefact, every):
 
 
 def refuse_other_targets():
-    """Ends Snakemake where the command line names what no rule makes: why, and what is nearest."""
+    """Ends Snakemake where the command line names what none of the rules makes, with the nearest name."""
     if not workflow.is_main_process or "snakemake" not in Path(sys.argv[0]).parts[-2:]:
         return  # a job, or a program that plans by itself
 

@@ -9,8 +9,6 @@ from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
-from snakemake.cli import get_argument_parser
-
 from chord import jobs, sizing
 from chord.config import ConfigError, Tabled, load
 from chord.config.building import (
@@ -41,9 +39,6 @@ from chord.planning.targets import refusal
 from chord.provenance import commands, freshness
 from chord.provenance.files import UserError
 from chord.provenance.processes import SNAKEMAKE_IN
-from snakemake import __version__ as snakemake_version
-from snakemake.dag import DAG
-from snakemake.io import _IOFile
 
 settle_output()
 
@@ -136,6 +131,10 @@ def clocks_decide_nothing():
     wrong; Snakemake would delete it. What reads the output of a job that runs still runs after it.
     """
 
+    from snakemake import __version__ as version  # here, since Snakemake has loaded them in its own order
+    from snakemake.dag import DAG
+    from snakemake.io import _IOFile
+
     async def is_newer(file, time):
         return False
 
@@ -144,7 +143,7 @@ def clocks_decide_nothing():
 
     for place, ours in ((_IOFile, is_newer), (DAG, check_output_mtime)):
         if not callable(getattr(place, ours.__name__, None)):
-            found = f"found Snakemake {snakemake_version}, whose {place.__name__} has no {ours.__name__}"
+            found = f"found Snakemake {version}, whose {place.__name__} has no {ours.__name__}"
             raise WorkflowError(f"{found}, expected the version of envs/workflow.txt; install it")
         setattr(place, ours.__name__, ours)
 
@@ -557,6 +556,8 @@ def refuse_other_targets():
     """Ends Snakemake where the command line names what none of the rules makes, with the nearest name."""
     if not workflow.is_main_process or "snakemake" not in Path(sys.argv[0]).parts[-2:]:
         return  # a job, or a program that plans by itself
+
+    from snakemake.cli import get_argument_parser
 
     def is_made(target):
         path = target if os.path.isabs(target) else os.path.relpath(target)

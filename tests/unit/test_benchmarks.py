@@ -96,7 +96,7 @@ def test_asking_grades_nothing(benchmark: Benchmark, monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> None:
         raise AssertionError("graded")
 
-    monkeypatch.setattr("chord.tasks.stored.grade", refuse)
+    monkeypatch.setattr("chord.tasks.stored.grade_all", refuse)
     model = Recording()
     ask(model, benchmark, [problem(1, "1+2", "3")])
     assert len(model.prompts) == 4

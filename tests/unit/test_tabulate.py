@@ -154,13 +154,12 @@ def test_as_a_program_it_says_one_line_and_ends_with_2(results):
     assert done.stderr.startswith(f"chord.tabulate: {scores(results, 'grpo')}: found no such file")
 
 
-@pytest.mark.parametrize("artefact", ["figure2", "table99"])
-def test_an_artefact_that_is_no_table_is_refused_with_the_tables_there_are(results, artefact):
+@pytest.mark.parametrize(("artefact", "nearest"), [("figure2", ""), ("table99", "`table9` (nearest) or ")])
+def test_an_artefact_that_is_no_table_is_refused_with_the_tables_there_are(results, artefact, nearest):
     line = command(results, results)
     line[line.index("table1")] = artefact
-    with pytest.raises(
-        UserError, match=f"found '{artefact}', expected a table, one of: appendixd3, selection, table1, "
-    ):
+    said = f"'{artefact}' is no table, expected {nearest}one of: appendixd3, selection, table1, "
+    with pytest.raises(UserError, match=re.escape(said)):
         tabulate.main(line)
 
 

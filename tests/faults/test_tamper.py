@@ -116,7 +116,7 @@ TAMPERS = [
     # what stands there is another file, or none
     Tamper("a score that is a link to another", SCORES, "altered", lambda r: t.linked_to(r / SCORES, r / OTHER_SCORES)),
     Tamper("a model that is a link to another", MODEL, "altered", lambda r: t.linked_to(r / MODEL, r / SFT / "model")),
-    Tamper("a run that is a link to another", f"{GRPO}/*", "altered", lambda r: t.linked_to(r / GRPO, r / OTHER_RUN)),
+    Tamper("a run that is a link to another", f"{GRPO}/*", "untracked", lambda r: t.linked_to(r / GRPO, r / OTHER_RUN)),
     Tamper("weights behind a link changed", MODEL, "altered", lambda r: t.flip_in_place(t.to_link(r / WEIGHTS))),
     Tamper("a model that is a link to nothing", MODEL, "altered", lambda r: shutil.rmtree(t.to_link(r / MODEL))),
     Tamper("a model with a link back in it", MODEL, "altered", lambda r: (r / MODEL / "up").symlink_to("..")),

@@ -127,7 +127,8 @@ def asked(root: Path, config: Sequence[str]) -> dict[str, Told]:
         done = subprocess.run(
             [sys.executable, "-m", "snakemake", *options],
             cwd=folder,
-            env=os.environ | {TELL: str(told), "XDG_CACHE_HOME": str(folder / "cache")},
+            # chord/ is a link, so what it compiles would be stored in `root`.
+            env=os.environ | {TELL: str(told), "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
             text=True,
             check=False,

@@ -113,9 +113,9 @@ class Layout:
     answering: int
 
 
-def shape_of(study: Study, planning: Planning, folder: str, model: Model) -> Dimensions:
-    """The shape of a model in this folder in models/: its own file's where it is there."""
-    return dimensions(model, planning, Path("results", study.name, "models", folder, "model"))
+def shape_of(study: Study, planning: Planning, folder: str, model: Model, root: Path = Path(".")) -> Dimensions:
+    """The shape of a model in this folder in models/ below `root`: its own file's where it is there."""
+    return dimensions(model, planning, root / "results" / study.name / "models" / folder / "model")
 
 
 def start_below(project: Project, work: Work) -> str | None:
@@ -140,23 +140,28 @@ def machine_of(planning: Planning, name: str, where: str) -> Machine:
 
 
 def cost(
-    project: Project, planning: Planning, layout: Layout, work: Work, shapes: Mapping[str, Dimensions] | None = None
+    project: Project,
+    planning: Planning,
+    layout: Layout,
+    work: Work,
+    shapes: Mapping[str, Dimensions] | None = None,
+    root: Path = Path("."),
 ) -> Cost:
     """Of one job, with the shape of the model that it computes with; one that needs no device costs its start alone."""
     study, machine, start = project.study, layout.machine, start_below(project, work)
     lengths = lengths_of(study, planning)
     if work.rule == "ask_expert":
-        return _of_asking(study, planning, machine, work.of)
+        return _of_asking(study, planning, machine, work.of, root)
     if start is None or work.rule == "choose":
         return Cost(machine.start_seconds, 0)
-    shape = shapes[start] if shapes else shape_of(study, planning, start, start_models(study)[start])
+    shape = shapes[start] if shapes else shape_of(study, planning, start, start_models(study)[start], root)
     trains = Bench(study, shape, machine, lengths, layout.devices, study.execution.recompute_activations)
     if work.rule == "train_base":
         corpus = corpus_of_start(study, start)
         return _of_base(corpus.recipe.steps or 1, corpus.rows_per_step, trains)
     if work.rule == "generate":
         length = lengths.base if project.arms[work.of].same_as else lengths.of(work.of)
-        samples = read_benchmark(Path("."), study, work.benchmark).samples_per_problem
+        samples = read_benchmark(root, study, work.benchmark).samples_per_problem
         answers = Bench(study, shape, machine, lengths, layout.answering)
         return answers.answering(study.benchmarks[work.benchmark].problems.size * samples, length)
     recipe = project.arms[work.of].recipe
@@ -164,11 +169,11 @@ def cost(
     return trains.training(work.of, recipe, study.expert_rows_per_step)
 
 
-def _of_asking(study: Study, planning: Planning, machine: Machine, traces: str) -> Cost:
+def _of_asking(study: Study, planning: Planning, machine: Machine, traces: str, root: Path) -> Cost:
     """Asking a served expert for its traces, on the devices of all its replicas, by its own shape."""
     expert = expert_of(study, traces)
     assert expert.source == "served", "only a served expert is asked"
-    shape = shape_of(study, planning, asked_expert(study, traces), expert.model)
+    shape = shape_of(study, planning, asked_expert(study, traces), expert.model, root)
     lengths, devices = planning.lengths[study.name], expert.tensor_parallel * expert.replicas
     bench = Bench(study, shape, machine, lengths, devices, at_once=expert.requests_at_once)
     questions = split_of(study, answered(study, traces)).size * expert.samples_per_problem

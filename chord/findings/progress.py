@@ -7,8 +7,9 @@ import json
 import re
 import socket
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -41,11 +42,12 @@ class Job:
     since: float = 0.0
     seconds: float = 0.0  # of the last attempt that ended
     where: str = ""
+    earlier: float = 0.0  # seconds of the attempts before the last, which a training continues
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training that runs: its step of how many, its speed, and the curve of what it learns."""
+    """A training that was begun: its step of how many, its speed, and the curve of what it learns."""
 
     name: str
     step: int
@@ -69,8 +71,27 @@ def jobs_of(study: Path, plan: Mapping[str, str], now: float | None = None) -> l
     ledger = study / "provenance" / "ledger.jsonl"
     entries = [entry for _, entry in ledgers.entries(ledger)] if ledger.is_file() else []
     ends = {entry.get("attempt"): entry for entry in entries if entry["event"] == "end"}
-    last = {str(entry.get("manifest")): entry for entry in entries if entry["event"] == "start"}
-    return [_job(study, key, verb, last.get(key), ends, now) for key, verb in plan.items()]
+    starts: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        if entry["event"] == "start":
+            starts.setdefault(str(entry.get("manifest")), []).append(entry)
+    found = []
+    for key, verb in plan.items():
+        *before, last = starts.get(key) or [None]
+        job = _job(study, key, verb, last, ends, now)
+        found.append(replace(job, earlier=_earlier(before, ends)) if verb == "chord.train" else job)
+    return found
+
+
+def _earlier(starts: Sequence[Any], ends: Mapping[Any, Any]) -> float:
+    """Seconds of the attempts since the last that ended well: the next one continues what they did."""
+    seconds = 0.0
+    for start in reversed(starts):
+        end = ends.get(start.get("attempt")) or {}
+        if end.get("outcome") == "ok":
+            break
+        seconds += float(end.get("seconds") or 0)
+    return seconds
 
 
 def _job(study: Path, key: str, verb: str, start: Any, ends: Mapping[Any, Any], now: float) -> Job:
@@ -105,7 +126,7 @@ def _runs(study: Path, key: str, start: Mapping[str, Any], since: float, now: fl
 
 
 def training(study: Path, job: Job) -> Training:
-    """What a training that runs has told so far."""
+    """What a training that was begun has told so far."""
     folder = (study / job.key).parent
     logs = sorted(folder.glob("state/*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
     metrics = _lines(logs[-1]) if logs else []
@@ -154,27 +175,82 @@ def _steps(folder: Path) -> int | None:
     return int(told[-1]) if told else None
 
 
-def seconds_left(jobs: Iterable[Job], trainings: Mapping[str, Training], now: float) -> float | None:
-    """Seconds of work that remain, one job after the other: by the paces of what runs and the times of what is done.
+@dataclass(frozen=True)
+class Price:
+    """What `chord plan` says that a job takes: the rule that it is a job of, and seconds above 0."""
 
-    None while no job of some kind that is left has ended yet.
+    kind: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Left:
+    """How much time is left, and what that stands on."""
+
+    seconds: float  # `work` shared between `at_once` jobs, but no less than the longest job that is left
+    work: float  # seconds of all jobs that are left, one after the other
+    at_once: float  # jobs
+    is_seen: bool  # whether `at_once` is the mean over the time in which jobs ran, not what it was told
+    planned: int  # jobs left that the plan's price stands for
+    paced: int  # trainings left that have a pace of their own
+    finished: int  # jobs done whose seconds scale the plan's prices
+    ratio: float  # of measured to planned seconds over all that has run; 1 where nothing has
+    ratios: dict[str, float]  # the same for each kind that has run
+
+
+def time_left(
+    jobs: Iterable[Job], trainings: Mapping[str, Training], prices: Mapping[str, Price], at_once: float, now: float
+) -> Left:
+    """What is left of the jobs at `now`, by manifest: of `trainings` that were begun, and by the plan's `prices`.
+
+    A training that has a pace of its own goes on at it. Any other job takes its price, scaled by the ratio of measured
+    to planned seconds: that of its kind, else that of all that has run. What a running job has spent is taken off.
+    As many jobs run at once as did so far, on average over the time in which any ran; before, `at_once`.
     """
     known = list(jobs)
-    times: dict[str, list[float]] = {}
+    measured, planned = defaultdict[str, float](float), defaultdict[str, float](float)
+    finished = 0
     for job in known:
+        price, one = prices[job.key], trainings.get(job.key)
         if job.state is State.DONE and job.seconds:
-            times.setdefault(job.verb, []).append(job.seconds)
-    left = 0.0
-    for job in known:
-        if job.state is State.DONE:
-            continue
+            finished += 1
+            measured[price.kind] += job.seconds + job.earlier
+            planned[price.kind] += price.seconds
+        elif job.state is not State.DONE and one and one.step and one.steps and one.seconds_per_step:
+            measured[price.kind] += one.step * one.seconds_per_step
+            planned[price.kind] += price.seconds * one.step / one.steps
+    ratios = {kind: measured[kind] / seconds for kind, seconds in planned.items()}
+    ratio = sum(measured.values()) / sum(planned.values()) if planned else 1.0
+    paced: list[float] = []
+    priced: list[float] = []
+    for job in (one for one in known if one.state is not State.DONE):
         own = trainings[job.key].seconds_left if job.key in trainings else None
-        if own is None and job.verb not in times:
-            return None
-        usual = sum(times.get(job.verb, [0.0])) / max(1, len(times.get(job.verb, [])))
-        spent = now - job.since if job.state is State.RUNNING else 0.0
-        left += own if own is not None else max(0.0, usual - spent)
-    return left
+        if own is not None:
+            paced.append(own)
+            continue
+        price = prices[job.key]
+        spent = max(0.0, now - job.since) + job.earlier if job.state is State.RUNNING else 0.0
+        priced.append(max(0.0, price.seconds * ratios.get(price.kind, ratio) - spent))
+    left = [*paced, *priced]
+    seen = _at_once(known, now)
+    shared = at_once if seen is None else seen
+    seconds = max(sum(left) / shared, max(left, default=0.0))
+    return Left(seconds, sum(left), shared, seen is not None, len(priced), len(paced), finished, ratio, ratios)
+
+
+def _at_once(jobs: Iterable[Job], now: float) -> float | None:
+    """Jobs that ran at once, on average over the time in which any ran; None where none has run."""
+    # A clock of another machine may be ahead of this one.
+    spans = sorted(
+        (job.since, max(job.since, now) if job.state is State.RUNNING else job.since + job.seconds)
+        for job in jobs
+        if job.since
+    )
+    busy, until = 0.0, 0.0
+    for start, end in spans:
+        busy += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return sum(end - start for start, end in spans) / busy if busy else None
 
 
 def snakemake_steps(project: Path) -> tuple[int, int] | None:

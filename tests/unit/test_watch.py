@@ -2,19 +2,31 @@
 
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from chord import watch
+from chord import jobs, watch
+from chord.config import load
+from chord.config.planning import Planning
 from chord.findings import progress
-from chord.findings.progress import Job, State
+from chord.findings.progress import Job, Left, Price, State, Training
+from chord.plan import estimated
+from chord.planning.snakemake import Planned
 from chord.provenance import ledger
+from chord.sizing import Layout, Work, cost
+
+ROOT = Path(__file__).parents[2]
+PLANNING = Planning.read(ROOT)
 
 NOW = 1_800_000_000.0
 KEY = "runs/grpo/seed-1/train.manifest.json"
@@ -112,17 +124,119 @@ def test_a_training_by_epochs_has_the_steps_that_it_said_in_its_log(tmp_path: Pa
     assert running(tmp_path, steps=None).steps == 12
 
 
-def test_the_time_left_is_that_of_finished_jobs_of_the_kind_and_the_pace_of_what_runs(tmp_path: Path) -> None:
-    jobs = [
-        Job("a", "chord.score", State.DONE, seconds=10.0),
-        Job("b", "chord.score", State.DONE, seconds=20.0),
-        Job("c", "chord.score", State.PLANNED),
-        Job("d", "chord.score", State.RUNNING, since=NOW - 5),
-        Job(KEY, "chord.train", State.RUNNING, since=NOW - 100),
-    ]
-    # 15 for the planned one, 15 - 5 for the one that runs, 18 for the training
-    assert progress.seconds_left(jobs, {KEY: running(tmp_path)}, NOW) == pytest.approx(43)
-    assert progress.seconds_left([*jobs, Job("e", "chord.plot", State.PLANNED)], {}, NOW) is None
+PRICES = {name: Price(kind, seconds) for name, (kind, seconds) in {
+    "train1": ("train", 100.0), "train2": ("train", 100.0), "train3": ("train", 100.0), "answers": ("generate", 30.0),
+    "scores1": ("score", 10.0), "scores2": ("score", 10.0), "table1": ("tabulate", 5.0)}.items()}  # fmt: skip
+
+
+def left_of(told: Mapping[str, Job | float], at_once: float = 2, **trainings: Training) -> Left:
+    """Of all jobs of PRICES: those told, done after so many seconds where a number is; the others are planned."""
+
+    def job(key: str) -> Job:
+        one = told.get(key)
+        if one is None:
+            return Job(key, "x", State.PLANNED)
+        return one if isinstance(one, Job) else Job(key, "x", State.DONE, NOW - 1000, one)
+
+    return progress.time_left([job(key) for key in PRICES], trainings, PRICES, at_once, NOW)
+
+
+def test_where_nothing_has_run_the_time_left_is_the_plans_shared_between_the_cores() -> None:
+    left = left_of({})
+    assert (left.work, left.seconds) == (355, 177.5)  # 3 x 100 + 30 + 2 x 10 + 5, on two cores
+    assert (left.planned, left.finished, left.paced, left.is_seen, left.ratio) == (7, 0, 0, False, 1)
+    assert left_of({}, at_once=50).seconds == 100  # no less than the longest job
+
+
+def test_a_kind_that_ran_twice_as_slow_as_planned_goes_on_so_and_what_never_ran_goes_by_all_that_ran() -> None:
+    one = left_of({"train1": 200.0})
+    assert one.work == 2 * 355 - 200  # nothing else has run: all of it is twice as slow
+    two = left_of({"train1": 200.0, "scores1": 5.0})  # of 110 planned seconds 205 were measured
+    assert two.ratios == {"train": 2, "score": 0.5}
+    assert two.work == pytest.approx(2 * 200 + 0.5 * 10 + (30 + 5) * 205 / 110)
+    assert (two.planned, two.finished) == (5, 2)
+
+
+def test_what_an_earlier_attempt_took_counts_to_a_finished_training(tmp_path: Path) -> None:
+    done = Job("train1", "chord.train", State.DONE, NOW - 1000, 50.0, earlier=150.0)
+    assert left_of({"train1": done}).ratios == {"train": 2}
+    for attempt, outcome, seconds in (
+        ("a", "ok", 1.0),
+        ("b", "signal", 20.0),
+        ("c", "stopped", 30.0),
+        ("d", "ok", 4.0),
+    ):
+        begun(tmp_path, KEY, "chord.train", attempt)
+        ended(tmp_path, attempt, outcome, seconds=seconds)
+    made(tmp_path, KEY)
+    (job,) = progress.jobs_of(tmp_path, {KEY: "chord.train"})
+    assert (job.state, job.seconds, job.earlier) == (State.DONE, 4, 50)  # "a" made a model that was thrown away
+    (job,) = progress.jobs_of(tmp_path, {KEY: "chord.score"})
+    assert job.earlier == 0  # nothing but a training continues
+
+
+def test_a_training_half_way_goes_on_at_its_own_pace_and_tells_that_of_what_waits() -> None:
+    half = Training("x", step=20, steps=40, tokens_per_second=None, seconds_per_step=1.0, metric="reward", curve=())
+    runs = Job("train1", "chord.train", State.RUNNING, since=NOW - 25)
+    left = left_of({"train1": runs}, train1=half)
+    # 20 steps of 1 s are left; 20 s were measured for half of 100 planned ones: a ratio of 0.4
+    assert left.ratios == {"train": 0.4}
+    assert left.work == pytest.approx(20 + 0.4 * (200 + 30 + 20 + 5))
+    assert (left.planned, left.paced, left.finished) == (6, 1, 0)
+    new = replace(half, step=0, seconds_per_step=None)  # tells no pace yet: the plan, less what has run
+    assert left_of({"train1": runs}, train1=new).work == pytest.approx(355 - 25)
+
+
+def test_a_study_that_is_done_has_no_time_left() -> None:
+    left = left_of(dict.fromkeys(PRICES, 3.0))
+    assert (left.seconds, left.work, left.planned, left.paced) == (0, 0, 0, 0)
+
+
+def test_jobs_at_once_are_those_of_the_time_in_which_any_ran() -> None:
+    told = {
+        "train1": Job("train1", "x", State.DONE, NOW - 1000, 100.0),  # alone for 50 s, then with the next for 50 s,
+        "train2": Job("train2", "x", State.DONE, NOW - 950, 100.0),  # which is alone for 50 s; then nothing runs
+        "train3": Job("train3", "x", State.RUNNING, NOW - 60),  # and this is alone
+        "scores1": Job("scores1", "x", State.STOPPED, NOW - 30),  # nobody knows how long it ran
+    }
+    left = left_of(told, at_once=64)
+    assert (left.at_once, left.is_seen) == (pytest.approx(260 / 210), True)
+    assert left.work == 40 + 30 + 2 * 10 + 5  # the one that runs has spent 60 of 100 s
+    assert left.seconds == pytest.approx(95 * 210 / 260)
+
+
+def test_every_job_has_the_price_of_chord_plan() -> None:
+    demo, machine = load(ROOT, "demo"), PLANNING.machines["cpu-core"]
+    keys = {key: one.verb for key, one in jobs.planned(demo, ROOT).items()}
+    found = watch.priced(demo, PLANNING, ROOT, keys)
+    assert found.layout == Layout("cpu-core", machine, 1, 1)  # the smallest that holds it
+    assert found.of.keys() == keys.keys()
+    rules = {"models/base/train": "train_base", "runs/sft-light/seed-1/train": "train_sft", "table1": "tabulate",
+             "runs/grpo/seed-2/train": "train", "runs/sft-best/seed-1/choose": "choose",
+             "runs/grpo/seed-1/eval/harder/answers": "generate"}  # fmt: skip
+    of_plan = [Planned(rule, (f"results/demo/{place}.manifest.json",), ()) for place, rule in rules.items()]
+    told = estimated(demo, PLANNING, found.layout, of_plan)["jobs"]
+    expected = {place: Price(one["rule"], one["seconds"]) for place, one in zip(rules, told, strict=True)}
+    assert {place: found.of[f"{place}.manifest.json"] for place in rules} == expected
+
+
+def test_jobs_are_priced_by_the_project_that_is_named_wherever_watch_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools, math = load(ROOT, "tools"), load(ROOT, "math")
+    asked, answered = Work("ask_expert", "expert-second"), Work("generate", "grpo", "bfcl")
+    layout = Layout("h100-80gb", PLANNING.machines["h100-80gb"], 8, 1)
+    monkeypatch.chdir(ROOT)
+    expected = {work.rule: cost(tools, PLANNING, layout, work).seconds for work in (asked, answered)}
+    monkeypatch.chdir(tmp_path)  # neither config/ nor results/ is here
+    keys = {
+        "data/traces/expert-second.manifest.json": "chord.ask_expert",
+        "runs/grpo/seed-1/eval/bfcl/answers.manifest.json": "chord.generate",
+    }
+    found = watch.priced(tools, PLANNING, ROOT, keys, "h100-80gb", 8)
+    assert (found.layout, {one.kind: one.seconds for one in found.of.values()}) == (layout, expected)
+    # One GPU does not hold a training of 7 B parameters: eight, as `chord plan` has it.
+    assert watch.priced(math, PLANNING, ROOT, {KEY: "chord.train"}).layout == layout
 
 
 def test_the_newest_log_of_snakemake_counts_its_steps(tmp_path: Path) -> None:
@@ -145,16 +259,80 @@ def test_a_curve_in_one_line_goes_from_its_lowest_to_its_highest(values, line: s
 
 def shown(root: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "chord.watch", "--once", "--root", str(root), *arguments]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
-def test_a_study_that_was_not_begun_is_told_so_with_the_command_that_begins_it(tmp_path: Path) -> None:
-    (tmp_path / "config").symlink_to(Path(__file__).parents[2] / "config")
+def test_a_study_that_was_not_begun_is_told_so_with_the_command_that_begins_it_and_the_time_that_the_plan_gives(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config").symlink_to(ROOT / "config")
     text = shown(tmp_path, "demo")
     assert "Not begun" in text and "snakemake --cores" in text
+    assert re.search(r"about \d.* left, estimated from chord plan\n", text)
+    assert "(planned for 1 x cpu-core; " in text and "at once, as the cores here allow)" in text
+    left = json.loads(shown(tmp_path, "demo", "--json"))["left"]
+    assert left["work"] >= left["seconds"] > 1 and (left["machine"], left["is_seen"], left["finished"]) == (
+        "cpu-core",
+        False,
+        0,
+    )
+    assert left["planned"] == json.loads(shown(tmp_path, "demo", "--json"))["jobs"]["planned"]
     assert not (tmp_path / "results").exists()
+
+
+def test_a_study_that_was_begun_says_how_many_jobs_and_trainings_its_time_left_stands_on(tmp_path: Path) -> None:
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    results = tmp_path / "results/demo"
+    for name in ("train", "validation"):
+        key = f"data/problems/{name}.manifest.json"
+        begun(results, key, "chord.prepare", name)
+        made(results, key)
+        ended(results, name, "ok", seconds=2.5)
+    text = shown(tmp_path, "demo")
+    assert re.search(r"about \d.* left, estimated from chord plan and 2 finished jobs\n", text)
+    assert re.search(r"\(planned for 1 x cpu-core; [12](\.\d)? at once, as on average so far\)\n", text)
+    begun(results, KEY, "chord.train", "a")
+    running(results)
+    ended(results, "a", "signal", seconds=9.0)  # killed: it goes on from its checkpoint
+    told = json.loads(shown(tmp_path, "demo", "--json"))
+    assert told["jobs"] == {"done": 2, "running": 0, "failed": 0, "stopped": 1, "planned": told["left"]["planned"]}
+    assert (told["left"]["finished"], told["left"]["paced"], told["left"]["is_seen"]) == (2, 1, True)
+    assert told["left"]["ratios"]["prepare"] == 0.5  # 5 s each were planned
+
+
+@pytest.mark.parametrize(
+    ("remove", "arguments", "missing"),
+    [
+        (
+            "  demo: {prompt",
+            ("demo",),
+            "config/planning.yaml: lengths has no 'demo', expected the study's mean lengths",
+        ),
+        ("  meta-llama/", ("tools",), "config/planning.yaml: models has no 'meta-llama/Llama-3.2-3B-Instruct'"),
+        (None, ("demo",), "config/planning.yaml: found no such file"),
+        (
+            "",
+            ("math", "--devices", "1"),
+            "no machine of config/planning.yaml holds it; the largest: does not fit 1 x 141",
+        ),
+        ("", ("math", "--machine", "cpu-core"), "machine cpu-core: does not fit 8 x 8 GB"),
+    ],
+)
+def test_where_the_plan_knows_no_price_what_is_missing_is_said_and_no_number(
+    tmp_path: Path, remove: str | None, arguments: tuple[str, ...], missing: str
+) -> None:
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    file = tmp_path / "config/planning.yaml"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if not (remove and line.startswith(remove))))
+    if remove is None:
+        file.unlink()
+    text = " ".join(shown(tmp_path, *arguments).split())
+    assert f"no estimate of the time left: {missing}" in text and "about" not in text
+    left = json.loads(shown(tmp_path, *arguments, "--json"))["left"]
+    assert left["seconds"] is None and left["why"].startswith(missing)
 
 
 def test_a_finished_study_is_done_to_the_last_job_and_a_plan_names_the_manifests_that_are_there(
@@ -163,7 +341,8 @@ def test_a_finished_study_is_done_to_the_last_job_and_a_plan_names_the_manifests
     results = mini_study / "results/demo"
     count = len(list(results.rglob("*.manifest.json")))
     text = shown(mini_study)
-    assert f"{count} done" in text and "Finished" in text and "planned" not in text
+    assert f"{count} done" in text and "Finished" in text and "planned" not in text and "left" not in text
+    assert json.loads(shown(mini_study, "--json"))["left"] == {"seconds": 0}
 
 
 def test_a_study_that_runs_shows_its_training_as_it_learns(mini_copy: Path) -> None:
@@ -184,7 +363,9 @@ def test_a_study_that_runs_shows_its_training_as_it_learns(mini_copy: Path) -> N
         until = time.monotonic() + 120
         while "/100000" not in (text := shown(mini_copy)) or " reward " not in text:
             assert time.monotonic() < until and training.poll() is None, text
-        assert "1 running" in text and "grpo/seed-1" in text and "left:" in text
+        assert "1 running" in text and "grpo/seed-1" in text
+        # Only the training is left, and it goes on at its own pace.
+        assert re.search(r"about \d.* left, estimated from the pace of 1 training\n", text)
     finally:
         training.kill()
         training.wait()

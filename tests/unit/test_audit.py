@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -175,7 +177,10 @@ def remade(results: Path, **changes: Any) -> None:
     inputs = {name: results / one["path"] for name, one in was["inputs"].items()}
     outputs = {name: results / one["path"] for name, one in was["outputs"].items()}
     asked = {"decided_by": was["decided_by"], "extra": was["extra"], "without": tuple(was["code"]["without"])} | changes
-    with Manifest.recording(path, verb="chord.tabulate", step="report", inputs=inputs, outputs=outputs, **asked):
+    with (
+        mock.patch.object(sys, "argv", ["-m", *was["command"][3:]]),
+        Manifest.recording(path, verb="chord.tabulate", step="report", inputs=inputs, outputs=outputs, **asked),
+    ):
         pass
 
 

@@ -85,3 +85,27 @@ def vllm_sampler(tmp_path_factory: pytest.TempPathFactory):
     from tests.sampled_policy import start
 
     return start(tmp_path_factory.mktemp("vllm"))
+
+
+@pytest.fixture
+def rules_read_once(monkeypatch: pytest.MonkeyPatch) -> dict[object, object]:
+    """For tests that audit one study again and again: the same rules and the same config/ are put to Snakemake once.
+
+    Gives what is kept, to be cleared by a test that changes anything else that the rules depend on.
+    """
+    from chord.planning import snakemake
+
+    ask = snakemake.asked
+
+    def asked(root: Path, config: list[str]) -> object:
+        files = [root / "Snakefile", *sorted((root / "workflow").rglob("*.*")), *sorted((root / "config").rglob("*.*"))]
+        key = (str(config), *(path.read_bytes() for path in files if path.is_file()))
+        if key not in READ:
+            READ[key] = ask(root, config)
+        return READ[key]
+
+    monkeypatch.setattr(snakemake, "asked", asked)
+    return READ
+
+
+READ: dict[object, object] = {}  # what the rules told, by config/ and workflow/

@@ -16,12 +16,12 @@ import pytest
 from chord import audit
 from chord.planning import snakemake
 from chord.provenance import rehash
-from chord.provenance.commands import Told
 from chord.provenance.manifest import Manifest
 from tests import mini_study as mini
 from tests.faults import tampers as t
 from tests.faults.tampers import ANSWERS, CELL, GRPO, LEDGER, SCORES, SFT
 
+pytestmark = pytest.mark.usefixtures("rules_read_once")
 MODEL, WEIGHTS, RECIPE = f"{GRPO}/model", f"{GRPO}/model/model.safetensors", f"{GRPO}/run.json"
 TRAINED, TRACES = f"{GRPO}/train.manifest.json", "data/traces/expert.jsonl"
 PROBLEMS, BENCHMARK = "data/problems/train.jsonl", "data/benchmarks/other-skill.jsonl"
@@ -162,24 +162,6 @@ TAMPERS = [
         t.text(t.COMMON, "wildcards.arm, int(wildcards.seed))", "wildcards.arm, int(wildcards.seed) + 1)"),
     ),
 ]
-
-
-@pytest.fixture(autouse=True)
-def rules_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same rules and the same config/ are put to Snakemake once."""
-    ask = snakemake.asked
-
-    def asked(root: Path, config: list[str]) -> dict[str, Told]:
-        files = [root / "Snakefile", *sorted((root / "workflow").rglob("*.*")), *sorted((root / "config").rglob("*.*"))]
-        key = (str(config), *(path.read_bytes() for path in files if path.is_file()))
-        if key not in READ:
-            READ[key] = ask(root, config)
-        return READ[key]
-
-    monkeypatch.setattr(snakemake, "asked", asked)
-
-
-READ: dict[object, dict[str, Told]] = {}
 
 
 def audited(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
@@ -359,9 +341,13 @@ def without_snakemake_installed(project: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("change", [without_workflow, with_a_broken_rule, without_snakemake_installed])
 def test_where_the_rules_cannot_say_their_commands_an_audit_says_that_it_compared_none(
-    mini_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: Any
+    mini_copy: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    rules_read_once: dict[object, object],
+    change: Any,
 ) -> None:
-    READ.clear()
+    rules_read_once.clear()
     reason = change(mini_copy, monkeypatch)
     code, told = audited(capsys, mini_copy / "results/demo")
     assert (code, bad(told)) == (0, [("not judged", "workflow/")])

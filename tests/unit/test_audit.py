@@ -19,6 +19,8 @@ from chord.provenance.manifest import Manifest
 from tests.faults.tampers import CELL, GRPO, SCORES, edit_json, flip_in_place
 from tests.mini_study import git, run
 
+pytestmark = pytest.mark.usefixtures("rules_read_once")
+
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
     """Exit code and what was printed."""

@@ -8,7 +8,7 @@ from typing import Any
 from chord.config.datasets import Task
 from chord.config.known import known
 from chord.config.messages import KINDS, expected, shown
-from chord.config.sets import SIXTEENTHS, place, problem_sets, purpose, sizes, source_of
+from chord.config.sets import BENCHMARK, SIXTEENTHS, place, problem_sets, purpose, sizes, source_of
 from chord.config.study import Study
 
 OF_KIND: dict[str, tuple[type, ...]] = {
@@ -123,7 +123,8 @@ def _too_many(study: Study, file: str, read: Collection[str]) -> Iterator[str]:
         source = source_of(study, problems)
         for name, size in sizes(study, problems).items():
             task, key = study.tasks[name], _key(problems)
-            if source == "package" and not study.benchmarks[problems.partition(":")[2]].problems.or_fewer:
+            benchmark = study.benchmarks.get(problems.removeprefix(BENCHMARK))
+            if source == "package" and benchmark is not None and not benchmark.problems.or_fewer:
                 items = known("bfcl")
                 given = task.settings.get("categories", list(items))
                 there = sum(items[one] for one in given) if isinstance(given, list) else 0

@@ -81,7 +81,7 @@ lint: install-test
 # twice as many processes as cores share the files.
 unit: export OMP_NUM_THREADS := 1
 unit: install-test
-	@echo '[test] pytest' && python -m pytest --numprocesses $$((2 * $(CORES))) --dist loadfile --durations 10 $(ARGS)
+	@echo '[test] pytest' && python -m pytest --numprocesses $$((2 * $(CORES))) --dist loadfile --no-loadscope-reorder --durations 10 $(ARGS)
 
 # Once more what draws, or compares numbers whose last bits a processor may move: other seeds, two threads, and the
 # instructions of a processor of 2008. A tolerance that only holds here fails there.

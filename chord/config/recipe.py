@@ -86,7 +86,7 @@ class Recipe(Frozen):
     traces: Annotated[str, Field(pattern=r"^(expert|aligned|expert-[a-z0-9.+-]+)$")] = "expert"
     steps: Steps | None = None
     epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
-    learning_rate: Positive
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]  # `unreasonable` has its bound
     keep: Literal["best", "last", "every"] = "best"
     reshape_gamma: Positive | None = None
 

@@ -84,14 +84,18 @@ class _NoGraph(NamedTuple):
 
 def told_by(workflow: "Workflow", results: str, keys: Iterable[str]) -> dict[str, Told]:
     """What the rules of a Snakefile that was read tell the job of each manifest or run.json below `results`."""
+    from snakemake.iocontainers import ResourceList
     from snakemake.jobs import Job
 
+    # What a profile gives to a job says where it runs; some of it Snakemake can only work out later, from the files.
+    nothing = ResourceList(fromdict={"_cores": 1, "_nodes": 1})
     found = {}
     for key in keys:
         path = f"{results}/{key}"
         for rule in workflow.rules:
             if any(output.match(path) for output in rule.output):
                 job = Job(rule, _NoGraph(workflow), rule.get_wildcards(path))
+                job._resources = nothing
                 if job.shellcmd:
                     found[key] = Told(job.shellcmd, tuple(map(str, job.input)))
     return found

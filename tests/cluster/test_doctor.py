@@ -72,8 +72,8 @@ def test_the_profile_as_it_stands_fits_and_nothing_is_left_behind(cluster: Clust
 def test_builds_for_cpus_are_well_where_no_rule_asks_for_gpus(cluster: Cluster, project: Path) -> None:
     file = project / "profiles/slurm/config.yaml"
     profile = yaml.safe_load(file.read_text())
-    for resources in profile["set-resources"].values():
-        del resources["gres"], resources["slurm_partition"]
+    site = {"machine": "cpu-core", "slurm_partition": "cpu", "mem_mb": 8000, "runtime": 90}
+    profile["set-resources"] = {"site": site}
     file.write_text(yaml.safe_dump(profile))
     code, said = doctor(cluster, project)
     assert code == 0, said

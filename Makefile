@@ -67,7 +67,7 @@ install-engines: install
 install-test: install
 	@$(PYTHON) envs/install.py test $(FOR)
 
-test: lint unit numbers
+test: lint unit
 
 lint: install-test
 	@echo '[test] ruff'        && python -m ruff check . && python -m ruff format --check .

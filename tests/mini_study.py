@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from tests import warm
+
 ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "workflow", "profiles", "config", "envs", "chord", ".gitignore")
 ARMS = ("original", "sft-light", "grpo")
@@ -56,16 +58,8 @@ def run(folder: Path, module: str, *arguments: str, **environment: str) -> subpr
     """`python -m module` in `folder`, as a person would type it; standard error in with the rest."""
     unwanted = ("PYTHONPATH", "SNAKEMAKE_PROFILE")
     inherited = {name: value for name, value in os.environ.items() if name not in unwanted}
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=folder,
-        env=inherited | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=500,
-        check=False,
-    )
+    inherited |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"} | environment
+    return warm.run([sys.executable, "-m", module, *arguments], cwd=folder, env=inherited, timeout=500, together=True)
 
 
 def edit_yaml(file: Path, **changes: Any) -> None:

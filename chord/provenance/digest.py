@@ -65,14 +65,17 @@ class Module(NamedTuple):
     imports: tuple[str, ...]
 
 
-@cache
 def code_digest(verb: str, without: tuple[str, ...] = (), root: Path | None = None) -> str:
-    """`digest_of` the `deciding_code`, read once per process: what is edited later in the same process is not seen."""
+    """`digest_of` the `deciding_code`."""
     return digest_of(deciding_code(verb, without, root))
 
 
+@cache
 def deciding_code(verb: str, without: tuple[str, ...] = (), root: Path | None = None) -> dict[str, str]:
-    """The `code_closure` of a verb without what decides nothing, and `without` what its job cannot reach."""
+    """The `code_closure` of a verb without what decides nothing, and `without` what its job cannot reach.
+
+    It is read once per process: what is edited later in the same process is not seen.
+    """
     return code_closure(verb, root, DECIDES_NOTHING + without)
 
 

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def scrubbed(value: Any) -> Any:
     """`value` (text, or lists and mappings of it) without what looks like a secret, and without the project's place."""
     if isinstance(value, str):
         value = _without_place(value)
-        for secret in _secret_values():
+        for secret in _secret_values(tuple(os.environ.items())):
             value = value.replace(secret, REMOVED)
         for pattern, replacement in _SECRET_TEXT:
             value = pattern.sub(replacement, value)
@@ -93,9 +93,10 @@ def scrubbed_command(arguments: list[str]) -> list[str]:
     return out
 
 
-def _secret_values() -> list[str]:
+@lru_cache(1)
+def _secret_values(environment: tuple[tuple[str, str], ...]) -> list[str]:
     """Values of secret environment variables, longest first; a short one would also be found where it is not meant."""
-    values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= 6}
+    values = {value for name, value in environment if _SECRET_NAME.search(name) and len(value) >= 6}
     return sorted(values, key=len, reverse=True)
 
 

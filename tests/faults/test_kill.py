@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.faults.incarnations import PLACES
 from tests.faults.small_run import command, result, small_run
 
@@ -19,26 +20,14 @@ ROOT = Path(__file__).parents[2]
 
 def train(arguments, **environment):
     """Starts `chord.train`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "chord.train", *arguments],
-        cwd=ROOT,
-        env=os.environ | environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return warm.start([sys.executable, "-m", "chord.train", *arguments], cwd=ROOT, env=os.environ | environment)
 
 
 def lives(folder, arguments, deaths):
     """How each incarnation of a plan ended; the last one was left alone."""
     plan = folder / "plan.json"
     plan.write_text(json.dumps({"arguments": arguments, "deaths": deaths}))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.incarnations", str(plan)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = warm.run([sys.executable, "-m", "tests.faults.incarnations", str(plan)], cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout), done.stderr
 
@@ -102,7 +91,7 @@ def test_an_arm_that_only_imitates_survives_kills_with_all_its_candidates_and_an
 def test_a_signal_finishes_the_step_saves_and_exits_with_continue_me(uninterrupted, tmp_path, number):
     folder, expected = uninterrupted
     process = train(command(folder, tmp_path / "out"))
-    for line in process.stderr:
+    for line in process.lines():
         if "step 4/40" in line:
             process.send_signal(number)
             break
@@ -121,7 +110,7 @@ def test_a_second_process_on_one_run_is_refused_and_names_the_first(uninterrupte
     small_run(tmp_path, **{"recipe.steps": 4000})
     first = train(command(tmp_path, tmp_path / "out"), SLURM_JOB_ID="4711")
     try:
-        for line in first.stderr:
+        for line in first.lines():
             if "from step 0" in line:
                 break
         second = train(command(tmp_path, tmp_path / "out"))
@@ -139,13 +128,9 @@ def stop_half_way(folder, out, step):
         "import json,sys; from tests.faults import incarnations as i;"
         "print(i.incarnation(json.loads(sys.argv[1]), json.loads(sys.argv[2])))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(command(folder, out)), json.dumps(["optimiser", step])],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    words = [json.dumps(command(folder, out)), json.dumps(["optimiser", step])]
+    done = warm.run([sys.executable, "-c", code, *words], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "killed", done.stderr
     (state,) = [path for path in (out / "state").iterdir() if path.is_dir()]
     return state

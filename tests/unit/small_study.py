@@ -1,6 +1,5 @@
 """A study for tests: the demo's file with small splits, and with tasks and parts that no tuning of the demo changes."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 TASKS: dict[str, Any] = {
@@ -68,14 +69,8 @@ def write_smollm2(project: Path, changes: dict[str, dict[str, Any]], **values: A
 
 def run(verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """The verb as a person would type it, at the root of the project."""
-    return subprocess.run(
-        [sys.executable, "-m", f"chord.{verb}", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=580,  # a busy machine is no fault; pytest's own limit is 600
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    # A busy machine is no fault; pytest's own limit is 600.
+    return warm.run([sys.executable, "-m", f"chord.{verb}", *map(str, arguments)], cwd=ROOT, timeout=580)
 
 
 def prepare(study: Path, data: Path, *sets: str) -> subprocess.CompletedProcess[str]:

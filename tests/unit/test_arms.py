@@ -1,7 +1,6 @@
 """Every recipe of config/arms.yaml trains, and does what its row says: mu, branches, weights, LUFFY and SASR."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from chord.config import load
 from chord.objective.schedules import decayed_mu
 from chord.provenance.digest import code_closure
 from chord.records import Problem, Trace, ValidationAnswer, read_lines, write_lines
+from tests import warm
 from tests.faults.small_run import command, small_run
 
 pytestmark = pytest.mark.numbers
@@ -46,13 +46,7 @@ def runs(tmp_path_factory):
             (folder / name / "solved.jsonl").write_text(write_lines(problems))
         plans.append(command(folder / name, folder / name / "out"))
     (folder / "plans.json").write_text(json.dumps(plans))
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN_ALL, str(folder / "plans.json")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = warm.run([sys.executable, "-c", TRAIN_ALL, str(folder / "plans.json")], cwd=ROOT)
     assert done.returncode == 0 and set(json.loads(done.stdout)) == {"0"}, done.stderr[-3000:]
     return {name: folder / name / "out" for name in RECIPES}
 
@@ -144,13 +138,7 @@ def test_the_weights_of_every_validated_step_are_kept_as_a_model_of_transformers
 
 
 def train(folder, *more):
-    return subprocess.run(
-        [sys.executable, "-m", "chord.train", *command(folder, folder / "out"), *more],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return warm.run([sys.executable, "-m", "chord.train", *command(folder, folder / "out"), *more], cwd=ROOT)
 
 
 IMITATE = {"init": "random", "mu": {"schedule": "constant", "value": 1.0}, "steps": 2, "learning_rate": 1e-3}
@@ -164,13 +152,7 @@ print(sorted(name for name in sys.modules if name.startswith("chord.")))
 
 def test_training_that_only_imitates_imports_no_grader_no_reward_and_no_advantage(tmp_path):
     small_run(tmp_path, recipe=IMITATE | {"keep": "last"}, arm="sft")
-    done = subprocess.run(
-        [sys.executable, "-c", NO_GRADER, *command(tmp_path, tmp_path / "out")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = warm.run([sys.executable, "-c", NO_GRADER, *command(tmp_path, tmp_path / "out")], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "chord.feed" in done.stdout
     unwanted = ("rollout", "tasks.graders", "tasks.rewards", "tasks.math_checker", "objective.advantages")
@@ -214,9 +196,7 @@ def test_an_output_that_the_recipe_lacks_or_cannot_write_is_refused_at_once(tmp_
     if recipe:
         place = arguments.index("--candidates")
         del arguments[place : place + 2]
-    done = subprocess.run(
-        [sys.executable, "-m", "chord.train", *arguments, *more], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = warm.run([sys.executable, "-m", "chord.train", *arguments, *more], cwd=ROOT)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from chord.records import candidate_name
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +34,7 @@ def choose(tmp_path: Path, *candidates: Path) -> subprocess.CompletedProcess[str
     names["manifest"] = "chosen.manifest.json"
     paths = [part for name, file in names.items() for part in (f"--{name}", str(out / file))]
     command = [sys.executable, "-m", "chord.choose", "--candidates", *map(str, candidates), *paths]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return warm.run(command, cwd=ROOT)
 
 
 def test_the_run_with_the_best_validation_accuracy_at_any_step_is_copied(tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_on_a_benchmark_the_last_weights_with_the_highest_score_are_taken(
     names = ("model", "metrics", "validation", "chosen", "manifest")
     outputs = [word for name in names for word in (f"--{name}", str(tmp_path / name))]
     scores = ["--scores", *(str(run / "eval/harder/scores.json") for run in runs)]
-    done = subprocess.run([*line, *scores, *outputs], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = warm.run([*line, *scores, *outputs], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "chosen").read_text())
     assert told["chosen"] == {"run": str(runs[1]), "step": 20, "accuracy": 0.35}
@@ -136,6 +137,6 @@ def test_on_a_benchmark_the_last_weights_with_the_highest_score_are_taken(
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == b"the last step's"
     decided = json.loads((tmp_path / "manifest").read_text())["decided_by"]
     assert decided == {"candidates": ["a", "b"], "on": "test", "benchmark": "harder"}
-    done = subprocess.run([*line, *scores[:2], *outputs], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = warm.run([*line, *scores[:2], *outputs], cwd=ROOT)
     assert done.returncode == 2
     assert "found 1 files, expected one for each of 2 candidates" in done.stderr

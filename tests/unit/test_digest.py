@@ -188,7 +188,7 @@ def test_python_loads_nothing_of_the_package_that_the_closure_does_not_name(modu
 
 def test_each_module_is_parsed_once_in_a_process_however_many_digests_are_asked_for():
     digest._parsed.cache_clear()
-    code_digest.cache_clear()
+    deciding_code.cache_clear()
     modules = code_closure("chord.train")
     parsed = digest._parsed.cache_info().misses
     assert len(modules) > 20 and parsed == len(modules)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.hub_server import Hub, serving
 from tests.unit.test_hub_config import hub_study
 
@@ -47,14 +48,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def fetch(project: Path, hub: Hub, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(project, hub, *arguments),
-        cwd=ROOT,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    return warm.run(command(project, hub, *arguments), cwd=ROOT, env=environment(**more), timeout=200)
 
 
 def fetched(project: Path, commit: str) -> dict[str, bytes]:

@@ -18,6 +18,7 @@ from chord.records import Answer, Problem, read_lines, write_lines
 from chord.sampling.harness import PolicyModel
 from chord.sampling.protocol import PromptError, Request, Sampled
 from chord.seeds import derive
+from tests import warm
 from tests.tiny_model import DATED, TURN_END, TURNS, tiny_model, turn_ending_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -286,7 +287,7 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_file(place: Place, fake:
 
 def program(place: Place, name: str, *siblings: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "chord.generate", *place.arguments(name, siblings)]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+    return warm.run(command, cwd=ROOT, env=os.environ | environment)
 
 
 def no_problems(place: Place) -> Path:
@@ -321,7 +322,7 @@ def test_input_that_cannot_be_used_ends_in_one_line_and_no_output(spoil: Callabl
 
 def test_a_sibling_named_in_another_form_is_refused_with_the_form(place: Place) -> None:
     command = [sys.executable, "-m", "chord.generate", *place.arguments("harder", ()), "--ahead", "other-skill=x"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = warm.run(command, cwd=ROOT)
     assert result.returncode == 2 and "expected NAME=PROBLEMS=ANSWERS" in result.stderr
 
 
@@ -378,7 +379,7 @@ def test_a_real_model_answers_all_benchmarks_in_one_process_as_in_three_and_is_s
     command = [sys.executable, "-m", "chord.score", "--study", str(place.root / "config/studies/demo.yaml")]
     command += ["--benchmark", "harder", "--manifest", str(scores.with_suffix(".manifest.json"))]
     command += [part for key, value in given.items() for part in (f"--{key}", str(value))]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = warm.run(command, cwd=ROOT)
     assert result.returncode == 0, result.stderr
     assert sum(json.loads(scores.read_text())["outcomes"].values()) == 12
 

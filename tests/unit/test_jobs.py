@@ -1,7 +1,6 @@
 """What decides each job: nothing that it can reach is left out of its code, and each job is named once."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from chord.planning.snakemake import asked
 from chord.provenance.commands import texts, verb_of
 from chord.provenance.digest import DECIDES_NOTHING, deciding_code
 from chord.records import Problem, Trace, read_lines, write_lines
+from tests import warm
 from tests.faults.small_run import command, small_run
 
 ROOT = Path(__file__).parents[2]
@@ -80,13 +80,7 @@ def plan(folder: Path, name: str, start: Path | None) -> list[str]:
 
 def trained_without(folder: Path, plans: list[tuple[list[str], tuple[str, ...]]]) -> tuple[list[int], str]:
     (folder / "plans.json").write_text(json.dumps(plans))
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN_WITHOUT, str(folder / "plans.json")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = warm.run([sys.executable, "-c", TRAIN_WITHOUT, str(folder / "plans.json")], cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 

@@ -12,6 +12,7 @@ from chord import handover, launch, sizing
 from chord.config import load
 from chord.provenance.files import UserError
 from chord.sampling.server import Settings, device_groups
+from tests import warm
 from tests.mini_study import edit_yaml
 from tests.workflow.tree import copied
 
@@ -84,7 +85,7 @@ def commands(folder: Path, *options: str) -> str:
     """What Snakemake would run for one training with the profile."""
     command = [sys.executable, "-m", "snakemake", "-n", "-p", "--profile", "profiles/slurm", *options, "--"]
     command += ["results/demo/runs/grpo/seed-1/model"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = warm.run(command, cwd=folder)
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout + done.stderr
 

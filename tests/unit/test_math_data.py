@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chord.records import Problem, Trace, read_lines
-from tests import made_up_math
+from tests import made_up_math, warm
 from tests.conftest import made_once
 from tests.hub_server import Hub, serving
 
@@ -32,7 +32,7 @@ def run(folder: Path, verb: str, *arguments: object, **more: str) -> subprocess.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | more
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", f"chord.{verb}", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    return warm.run(command, cwd=folder, env=environment, timeout=500)
 
 
 def done(folder: Path, verb: str, *arguments: object, **more: str) -> None:

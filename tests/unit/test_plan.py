@@ -20,6 +20,7 @@ from chord.planning.snakemake import Planned
 from chord.planning.work import Bench, shares, steps_of
 from chord.provenance.files import UserError
 from chord.sizing import Layout, Site, Sizing, Work
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 PLANNING = Planning.read(ROOT)
@@ -256,7 +257,7 @@ def test_what_no_study_builds_is_priced_with_the_judge_that_it_needs(
 def test_the_command_plans_a_table_of_the_demo_and_refuses_what_it_does_not_know() -> None:
     def plan(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "chord.plan", *words]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        return warm.run(command, cwd=ROOT)
 
     done = plan(
         "table1", "--study", "demo", "--seeds", "1", "--machine", "cpu-core", "--devices", "1", "--all", "--json"

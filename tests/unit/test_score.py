@@ -16,6 +16,7 @@ from chord.config import load
 from chord.records import Answer, Problem, RecordError, write_lines
 from chord.tasks.benchmarks import measure, read_benchmark
 from chord.tasks.stored import StoredAnswers
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = load(ROOT, "demo").study
@@ -61,9 +62,7 @@ def command(paths: dict[str, Path], benchmark: str = "harder", *ahead: str) -> l
 
 
 def as_program(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        arguments, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
-    )
+    return warm.run(arguments, cwd=ROOT, env=os.environ | environment)
 
 
 def sibling(paths: dict[str, Path], benchmark: str) -> str:
@@ -256,7 +255,8 @@ def test_a_job_done_ahead_imports_neither_lm_eval_nor_torch(tmp_path: Path, monk
         "import sys; from chord import score; score.main();"
         "sys.exit(sorted({'torch', 'lm_eval', 'datasets', 'transformers'} & set(sys.modules)) or 0)"
     )
-    result = as_program([sys.executable, "-c", code, *command(other, "other-skill")[3:]])
+    line = [sys.executable, "-c", code, *command(other, "other-skill")[3:]]
+    result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
 
 

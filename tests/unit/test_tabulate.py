@@ -17,6 +17,7 @@ from chord.config import load
 from chord.findings import rendering
 from chord.findings.statistics import two_way
 from chord.provenance.files import UserError
+from tests import warm
 from tests.unit.results_tree import write_scores
 
 ROOT = Path(__file__).parents[2]
@@ -148,7 +149,7 @@ def test_scores_that_cannot_be_used_are_refused_by_name_and_nothing_is_written(r
 def test_as_a_program_it_says_one_line_and_ends_with_2(results):
     scores(results, "grpo").unlink()
     line = [sys.executable, "-m", "chord.tabulate", *command(results, results)]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    done = warm.run(line, cwd=ROOT)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"chord.tabulate: {scores(results, 'grpo')}: found no such file")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from chord.records import Problem, ValidationAnswer, write_lines
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBLEMS = [Problem(f"p{n}", "sum", f"{n}+1", str(n + 1), {}) for n in range(3)]
@@ -30,7 +31,7 @@ def validate(folder: Path, written: list[ValidationAnswer]) -> subprocess.Comple
     flags |= {"manifest": folder / "out/validation.manifest.json"}
     words = [word for name, path in flags.items() for word in (f"--{name}", str(path))]
     command = [sys.executable, "-m", "chord.validate", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return warm.run(command, cwd=ROOT)
 
 
 def test_each_step_has_its_accuracy_its_outcomes_and_its_length(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from chord.plan import estimated
 from chord.planning.snakemake import Planned
 from chord.provenance import ledger
 from chord.sizing import Layout, Work, cost
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 PLANNING = Planning.read(ROOT)
@@ -259,7 +260,7 @@ def test_a_curve_in_one_line_goes_from_its_lowest_to_its_highest(values, line: s
 
 def shown(root: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "chord.watch", "--once", "--root", str(root), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = warm.run(command, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

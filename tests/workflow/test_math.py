@@ -1,7 +1,6 @@
 """Study math is planned whole before anything is fetched, and says what to fetch when it is run."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from chord.config import load
 from chord.jobs import planned
+from tests import warm
 from tests.workflow.expected import ARMS, IN_TABLE, imitates_only, lineage, recipe
 from tests.workflow.test_sources import jobs
 from tests.workflow.tree import ROOT, copied, snakemake
@@ -95,7 +95,7 @@ def test_without_what_is_fetched_each_first_job_says_what_to_run(tmp_path: Path)
         "prepare": ["--set", "benchmark:amc", "--problems", "problems.jsonl", "--counts", "counts.json"],
     }.items():
         command = [sys.executable, "-m", f"chord.{verb}", "--study", "config/studies/math.yaml", *arguments]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+        done = warm.run(command, cwd=folder, timeout=120)
         assert done.returncode == 2
         assert "found no lock file config/locks/math.json" in done.stderr
         assert "run `chord fetch --study math` where there is a network" in done.stderr

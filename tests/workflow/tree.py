@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 STUB = Path(__file__).with_name("stub")
 PARTS = ("Snakefile", "workflow", "profiles", "config", "envs", "chord")
@@ -26,22 +28,14 @@ def copied(folder: Path) -> Path:
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What `snakemake` says in `folder`, standard error in with the rest. Its jobs run stubs in the place of verbs."""
-    return run(folder, str(Path(sys.executable).with_name("snakemake")), *arguments)
+    return run(folder, sys.executable, "-m", "snakemake", *arguments)
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """What a command says in `folder`; verbs that it starts are stubs: they make files and compute nothing."""
     environment = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=environment | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(STUB)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    environment |= {"PYTHONPATH": str(STUB)}
+    return warm.run(command, cwd=folder, env=environment, timeout=300, together=True)
 
 
 def planned(folder: Path, *arguments: str) -> set[str]:

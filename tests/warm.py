@@ -1,0 +1,253 @@
+"""Runs `python -m MODULE ...` like subprocess.run, but forked from a process that has large packages loaded already.
+
+Nothing of the project is loaded there: a command loads it from its own folder, as it would without this. Loading torch
+and transformers takes 7 seconds of processor time, Snakemake 2; a fork takes hundredths. Not for tests that look a
+process up in /proc: its command line and environment are there those of the process it was forked from.
+"""
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import IO
+
+PLANNING = ["snakemake.cli", "snakemake.api", "snakemake.workflow", "snakemake.executors.local", "pydantic", "yaml"]
+COMPUTING = [
+    "torch",
+    "transformers",
+    "transformers.models.llama.modeling_llama",
+    "safetensors.torch",
+    "pydantic",
+    "yaml",
+]
+COMPUTING += ["tensorboard.summary.writer.event_file_writer", "math_verify", "datasets", "jinja2.sandbox", "tqdm"]
+COMPUTING += ["lm_eval.tasks", "lm_eval.evaluator", "lm_eval.models.huggingface", "accelerate"]
+COMPUTE = ["train", "generate", "score", "validate", "prepare", "demonstrate", "ask_expert", "unpack", "adopt", "fetch"]
+
+# Packages read these when they are loaded. A command that sets one otherwise than this process is started anew.
+READ_ON_LOADING = ("ATEN_", "CUDA_", "DNNL_", "HF_", "HOME", "KMP_", "LANG", "LC_", "MKL_", "OMP_", "PYTHON")
+READ_ON_LOADING += ("TMPDIR", "TORCH", "VLLM_", "XDG_")
+SEEN_LATER = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHASHSEED")
+
+NUMBER = 20  # bytes of a process number or an exit code on its way
+
+
+class Process:
+    """One command that runs; the attributes and methods of subprocess.Popen that tests use, with the same meaning."""
+
+    def __init__(self, line: socket.socket, command: Sequence[str], said: list[IO[bytes]]) -> None:
+        self.args, self._line, self._said = list(command), line, said
+        self.pid = int(_received(line, NUMBER))
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once it has ended."""
+        if self.returncode is None:
+            if not select.select([self._line], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            self.returncode = int(_received(self._line, NUMBER))
+            self._line.close()
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it printed to standard output and to standard error, once it has ended."""
+        self.wait(timeout)
+        return self.said()
+
+    def said(self) -> tuple[str, str]:
+        """What it has printed so far."""
+        texts = []
+        for file in self._said:
+            file.seek(0)
+            texts.append(file.read().decode("utf-8", errors="replace"))
+        return texts[0], texts[1]
+
+    def lines(self) -> Iterator[str]:
+        """Each line that it prints to standard error, as it comes, until it ends."""
+        seen = 0
+        while True:
+            ended = self.poll() is not None
+            *whole, _ = self.said()[1].split("\n")
+            yield from whole[seen:]
+            seen = len(whole)
+            if ended:
+                return
+            time.sleep(0.01)
+
+    def send_signal(self, number: int) -> None:
+        """Sends it a signal, if it still runs."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+def start(
+    command: Sequence[str],
+    cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    together: bool = False,
+) -> Process:
+    """`[sys.executable, "-m", MODULE, ...]` or `[sys.executable, "-c", CODE, ...]`, started in the folder `cwd`.
+
+    Standard error goes in with the rest if `together`. Where an environment is asked for that packages which are
+    loaded already would not see, it is refused with ValueError; `run` then starts it without this.
+    """
+    environment = dict(os.environ if env is None else env)
+    python, *words = command
+    if python != sys.executable or words[0] not in ("-m", "-c") or not _as_here(environment):
+        raise ValueError(f"{command}: this, or its environment, cannot be forked from a process that runs")
+    computes = words[0] == "-c" or words[1].rpartition(".")[2] in (*COMPUTE, "incarnations")
+    request = json.dumps({"words": words, "folder": os.path.abspath(cwd or "."), "environment": environment}).encode()
+    out = tempfile.TemporaryFile()  # noqa: SIM115 # both are closed with the Process
+    errors = out if together else tempfile.TemporaryFile()  # noqa: SIM115
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    line.connect(_place_of(COMPUTING if computes else PLANNING))
+    with open(os.devnull) as nothing:
+        size = len(request).to_bytes(8, "big")
+        socket.send_fds(line, [size], [nothing.fileno(), out.fileno(), errors.fileno()])
+    line.sendall(request)
+    return Process(line, command, [out, errors])
+
+
+def run(
+    command: Sequence[str],
+    cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 600,
+    together: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """What the command prints, and its exit code; see `start`. One that cannot be forked is started as ever.
+
+    Raises subprocess.TimeoutExpired after `timeout` seconds; the process is killed then.
+    """
+    try:
+        process = start(command, cwd, env, together)
+    except ValueError:
+        errors = subprocess.STDOUT if together else subprocess.PIPE
+        return subprocess.run(
+            command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=errors, text=True, timeout=timeout
+        )
+    try:
+        out, err = process.communicate(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, None if together else err)
+
+
+def _as_here(environment: Mapping[str, str]) -> bool:
+    names = {*environment, *os.environ} - {*SEEN_LATER}
+    return all(environment.get(name) == os.environ.get(name) for name in names if name.startswith(READ_ON_LOADING))
+
+
+def _received(line: socket.socket, size: int) -> bytes:
+    found = b""
+    while len(found) < size:
+        more = line.recv(size - len(found))
+        if not more:
+            raise ConnectionError("the process that forks has ended")
+        found += more
+    return found
+
+
+PLACES: dict[str, str] = {}
+
+
+def _place_of(packages: list[str]) -> str:
+    """The socket of this process's own server with these packages, started at the first call."""
+    key = packages[0]
+    if key not in PLACES:
+        place = os.path.join(tempfile.mkdtemp(prefix="warm-"), "socket")
+        server = subprocess.Popen(
+            [sys.executable, __file__, place, *packages], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/"
+        )
+        assert server.stdout and server.stdin
+        assert server.stdout.readline() == b"ready\n", packages
+        atexit.register(_end, server, place)
+        PLACES[key] = place
+    return PLACES[key]
+
+
+def _end(server: subprocess.Popen[bytes], place: str) -> None:
+    server.kill()
+    server.wait()
+    os.unlink(place)
+    os.rmdir(os.path.dirname(place))
+
+
+# --- the process that forks --------------------------------------------------------------------
+
+
+def _next_command(place: str, packages: Sequence[str]) -> tuple[dict, list[int]]:
+    """Loads the packages and forks for each request; comes back in the fork, with the command and its three files."""
+    for package in packages:
+        importlib.import_module(package)
+    gc.freeze()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(place)
+        listening.listen()
+        print("ready", flush=True)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            ready, _, _ = select.select([listening, sys.stdin], [], [])
+            if sys.stdin in ready:
+                os._exit(0)  # who started this has ended
+            line, _ = listening.accept()
+            with line:
+                if os.fork():
+                    continue
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                size, files, _, _ = socket.recv_fds(line, 8, 3)
+                request = json.loads(_received(line, int.from_bytes(size, "big")))
+                child = os.fork()
+                if child == 0:
+                    return request, list(files)
+                line.sendall(b"%*d" % (NUMBER, child))
+                _, status = os.waitpid(child, 0)
+                line.sendall(b"%*d" % (NUMBER, os.waitstatus_to_exitcode(status)))
+                os._exit(0)
+
+
+def _become(request: dict, files: list[int]) -> None:
+    """The command, to its end, as if it had been started in its folder."""
+    for to, file in enumerate(files):
+        os.dup2(file, to)
+        os.close(file)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    more = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = [request["folder"], *more, *sys.path[1:]]
+    tempfile.tempdir = None
+    flag, what, *arguments = request["words"]
+    sys.argv = [what if flag == "-m" else flag, *arguments]
+    if flag == "-m":
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+
+
+if __name__ == "__main__":
+    _become(*_next_command(sys.argv[1], sys.argv[2:]))

@@ -34,6 +34,7 @@ COMPUTING = [
 COMPUTING += ["tensorboard.summary.writer.event_file_writer", "math_verify", "datasets", "jinja2.sandbox", "tqdm"]
 COMPUTING += ["lm_eval.tasks", "lm_eval.evaluator", "lm_eval.models.huggingface", "accelerate"]
 COMPUTE = ["train", "generate", "score", "validate", "prepare", "demonstrate", "ask_expert", "unpack", "adopt", "fetch"]
+OF_TESTS = ["incarnations", "fixed_draws", "forked_ranks"]
 
 # Packages read these when they are loaded. A command that sets one otherwise than this process is started anew.
 READ_ON_LOADING = ("ATEN_", "CUDA_", "DNNL_", "HF_", "HOME", "KMP_", "LANG", "LC_", "MKL_", "OMP_", "PYTHON")
@@ -117,7 +118,7 @@ def start(
     python, *words = command
     if python != sys.executable or words[0] not in ("-m", "-c") or not _as_here(environment):
         raise ValueError(f"{command}: this, or its environment, cannot be forked from a process that runs")
-    computes = words[0] == "-c" or words[1].rpartition(".")[2] in (*COMPUTE, "incarnations")
+    computes = words[0] == "-c" or words[1].rpartition(".")[2] in (*COMPUTE, *OF_TESTS)
     request = json.dumps({"words": words, "folder": os.path.abspath(cwd or "."), "environment": environment}).encode()
     out = tempfile.TemporaryFile()  # noqa: SIM115 # both are closed with the Process
     errors = out if together else tempfile.TemporaryFile()  # noqa: SIM115

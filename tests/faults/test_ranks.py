@@ -1,9 +1,8 @@
-"""Ranks under torchrun train the model that one process trains; stopped or killed, they go on to the same bytes."""
+"""Ranks under torchrun's agent train the model that one process trains; stopped or killed, they go on to its bytes."""
 
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import pytest
 from safetensors.torch import load_file
 
 from chord.records import Problem, Trace, read_lines, write_lines
+from tests import warm
 from tests.faults.small_run import command, result, small_run
 
 ROOT = Path(__file__).parents[2]
-# The two dashes keep torchrun from reading --run and --start as abbreviations of options of its own.
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "chord.train"]
+RANKS = ["-m", "tests.faults.forked_ranks", "chord.train"]
 RANDOM = {"init": "random", "steps": 9, "learning_rate": 3e-3}
 RECIPES = {
     "chord-phi": RANDOM | {"mu": {"schedule": "constant", "value": 0.3}, "expert_tokens": {"weight": "p(1-p)"}},
@@ -25,17 +24,11 @@ RECIPES = {
 }
 
 
-def start(program: list[str], folder: Path, out: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *program, *command(folder, out)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(program: list[str], folder: Path, out: Path) -> warm.Process:
+    return warm.start([sys.executable, *program, *command(folder, out)], cwd=ROOT)
 
 
-def finished(process: subprocess.Popen[str]) -> str:
+def finished(process: warm.Process) -> str:
     stderr = process.communicate(timeout=300)[1]
     assert process.returncode == 0, stderr[-3000:]
     return stderr
@@ -63,7 +56,7 @@ def test_two_ranks_give_the_metrics_and_the_weights_of_one_process(tmp_path: Pat
     """In float64, where the order of a sum is worth 1e-16: sampled texts are the same, all else to 1e-9."""
     folder = inputs(tmp_path, name, **{"execution.compute_dtype": "float64"})
     finished(start(["-m", "chord.train"], folder, tmp_path / "one"))
-    finished(start(TORCHRUN, folder, tmp_path / "two"))
+    finished(start(RANKS, folder, tmp_path / "two"))
     pairs = zip(*((tmp_path / out / "metrics.jsonl").read_text().splitlines() for out in ("one", "two")), strict=True)
     for line, other in pairs:
         expected, found = numbers(json.loads(line)), numbers(json.loads(other))
@@ -80,16 +73,15 @@ def test_two_ranks_give_the_metrics_and_the_weights_of_one_process(tmp_path: Pat
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
     """The inputs of a run of two ranks, and what it leaves when nobody disturbs it."""
     folder = inputs(tmp_path_factory.mktemp("ranks"), "chord-phi", **{"recipe.steps": 30})
-    finished(start(TORCHRUN, folder, folder / "out"))
+    finished(start(RANKS, folder, folder / "out"))
     return folder, result(folder / "out")
 
 
-def run_until(folder: Path, out: Path, step: int) -> subprocess.Popen[str]:
+def run_until(folder: Path, out: Path, step: int) -> warm.Process:
     """Two ranks that have just taken `step`."""
-    process = start(TORCHRUN, folder, out)
-    assert process.stderr
+    process = start(RANKS, folder, out)
     said = []
-    for line in process.stderr:
+    for line in process.lines():
         said.append(line)
         if f"step {step}/30" in line:
             return process
@@ -108,7 +100,7 @@ def test_two_ranks_killed_twice_go_on_from_the_same_checkpoint_to_the_same_bytes
         for pid in descendants(process.pid):
             os.kill(pid, signal.SIGKILL)
         process.communicate()
-    said = finished(start(TORCHRUN, folder, tmp_path / "out"))
+    said = finished(start(RANKS, folder, tmp_path / "out"))
     assert "from step 0" not in said and said.count("30 steps, from step") == 1
     assert result(tmp_path / "out") == expected
 
@@ -120,14 +112,14 @@ def test_two_ranks_told_to_stop_save_and_go_on_to_the_same_bytes(undisturbed, tm
     said = process.communicate(timeout=120)[1]
     assert process.returncode != 0 and "SIGTERM: saved after step" in said, said[-3000:]
     assert not (tmp_path / "out" / "model").exists()
-    said = finished(start(TORCHRUN, folder, tmp_path / "out"))
+    said = finished(start(RANKS, folder, tmp_path / "out"))
     assert "from step 0" not in said
     assert result(tmp_path / "out") == expected
 
 
 def test_a_loss_that_is_not_finite_on_any_rank_ends_all_of_them_with_one_dump(tmp_path: Path) -> None:
     small_run(tmp_path, **{"recipe.learning_rate": 1e30, "optimiser.warmup_steps": 0})
-    process = start(TORCHRUN, tmp_path, tmp_path / "out")
+    process = start(RANKS, tmp_path, tmp_path / "out")
     said = process.communicate(timeout=120)[1]
     assert process.returncode != 0
     assert said.count("no weight was changed; see") == 1, said[-3000:]

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,14 +14,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests import warm
 from tests.faults.small_run import command, result, small_run
-from tests.faults.test_ranks import TORCHRUN, descendants, finished, numbers, start
+from tests.faults.test_ranks import descendants, finished, numbers, start
 
 FIXED = "tests.faults.fixed_draws"  # in the place of chord.train where numbers of two ways to compute are compared
 
 ROOT = Path(__file__).parents[2]
 ALONE = ["-m", FIXED]
-RANKS = [*TORCHRUN[:-1], FIXED]
+RANKS = ["-m", "tests.faults.forked_ranks", "--load", "deepspeed", FIXED]
 STEPS = 9
 pytestmark = [
     pytest.mark.slow,
@@ -84,7 +84,7 @@ def killed_at(folder: Path, out: Path, step: int, program: list[str]) -> None:
     """Kills all processes of the run when it has told of `step`."""
     process = start(program, folder, out)
     said = []
-    for line in process.stderr:
+    for line in process.lines():
         said.append(line)
         if f"step {step}/{STEPS}" in line:
             for pid in descendants(process.pid):
@@ -152,15 +152,8 @@ def test_begun_on_two_ranks_it_ends_on_one_without_deepspeed_and_the_other_way_r
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_deepspeed_that_loses_gradients_is_refused_before_the_first_step(fault: str, tmp_path: Path) -> None:
     folder = small_run(tmp_path, **zero(2, "optimiser"))
-    done = subprocess.run(
-        [sys.executable, "-c", BROKEN.replace("FAULT", FAULTS[fault]), *command(folder, tmp_path / "out")],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    code = BROKEN.replace("FAULT", FAULTS[fault])
+    done = warm.run([sys.executable, "-c", code, *command(folder, tmp_path / "out")], cwd=ROOT)
     assert done.returncode == 2, done.stderr[-3000:]
     for said in ("found that DeepSpeed 0.", "stage 2, offload optimiser, float32 on 1 rank(s)", "relative error 0."):
         assert said in done.stderr

@@ -1,19 +1,18 @@
 """Under each ZeRO stage, with and without offload, two ranks take the steps of one process without DeepSpeed."""
 
 import json
-import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.conftest import made_once
 from tests.parity.zero_ranks import BFLOAT16, CHANGES, SPLITS, WAYS, name_of
 
 ROOT = Path(__file__).parents[2]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.parity.zero_ranks"]
+RANKS = ["-m", "tests.faults.forked_ranks", "--load", "deepspeed", "tests.parity.zero_ranks"]
 NAMES = [name_of(zero) for zero in WAYS]
 # float32 sums in another order. Weights are of size 1, updates 0.01, norms and losses about 1, moments 0.1. After five
 # steps the largest errors seen are 3e-7 for losses and norms, 1e-6 for weights, 1e-8 for moments.
@@ -30,15 +29,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float
 
     def build(folder: Path) -> None:
         folder.mkdir()
-        done = subprocess.run(
-            [sys.executable, *TORCHRUN, str(folder / "found.json")],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=500,
-            check=False,
-        )
+        done = warm.run([sys.executable, *RANKS, str(folder / "found.json")], cwd=ROOT)
         assert done.returncode == 0, done.stderr[-3000:]
 
     return json.loads((made_once(tmp_path_factory, "zero ranks", build) / "found.json").read_text())

@@ -1,6 +1,6 @@
-"""Started under torchrun by test_zero.py: steps under DeepSpeed and in one process, and how far they are apart.
+"""Started as two ranks by test_zero.py: steps under DeepSpeed and in one process, and how far they are apart.
 
-torchrun ... -m tests.parity.zero_ranks OUT.json
+python -m tests.faults.forked_ranks --load deepspeed tests.parity.zero_ranks OUT.json
 """
 
 import copy

@@ -40,13 +40,18 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 def planned(folder: Path, *arguments: str) -> set[str]:
     """The files below results/demo that the next `snakemake` would make, manifests left out: every job has one."""
+    return planned_and_told(folder, *arguments)[0]
+
+
+def planned_and_told(folder: Path, *arguments: str) -> tuple[set[str], str]:
+    """`planned`, and all that Snakemake says."""
     told = snakemake(folder, "--summary", *arguments)
     assert told.returncode == 0, told.stdout
     lines = [line.split("\t") for line in told.stdout.splitlines()]
     start = next(number for number, line in enumerate(lines) if line[0] == "output_file")
     plan = lines[start].index("plan")
     files = {line[0].removeprefix("results/demo/") for line in lines[start + 1 :] if line[plan] != "no update"}
-    return {file for file in files if not file.endswith(".manifest.json")}
+    return {file for file in files if not file.endswith(".manifest.json")}, told.stdout
 
 
 def replace(file: Path, old: str, new: str) -> None:

@@ -22,7 +22,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import IO
 
-PLANNING = ["snakemake.cli", "snakemake.api", "snakemake.workflow", "snakemake.executors.local", "pydantic", "yaml"]
+PLANNING = ["snakemake.cli", "snakemake.api", "snakemake.workflow", "snakemake.executors.local", "snakemake.assets"]
+PLANNING += ["snakemake.profiles", "snakemake.report.html_reporter", "snakemake_executor_plugin_slurm", "smart_open"]
+PLANNING += ["pydantic", "yaml"]
 COMPUTING = [
     "torch",
     "transformers",

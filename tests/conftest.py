@@ -19,10 +19,21 @@ hypothesis.settings.load_profile("fixed")
 SLOWEST = 10  # files that the summary names
 
 
+# Into how many parts the longest files are divided among the processes; their fixtures are shared by all. Each other
+# file is one part.
+PARTS = {"test_edits.py": 4, "test_tamper.py": 3, "test_faults.py": 2}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Files with slow tests first: the processes that share the files then end at about the same time.
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    # What takes longest first: the processes then end at about the same time.
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.path.name in PARTS}
     items.sort(key=lambda item: item.path not in slow)
+    place = Counter[Path]()
+    for item in items:
+        part = place[item.path] % PARTS.get(item.path.name, 1)
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}/{item.path.stem} {part}"))
+        place[item.path] += 1
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,7 +14,7 @@ import pytest
 from chord import audit
 from chord.config import load
 from chord.findings import recomputed
-from chord.provenance import ledger
+from chord.provenance import ledger, rehash
 from chord.provenance.files import UserError
 from chord.provenance.manifest import Manifest
 from tests.faults.tampers import CELL, GRPO, SCORES, edit_json, flip_in_place
@@ -253,6 +254,7 @@ def test_a_number_that_does_not_follow_is_told_beside_the_one_that_does(mini_cop
 
 def test_quick_believes_what_it_kept_and_nothing_else_does(mini_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = mini_copy / "results/demo"
+    time.sleep(rehash.SETTLED_NS / 1e9 + 0.1)  # of files that are younger nothing is kept
     whole = as_json(capsys, results)["bytes_hashed"]
     assert as_json(capsys, results, "--quick")["bytes_hashed"] == whole > 0
     assert as_json(capsys, results, "--quick")["bytes_hashed"] == 0

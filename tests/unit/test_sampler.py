@@ -251,7 +251,11 @@ def test_the_learner_sees_the_samplers_log_probabilities_again():
 
 
 def test_under_bfloat16_the_sampler_computes_as_the_learner_does_and_keeps_its_weights():
-    """Same weights, same rounding of products, other shapes of them: logits of about 1 differ by some 2^-9 = 0.002."""
+    """Same weights, same rounding of products, other shapes of them.
+
+    Each rounding moves a number by 2^-9 of itself. Ten of them on the way to a logit of 4 make 0.08; 0.024 was the most
+    seen with any processor and seed. A log-probability taken from the next token is 1.5 away.
+    """
     model = small_model(dtype=torch.float32)
     sampler = TransformersSampler(model, [END], 64, torch.bfloat16)
     sampled = sampler.sample(requests(), 12, 1.0)
@@ -267,7 +271,7 @@ def test_under_bfloat16_the_sampler_computes_as_the_learner_does_and_keeps_its_w
         same = (token_statistics(model, batch, 5, torch.bfloat16).logp - batch.sampler_logp).abs()
         exact = (token_statistics(model, batch, 5, torch.float32).logp - batch.sampler_logp).abs()
     assert float(same.mean()) < 0.004
-    assert float(same.max()) < 0.02
+    assert float(same.max()) < 0.08
     assert float(exact.mean()) > 1e-4  # float32 would agree to 1e-6: it did compute in bfloat16
 
 

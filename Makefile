@@ -81,7 +81,7 @@ lint: install-test
 # twice as many processes as cores share the files.
 unit: export OMP_NUM_THREADS := 1
 unit: install-test
-	@echo '[test] pytest' && python -m pytest --numprocesses $$((2 * $(CORES))) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@echo '[test] pytest' && python -m pytest --numprocesses $$((2 * $(CORES))) --no-loadscope-reorder $(ARGS)
 
 # Once more what draws, or compares numbers whose last bits a processor may move: other seeds, two threads, and the
 # instructions of a processor of 2008. A tolerance that only holds here fails there.
@@ -91,7 +91,7 @@ numbers: export ATEN_CPU_CAPABILITY := default
 numbers: export MKL_ENABLE_INSTRUCTIONS := SSE4_2
 numbers: export DNNL_MAX_CPU_ISA := SSE41
 numbers: install-test
-	@echo '[test] numbers, with other seeds, threads and instructions' && python -m pytest -q -m numbers --numprocesses $(CORES) --dist loadgroup $(ARGS)
+	@echo '[test] numbers, with other seeds, threads and instructions' && python -m pytest -q -m numbers --numprocesses $(CORES) $(ARGS)
 
 clean-env:
 	rm -rf .venv

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.draws import SHIFT
 
@@ -19,21 +20,35 @@ hypothesis.settings.load_profile("fixed")
 SLOWEST = 10  # files that the summary names
 
 
-# Into how many parts the longest files are divided among the processes; their fixtures are shared by all. Each other
-# file is one part.
+# The longest files are divided among processes into so many parts; what their tests share is in files. Every other file
+# is one part, for one process.
 PARTS = {"test_edits.py": 4, "test_tamper.py": 3, "test_faults.py": 2}
 
 
-@pytest.hookimpl(tryfirst=True)
+class InParts(LoadScopeScheduling):
+    """pytest-xdist's schedule by scope, where a scope is a file or a part of one."""
+
+    def __init__(self, config: pytest.Config, log: object) -> None:
+        super().__init__(config, log)
+        self.parts: dict[str, str] = {}
+        self.seen: Counter[str] = Counter()
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid not in self.parts:
+            file = nodeid.partition("::")[0]
+            self.parts[nodeid] = f"{file} {self.seen[file] % PARTS.get(Path(file).name, 1)}"
+            self.seen[file] += 1
+        return self.parts[nodeid]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> InParts:
+    return InParts(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # What takes longest first: the processes then end at about the same time.
     slow = {item.path for item in items if item.get_closest_marker("slow") or item.path.name in PARTS}
     items.sort(key=lambda item: item.path not in slow)
-    place = Counter[Path]()
-    for item in items:
-        part = place[item.path] % PARTS.get(item.path.name, 1)
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}/{item.path.stem} {part}"))
-        place[item.path] += 1
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -59,7 +59,8 @@ def run(folder: Path, module: str, *arguments: str, **environment: str) -> subpr
     unwanted = ("PYTHONPATH", "SNAKEMAKE_PROFILE")
     inherited = {name: value for name, value in os.environ.items() if name not in unwanted}
     inherited |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"} | environment
-    return warm.run([sys.executable, "-m", module, *arguments], cwd=folder, env=inherited, timeout=500, together=True)
+    command = [sys.executable, "-m", module, *arguments]
+    return warm.run(command, cwd=folder, env=inherited, timeout=500, together=True, jobs="real")
 
 
 def edit_yaml(file: Path, **changes: Any) -> None:

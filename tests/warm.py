@@ -8,10 +8,14 @@ process up in /proc: its command line and environment are there those of the pro
 import atexit
 import gc
 import importlib
+import importlib.util
+import io
 import json
 import os
 import runpy
 import select
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +24,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import IO
+from functools import cache
+from typing import IO, Literal
+
+LINE = "CHORD_TEST_LINE"  # see tests/warm_python.py
 
 PLANNING = ["snakemake.cli", "snakemake.api", "snakemake.workflow", "snakemake.executors.local", "snakemake.assets"]
 PLANNING += ["snakemake.profiles", "snakemake.report.html_reporter", "snakemake_executor_plugin_slurm", "smart_open"]
@@ -40,7 +47,7 @@ OF_TESTS = ["incarnations", "fixed_draws", "forked_ranks"]
 
 # Packages read these when they are loaded. A command that sets one otherwise than this process is started anew.
 READ_ON_LOADING = ("ATEN_", "CUDA_", "DNNL_", "HF_", "HOME", "KMP_", "LANG", "LC_", "MKL_", "OMP_", "PYTHON")
-READ_ON_LOADING += ("TMPDIR", "TORCH", "VLLM_", "XDG_")
+READ_ON_LOADING += ("TORCH", "VLLM_", "XDG_")
 SEEN_LATER = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHASHSEED")
 
 NUMBER = 20  # bytes of a process number or an exit code on its way
@@ -110,16 +117,20 @@ def start(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
     together: bool = False,
+    jobs: Literal["none", "real", "stubs"] = "none",
 ) -> Process:
     """`[sys.executable, "-m", MODULE, ...]` or `[sys.executable, "-c", CODE, ...]`, started in the folder `cwd`.
 
-    Standard error goes in with the rest if `together`. Where an environment is asked for that packages which are
+    Standard error goes in with the rest if `together`. `jobs` says whether jobs of a Snakemake are forked too, and
+    whether they are only stubs, which need no torch. Where an environment is asked for that packages which are
     loaded already would not see, it is refused with ValueError; `run` then starts it without this.
     """
     environment = dict(os.environ if env is None else env)
     python, *words = command
     if python != sys.executable or words[0] not in ("-m", "-c") or not _as_here(environment):
         raise ValueError(f"{command}: this, or its environment, cannot be forked from a process that runs")
+    if jobs != "none":
+        environment[LINE] = _line_for(jobs)
     computes = words[0] == "-c" or words[1].rpartition(".")[2] in (*COMPUTE, *OF_TESTS)
     request = json.dumps({"words": words, "folder": os.path.abspath(cwd or "."), "environment": environment}).encode()
     out = tempfile.TemporaryFile()  # noqa: SIM115 # both are closed with the Process
@@ -139,13 +150,14 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout: float = 600,
     together: bool = False,
+    jobs: Literal["none", "real", "stubs"] = "none",
 ) -> subprocess.CompletedProcess[str]:
     """What the command prints, and its exit code; see `start`. One that cannot be forked is started as ever.
 
     Raises subprocess.TimeoutExpired after `timeout` seconds; the process is killed then.
     """
     try:
-        process = start(command, cwd, env, together)
+        process = start(command, cwd, env, together, jobs)
     except ValueError:
         errors = subprocess.STDOUT if together else subprocess.PIPE
         return subprocess.run(
@@ -192,6 +204,29 @@ def _place_of(packages: list[str]) -> str:
     return PLACES[key]
 
 
+@cache
+def _line_for(jobs: str) -> str:
+    """A folder with the `python` of jobs and what it goes by; see tests/warm_python.py."""
+    folder = tempfile.mkdtemp(prefix="warm-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "warm_python.py")
+    values = {name: value for name, value in os.environ.items() if name.startswith(READ_ON_LOADING)}
+    told = {
+        "python": sys.executable,
+        "planning": _place_of(PLANNING),
+        "computing": _place_of(COMPUTING if jobs == "real" else PLANNING),
+        "compute": COMPUTE,
+        "read": {"prefixes": READ_ON_LOADING, "later": SEEN_LATER, "values": values},
+    }
+    with open(os.path.join(folder, "lines.json"), "w", encoding="utf-8") as file:
+        json.dump(told, file)
+    python = os.path.join(folder, "python")
+    with open(python, "w", encoding="utf-8") as file:
+        file.write(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS {shlex.quote(script)} "$@"\n')
+    os.chmod(python, 0o755)
+    return folder
+
+
 def _end(server: subprocess.Popen[bytes], place: str) -> None:
     server.kill()
     server.wait()
@@ -227,16 +262,24 @@ def _next_command(place: str, packages: Sequence[str]) -> tuple[dict, list[int]]
                 if child == 0:
                     return request, list(files)
                 line.sendall(b"%*d" % (NUMBER, child))
+                if line in select.select([line, os.pidfd_open(child)], [], [])[0]:
+                    os.kill(child, signal.SIGKILL)  # who asked for it has ended
                 _, status = os.waitpid(child, 0)
-                line.sendall(b"%*d" % (NUMBER, os.waitstatus_to_exitcode(status)))
+                with suppress(OSError):
+                    line.sendall(b"%*d" % (NUMBER, os.waitstatus_to_exitcode(status)))
                 os._exit(0)
 
 
 def _become(request: dict, files: list[int]) -> None:
     """The command, to its end, as if it had been started in its folder."""
-    for to, file in enumerate(files):
+    for to, (file, name) in enumerate(zip(files, ("stdin", "stdout", "stderr"), strict=True)):
         os.dup2(file, to)
         os.close(file)
+        old = getattr(sys, name)  # which may know that it can, or cannot, be rewound
+        plain = io.FileIO(to, "rb" if to == 0 else "wb", closefd=False)
+        buffer = io.BufferedReader(plain) if to == 0 else io.BufferedWriter(plain)
+        text = io.TextIOWrapper(buffer, old.encoding, old.errors, line_buffering=to > 0, write_through=to > 0)
+        setattr(sys, name, text)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
@@ -246,6 +289,11 @@ def _become(request: dict, files: list[int]) -> None:
     tempfile.tempdir = None
     flag, what, *arguments = request["words"]
     sys.argv = [what if flag == "-m" else flag, *arguments]
+    sys.orig_argv = [sys.executable, *request["words"]]
+    if LINE in os.environ:
+        sys.executable = os.path.join(os.environ[LINE], "python")  # Snakemake puts its folder first on the PATH of jobs
+    if more and importlib.util.find_spec("sitecustomize"):
+        importlib.import_module("sitecustomize")  # as Python does before all else
     if flag == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:

@@ -35,7 +35,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """What a command says in `folder`; verbs that it starts are stubs: they make files and compute nothing."""
     environment = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"}
     environment |= {"PYTHONPATH": str(STUB)}
-    return warm.run(command, cwd=folder, env=environment, timeout=300, together=True)
+    return warm.run(command, cwd=folder, env=environment, timeout=300, together=True, jobs="stubs")
 
 
 def planned(folder: Path, *arguments: str) -> set[str]:

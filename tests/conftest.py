@@ -22,6 +22,7 @@ SLOWEST = 10  # files that the summary names
 
 # The longest files are divided among processes into so many parts; what their tests share is in files. Every other file
 # is one part, for one process.
+SLOW = ("cluster", "faults", "workflow")
 PARTS = {"test_edits.py": 4, "test_tamper.py": 3, "test_faults.py": 2}
 
 
@@ -47,7 +48,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> InParts:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # What takes longest first: the processes then end at about the same time.
-    slow = {item.path for item in items if item.get_closest_marker("slow") or item.path.name in PARTS}
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.path.parent.name in SLOW}
     items.sort(key=lambda item: item.path not in slow)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:

@@ -18,7 +18,7 @@ KILLED = """
 import sys, time
 from tests.cluster.slurm import Cluster
 with Cluster(nodes=1) as cluster:
-    cluster.run("sbatch", "--wrap", "sleep 600")
+    cluster.run("sbatch", "--output=/dev/null", "--wrap", "sleep 600")
     cluster.wait_for(lambda: "RUNNING" in cluster.states().values(), "the job runs")
     print(cluster.root, flush=True)
     time.sleep(600)

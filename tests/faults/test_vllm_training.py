@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.faults.small_run import command, result, small_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # minutes on a busy machine, most of it imports of vLLM
@@ -88,9 +89,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list
             jobs.append((arguments, "" if start else kind, PAST, str(log)))
             places.append((kind, log))
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    done = subprocess.run(
-        [sys.executable, "-c", RUNS, str(folder / "jobs.json")], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = warm.run([sys.executable, "-c", RUNS, str(folder / "jobs.json")], cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     ends = json.loads(done.stdout.splitlines()[-1])
     found = {}
@@ -144,9 +143,7 @@ def test_ranks_have_an_engine_each_and_learn_what_one_process_learns(runs, tmp_p
 def test_a_server_is_handed_the_weights_too_and_no_process_is_left(runs, tmp_path: Path) -> None:
     """Its first steps are those of the engine in the process, but for the order of sums in batches of another size."""
     arguments = command(vllm_run(tmp_path, steps=2, placement="server"), tmp_path / "out")
-    done = subprocess.run(
-        [sys.executable, "-m", "chord.train", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = warm.run([sys.executable, "-m", "chord.train", *arguments], cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     alike(metrics(tmp_path / "out"), metrics(runs[""][0]))
     assert not (tmp_path / "out" / "state" / "sampler").exists()

@@ -503,14 +503,15 @@ SHAPES: dict[str, Callable[[dict], object]] = {
 
 
 def test_a_manifest_of_another_shape_is_named_and_its_job_runs_again(tree: Path) -> None:
-    path, expected = tree / "results/demo" / RUN / "train.manifest.json", made_again({"chord-phi"})
-    text = path.read_text()
-    for name, shape in SHAPES.items():
-        path.write_text(json.dumps(shape(json.loads(text))))
-        assert planned(tree) == expected, name
+    arms = dict(zip(["chord-phi", "luffy", "sasr", "mu-0.1", "mu-0.5"], SHAPES.values(), strict=True))
+    for arm, shape in arms.items():
+        path = tree / f"results/demo/runs/{arm}/seed-1/train.manifest.json"
+        path.write_text(json.dumps(shape(json.loads(path.read_text()))))
+    assert planned(tree) == made_again(set(arms))
     told = run(tree, sys.executable, "-m", "chord.why")
     assert told.returncode == 0, told.stdout
-    assert f"train {RUN}: manifest train.manifest.json: one that can be read -> " in told.stdout
+    for arm in arms:
+        assert f"train runs/{arm}/seed-1: manifest train.manifest.json: one that can be read -> " in told.stdout
 
 
 TIMES: dict[str, Callable[[int], float]] = {

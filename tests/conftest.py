@@ -20,9 +20,9 @@ hypothesis.settings.load_profile("fixed")
 SLOWEST = 10  # files that the summary names
 
 
+SLOW = ("cluster", "faults", "workflow")  # folders whose files start first, with those that have slow tests
 # The longest files are divided among processes into so many parts; what their tests share is in files. Every other file
 # is one part, for one process.
-SLOW = ("cluster", "faults", "workflow")
 PARTS = {"test_edits.py": 4, "test_tamper.py": 3, "test_faults.py": 2}
 
 

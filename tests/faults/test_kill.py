@@ -44,9 +44,9 @@ def uninterrupted(tmp_path_factory):
 
 def test_the_same_run_in_another_folder_and_process_gives_the_same_bytes(uninterrupted, tmp_path):
     expected = uninterrupted[1]
-    process = train(command(small_run(tmp_path / "elsewhere"), tmp_path / "out"))
-    stderr = process.communicate()[1]
-    assert process.returncode == 0, stderr
+    line = [sys.executable, "-m", "chord.train", *command(small_run(tmp_path / "elsewhere"), tmp_path / "out")]
+    done = warm.run(line, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "1"})
+    assert done.returncode == 0, done.stderr
     assert result(tmp_path / "out") == expected
     lines = [json.loads(line) for line in expected["metrics.jsonl"].splitlines()]
     assert [line["step"] for line in lines] == list(range(41))

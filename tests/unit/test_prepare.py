@@ -166,9 +166,10 @@ def test_the_manifest_names_what_was_written_and_what_of_the_study_decided_it(de
     assert manifest.seeds == {"data": demo.data.seed}
 
 
-def test_the_same_study_makes_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_study_makes_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = write_study(tmp_path / "project")
-    for name in ("one", "other"):
+    for seed, name in enumerate(("one", "other")):
+        monkeypatch.setenv("PYTHONHASHSEED", str(seed))
         assert prepare(study, tmp_path / name, "base", "benchmark:harder").returncode == 0
     files = [f"{place}.{end}" for place in ("problems/base", "benchmarks/harder") for end in ("jsonl", "json")]
     for file in files:

@@ -8,7 +8,8 @@ finds its scores, is no word of a command: code and settings decide it.
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cache
 from os.path import isabs, join, normpath
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ class Told(NamedTuple):
 
 def text_of(told: Told) -> str | None:
     """What the rule writes, for one that runs no verb and prints a text, as into run.json; else None."""
-    words = next(_commands(told.shell), [])
+    words = _commands(told.shell)[0]
     return words[2] if words[:2] == ["printf", r"%s\n"] and len(words) == 3 else None
 
 
@@ -85,21 +86,21 @@ def verb_of(shell: str) -> tuple[str | None, list[str]]:
     return None, []
 
 
-def _commands(shell: str) -> Iterator[list[str]]:
-    """The simple commands of a shell text, word by word, without redirects."""
-    words: list[str] = []
+@cache
+def _commands(shell: str) -> tuple[list[str], ...]:
+    """The simple commands of a shell text, word by word, without redirects; not to be changed."""
+    commands: list[list[str]] = [[]]
     waiting = iter(shlex.split(shell))
     for word in waiting:
         redirect = _REDIRECT.fullmatch(word)
         if _SEPARATOR.fullmatch(word):
-            yield words
-            words = []
+            commands.append([])
         elif redirect:
             if not redirect[1]:
                 next(waiting, None)
         else:
-            words.append(word)
-    yield words
+            commands[-1].append(word)
+    return tuple(commands)
 
 
 def _flags(words: list[str], folder: str, results: str) -> dict[str, Values]:

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
+from os.path import isfile, join
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +66,23 @@ class Module(NamedTuple):
     imports: tuple[str, ...]
 
 
+class Source(NamedTuple):
+    """Where a module stands, and what stands there."""
+
+    path: str
+    text: bytes
+
+    @property
+    def is_package(self) -> bool:
+        """Whether relative imports start at the module itself."""
+        return self.path.endswith("__init__.py")
+
+
+IMPORTING = (ast.Import, ast.ImportFrom, ast.List, ast.Tuple, ast.Call)  # what `_imports` looks at
+
+Sources = dict[str, Source | None]  # by module; None for one that is not there
+
+
 def code_digest(verb: str, without: tuple[str, ...] = (), root: Path | None = None) -> str:
     """`digest_of` the `deciding_code`."""
     return digest_of(deciding_code(verb, without, root))
@@ -76,7 +94,12 @@ def deciding_code(verb: str, without: tuple[str, ...] = (), root: Path | None = 
 
     It is read once per process: what is edited later in the same process is not seen.
     """
-    return code_closure(verb, root, DECIDES_NOTHING + without)
+    return code_closure(verb, root, DECIDES_NOTHING + without, _read_once(root))
+
+
+@cache
+def _read_once(root: Path | None) -> Sources:
+    return {}
 
 
 def digest_of(closure: dict[str, str]) -> str:
@@ -84,26 +107,28 @@ def digest_of(closure: dict[str, str]) -> str:
     return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in closure.items()).encode()).hexdigest()
 
 
-def code_closure(module: str, root: Path | None = None, without: tuple[str, ...] = ()) -> dict[str, str]:
+def code_closure(
+    module: str, root: Path | None = None, without: tuple[str, ...] = (), read: Sources | None = None
+) -> dict[str, str]:
     """Every module of its package that `module` can reach by import, in order of name, each with a digest.
 
     `root` is the folder that holds the package. `without` leaves out what does not concern the caller: a module, a
     package with all below it (`chord.provenance`), or one top-level name of a module (`chord.objective.weights:phi`).
-    What only they import is left out with them. Raises UserError for a module that is not there or cannot be parsed.
+    What only they import is left out with them. What was `read` before is not read again, and what is read is added.
+    Raises UserError for a module that is not there or cannot be parsed.
     """
-    root = root or PROJECT
+    folder, read = str(root or PROJECT), {} if read is None else read
     left_out = tuple(name for name in without if ":" not in name)
     found: dict[str, str] = {}
     waiting = [*_prefixes(module)]
-    if _source(root, module) is None:
-        raise UserError(f"{module}: found no such module under {root}, expected a file of the package")
+    if _source(folder, module, read) is None:
+        raise UserError(f"{module}: found no such module under {folder}, expected a file of the package")
     while waiting:
         name = waiting.pop()
-        path = _source(root, name)
-        if name in found or path is None or _within(name, left_out):
+        if name in found or (source := _source(folder, name, read)) is None or _within(name, left_out):
             continue
         dropped = tuple(sorted(item.partition(":")[2] for item in without if item.partition(":")[0] == name))
-        parsed = _parsed(path, name, dropped, path.read_bytes())
+        parsed = _module(source, name, dropped)
         found[name] = parsed.digest
         waiting += parsed.imports
     return dict(sorted(found.items()))
@@ -113,28 +138,34 @@ def _within(name: str, packages: tuple[str, ...]) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
-def _source(root: Path, module: str) -> Path | None:
-    base = root.joinpath(*module.split("."))
-    for path in (base.with_name(base.name + ".py"), base / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
+def _source(folder: str, module: str, read: Sources) -> Source | None:
+    if module not in read:
+        base = join(folder, *module.split("."))
+        path = next((path for path in (f"{base}.py", join(base, "__init__.py")) if isfile(path)), None)
+        read[module] = Source(path, Path(path).read_bytes()) if path else None
+    return read[module]
+
+
+def _module(source: Source, name: str, dropped: tuple[str, ...]) -> Module:
+    try:
+        return _parsed(source.text, name, name if source.is_package else name.rpartition(".")[0], dropped)
+    except SyntaxError as error:
+        place, why = f"line {error.lineno}: " if error.lineno else "", error.msg
+    except ValueError as error:
+        place, why = "", str(error)
+    raise UserError(f"{source.path}: {place}found code that Python cannot parse ({why}), expected a module")
 
 
 @cache
-def _parsed(path: Path, name: str, dropped: tuple[str, ...], source: bytes) -> Module:
-    try:
-        tree = ast.parse(source, filename=str(path))
-    except (SyntaxError, ValueError) as error:
-        place = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
-        raise UserError(f"{path}: {place}found code that Python cannot parse ({error}), expected a module") from None
+def _parsed(source: bytes, name: str, package: str, dropped: tuple[str, ...]) -> Module:
+    tree = ast.parse(source)
     tree.body = [statement for statement in tree.body if not _defines(statement, dropped)]
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    imports = {prefix for target in _imports(tree, package) for prefix in _prefixes(target)}
+    shape: list[str] = []
+    may_import: list[ast.AST] = []
+    _describe(tree, shape, may_import)
+    imports = {prefix for target in _imports(may_import, package) for prefix in _prefixes(target)}
     top = name.partition(".")[0]
     own = {target for target in imports if target == top or target.startswith(top + ".")}
-    shape: list[str] = []
-    _describe(tree, shape)
     return Module(hashlib.sha256("".join(shape).encode()).hexdigest(), tuple(sorted(own)))
 
 
@@ -154,11 +185,9 @@ def _defines(statement: ast.stmt, names: tuple[str, ...]) -> bool:
     return all(isinstance(target, ast.Name) and target.id in names for target in targets)
 
 
-def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """Dotted names that the code of a module in `package` may import; some may turn out to be functions."""
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop()
+def _imports(nodes: list[ast.AST], package: str) -> Iterator[str]:
+    """Dotted names that these parts of a module in `package` may import; some may turn out to be functions."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -168,10 +197,6 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
             yield from _started_as_module(node.elts)
         elif isinstance(node, ast.Call) and _last_name(node.func) == "import_module":
             yield from _texts(node.args[:1])
-        if isinstance(node, ast.If) and _last_name(node.test) == "TYPE_CHECKING":
-            waiting.extend(node.orelse)
-        else:
-            waiting.extend(ast.iter_child_nodes(node))
 
 
 def _parents(package: str, level: int) -> list[str]:
@@ -196,28 +221,32 @@ def _texts(nodes: list[ast.expr]) -> list[str]:
     return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
-def _describe(node: object, out: list[str]) -> None:
+def _describe(node: object, out: list[str], may_import: list[ast.AST] | None) -> None:
     """Append the tree as text: node types, set fields and constants; no positions, no docstrings.
 
-    Fields that are empty are not written, so that a new optional field of a later Python changes nothing.
+    Fields that are empty are not written, so that a new optional field of a later Python changes nothing. On the way
+    the parts that `_imports` looks at are collected, but for those that stand under `if TYPE_CHECKING`.
     """
     if isinstance(node, ast.Constant):
         out.append(f"{type(node.value).__name__} {node.value!r};")
     elif isinstance(node, ast.AST):
-        out.append(type(node).__name__ + "(")
+        out.append(f"{type(node).__name__}(")
+        if may_import is not None and isinstance(node, IMPORTING):
+            may_import.append(node)
+        checks_types = isinstance(node, ast.If) and _last_name(node.test) == "TYPE_CHECKING"
         for field in node._fields:
             value = getattr(node, field, None)
             if field == "body" and isinstance(value, list):
                 value = _without_docstring(node, value)
             if value is None or value == []:
                 continue
-            out.append(field + "=")
-            _describe(value, out)
+            out.append(f"{field}=")
+            _describe(value, out, None if checks_types and field != "orelse" else may_import)
         out.append(")")
     elif isinstance(node, list):
         out.append("[")
         for item in node:
-            _describe(item, out)
+            _describe(item, out, may_import)
         out.append("]")
     else:
         out.append(f"{node!r};")

@@ -70,8 +70,10 @@ def scrubbed(value: Any) -> Any:
 
 def _without_place(text: str) -> str:
     """Paths below the project's folder as seen from it, so that a record holds wherever the project goes."""
-    here = Path.cwd()
-    folders = {str(PROJECT), *([str(here)] if (here / "config").is_dir() else [])}
+    here = os.getcwd()
+    folders = {folder for folder in (str(PROJECT), here) if folder in text}
+    if here != str(PROJECT) and here in folders and not os.path.isdir(os.path.join(here, "config")):
+        folders.remove(here)
     for folder in sorted(folders, key=len, reverse=True):
         text = re.sub(rf"(?<![\w.-]){re.escape(folder)}(?:(/)|(?![\w.-]))", lambda found: "" if found[1] else ".", text)
     return text

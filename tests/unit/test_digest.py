@@ -28,7 +28,7 @@ def package(root: Path, **modules: str) -> Path:
 
 
 def meaning(source: str) -> str:
-    return digest._parsed(Path("x.py"), "x", (), source.encode()).digest
+    return digest._parsed(source.encode(), "x", "", ()).digest
 
 
 @pytest.mark.parametrize(

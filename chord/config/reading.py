@@ -7,6 +7,7 @@ YAML is read by the core schema of YAML 1.2: `010` is 10, `0o10` is 8, `1e-6` is
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -79,8 +80,9 @@ def parsed(text: str, shown: str, functions: bool = False) -> Raw:
         raise ConfigError(f"{_place(error, shown)}: {error.problem}") from None
 
 
+@lru_cache(maxsize=256)  # config/ is read for its values, then for what stands beside them; tests read it often
 def composed(text: str, shown: str) -> yaml.Node | None:
-    """The nodes of a YAML text, each with its place, no value made of them; None if there are none."""
+    """The nodes of a YAML text, not to be changed, each with its place, no value made; None if there are none."""
     if len(text) > LONGEST:
         raise ConfigError(f"{shown}: found {len(text)} characters, expected at most {LONGEST}")
     try:

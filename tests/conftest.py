@@ -6,6 +6,8 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import hypothesis
 import pytest
@@ -92,6 +94,18 @@ def made_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path]
             build(folder)
             ready.touch()
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plans_are_forked() -> None:
+    """What this process asks a Snakemake is answered by one that is forked where its packages are loaded already."""
+    from chord.planning import snakemake
+    from tests import warm
+
+    def run(command: list[str], capture_output: bool, text: bool, check: bool, **more: Any) -> object:
+        return warm.run(command, **more)
+
+    snakemake.subprocess = SimpleNamespace(run=run)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.fixture(scope="session")

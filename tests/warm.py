@@ -120,7 +120,8 @@ def start(
     """
     environment = dict(os.environ if env is None else env)
     python, *words = command
-    if python != sys.executable or words[0] not in ("-m", "-c") or not _as_here(environment):
+    plans = words[:2] == ["-m", "snakemake"]
+    if python != sys.executable or words[0] not in ("-m", "-c") or not _as_here(environment, plans):
         raise ValueError(f"{command}: this, or its environment, cannot be forked from a process that runs")
     if jobs != "none":
         environment[LINE] = _line_for(jobs)
@@ -164,11 +165,12 @@ def run(
     return subprocess.CompletedProcess(process.args, process.returncode, out, None if together else err)
 
 
-def _as_here(environment: Mapping[str, str]) -> bool:
+def _as_here(environment: Mapping[str, str], plans: bool) -> bool:
     if "PYTHONHASHSEED" in environment:
         return False  # all forks of a process order sets alike: a test that they decide nothing names seeds
     names = {*environment, *os.environ} - {*SEEN_LATER}
-    return all(environment.get(name) == os.environ.get(name) for name in names if name.startswith(READ_ON_LOADING))
+    read = ("PYTHON",) if plans else READ_ON_LOADING  # a Snakemake loads no package that computes
+    return all(environment.get(name) == os.environ.get(name) for name in names if name.startswith(read))
 
 
 def _received(line: socket.socket, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""In the place of `python` for the jobs of a Snakemake that `tests/warm.py` forked: forks `-m MODULE` there as well.
+"""In the place of `python` for what a command that `tests/warm.py` forked starts itself: forks `-m MODULE` as well.
 
 Everything else, and what sets a variable that packages read when they are loaded, is started by the real Python.
 """
@@ -21,8 +21,10 @@ def main() -> None:
     computes = len(words) > 1 and words[1].rpartition(".")[2] in told["compute"]
     place = told["computing" if computes else "planning"]
     environment = dict(os.environ)
-    del environment[LINE]
-    if words[:1] != ["-m"] or words[1] == "snakemake" or not place or not as_there(environment, told["read"]):
+    plans = words[:2] == ["-m", "snakemake"]
+    if not plans:
+        del environment[LINE]
+    if words[:1] != ["-m"] or not place or not as_there(environment, told["read"], plans):
         os.execve(told["python"], [told["python"], *words], environment)
     request = json.dumps({"words": words, "folder": os.getcwd(), "environment": environment}).encode()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
@@ -37,8 +39,14 @@ def main() -> None:
     sys.exit(code)
 
 
-def as_there(environment: dict[str, str], read: dict[str, str]) -> bool:
-    """Whether variables that packages read have the values of `read`; one thread may be said in any library's words."""
+def as_there(environment: dict[str, str], read: dict[str, str], plans: bool) -> bool:
+    """Whether variables that packages read have the values of `read`; one thread may be said in any library's words.
+
+    A Snakemake that `plans` loads no package that computes: only what Python itself reads counts there.
+    """
+    if plans:
+        names = {name for name in {*environment, *read["values"]} if name.startswith("PYTHON")} - {*read["later"]}
+        return all(environment.get(name) == read["values"].get(name) for name in names)
     one = {name for name, value in environment.items() if name.endswith("_NUM_THREADS") and value == "1"}
     names = {name for name in environment if name.startswith(tuple(read["prefixes"]))} - {*read["later"], *one}
     return all(environment[name] == read["values"].get(name) for name in names) and {*read["values"]} <= {*environment}

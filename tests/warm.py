@@ -6,6 +6,7 @@ process up in /proc: its command line and environment are there those of the pro
 """
 
 import atexit
+import ctypes
 import gc
 import importlib
 import importlib.util
@@ -18,6 +19,7 @@ import shlex
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -41,7 +43,7 @@ OF_TESTS = ["incarnations", "fixed_draws", "forked_ranks"]
 # Packages read these when they are loaded. A command that sets one otherwise than this process is started anew.
 READ_ON_LOADING = ("ATEN_", "CUDA_", "DNNL_", "HF_", "HOME", "KMP_", "LANG", "LC_", "MKL_", "OMP_", "PYTHON")
 READ_ON_LOADING += ("TORCH", "VLLM_", "XDG_")
-SEEN_LATER = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
+SEEN_LATER = ("CUDA_VISIBLE_DEVICES", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
 
 NUMBER = 20  # bytes of a process number or an exit code on its way
 
@@ -124,7 +126,7 @@ def start(
     if python != sys.executable or words[0] not in ("-m", "-c") or not _as_here(environment, plans):
         raise ValueError(f"{command}: this, or its environment, cannot be forked from a process that runs")
     if jobs != "none":
-        environment[LINE] = _line_for(jobs)
+        environment[LINE] = line_for(jobs)
     computes = words[0] == "-c" or words[1].rpartition(".")[2] in (*COMPUTE, *OF_TESTS)
     request = json.dumps({"words": words, "folder": os.path.abspath(cwd or "."), "environment": environment}).encode()
     out = tempfile.TemporaryFile()  # noqa: SIM115 # both are closed with the Process
@@ -202,7 +204,7 @@ def _place_of(packages: list[str]) -> str:
 
 
 @cache
-def _line_for(jobs: str) -> str:
+def line_for(jobs: Literal["real", "stubs"]) -> str:
     """A folder with the `python` of jobs and what it goes by; see tests/warm_python.py."""
     folder = tempfile.mkdtemp(prefix="warm-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -253,6 +255,7 @@ def _next_command(place: str, packages: Sequence[str]) -> tuple[dict, list[int]]
                 if os.fork():
                     continue
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                _enter_namespaces(struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0])
                 size, files, _, _ = socket.recv_fds(line, 8, 3)
                 request = json.loads(_received(line, int.from_bytes(size, "big")))
                 child = os.fork()
@@ -265,6 +268,17 @@ def _next_command(place: str, packages: Sequence[str]) -> tuple[dict, list[int]]
                 with suppress(OSError):
                     line.sendall(b"%*d" % (NUMBER, os.waitstatus_to_exitcode(status)))
                 os._exit(0)
+
+
+def _enter_namespaces(asker: int) -> None:
+    """Goes where the process is that asks, as on a node of tests/cluster/slurm.py; what is forked then is there too."""
+    for kind in ("ipc", "net", "pid", "uts", "mnt"):
+        theirs = f"/proc/{asker}/ns/{kind}"
+        if os.stat(theirs).st_ino != os.stat(f"/proc/self/ns/{kind}").st_ino:
+            place = os.open(theirs, os.O_RDONLY)
+            if ctypes.CDLL(None, use_errno=True).setns(place, 0):
+                raise OSError(ctypes.get_errno(), f"cannot enter {theirs}")
+            os.close(place)
 
 
 def _become(request: dict, files: list[int]) -> None:

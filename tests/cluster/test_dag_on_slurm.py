@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from chord.provenance.hashing import content_hash
+from tests import warm
 from tests.cluster.needs import why_not
 from tests.cluster.slurm import Cluster
 from tests.conftest import made_once
@@ -53,12 +54,17 @@ def shrink(config: Path) -> None:
 
 
 def build(folder: Path) -> None:
-    """`snakemake --profile slurm`, typed so on the login machine of a cluster of 4 nodes with 2 GPUs each."""
+    """`snakemake --profile slurm` on the login machine of a cluster of 4 nodes with 2 GPUs each.
+
+    Snakemake and the verbs are forked on the nodes where Slurm starts them, from processes that have loaded packages.
+    """
     prepare(folder / "project", shrink)
     (folder / "project/slurm").symlink_to("profiles/slurm")
-    quiet = {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    line = warm.line_for("real")
+    environment = {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", warm.LINE: line}
+    command = (f"{line}/python", "-m", "snakemake", "--profile", "slurm", *HERE)
     with Cluster(min_job_age=7200) as cluster:
-        cluster.run("snakemake", "--profile", "slurm", *HERE, cwd=folder / "project", env=quiet, timeout=1700)
+        cluster.run(*command, cwd=folder / "project", env=environment, timeout=1700)
         jobs = {number: cluster.job(number) for number in cluster.states()}
     (folder / "jobs.json").write_text(json.dumps(jobs))
 

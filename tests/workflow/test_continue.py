@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from chord.provenance.processes import job_processes
+from tests import mini_study, warm
+from tests.conftest import made_once
 from tests.faults.small_run import result
 from tests.unit.small_study import write_study
 from tests.workflow.tree import PARTS, ROOT
 
 MODEL = "results/demo/models/base/model"
+DATA = ("results/demo/data/traces/base.jsonl", "results/demo/data/problems/validation.jsonl")
 
 
 def project(folder: Path) -> Path:
@@ -43,6 +46,23 @@ def project(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with the data of its base model, and no model yet."""
+
+    def build(folder: Path) -> None:
+        told = mini_study.run(project(folder), "snakemake", "--cores", "2", *DATA)
+        assert told.returncode == 0, told.stdout
+
+    return made_once(tmp_path_factory, "a study to continue", build)
+
+
+@pytest.fixture
+def folder(prepared: Path, tmp_path: Path) -> Path:
+    """A copy for one test."""
+    return shutil.copytree(prepared, tmp_path / "a study", symlinks=True)
+
+
 def started(folder: Path) -> subprocess.Popen[str]:
     left_out = ("PYTHONPATH", "SNAKEMAKE_PROFILE")
     return subprocess.Popen(
@@ -66,8 +86,9 @@ def trainer(folder: Path, process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.slow
-def test_a_training_job_that_receives_sigterm_is_continued_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    folder = project(tmp_path / "a study")
+def test_a_training_job_that_receives_sigterm_is_continued_and_ends_with_the_same_bytes(
+    folder: Path, tmp_path: Path
+) -> None:
     process = started(folder)
     os.kill(trainer(folder, process), signal.SIGTERM)
     told = process.communicate(timeout=500)[0]
@@ -85,37 +106,37 @@ def test_a_training_job_that_receives_sigterm_is_continued_and_ends_with_the_sam
     data = folder / "results/demo/data"
     inputs = ["--run", str(base / "run.json"), "--traces", str(data / "traces/base.jsonl")]
     inputs += ["--validation", str(data / "problems/validation.jsonl")]
-    subprocess.run([sys.executable, "-m", "chord.train", *inputs, *words], cwd=ROOT, check=True, capture_output=True)
+    told = warm.run([sys.executable, "-m", "chord.train", *inputs, *words], cwd=ROOT)
+    assert told.returncode == 0, told.stderr
     found = result(base)
     del found["model/.snakemake_timestamp"]  # Snakemake's own mark
     assert found == result(alone)
 
 
-def resumed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What `chord resume` says."""
+def resuming(folder: Path) -> subprocess.Popen[str]:
+    """`chord resume` at work; it writes into resume.log."""
     left_out = ("PYTHONPATH", "SNAKEMAKE_PROFILE")
-    return subprocess.run(
-        [sys.executable, "-m", "chord.resume", *arguments],
-        cwd=folder,
-        env={name: value for name, value in os.environ.items() if name not in left_out},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=500,
-    )
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    command = [sys.executable, "-m", "chord.resume", "--cores", "1", MODEL]
+    with (folder / "resume.log").open("w") as log:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, text=True)
 
 
 @pytest.mark.slow
-def test_after_a_kill_of_snakemake_alone_one_command_goes_on(tmp_path: Path) -> None:
-    folder = project(tmp_path / "a study")
+def test_after_a_kill_of_snakemake_alone_one_command_goes_on(folder: Path) -> None:
     process = started(folder)
     orphan = trainer(folder, process)
+    os.kill(orphan, signal.SIGSTOP)  # it would end by itself before it is told to
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert orphan in job_processes(folder)
-    done = resumed(folder, "--cores", "1", MODEL)
-    assert done.returncode == 0, done.stdout
-    assert f"ending what the Snakemake before left running: chord.train (process {orphan})" in done.stdout
+    again, log = resuming(folder), folder / "resume.log"
+    said = f"ending what the Snakemake before left running: chord.train (process {orphan})"
+    while said not in log.read_text() and again.poll() is None:
+        time.sleep(0.01)
+    os.kill(orphan, signal.SIGCONT)
+    assert again.wait(500) == 0, log.read_text()
+    assert said in log.read_text()
     assert not job_processes(folder)
     ledger = folder / "results/demo/provenance/ledger.jsonl"
     ends = [json.loads(line) for line in ledger.read_text().split("\n")[:-1]]
@@ -127,8 +148,7 @@ def test_after_a_kill_of_snakemake_alone_one_command_goes_on(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_what_ended_well_while_nobody_watched_is_kept(tmp_path: Path) -> None:
-    folder = project(tmp_path / "a study")
+def test_what_ended_well_while_nobody_watched_is_kept(folder: Path) -> None:
     process = started(folder)
     trainer(folder, process)
     process.send_signal(signal.SIGKILL)
@@ -136,7 +156,6 @@ def test_what_ended_well_while_nobody_watched_is_kept(tmp_path: Path) -> None:
     while job_processes(folder):
         time.sleep(0.1)
     manifest = (folder / "results/demo/models/base/train.manifest.json").read_bytes()
-    done = resumed(folder, "--cores", "1", MODEL)
-    assert done.returncode == 0, done.stdout
-    assert "results/demo/models/base/model was finished while nobody watched" in done.stdout
+    assert resuming(folder).wait(500) == 0, (folder / "resume.log").read_text()
+    assert "results/demo/models/base/model was finished while nobody watched" in (folder / "resume.log").read_text()
     assert (folder / "results/demo/models/base/train.manifest.json").read_bytes() == manifest

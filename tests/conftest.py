@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tests import warm
 from tests.draws import SHIFT
 
 # Examples are the same in each run; with CHORD_TEST_SEED they are drawn anew. A slow machine fails no example.
@@ -46,6 +47,10 @@ class InParts(LoadScopeScheduling):
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> InParts:
     return InParts(config, log)
+
+
+def pytest_configure() -> None:
+    warm.begin()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -100,7 +105,6 @@ def made_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path]
 def plans_are_forked() -> None:
     """What this process asks a Snakemake is answered by one that is forked where its packages are loaded already."""
     from chord.planning import snakemake
-    from tests import warm
 
     def run(command: list[str], capture_output: bool, text: bool, check: bool, **more: Any) -> object:
         return warm.run(command, **more)

@@ -7,6 +7,7 @@ process up in /proc: its command line and environment are there those of the pro
 
 import atexit
 import ctypes
+import fcntl
 import gc
 import importlib
 import importlib.util
@@ -27,9 +28,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import IO, Literal
 
 LINE = "CHORD_TEST_LINE"  # see tests/warm_python.py
+SESSION = "CHORD_TEST_WARM"  # see `_session`
 
 PLANNING = ["snakemake.cli", "snakemake.api", "snakemake.workflow", "snakemake.executors.local", "snakemake.assets"]
 PLANNING += ["snakemake.profiles", "snakemake.report.html_reporter", "snakemake_executor_plugin_slurm", "smart_open"]
@@ -37,6 +40,7 @@ PLANNING += ["pydantic", "yaml"]
 COMPUTING = ["torch", "transformers", "transformers.models.llama.modeling_llama", "safetensors.torch", "accelerate"]
 COMPUTING += ["tensorboard.summary.writer.event_file_writer", "math_verify", "datasets", "jinja2.sandbox", "tqdm"]
 COMPUTING += ["lm_eval.tasks", "lm_eval.evaluator", "lm_eval.models.huggingface", "pydantic", "yaml"]
+PACKAGES = {"planning": PLANNING, "computing": COMPUTING}
 COMPUTE = ["train", "generate", "score", "validate", "prepare", "demonstrate", "ask_expert", "unpack", "adopt", "fetch"]
 OF_TESTS = ["incarnations", "fixed_draws", "forked_ranks"]
 
@@ -132,7 +136,7 @@ def start(
     out = tempfile.TemporaryFile()  # noqa: SIM115 # both are closed with the Process
     errors = out if together else tempfile.TemporaryFile()  # noqa: SIM115
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    line.connect(_place_of(COMPUTING if computes else PLANNING))
+    line.connect(_place_of("computing" if computes else "planning"))
     with open(os.devnull) as nothing:
         size = len(request).to_bytes(8, "big")
         socket.send_fds(line, [size], [nothing.fileno(), out.fileno(), errors.fileno()])
@@ -185,22 +189,38 @@ def _received(line: socket.socket, size: int) -> bytes:
     return found
 
 
-PLACES: dict[str, str] = {}
+@cache
+def _session() -> tuple[Path, int]:
+    """The folder of the sockets, and the process with which it all ends: that which shares out the tests, or this one.
+
+    All processes of one run of pytest fork from the same servers.
+    """
+    if SESSION not in os.environ:
+        folder = tempfile.mkdtemp(prefix="warm-")
+        os.environ[SESSION] = f"{os.getpid()} {folder}"
+        atexit.register(_end, os.getpid(), folder)
+    owner, _, folder = os.environ[SESSION].partition(" ")
+    return Path(folder), int(owner)
 
 
-def _place_of(packages: list[str]) -> str:
-    """The socket of this process's own server with these packages, started at the first call."""
-    key = packages[0]
-    if key not in PLACES:
-        place = os.path.join(tempfile.mkdtemp(prefix="warm-"), "socket")
-        server = subprocess.Popen(
-            [sys.executable, __file__, place, *packages], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/"
-        )
-        assert server.stdout and server.stdin
-        assert server.stdout.readline() == b"ready\n", packages
-        atexit.register(_end, server, place)
-        PLACES[key] = place
-    return PLACES[key]
+def begin() -> None:
+    """Called where pytest shares out the tests, before it starts the processes that run them."""
+    _session()
+
+
+@cache
+def _place_of(name: str) -> str:
+    """The socket of the server with these packages, started by whoever asks first."""
+    folder, owner = _session()
+    place = folder / name
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.exists():
+            command = [sys.executable, __file__, str(place), str(owner), *PACKAGES[name]]
+            server = subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/", start_new_session=True)
+            assert server.stdout and server.stdout.readline() == b"ready\n", command
+            server.stdout.close()
+    return str(place)
 
 
 @cache
@@ -212,8 +232,8 @@ def line_for(jobs: Literal["real", "stubs"]) -> str:
     values = {name: value for name, value in os.environ.items() if name.startswith(READ_ON_LOADING)}
     told = {
         "python": sys.executable,
-        "planning": _place_of(PLANNING),
-        "computing": _place_of(COMPUTING if jobs == "real" else PLANNING),
+        "planning": _place_of("planning"),
+        "computing": _place_of("computing" if jobs == "real" else "planning"),
         "compute": COMPUTE,
         "read": {"prefixes": READ_ON_LOADING, "later": SEEN_LATER, "values": values},
     }
@@ -226,30 +246,30 @@ def line_for(jobs: Literal["real", "stubs"]) -> str:
     return folder
 
 
-def _end(server: subprocess.Popen[bytes], place: str) -> None:
-    server.kill()
-    server.wait()
-    os.unlink(place)
-    os.rmdir(os.path.dirname(place))
+def _end(owner: int, folder: str) -> None:
+    """The servers see for themselves that their owner has ended."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- the process that forks --------------------------------------------------------------------
 
 
-def _next_command(place: str, packages: Sequence[str]) -> tuple[dict, list[int]]:
+def _next_command(place: str, owner: int, packages: Sequence[str]) -> tuple[dict, list[int]]:
     """Loads the packages and forks for each request; comes back in the fork, with the command and its three files."""
     for package in packages:
         importlib.import_module(package)
     gc.freeze()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(place)
-        listening.listen()
+        listening.listen(100)
+        ends = os.pidfd_open(owner)
         print("ready", flush=True)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         while True:
-            ready, _, _ = select.select([listening, sys.stdin], [], [])
-            if sys.stdin in ready:
-                os._exit(0)  # who started this has ended
+            ready, _, _ = select.select([listening, ends], [], [])
+            if ends in ready:
+                os._exit(0)
             line, _ = listening.accept()
             with line:
                 if os.fork():
@@ -312,4 +332,4 @@ def _become(request: dict, files: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    _become(*_next_command(sys.argv[1], sys.argv[2:]))
+    _become(*_next_command(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))

@@ -52,3 +52,5 @@ def test_deepspeed_is_told_of_sums_in_float32_without_loss_scaling_and_of_one_no
     assert divided["stage3_param_persistence_threshold"] == 100_000
     assert settings(Zero(stage=3), 1.0, 5_000)["zero_optimization"]["stage3_param_persistence_threshold"] == 5
     assert "offload_optimizer" not in settings(Zero(stage=1), 1.0, 5_000)["zero_optimization"]
+    sizes = [settings(Zero(stage=2), 1.0, n)["zero_optimization"]["reduce_bucket_size"] for n in (5_000, 10**10)]
+    assert sizes == [5_000, 500_000_000]

@@ -3,6 +3,7 @@
 What torchrun does, but that the ranks are forks of this process instead of two more Pythons that load torch again.
 """
 
+import gc
 import importlib
 import os
 import runpy
@@ -26,6 +27,7 @@ def main() -> None:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # as chord.learner.zero does before it loads DeepSpeed
         importlib.import_module(words[1])
         words = words[2:]
+    gc.freeze()  # DeepSpeed collects garbage at each start: not again in every rank what this process has loaded
     here = {"min_nodes": 1, "max_nodes": 1, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
     how = LaunchConfig(nproc_per_node=2, max_restarts=0, start_method="fork", **here)
     elastic_launch(how, rank)(words[0], words[1:])

@@ -22,7 +22,8 @@ FIXED = "tests.faults.fixed_draws"  # in the place of chord.train where numbers 
 
 ROOT = Path(__file__).parents[2]
 ALONE = ["-m", FIXED]
-RANKS = ["-m", "tests.faults.forked_ranks", "--load", "deepspeed", FIXED]
+LOAD = "deepspeed.runtime.zero.muon.muon_optimizer"  # all of DeepSpeed, and torch.compile, which it loads for that
+RANKS = ["-m", "tests.faults.forked_ranks", "--load", LOAD, FIXED]
 STEPS = 9
 pytestmark = [
     pytest.mark.slow,

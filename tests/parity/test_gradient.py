@@ -1,7 +1,9 @@
 """Loss and every gradient equal a float64 reference for any micro-batch split, packing, order, and number of ranks."""
 
 import random
-import socket
+import sys
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from chord.learner.engine import Plain
 from chord.learner.gradient import NotFinite, accumulate_gradient
 from chord.learner.policy import recompute_layers, token_statistics
 from chord.learner.world import World
+from tests import warm
 from tests.parity.reference import (
     POLICY,
     WORST,
@@ -24,6 +27,7 @@ from tests.parity.reference import (
 
 pytestmark = pytest.mark.numbers
 
+ROOT = Path(__file__).parents[2]
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 WEIGHTS = {
     "one": {},
@@ -117,38 +121,53 @@ def test_groups_with_equal_rewards_push_nothing_and_still_count_in_the_mean():
     assert_close(model, gradient(model, sequences, 0.0, 25), reference_gradient(model, sequences, 0.0), 1e-10)
 
 
-def _rank(rank, size, port, shards, mu, queue):
-    import os
+SHARDED = [(1, 0.3), (2, 0.3), (4, 0.3), (2, 0.0), (2, 1.0)]  # ranks, mu
+SHARES = {1: [slice(None)], 2: [slice(3, None), slice(3)], 4: [slice(1), slice(1, 9), slice(9, None), slice(0)]}
+ALL_RANKS = "import sys; from tests.parity import test_gradient; test_gradient._all_ranks(sys.argv[1])"
 
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+def _rank(rank, size, mu, place):
+    """One rank with its share of the batch; the leading one writes its loss and gradients."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
+    limit = timedelta(seconds=120)  # for ranks that wait for one that failed
+    torch.distributed.init_process_group("gloo", f"file://{place}.ranks", limit, size, rank)
     model = small_model()
-    loss = gradient(model, shards[rank], mu, 30, "entropy-top", world=World(rank, size))
+    loss = gradient(model, random_batch(7)[SHARES[size][rank]], mu, 30, "entropy-top", world=World(rank, size))
     if rank == 0:
-        queue.put((loss, {name: p.grad.numpy() for name, p in model.named_parameters()}))
+        torch.save((loss, {name: p.grad for name, p in model.named_parameters()}), f"{place}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(("size", "mu"), [(1, 0.3), (2, 0.3), (4, 0.3), (2, 0.0), (2, 1.0)])
-def test_uneven_shards_over_ranks_give_the_reference_gradient(size, mu):
+def _all_ranks(folder):
+    """In a process that computes nothing itself: for each case its ranks, forked."""
+    context = mp.get_context("fork")
+    for size, mu in SHARDED:
+        ranks = [context.Process(target=_rank, args=(rank, size, mu, f"{folder}/{size}-{mu}")) for rank in range(size)]
+        for one in ranks:
+            one.start()
+        for one in ranks:
+            one.join()
+        assert [one.exitcode for one in ranks] == [0] * size
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    """A folder with what the ranks of each case found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = warm.run([sys.executable, "-c", ALL_RANKS, str(folder)], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize(("size", "mu"), SHARDED)
+def test_uneven_shards_over_ranks_give_the_reference_gradient(sharded, size, mu):
     """Rank 1 of 2 has no expert token, rank 3 of 4 nothing at all."""
-    sequences = random_batch(7)
-    cuts = {1: [sequences], 2: [sequences[3:], sequences[:3]], 4: [sequences[:1], sequences[1:9], sequences[9:], []]}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = mp.get_context("spawn")
-    queue = context.SimpleQueue()
-    ranks = mp.spawn(_rank, (size, port, cuts[size], mu, queue), nprocs=size, join=False)
-    loss, gradients = queue.get()
-    while not ranks.join():
-        pass
+    loss, gradients = torch.load(sharded / f"{size}-{mu}.pt")
     model = small_model()
-    expected = reference_gradient(model, sequences, mu, "entropy-top")
+    expected = reference_gradient(model, random_batch(7), mu, "entropy-top")
     for name, parameter in model.named_parameters():
-        parameter.grad = torch.from_numpy(gradients[name])
+        parameter.grad = gradients[name]
     assert_close(model, loss, expected, 1e-10)
 
 

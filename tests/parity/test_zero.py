@@ -16,7 +16,7 @@ LOAD = "deepspeed.runtime.zero.muon.muon_optimizer"  # all of DeepSpeed, and tor
 RANKS = ["-m", "tests.faults.forked_ranks", "--load", LOAD, "tests.parity.zero_ranks"]
 NAMES = [name_of(zero) for zero in WAYS]
 # float32 sums in another order. Weights are of size 1, updates 0.01, norms and losses about 1, moments 0.1. After five
-# steps the largest errors seen are 3e-7 for losses and norms, 1e-6 for weights, 1e-8 for moments.
+# steps the largest errors seen are 5e-7 for losses and norms, 1.3e-6 for weights, 1e-8 for moments.
 TOLERANCE = {"losses and norms": 2e-6, "weights": 5e-6, "moments": 1e-7, "handed over": 0.0}
 pytestmark = [
     pytest.mark.slow,

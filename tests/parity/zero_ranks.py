@@ -34,7 +34,7 @@ def name_of(zero: Zero) -> str:
 
 def shares(step: int, mu: float) -> list[list[Sequence]]:
     """What each of two ranks is fed: odd and even, few and many, all and nothing; in step 3 nothing that teaches."""
-    batch = random_batch(step, experts=5, rollouts=0 if mu == 1 else 9)
+    batch = random_batch(step, experts=3, rollouts=0 if mu == 1 else 6)
     if step == 3 and mu < 1:
         return [[s for s in batch if not s.is_expert and s.advantage == 0], []]
     return [[batch[0::2], batch[1::2]], [batch[:2], batch[2:]], [batch, []], [batch, []], [batch[2:], batch[:2]]][step]
@@ -68,14 +68,16 @@ def apart(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> 
 
 
 def compared(model, zero: Zero, mu: float, split: int, world: World, dtype: str = "float32") -> dict[str, float]:
-    alone, together = plain(model), sharded(model, zero, world)
-    expected, found = (steps(one, range(STEPS), mu, split, dtype) for one in (alone, together))
+    together = sharded(model, zero, world)
+    found = steps(together, range(STEPS), mu, split, dtype)
     together.hand_over()
     weights, moments = together.weights(), together.moments()
     together.close()
     if not world.leads:
         assert weights == moments == {}
         return {}
+    alone = plain(model)
+    expected = steps(alone, range(STEPS), mu, split, dtype)
     own = {name: p.detach() for name, p in together.readable.named_parameters()}
     return {
         "losses and norms": max(abs(a - b) for a, b in zip(found, expected, strict=True)),

@@ -28,8 +28,13 @@ BENCHMARKS = ("amc", "aime24", "aime25", "mmlu-pro", "math-500")
 
 
 def run(folder: Path, verb: str, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
-    """The verb as a job would run it, with no token and no other hub."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | more
+    """The verb as a job would run it, with no token and no other hub. Only `fetch` is not told to stay offline.
+
+    The others may read nothing of a hub, so what they are told of it is no matter.
+    """
+    names = os.environ if verb == "fetch" else ("HF_TOKEN", "HF_ENDPOINT")
+    dropped = {name for name in names if name.startswith("HF_")}
+    environment = {name: value for name, value in os.environ.items() if name not in dropped} | more
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", f"chord.{verb}", *map(str, arguments)]
     return warm.run(command, cwd=folder, env=environment, timeout=500)

@@ -94,6 +94,14 @@ def graders() -> Iterator[dict[str, Grader]]:
         grader.close()
 
 
+@pytest.fixture
+def checker(graders: dict[str, Grader]) -> MathChecker:
+    """That of the grader that all tests share: a child takes seconds to load. It is ready, a new one if need be."""
+    shared = graders["math"]._checker
+    assert shared.equal("1", "\\frac{2}{2}") is True
+    return shared
+
+
 @pytest.mark.parametrize("finish", ["stop", "length"])
 @pytest.mark.parametrize("name", [name for name in GRADINGS if name != "math"])
 def test_no_hostile_text_is_right_or_takes_long(graders: dict[str, Grader], name: str, finish: str) -> None:
@@ -134,7 +142,6 @@ def test_a_tower_of_powers_is_killed_and_counted_and_the_next_answer_is_graded(g
 
 
 def test_a_machine_that_stands_still_for_a_while_changes_no_grade(checker: MathChecker) -> None:
-    assert checker.equal("1", "\\frac{2}{2}") is True
     assert checker._worker
     process = checker._worker.pid
     os.kill(process, signal.SIGSTOP)
@@ -147,7 +154,6 @@ def test_a_machine_that_stands_still_for_a_while_changes_no_grade(checker: MathC
 def test_a_child_that_says_nothing_is_no_verdict_but_an_error(
     checker: MathChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert checker.equal("1", "\\frac{2}{2}") is True
     assert checker._worker
     os.kill(checker._worker.pid, signal.SIGSTOP)
     monkeypatch.setattr(math_checker, "SILENT_SECONDS", 0.5)
@@ -157,9 +163,7 @@ def test_a_child_that_says_nothing_is_no_verdict_but_an_error(
     assert checker.equal("x+x", "2x") is True  # of another child
 
 
-def test_a_child_that_died_costs_no_answer_that_it_did_not_get(graders: dict[str, Grader]) -> None:
-    checker = graders["math"]._checker
-    assert checker.equal("1", "\\frac{2}{2}") is True
+def test_a_child_that_died_costs_no_answer_that_it_did_not_get(checker: MathChecker) -> None:
     assert checker._worker
     checker._worker.kill()
     checker._worker.wait()
@@ -167,7 +171,6 @@ def test_a_child_that_died_costs_no_answer_that_it_did_not_get(graders: dict[str
 
 
 def test_a_child_that_is_ended_amid_its_answers_is_followed_by_one_that_gives_the_rest(checker: MathChecker) -> None:
-    assert checker.equal("1", "\\frac{2}{2}") is True
     assert checker._worker
     ends = threading.Timer(1.0, os.kill, (checker._worker.pid, signal.SIGKILL))
     ends.start()
@@ -176,19 +179,9 @@ def test_a_child_that_is_ended_amid_its_answers_is_followed_by_one_that_gives_th
     ends.join()
 
 
-def test_the_child_ends_with_its_grader() -> None:
-    with Grader(GRADINGS["math"][0]) as grader:
-        grader.grade("\\boxed{7^{1/2}}", "stop", "\\sqrt{7}")
-        assert grader._checker._worker
-        child = Path(f"/proc/{grader._checker._worker.pid}")
-        assert child.exists()
-    assert not child.exists()
-
-
 def test_an_answer_that_grows_is_ended_within_the_childs_limit_on_memory(
     checker: MathChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert checker.equal("1", "\\frac{2}{2}") is True
     assert checker._worker
     children = Path(f"/proc/{checker._worker.pid}/task/{checker._worker.pid}/children")
     peaks: list[int] = []
@@ -213,18 +206,24 @@ def test_an_answer_that_grows_is_ended_within_the_childs_limit_on_memory(
     assert max(peaks) * 1024 < math_worker.MEMORY_BYTES
 
 
-@pytest.mark.parametrize(("peak", "said"), [("2**30", "ready\n0 equal\n"), ("1000", "ready\n0 killed\n")])
-def test_an_answer_that_took_much_memory_has_no_verdict_whatever_came_of_it(peak: str, said: str) -> None:
-    program = f"from chord.tasks import math_worker as w; w.MEASURED_PEAK_KIB = {peak}; w.main()"
+def test_an_answer_that_took_much_memory_has_no_verdict_whatever_came_of_it(tmp_path: Path) -> None:
+    (tmp_path / "asked").write_text('[1, 1, [[0, "7", "\\\\frac{14}{2}"]]]\n')
+    program = (
+        "import os, sys; from chord.tasks import math_worker as w; w.load(); w.load = lambda: None\n"
+        "for peak in (2**30, 1000):\n"
+        "    if not os.fork():\n"
+        "        w.MEASURED_PEAK_KIB, sys.stdin = peak, open('asked'); w.main(); os._exit(0)\n"
+        "    assert os.wait()[1] == 0"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", program],
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        input='[1, 1, [[0, "7", "\\\\frac{14}{2}"]]]\n',
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert (ended.returncode, ended.stdout) == (0, said), ended.stderr
+    assert (ended.returncode, ended.stdout) == (0, "ready\n0 equal\nready\n0 killed\n"), ended.stderr
 
 
 def test_a_grader_in_a_large_process_works_as_in_a_small_one() -> None:
@@ -243,25 +242,20 @@ def test_a_grader_in_a_large_process_works_as_in_a_small_one() -> None:
     assert ended.stdout == "True\n", ended.stderr
 
 
-@pytest.fixture
-def checker() -> Iterator[MathChecker]:
-    made = MathChecker()
-    yield made
-    made.close()
-
-
-def test_the_child_has_limits_and_none_of_the_environments_secrets(
-    checker: MathChecker, monkeypatch: pytest.MonkeyPatch
+def test_the_child_has_limits_and_none_of_the_environments_secrets_and_ends_with_its_grader(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SOME_API_TOKEN", "hunter2")
-    assert checker.equal("1", "\\frac{2}{2}") is True
-    assert checker._worker
-    folder = Path(f"/proc/{checker._worker.pid}")
-    assert b"hunter2" not in (folder / "environ").read_bytes()
-    limits = {line[:26].strip(): line[26:].split()[0] for line in (folder / "limits").read_text().splitlines()}
-    assert limits["Max address space"] == str(math_worker.MEMORY_BYTES)
-    assert limits["Max file size"] == "0"
-    assert limits["Max core file size"] == "0"
+    with Grader(GRADINGS["math"][0]) as grader:
+        assert grader.grade("\\boxed{7^{1/2}}", "stop", "\\sqrt{7}") is Outcome.RIGHT
+        assert grader._checker._worker
+        folder = Path(f"/proc/{grader._checker._worker.pid}")
+        assert b"hunter2" not in (folder / "environ").read_bytes()
+        limits = {line[:26].strip(): line[26:].split()[0] for line in (folder / "limits").read_text().splitlines()}
+        assert limits["Max address space"] == str(math_worker.MEMORY_BYTES)
+        assert limits["Max file size"] == "0"
+        assert limits["Max core file size"] == "0"
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from chord.probe import Finding, _builds, described
 from chord.profile import held, wanted_gpus
 from chord.provenance.files import UserError
 from chord.sizing import site_of
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = [
@@ -31,7 +32,7 @@ FITS = {"slurm_partition": "gpu", "runtime": 1440, "mem_mb": 64000, "threads": 1
 def doctor(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What `chord doctor` says with this PATH."""
     command = [sys.executable, "-m", "chord.doctor", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    return warm.run(command, cwd=ROOT, env=os.environ | {"PATH": path}, jobs="stubs")
 
 
 def test_without_slurm_it_says_which_programs_are_missing_and_where_to_find_them(tmp_path: Path) -> None:
@@ -276,19 +277,22 @@ def changed(folder: Path, **changes: object) -> str:
     return str(folder)
 
 
-def sent(monkeypatch: pytest.MonkeyPatch, profile: str, study: str, rule: str) -> list[dict]:
-    """The first and the last attempt of each kind of job with this rule, as it would be sent."""
+def sent(monkeypatch: pytest.MonkeyPatch, profile: str, study: str, *rules: str) -> list[list[dict]]:
+    """The first and the last attempt of each kind of job, as it would be sent, for each of these rules."""
     monkeypatch.chdir(ROOT)
-    kinds = [kind for kind in planned(profile, [f"study={study}"])["kinds"] if kind["rules"] == [rule]]
-    return [
-        one["resources"] | {"call": one["call"]}
-        for kind in kinds
-        for one in (kind["attempts"][0], kind["attempts"][-1])
-    ]
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "run", lambda command, **_: warm.run(command, cwd=ROOT))
+        kinds = planned(profile, [f"study={study}"])["kinds"]
+    found = []
+    for rule in rules:
+        attempts = [kind["attempts"] for kind in kinds if kind["rules"] == [rule]]
+        found.append([one["resources"] | {"call": one["call"]} for each in attempts for one in (each[0], each[-1])])
+    return found
 
 
 def test_a_study_brings_what_its_jobs_need_and_the_site_what_there_is(monkeypatch, tmp_path: Path) -> None:
-    for one in sent(monkeypatch, "slurm", "math", "train"):
+    (trainings,) = sent(monkeypatch, "slurm", "math", "train")
+    for one in trainings:
         assert (one["slurm_partition"], one["gres"], one["mem_mb"]) == ("gpu", "gpu:8", 369_000)
         assert (one["runtime"], one["cpus_per_task"]) == (1440, 64)
         assert "--gres=gpu:8" in one["call"] and "--signal=USR1@300" in one["call"]
@@ -298,20 +302,21 @@ def test_a_study_brings_what_its_jobs_need_and_the_site_what_there_is(monkeypatc
         **{"set-resources__site__runtime": 600, "set-resources__generate": {"gres": "gpu:2", "runtime": 45}},
         **{"default-resources__slurm_extra": "'--exclude=node7 --qos=long'"},
     )
-    for one in sent(monkeypatch, half, "math", "train"):
+    trainings, answers = sent(monkeypatch, half, "math", "train", "generate")
+    for one in trainings:
         assert (one["gres"], one["nodes"], one["mem_mb"], one["runtime"]) == ("gpu:h100:4", 2, 215_000, 600)
         assert "--exclude=node7 --qos=long --signal=USR1@300" in one["call"] and "--nodes=2 --ntasks=2" in one["call"]
-    for one in sent(monkeypatch, half, "math", "generate"):
+    for one in answers:
         assert (one["gres"], one["runtime"], one["slurm_partition"]) == ("gpu:2", 45, "gpu")
         assert "--exclude=node7" in one["call"] and "--signal" not in one["call"]
 
 
 def test_the_demo_asks_for_one_gpu_or_for_none_where_there_are_none(monkeypatch, tmp_path: Path) -> None:
-    first, last = sent(monkeypatch, "slurm", "demo", "train_base")
+    ((first, last),) = sent(monkeypatch, "slurm", "demo", "train_base")
     assert (first["gres"], first["runtime"], last["runtime"]) == ("gpu:1", 60, 240)
     site = {"machine": "cpu-core", "slurm_partition": "cpu", "mem_mb": 64_000, "runtime": 90}
     alone = changed(tmp_path / "alone", **{"set-resources": {"site": site}})
-    first, last = sent(monkeypatch, alone, "demo", "train_base")
+    ((first, last),) = sent(monkeypatch, alone, "demo", "train_base")
     assert "gres" not in first and (first["slurm_partition"], first["mem_mb"]) == ("cpu", 4000)
     assert (first["runtime"], last["runtime"]) == (60, 90)
 

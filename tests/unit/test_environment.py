@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tomllib
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -89,9 +90,15 @@ def imports(node: ast.AST) -> Iterator[str]:
 # --- each step by itself -----------------------------------------------------------------------
 
 
+@cache
+def distributions() -> Mapping[str, list[str]]:
+    """The distributions that bring each module of the top level."""
+    return importlib.metadata.packages_distributions()
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_every_package_that_a_verb_of_the_step_imports_is_declared_in_its_extra(step: str) -> None:
-    sellers = importlib.metadata.packages_distributions()
+    sellers = distributions()
     names = {name.split(".")[0] for verb in verbs(step) for name in imported(verb)}
     assert names
     unknown = {

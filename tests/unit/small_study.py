@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests import warm
+from tests.conftest import made_once
 
 ROOT = Path(__file__).parents[2]
 TASKS: dict[str, Any] = {
@@ -61,10 +63,29 @@ def write_smollm2(project: Path, changes: dict[str, dict[str, Any]], **values: A
     study = yaml.safe_load((ROOT / "config" / "studies" / "small.yaml").read_text(encoding="utf-8"))
     for part, news in changes.items():
         for key, value in news.items():
-            study[part][key] = study[part][key] | {"size": value} if part == "data" else value
+            size = value if isinstance(value, dict) else {"size": value}
+            study[part][key] = study[part][key] | size if part == "data" else value
     file = project / "config" / "studies" / "small.yaml"
     file.write_text(yaml.safe_dump(study | values), encoding="utf-8")
     return file
+
+
+def smollm2(factory: pytest.TempPathFactory, project: Path) -> None:
+    """Puts SmolLM2-135M into `project`, as `base` with unpack.manifest.json, and its problems to train and validate.
+
+    Unpacked and drawn once for all processes that share the tests, by the study's own file with small splits.
+    """
+
+    def build(folder: Path) -> None:
+        study = write_smollm2(folder, {"data": {"train": 8, "validation": 2}, "validation": {"problems": 2}})
+        files = ("--model", folder / "base", "--manifest", folder / "unpack.manifest.json")
+        for done in (run("unpack", "--study", study, *files), prepare(study, folder, "train", "validation")):
+            assert done.returncode == 0, done.stderr
+
+    made = made_once(factory, "smollm2", build)
+    for name in ("base", "unpack.manifest.json"):
+        (project / name).symlink_to(made / name)
+    shutil.copytree(made / "problems", project / "problems")
 
 
 def run(verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:

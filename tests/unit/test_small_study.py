@@ -5,7 +5,6 @@ The verbs run one after another as in the DAG, on the study's own file with smal
 
 import json
 import re
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -26,11 +25,12 @@ from chord.sampling.protocol import Request
 from chord.sampling.transformers_sampler import TransformersSampler
 from chord.seeds import derive
 from chord.tasks.prompts import end_ids, prompt_ids, response_ids
-from tests.unit.small_study import ROOT, demonstrate, prepare, run, write_smollm2
+from tests import warm
+from tests.unit.small_study import ROOT, demonstrate, prepare, run, smollm2, write_smollm2
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # two minutes of two free cores; others may use them too
 
-STEPS, PROMPTS, ROLLOUTS, EXPERTS, TOKENS = 3, 2, 6, 4, 40
+STEPS, PROMPTS, ROLLOUTS, EXPERTS, TOKENS, ROWS = 3, 2, 3, 3, 40, 6
 CHANGES = {
     "data": {"train": 8, "validation": 2, "expert": EXPERTS},
     "rollouts": {"prompts_per_step": PROMPTS, "per_prompt": ROLLOUTS, "max_response_tokens": TOKENS},
@@ -39,7 +39,7 @@ CHANGES = {
     # 1e-4 is ten times the study's: its effect of three steps is far above what bfloat16 and other rows could do.
     "budget": {"rl_steps": STEPS, "rl_learning_rate": 1e-4, "mu_decay_steps": STEPS}
     | {"sasr_warmup_steps": 1, "tune_both_warmup_steps": 0},
-    "execution": {"cpu_threads": 1, "micro_batch_tokens": 1024, "logit_chunk_tokens": 128, "sampler_rows": 12},
+    "execution": {"cpu_threads": 1, "micro_batch_tokens": 1024, "logit_chunk_tokens": 128, "sampler_rows": ROWS},
 }
 
 
@@ -47,13 +47,13 @@ CHANGES = {
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the study at this size: model unpacked, problems drawn, traces written, chord-mu trained."""
     root = tmp_path_factory.mktemp("small")
+    smollm2(tmp_path_factory, root)
     benchmarks = yaml.safe_load((ROOT / "config" / "studies" / "small.yaml").read_text(encoding="utf-8"))["benchmarks"]
     for benchmark in benchmarks.values():
         benchmark["problems"]["size"] = 2
     file = write_smollm2(root, CHANGES, expert_rows_per_step=EXPERTS, benchmarks=benchmarks)
     done = [
-        run("unpack", "--study", file, "--model", root / "base", "--manifest", root / "unpack.manifest.json"),
-        prepare(file, root, "train", "validation", "expert"),
+        prepare(file, root, "expert"),
         demonstrate(file, root / "problems", root, "expert"),
     ]
     (root / "run.json").write_text(load(root, study="small").run("chord-mu", 1).model_dump_json())
@@ -62,7 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = {"model": "model", "metrics": "metrics.jsonl", "timing": "timing.jsonl", "state": "state"}
     flags = {**inputs, **outputs, "manifest": "train.manifest.json", "tensorboard": "tensorboard"}
     done.append(run("train", *(part for flag, name in flags.items() for part in (f"--{flag}", root / name))))
-    assert [told.returncode for told in done] == [0] * 4, "\n".join(told.stderr for told in done)
+    assert [told.returncode for told in done] == [0] * 3, "\n".join(told.stderr for told in done)
     return root
 
 
@@ -115,7 +115,7 @@ def test_rewards_are_those_of_texts_that_are_graded_here_once_more(place, metric
         answers += [problem.answer] * ROLLOUTS
     torch.set_num_threads(1)
     ends = end_ids(tokenizer, configured_ends(model))
-    samples = TransformersSampler(model, ends, 12, torch.bfloat16).sample(requests, TOKENS, 1.0)
+    samples = TransformersSampler(model, ends, ROWS, torch.bfloat16).sample(requests, TOKENS, 1.0)
     found: Counter[str] = Counter()
     for sample, answer in zip(samples, answers, strict=True):
         text = tokenizer.decode(sample.ids, skip_special_tokens=True)
@@ -162,9 +162,7 @@ def test_the_trained_model_is_one_that_plain_transformers_loads_and_generates_wi
         "out = model.generate(**ids, max_new_tokens=24, do_sample=False)[0, ids['input_ids'].shape[1]:]\n"
         "print('chord' in sys.modules, 'answer:', tokenizer.decode(out))"
     )
-    told = subprocess.run(
-        [sys.executable, "-c", code, str(place / "model"), problem.prompt], capture_output=True, text=True, timeout=300
-    )
+    told = warm.run([sys.executable, "-c", code, str(place / "model"), problem.prompt])
     assert told.returncode == 0, told.stderr
     assert re.match(r"False answer: .*\d", told.stdout), told.stdout
 

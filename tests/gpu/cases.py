@@ -16,6 +16,7 @@ from chord.learner.engine import Plain, adam
 from chord.learner.gradient import accumulate_gradient
 from chord.learner.policy import recompute_layers
 from chord.learner.world import World
+from tests import warm
 from tests.faults.small_run import command, result, small_run
 from tests.faults.test_vllm_training import POLICY_LOSS, SIZES
 from tests.parity.reference import POLICY, execution, random_batch, recipe, reference_gradient, small_model
@@ -106,19 +107,20 @@ def kept_for_backward(device: str, recompute: bool) -> tuple[int, list[torch.Ten
 
 def trained(folder: Path, out: Path, device: str, kill_at: int | None = None) -> dict:
     """`chord.train` on `device` to its end, or killed when it tells of that step; what its manifest adds."""
-    seen = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "chord.train", *command(folder, out)],
-        cwd=ROOT,
-        env=environment | {"OMP_NUM_THREADS": "1"} | seen,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    environment |= {"OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "chord.train", *command(folder, out)]
+    if torch.cuda.is_available() or os.environ.get("OMP_NUM_THREADS") != "1":
+        environment |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+        process = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        lines = process.stderr
+    else:
+        process = warm.start(words, cwd=ROOT, env=environment)
+        lines = process.lines()
     said = []
-    assert process.stderr is not None
-    for line in process.stderr:
-        said.append(line)
+    for line in lines:
+        said.append(f"{line.rstrip()}\n")
         if kill_at is not None and f"step {kill_at}/" in line:
             process.kill()
     code = process.wait()

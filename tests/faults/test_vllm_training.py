@@ -27,9 +27,15 @@ POLICY_LOSS = {"clip_low": 0.2, "clip_high": 0.2, "advantage_epsilon": 1e-6, "im
 PAST = 5  # steps, after which something happens to a run
 RUNS = """
 import json, os, signal, sys
-import vllm, chord.train
+import chord.train
+from chord.sampling.vllm_engine import GUEST, as_guest
 from chord.sampling.vllm_worker import PolicyWeights
 from tests.faults import forked_ranks
+
+os.environ.update(GUEST)
+with as_guest(eager=True):  # all that an engine loads, most of it when it is first asked for
+    from vllm import LLM
+    import vllm.model_executor.models.llama, vllm.v1.executor.uniproc_executor, vllm.v1.worker.cpu_worker
 
 take = PolicyWeights.take_policy
 

@@ -1,4 +1,7 @@
-"""Servers: ready or refused with a reason, and never a process left, however the block, or its process, ends."""
+"""Servers: ready or refused with a reason, and never a process left, however the block, or its process, ends.
+
+By stand-ins; vLLM itself is served in tests/unit/test_ask_expert.py.
+"""
 
 import os
 import signal
@@ -17,11 +20,11 @@ from chord.sampling import server as servers
 from chord.sampling.guard import below
 from chord.sampling.server import ServerError, Settings, device_groups, serving
 from chord.sampling.vllm_options import as_arguments, check_options, engine_options
+from tests import warm
 from tests.tiny_model import tiny_model
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = Path(__file__).with_name("stand_in_server.py")
-VLLM: dict[str, str | int | bool] = {"enforce_eager": True, "dtype": "float32", "kv_cache_memory_bytes": 2**26}
 STARTER = """
 import signal, sys, time
 from pathlib import Path
@@ -30,9 +33,8 @@ from chord.provenance.files import run_verb
 from chord.sampling import server as servers
 from tests.faults import test_server
 def main():
-    if {kind!r}:
-        servers.command, servers.visible_devices = test_server.stand_in({kind!r}), list
-    with servers.serving(Path({model!r}), servers.Settings(options=test_server.VLLM), Path({logs!r})) as found:
+    servers.command, servers.visible_devices = test_server.stand_in({kind!r}), list
+    with servers.serving(Path({model!r}), servers.Settings(), Path({logs!r})) as found:
         print(found[0].port, found[0].key, flush=True)
         time.sleep(600)
 run_verb("starter", main)
@@ -50,7 +52,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start(model: Path, tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
-    """Starts a process that serves until it is killed, with a stand-in or, for the kind "", with vLLM."""
+    """Starts a process that serves, with a stand-in, until it is killed."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(kind: str) -> subprocess.Popen[str]:
@@ -212,7 +214,8 @@ def test_an_option_that_this_vllm_lacks_or_that_is_ours_is_refused_by_name_befor
 
 def test_the_options_are_the_fields_of_the_installed_vllm():
     script = "import dataclasses, vllm; print(*(f.name for f in dataclasses.fields(vllm.AsyncEngineArgs)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = warm.run([sys.executable, "-c", script])
+    assert done.returncode == 0, done.stderr
     assert engine_options() == set(done.stdout.splitlines()[-1].split())
 
 
@@ -248,27 +251,3 @@ def test_a_server_is_on_loopback_reports_to_nobody_and_belongs_to_no_other_world
     assert not any("chunked" in word for word in servers.command("folder", 5000, settings, "4,5"))
     mine = servers.command("folder", 5000, Settings(options={"enable_chunked_prefill": True}), None)
     assert "--enable-chunked-prefill" in mine and "--no-enable-chunked-prefill" not in mine
-
-
-# --- vLLM itself -------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_vllm_answers_under_a_seed_to_whoever_knows_the_secret_and_is_gone_after_kill_9(start, tmp_path):
-    starter = start("")
-    assert starter.stdout is not None
-    said = starter.stdout.readline().split()
-    assert said, (tmp_path / "vllm-0.log").read_text()[-2000:]
-    server = servers.Server(int(said[0]), said[1], tmp_path / "vllm-0.log", None, starter, 0, -1, None)
-    body = {"model": "served", "prompt": [2, 5, 6, 3], "max_tokens": 8, "temperature": 1.0, "return_token_ids": True}
-    first, again, other = (server.ask("POST", "/v1/completions", body | {"seed": seed}) for seed in (7, 7, 8))
-    ids = [said.partition(b'"token_ids":')[2].partition(b"]")[0] for _, said in (first, again, other)]
-    assert first[0] == 200 and ids[0] == ids[1] != ids[2] and ids[0].count(b",") == 7
-    server.key = "another"
-    assert server.ask("POST", "/v1/completions", body)[0] == 401
-    pids = below(starter.pid)
-    assert len(pids) >= 3  # the guard, the server, its engine
-    starter.kill()
-    starter.wait()
-    assert gone(pids)
-    assert not listening(server.port)

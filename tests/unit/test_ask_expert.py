@@ -4,9 +4,7 @@ vLLM is real here, and the expert a model of random weights: of many short answe
 """
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -23,9 +21,12 @@ from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Outcome, Problem, Trace, read_lines, write_lines
 from chord.sampling.completions import Completion
 from chord.sampling.guard import below
+from chord.sampling.server import Server
 from chord.tasks.graders import grade
 from chord.tasks.shards import finish, finished, shard_of
 from chord.tasks.verified import Judged, difficulty, kept, why_none, yields
+from tests import warm
+from tests.faults.test_server import listening
 from tests.tiny_model import DATED, TURN_END, TURNS, tiny_model, turn_ending_tokenizer
 from tests.unit.small_study import ROOT, prepare, run, write_study
 
@@ -242,22 +243,26 @@ def test_another_expert_is_asked_by_another_verb(place, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_run_that_is_killed_goes_on_after_the_last_finished_shard_and_leaves_no_process(place):
+    """Before it is killed its server is asked by this test, too: see `_check_server`."""
     out = place / "out"
     log = out / "state" / "vllm-0.log"
     command = [sys.executable, "-m", "chord.ask_expert", *flags(place, out)]
-    first = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    first = warm.start(command, cwd=ROOT)
     deadline = time.monotonic() + 500
     while not list((out / "state").glob("shard-00000-*.json")) and time.monotonic() < deadline:
         assert first.poll() is None, log.read_text()[-3000:]
         time.sleep(0.02)
+    first.send_signal(signal.SIGSTOP)  # so that no shard is added meanwhile
     pids = below(first.pid)
+    assert len(pids) >= 3  # the guard, the server, its engine
+    port = _check_server(pids, log)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    assert len(pids) >= 3
     deadline = time.monotonic() + 30
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert not listening(port)
     notes = {path.name: path.read_bytes() for path in (out / "state").glob("shard-*.json")}
     done = len(notes)
     assert 1 <= done < 4 and not (out / "expert.jsonl").exists()
@@ -276,6 +281,25 @@ def test_a_run_that_is_killed_goes_on_after_the_last_finished_shard_and_leaves_n
     assert (out / "expert.jsonl").read_bytes() == traces
     assert log.read_text().count("POST /v1/completions") - asked == told["requests"]
     _check_traces(place, out)
+
+
+def _check_server(pids: list[int], log: Path) -> int:
+    """It answers under a seed, and to whoever knows the secret; the secret is on no command line. Gives its port."""
+    typed = [Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in pids]
+    at, words = next((pid, words) for pid, words in zip(pids, typed, strict=True) if "--port" in words)
+    variables = Path(f"/proc/{at}/environ").read_text().split("\0")
+    (key,) = (said.partition("=")[2] for said in variables if said.startswith("VLLM_API_KEY="))
+    assert key and not any(key in word for line in typed for word in line)
+    server = Server(int(words[words.index("--port") + 1]), key, log, None, None, 0, -1, None)  # pyright: ignore[reportArgumentType]
+    body = {"model": "served", "prompt": [2, 5, 6, 3], "max_tokens": 8, "temperature": 1.0, "return_token_ids": True}
+    assert server.ask("POST", "/v1/completions", body | {"max_tokens": 64, "ignore_eos": True})[0] == 200
+    # By now it is done with the shard that it had begun: it computes for these alone.
+    first, again, other = (server.ask("POST", "/v1/completions", body | {"seed": seed}) for seed in (7, 7, 8))
+    ids = [said.partition(b'"token_ids":')[2].partition(b"]")[0] for _, said in (first, again, other)]
+    assert first[0] == 200 and ids[0] == ids[1] != ids[2] and ids[0].count(b",") == 7
+    server.key = "another"
+    assert server.ask("POST", "/v1/completions", body)[0] == 401
+    return server.port
 
 
 def _check_traces(place: Path, out: Path) -> None:

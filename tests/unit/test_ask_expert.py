@@ -189,14 +189,15 @@ def test_how_machines_are_used_decides_no_trace_and_everything_else_does(tmp_pat
         return of_traces(load(file.parents[2], study="demo").study, "expert")
 
     how = {"replicas": 2, "shard_size": 3, "requests_at_once": 5, "start_minutes": 1.0}
-    assert decided(**how) == decided()
+    without = decided()
+    assert decided(**how) == without
     others = ExpertServed.model_fields.keys() - how.keys() - {"source"}
     other = {"name": "B", "model": MODEL | {"revision": "0.1.3"}, "system": "s", "prompt": "Q: {prompt}"}
     other |= {"samples_per_problem": 2, "keep": "random", "temperature": 0.5, "top_p": 0.5, "max_response_tokens": 9}
     other |= {"tensor_parallel": 2, "options": {}}
     assert other.keys() == others
     for key, value in other.items():
-        assert decided(**{key: value}) != decided(), key
+        assert decided(**{key: value}) != without, key
 
 
 # --- the verb ----------------------------------------------------------------------------------
@@ -290,7 +291,7 @@ def _check_server(pids: list[int], log: Path) -> int:
     variables = Path(f"/proc/{at}/environ").read_text().split("\0")
     (key,) = (said.partition("=")[2] for said in variables if said.startswith("VLLM_API_KEY="))
     assert key and not any(key in word for line in typed for word in line)
-    server = Server(int(words[words.index("--port") + 1]), key, log, None, None, 0, -1, None)  # pyright: ignore[reportArgumentType]
+    server = Server(int(words[words.index("--port") + 1]), key, log, None, None, 0, -1, None)
     body = {"model": "served", "prompt": [2, 5, 6, 3], "max_tokens": 8, "temperature": 1.0, "return_token_ids": True}
     assert server.ask("POST", "/v1/completions", body | {"max_tokens": 64, "ignore_eos": True})[0] == 200
     # By now it is done with the shard that it had begun: it computes for these alone.

@@ -5,7 +5,6 @@ The first half asks the same of both samplers, of a policy in float32; the secon
 
 import os
 import random
-import subprocess
 import sys
 
 import numpy as np
@@ -22,6 +21,7 @@ from chord.records import Trace, ValidationAnswer, read_lines
 from chord.sampling.protocol import PromptError, Request
 from chord.sampling.transformers_sampler import TransformersSampler, running_sum_of_blocks
 from chord.tasks.prompts import prompt_ids
+from tests import warm
 from tests.draws import all_but_one_at_most, may_follow, shifted
 from tests.faults.small_run import command, small_run
 from tests.parity.reference import plain_copy, small_model
@@ -299,7 +299,7 @@ def test_a_training_samples_and_teaches_up_to_the_end_of_a_turn(tmp_path):
     folder = small_run(tmp_path / "run", **changes)
     start = tiny_model(tmp_path / "start", turn_ending_tokenizer(DATED + TURNS))
     words = [sys.executable, "-m", "chord.train", *command(folder, tmp_path), "--start", str(start)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = warm.run(words)
     assert done.returncode == 0, done.stderr
     answers = read_lines(tmp_path / "validation.jsonl", ValidationAnswer)
     assert any(one.finish == "stop" for one in answers)  # each of up to 48 tokens is one of two in a hundred

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from chord.config import Model
 from chord.provenance.files import UserError
 from chord.unpack import find
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,15 +94,13 @@ def test_a_file_that_is_no_gguf_and_a_study_that_carries_no_package_end_in_one_l
             (config / part / "demo.yaml").write_text((source / "demo.yaml").read_text())
         else:
             (config / part).symlink_to(source)
-    flags = ["--model", tmp_path / "model", "--manifest", tmp_path / "unpack.manifest.json"]
+    flags = ["--model", str(tmp_path / "model"), "--manifest", str(tmp_path / "unpack.manifest.json")]
     for study, found in (
         ("small", "found no model that transformers reads"),
         ("demo", "found no model 'base' of source package"),
     ):
-        told = subprocess.run(
-            [sys.executable, "-m", "chord.unpack", "--study", config / "studies" / f"{study}.yaml", *flags],
-            capture_output=True,
-            text=True,
+        told = warm.run(
+            [sys.executable, "-m", "chord.unpack", "--study", str(config / "studies" / f"{study}.yaml"), *flags],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
             timeout=300,

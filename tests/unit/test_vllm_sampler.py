@@ -1,7 +1,6 @@
 """vLLM as a sampler: what it holds is read back, each bit, a lost hand-over shows, what it lacks is refused by name."""
 
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from chord.sampling.checksums import CHUNK, checksum, checksums, combined
 from chord.sampling.protocol import Request
 from chord.sampling.vllm_engine import engine_arguments, start_engine
 from chord.sampling.vllm_options import vllm_version
+from tests import warm
 from tests.sampled_policy import ENGINE, random_policy, write_config
 
 pytestmark = pytest.mark.numbers
@@ -127,4 +127,4 @@ def test_options_reach_vllm(tmp_path: Path) -> None:
 
 def test_neither_worker_nor_settings_import_vllm() -> None:
     code = "import sys, chord.sampling.vllm_sampler; sys.exit('vllm' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert warm.run([sys.executable, "-c", code]).returncode == 0

@@ -357,9 +357,7 @@ def test_a_study_that_runs_shows_its_training_as_it_learns(mini_copy: Path) -> N
                "--prompts", data / "train.jsonl", "--validation", data / "validation.jsonl", "--model", run / "model",
                "--metrics", run / "metrics.jsonl", "--timing", run / "timing.jsonl", "--manifest", results / KEY,
                "--state", run / "state"]  # fmt: skip
-    training = subprocess.Popen(
-        list(map(str, command)), cwd=mini_copy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    training = warm.start(list(map(str, command)), cwd=mini_copy)
     try:
         until = time.monotonic() + 120
         while "/100000" not in (text := shown(mini_copy)) or " reward " not in text:

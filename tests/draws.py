@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 CHANCE = 1e-6  # how often a bound may be broken by draws alone
+FEWEST = int(2 * np.log(2 / CHANCE)) + 1  # pairs, of which the largest difference is beyond that
 SHIFT = int(os.environ.get("CHORD_TEST_SEED", "0"))
 
 
@@ -54,6 +55,8 @@ def may_agree(one: Sequence[float], other: Sequence[float]) -> bool:
     squares)) at most, for any number of pairs. Broken by a shift of 5.4 standard errors or more.
     """
     differences = np.asarray(one, float) - np.asarray(other, float)
+    if len(differences) < FEWEST:
+        raise ValueError(f"found {len(differences)} pairs, expected {FEWEST} or more: fewer cannot disagree")
     squares = float((differences**2).sum())
     return squares == 0 or 2 * np.exp(-(differences.sum() ** 2) / (2 * squares)) > CHANCE
 

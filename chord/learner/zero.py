@@ -44,7 +44,7 @@ def settings(zero: Zero, max_grad_norm: float, parameters: int) -> dict[str, Any
         "contiguous_gradients": True,
         "reduce_scatter": True,
         "round_robin_gradients": False,
-        # DeepSpeed's, or what holds all of a smaller model: it makes a buffer of that many numbers, often in each pass
+        # The default, or less for a smaller model: DeepSpeed makes a buffer of this size, in ZeRO-1 and 2 in each pass.
         "reduce_bucket_size": min(500_000_000, parameters),
     }
     if zero.offload == "optimiser":

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.draws import CHANCE, all_but_one_at_most, at_least, at_most, may_agree, may_follow, shifted
+from tests.draws import CHANCE, FEWEST, all_but_one_at_most, at_least, at_most, may_agree, may_follow, shifted
 
 pytestmark = pytest.mark.numbers
 
@@ -30,6 +30,12 @@ def test_pairs_of_one_distribution_agree_and_shifted_ones_do_not():
     one, same, better = (draw.binomial(4, p) / 4 for p in (share, share, np.minimum(share + 0.3, 1)))
     assert may_agree(one, same) and may_agree(one, one)
     assert not may_agree(one, better)
+
+
+def test_as_few_pairs_as_could_never_disagree_are_refused():
+    assert not may_agree([1.0] * FEWEST, [0.0] * FEWEST)
+    with pytest.raises(ValueError, match=f"found {FEWEST - 1} pairs"):
+        may_agree([1.0] * (FEWEST - 1), [0.0] * (FEWEST - 1))
 
 
 def test_paired_draws_of_one_distribution_pass_the_bound_as_seldom_as_it_says():

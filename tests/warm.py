@@ -36,16 +36,18 @@ SESSION = "CHORD_TEST_WARM"  # see `_session`
 
 PLANNING = ["snakemake.cli", "snakemake.api", "snakemake.workflow", "snakemake.executors.local", "snakemake.assets"]
 PLANNING += ["snakemake.profiles", "snakemake.report.html_reporter", "snakemake_executor_plugin_slurm", "smart_open"]
-PLANNING += ["pydantic", "yaml"]
+PLANNING += ["matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "rich.table"]
 COMPUTING = ["torch", "transformers", "transformers.models.llama.modeling_llama", "safetensors.torch", "accelerate"]
 COMPUTING += ["tensorboard.summary.writer.event_file_writer", "math_verify", "datasets", "jinja2.sandbox", "tqdm"]
-COMPUTING += ["lm_eval.tasks", "lm_eval.evaluator", "lm_eval.models.huggingface", "pydantic", "yaml"]
-PACKAGES = {"planning": PLANNING, "computing": COMPUTING}
-COMPUTE = ["train", "generate", "score", "validate", "prepare", "demonstrate", "ask_expert", "unpack", "adopt", "fetch"]
+COMPUTING += ["lm_eval.tasks", "lm_eval.evaluator", "lm_eval.models.huggingface", "reasoning_gym"]
+BOTH = ["pydantic.json_schema", "pydantic.main", "pydantic.type_adapter", "pydantic.types", "yaml"]
+PACKAGES = {"planning": PLANNING + BOTH, "computing": COMPUTING + BOTH}
+COMPUTE = ["train", "generate", "score", "validate", "prepare", "demonstrate", "ask_expert", "unpack", "adopt"]
+LOADS_ITSELF = ["snakemake", "chord.fetch"]  # whatever reads a variable but those of Python itself
 OF_TESTS = ["incarnations", "fixed_draws", "forked_ranks"]
 
 # Packages read these when they are loaded. A command that sets one otherwise than this process is started anew.
-READ_ON_LOADING = ("ATEN_", "CUDA_", "DNNL_", "HF_", "HOME", "KMP_", "LANG", "LC_", "MKL_", "OMP_", "PYTHON")
+READ_ON_LOADING = ("ATEN_", "CUDA_", "DNNL_", "HF_", "HOME", "KMP_", "LANG", "LC_", "MKL_", "MPL", "OMP_", "PYTHON")
 READ_ON_LOADING += ("TORCH", "VLLM_", "XDG_")
 SEEN_LATER = ("CUDA_VISIBLE_DEVICES", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
 
@@ -126,8 +128,7 @@ def start(
     """
     environment = dict(os.environ if env is None else env)
     python, *words = command
-    plans = words[:2] == ["-m", "snakemake"]
-    if python != sys.executable or words[0] not in ("-m", "-c") or not _as_here(environment, plans):
+    if python != sys.executable or words[0] not in ("-m", "-c") or not _as_here(environment, words[1]):
         raise ValueError(f"{command}: this, or its environment, cannot be forked from a process that runs")
     if jobs != "none":
         environment[LINE] = line_for(jobs)
@@ -171,11 +172,11 @@ def run(
     return subprocess.CompletedProcess(process.args, process.returncode, out, None if together else err)
 
 
-def _as_here(environment: Mapping[str, str], plans: bool) -> bool:
+def _as_here(environment: Mapping[str, str], module: str) -> bool:
     if "PYTHONHASHSEED" in environment:
         return False  # all forks of a process order sets alike: a test that they decide nothing names seeds
     names = {*environment, *os.environ} - {*SEEN_LATER}
-    read = ("PYTHON",) if plans else READ_ON_LOADING  # a Snakemake loads no package that computes
+    read = ("PYTHON",) if module in LOADS_ITSELF else READ_ON_LOADING
     return all(environment.get(name) == os.environ.get(name) for name in names if name.startswith(read))
 
 
@@ -235,6 +236,7 @@ def line_for(jobs: Literal["real", "stubs"]) -> str:
         "planning": _place_of("planning"),
         "computing": _place_of("computing" if jobs == "real" else "planning"),
         "compute": COMPUTE,
+        "loads itself": LOADS_ITSELF,
         "read": {"prefixes": READ_ON_LOADING, "later": SEEN_LATER, "values": values},
     }
     with open(os.path.join(folder, "lines.json"), "w", encoding="utf-8") as file:

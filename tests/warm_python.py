@@ -21,10 +21,10 @@ def main() -> None:
     computes = len(words) > 1 and words[1].rpartition(".")[2] in told["compute"]
     place = told["computing" if computes else "planning"]
     environment = dict(os.environ)
-    plans = words[:2] == ["-m", "snakemake"]
-    if not plans:
+    if words[:2] != ["-m", "snakemake"]:
         del environment[LINE]
-    if words[:1] != ["-m"] or not place or not as_there(environment, told["read"], plans):
+    itself = words[:1] == ["-m"] and words[1] in told["loads itself"]
+    if words[:1] != ["-m"] or not place or not as_there(environment, told["read"], itself):
         os.execve(told["python"], [told["python"], *words], environment)
     request = json.dumps({"words": words, "folder": os.getcwd(), "environment": environment}).encode()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
@@ -39,12 +39,12 @@ def main() -> None:
     sys.exit(code)
 
 
-def as_there(environment: dict[str, str], read: dict[str, str], plans: bool) -> bool:
+def as_there(environment: dict[str, str], read: dict[str, str], itself: bool) -> bool:
     """Whether variables that packages read have the values of `read`; one thread may be said in any library's words.
 
-    A Snakemake that `plans` loads no package that computes: only what Python itself reads counts there.
+    For a command that loads `itself` whatever reads them, only those of Python count.
     """
-    if plans:
+    if itself:
         names = {name for name in {*environment, *read["values"]} if name.startswith("PYTHON")} - {*read["later"]}
         return all(environment.get(name) == read["values"].get(name) for name in names)
     one = {name for name, value in environment.items() if name.endswith("_NUM_THREADS") and value == "1"}

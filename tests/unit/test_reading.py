@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chord.config import ConfigError
+from chord.config import ConfigError, reading
 from chord.config.ours import ours
 from chord.config.reading import LONGEST, FunctionName, assigned, parsed, read_json, read_yaml
 
+ROOT = Path(__file__).parents[2]
 # As in https://yaml.org/spec/1.2.2/, section 10.3.2, where YAML 1.1 has other values for most of them.
 VALUES = [
     ("010", 10),
@@ -172,3 +174,32 @@ def test_no_text_ends_in_anything_but_a_value_or_one_line(text: str) -> None:
         assert len(str(error).splitlines()) == 1
     else:
         assert repr(parsed(text, "f.yaml")) == repr(first)
+
+
+def read_by(loader: type, text: str) -> str:
+    """The value that one loader reads, or that it refuses the text."""
+    try:
+        node = yaml.compose(text, Loader=loader)
+        return "null" if node is None else repr(reading._Building(True).value(node).raw)
+    except (yaml.YAMLError, ValueError, OverflowError):
+        return "refused"
+
+
+FILES = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "config").rglob("*.yaml"))]
+DAMAGES = [*" \n:#'\"{}[],-µ\u2028", "", ": ", "- ", " #", "&a ", "*a", "|\n", ">-\n", *sorted(reading.READ_OTHERWISE)]
+
+
+def test_libyaml_reads_every_file_of_config_as_pyyaml_does() -> None:
+    assert reading.CParser, "PyYAML has no libyaml here"
+    for text in FILES:
+        assert read_by(reading._QuickYaml, text) == read_by(reading._Yaml, text) != "refused"
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(FILES), st.integers(0, 10_000), st.integers(1, 300), st.sampled_from(DAMAGES), st.integers(0, 3))
+def test_a_damaged_text_that_libyaml_takes_has_the_value_that_pyyaml_reads(text, start, length, more, less) -> None:
+    part = text[start % len(text) :][:length]
+    damaged = part[: length // 2] + more + part[length // 2 + less :]
+    quick = read_by(reading._QuickYaml, damaged)
+    if quick != "refused" and not reading.READ_OTHERWISE & {*damaged}:
+        assert quick == read_by(reading._Yaml, damaged)

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,14 @@ SLOW = ("cluster", "faults", "workflow")  # folders whose files start first, wit
 # The longest files are divided among processes into so many parts; what their tests share is in files. Every other file
 # is one part, for one process.
 PARTS = {"test_edits.py": 4, "test_tamper.py": 3, "test_faults.py": 2}
+
+
+def by_turns(files: list[Path]) -> list[Path]:
+    """These files with three that compute after each that mostly waits for Slurm, so that no core is idle."""
+    waiting = sorted((file for file in files if file.parent.name == "cluster"), key=lambda file: file.name not in PARTS)
+    computing = [file for file in files if file.parent.name != "cluster"]
+    turns = [[file, *computing[3 * turn : 3 * turn + 3]] for turn, file in enumerate(waiting)]
+    return [*chain.from_iterable(turns), *computing[3 * len(waiting) :]]
 
 
 class InParts(LoadScopeScheduling):
@@ -56,7 +65,9 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # What takes longest first: the processes then end at about the same time.
     slow = {item.path for item in items if item.get_closest_marker("slow") or item.path.parent.name in SLOW}
-    items.sort(key=lambda item: item.path not in slow)
+    files = dict.fromkeys(item.path for item in items)
+    turns = by_turns([file for file in files if file in slow]) + [file for file in files if file not in slow]
+    items.sort(key=lambda item: turns.index(item.path))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -1,6 +1,7 @@
 """What all tests share: tests marked `gpu` are skipped without a CUDA device, and every skip is counted by reason."""
 
 import fcntl
+import gc
 import os
 import shutil
 from collections import Counter
@@ -60,6 +61,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> InParts:
 
 def pytest_configure() -> None:
     warm.begin()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is loaded by now is no garbage
+    gc.set_threshold(*warm.SELDOM)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

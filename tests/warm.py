@@ -51,6 +51,7 @@ READ_ON_LOADING = ("ATEN_", "CUDA_", "DNNL_", "HF_", "HOME", "KMP_", "LANG", "LC
 READ_ON_LOADING += ("TORCH", "VLLM_", "XDG_")
 SEEN_LATER = ("CUDA_VISIBLE_DEVICES", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
 
+SELDOM = (50_000, 20, 20)  # Python looks for garbage after as many new objects; at 700 a tenth of all time goes there
 NUMBER = 20  # bytes of a process number or an exit code on its way
 
 
@@ -262,6 +263,7 @@ def _next_command(place: str, owner: int, packages: Sequence[str]) -> tuple[dict
     for package in packages:
         importlib.import_module(package)
     gc.freeze()
+    gc.set_threshold(*SELDOM)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         listening.bind(place)
         listening.listen(100)

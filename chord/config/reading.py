@@ -28,7 +28,7 @@ T = TypeVar("T")
 LONGEST = 1_000_000  # characters of a file, and of its value with every alias written out; the longest here has 15,000
 DEEPEST = 32  # lists and mappings inside each other; the deepest here has 7
 DIGITS = 100  # characters of a number; Python refuses to read more than 4,300 digits, and nothing here needs 20
-READ_OTHERWISE = {"\t", "\ufeff", "!", "?"}  # what libyaml may accept, or mean, otherwise than PyYAML
+READ_OTHERWISE = re.compile(r"[\t\ufeff!?]|[|>]\S*#")  # what libyaml may accept, or mean, otherwise than PyYAML
 FUNCTION = "!function"  # lm-eval's tag for the name of a function
 
 
@@ -89,7 +89,7 @@ def composed(text: str, shown: str) -> yaml.Node | None:
     if len(text) > LONGEST:
         raise ConfigError(f"{shown}: found {len(text)} characters, expected at most {LONGEST}")
     compose = cast(Callable[..., yaml.Node | None], yaml.compose)  # pyright: ignore[reportUnknownMemberType]
-    if CParser is not None and not READ_OTHERWISE & {*text}:
+    if CParser is not None and not READ_OTHERWISE.search(text):
         with suppress(yaml.YAMLError, ValueError, OverflowError):
             return compose(text, Loader=_QuickYaml)
     try:

@@ -186,7 +186,7 @@ def read_by(loader: type, text: str) -> str:
 
 
 FILES = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "config").rglob("*.yaml"))]
-DAMAGES = [*" \n:#'\"{}[],-µ\u2028", "", ": ", "- ", " #", "&a ", "*a", "|\n", ">-\n", *sorted(reading.READ_OTHERWISE)]
+DAMAGES = [*" \n:#'\"{}[],-µ\u2028", "", ": ", "- ", " #", "&a ", "*a", "|\n", ">-\n", "|#a\n", *"\t\ufeff!?"]
 
 
 def test_libyaml_reads_every_file_of_config_as_pyyaml_does() -> None:
@@ -201,5 +201,5 @@ def test_a_damaged_text_that_libyaml_takes_has_the_value_that_pyyaml_reads(text,
     part = text[start % len(text) :][:length]
     damaged = part[: length // 2] + more + part[length // 2 + less :]
     quick = read_by(reading._QuickYaml, damaged)
-    if quick != "refused" and not reading.READ_OTHERWISE & {*damaged}:
+    if quick != "refused" and not reading.READ_OTHERWISE.search(damaged):
         assert quick == read_by(reading._Yaml, damaged)

@@ -23,7 +23,7 @@ from yaml.scanner import Scanner
 from chord.config.base import ConfigError, Raw
 from chord.config.messages import explained, kind_of
 
-CParser: Any = getattr(getattr(yaml, "cyaml", None), "CParser", None)  # where PyYAML was built with libyaml, as ever
+CParser: Any = getattr(getattr(yaml, "cyaml", None), "CParser", None)  # None where PyYAML was built without libyaml
 T = TypeVar("T")
 LONGEST = 1_000_000  # characters of a file, and of its value with every alias written out; the longest here has 15,000
 DEEPEST = 32  # lists and mappings inside each other; the deepest here has 7

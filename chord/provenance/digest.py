@@ -114,8 +114,8 @@ def code_closure(
 
     `root` is the folder that holds the package. `without` leaves out what does not concern the caller: a module, a
     package with all below it (`chord.provenance`), or one top-level name of a module (`chord.objective.weights:phi`).
-    What only they import is left out with them. What was `read` before is not read again, and what is read is added.
-    Raises UserError for a module that is not there or cannot be parsed.
+    What only they import is left out with them. `read` holds the sources that earlier calls have read; new ones are
+    added to it. Raises UserError for a module that is not there or cannot be parsed.
     """
     folder, read = str(root or PROJECT), {} if read is None else read
     left_out = tuple(name for name in without if ":" not in name)

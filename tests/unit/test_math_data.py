@@ -28,9 +28,9 @@ BENCHMARKS = ("amc", "aime24", "aime25", "mmlu-pro", "math-500")
 
 
 def run(folder: Path, verb: str, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
-    """The verb as a job would run it, with no token and no other hub. Only `fetch` is not told to stay offline.
+    """The verb as a job would run it, with no token and no other hub.
 
-    The others may read nothing of a hub, so what they are told of it is no matter.
+    `fetch` alone runs without HF_HUB_OFFLINE; no other verb may read from a hub.
     """
     names = os.environ if verb == "fetch" else ("HF_TOKEN", "HF_ENDPOINT")
     dropped = {name for name in names if name.startswith("HF_")}

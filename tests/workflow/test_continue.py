@@ -126,14 +126,14 @@ def resuming(folder: Path) -> subprocess.Popen[str]:
 def test_after_a_kill_of_snakemake_alone_one_command_goes_on(folder: Path) -> None:
     process = started(folder)
     orphan = trainer(folder, process)
-    os.kill(orphan, signal.SIGSTOP)  # it would end by itself before it is told to
+    os.kill(orphan, signal.SIGSTOP)  # else the training may finish before chord resume signals it
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert orphan in job_processes(folder)
     again, log = resuming(folder), folder / "resume.log"
     said = f"ending what the Snakemake before left running: chord.train (process {orphan})"
     while said not in log.read_text() and again.poll() is None:
-        time.sleep(0.01)
+        time.sleep(0.01)  # until the log says that it was signalled; pytest ends a wait that is too long
     os.kill(orphan, signal.SIGCONT)
     assert again.wait(500) == 0, log.read_text()
     assert said in log.read_text()

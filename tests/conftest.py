@@ -60,12 +60,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> InParts:
 
 
 def pytest_configure() -> None:
+    gc.set_threshold(*warm.SELDOM)
     warm.begin()
 
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # what is loaded by now is no garbage
-    gc.set_threshold(*warm.SELDOM)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

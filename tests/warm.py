@@ -24,12 +24,13 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, NoReturn
 
 LINE = "CHORD_TEST_LINE"  # see tests/warm_python.py
 SESSION = "CHORD_TEST_WARM"  # see `_session`
@@ -335,5 +336,21 @@ def _become(request: dict, files: list[int]) -> None:
         exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
 
 
+def _end_with(code: object) -> NoReturn:
+    """Ends as sys.exit does, but takes nothing apart: that would touch, so copy, all that the packages loaded hold."""
+    if not isinstance(code, int | None):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue] # waits for threads
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit((code or 0) & 0xFF)
+
+
 if __name__ == "__main__":
-    _become(*_next_command(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))
+    try:
+        _become(*_next_command(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))
+    except SystemExit as ended:
+        _end_with(ended.code)
+    _end_with(None)

@@ -133,6 +133,35 @@ def test_only_a_quick_hasher_believes_what_it_kept(study: Path, monkeypatch: pyt
     assert Hasher(study, quick=True).now(study / "table.json").sha256 != before.sha256
 
 
+@pytest.mark.parametrize("place", ["table.json", "model/weights", "model"])
+@pytest.mark.parametrize("act", ["edited", "replaced", "led elsewhere"])
+def test_a_quick_hasher_sees_what_a_link_leads_to(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, act: str
+) -> None:
+    monkeypatch.setattr(rehash, "SETTLED_NS", -(10**18))
+    disk = tmp_path / "disk"
+    shutil.move(study / place, disk)
+    (study / place).symlink_to(disk)
+    first = Hasher(study, quick=True)
+    before = first.now(study / place)
+    first.keep()
+    assert Hasher(study, quick=True).now(study / place) == before
+    other = tmp_path / "other"
+    (shutil.copytree if disk.is_dir() else shutil.copy)(disk, other)
+
+    def file_of(root: Path) -> Path:
+        return root / "weights" if root.is_dir() else root
+
+    changed = file_of(disk if act == "edited" else other)
+    changed.write_text(changed.read_text()[::-1])  # as long as before
+    if act == "replaced":
+        changed.replace(file_of(disk))
+    elif act == "led elsewhere":
+        (study / place).unlink()
+        (study / place).symlink_to(other)
+    assert Hasher(study, quick=True).now(study / place).sha256 not in (None, before.sha256)
+
+
 def test_what_cannot_be_read_has_no_hash_and_a_reason_and_a_link_has_the_hash_of_what_it_leads_to(
     study: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ CHARACTERS = {
     "°": "^\\circ ", "≤": "\\leq ", "≥": "\\geq ", "≠": "\\neq ", "≈": "\\approx ", "±": "\\pm ", "∪": "\\cup ",
     "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ", "√": "\\sqrt ", "∖": "\\setminus ", "θ": "\\theta ",
     "α": "\\alpha ", "β": "\\beta ", "λ": "\\lambda ", "％": "\\%", "…": "\\ldots ", "′": "'", "’": "'",
+    "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℚ": "\\mathbb{Q}", "ℕ": "\\mathbb{N}", "ℂ": "\\mathbb{C}",
 }  # fmt: skip
 for _code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F)):  # ½ and its like
     _over, _, _under = unicodedata.normalize("NFKC", chr(_code)).partition("\u2044")
@@ -31,6 +32,7 @@ SYNONYMS = {
     "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "le": r"\leq", "leqslant": r"\leq", "ge": r"\geq",
     "geqslant": r"\geq", "ne": r"\neq", "varnothing": r"\emptyset", "lbrace": r"\{", "rbrace": r"\}",
     "degree": r"^\circ ", "lt": "<", "gt": ">", "dots": r"\ldots", "cdots": r"\ldots", "ast": "*", "bar": r"\overline",
+    "Bbb": r"\mathbb",
     "colon": ":", "lor": r" \text{or} ", "vee": r" \text{or} ", "land": r" \text{and} ", "wedge": r" \text{and} ",
     "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "percent": r"\%", "dollar": r"\$",
     **dict.fromkeys(
@@ -56,6 +58,9 @@ PREFACE = re.compile(
     r"(?: (?:is|=)| ?[:=]) ?(?:[:=] ?)?",
     re.IGNORECASE,
 )
+# Dots above the first and the last digit of those that go on for ever.
+DOTTED = re.compile(r"(?<=[0-9.])\\dot ?\{?([0-9])\}?(?:([0-9]{0,100})\\dot ?\{?([0-9])\}?)?")
+UNITS_OVER = re.compile(r"\\frac\{\\text\{([A-Za-z. ]{1,40})\}\}\{\\text\{([A-Za-z. ]{1,40})\}(\^[1-9]|\^\{[1-9]\})?\}")
 COMMAND = re.compile(r"\\(?:([A-Za-z]+)|(.))", re.DOTALL)
 CHOICE = re.compile(
     r"(?:(?<![0-9]),|,(?![0-9]{3}(?![0-9]))|;)?"  # a comma, but not of thousands
@@ -75,8 +80,10 @@ def plain(text: str) -> str:
     text = _rows(COMMAND.sub(_command, text))
     text = text.replace("{,}", ",").replace("~", " ").replace("\\!", "")
     text = re.sub(r"(?<!\\)\$", "", text)
+    text = DOTTED.sub(lambda found: f"\\overline{{{found[1]}{found[2] or ''}{found[3] or ''}}}", text)
     text = _unframed(text)
-    text = _spaced(_arguments(text))
+    text = UNITS_OVER.sub(_per, _arguments(text))
+    text = re.sub(r"([_^])([0-9]) (?=[0-9])", r"\1{\2}", _spaced(text))
     return _uncovered(text)
 
 
@@ -138,9 +145,9 @@ def _unframed(text: str) -> str:
 
 
 def _arguments(text: str) -> str:
-    r"""With braces around every argument of `\frac`, `\sqrt` and `\overline`."""
+    r"""With braces around every argument of `\frac`, `\sqrt`, `\overline` and `\mathbb`."""
     made, at = "", 0
-    for found in re.finditer(r"\\(frac|sqrt|overline)(?![A-Za-z])", text):
+    for found in re.finditer(r"\\(frac|sqrt|overline|mathbb)(?![A-Za-z])", text):
         if found.start() < at:
             continue
         made, at = made + text[at : found.end()], found.end()
@@ -160,6 +167,11 @@ def _arguments(text: str) -> str:
     return made + text[at:]
 
 
+def _per(found: re.Match[str]) -> str:
+    """A unit over another as one unit: `m/s^2`."""
+    return f"\\text{{{found[1]}/{found[2]}{(found[3] or '').replace('{', '').replace('}', '')}}}"
+
+
 def _spaced(text: str) -> str:
     """Without spaces but those between letters or digits, and before three digits after a comma: no thousands."""
     text = " ".join(text.split())
@@ -172,7 +184,7 @@ def _uncovered(text: str) -> str:
     before = None
     while text != before:
         before = text
-        text = text.strip().rstrip(".,;:").rstrip()
+        text = text.strip().rstrip(".,;:\\").rstrip()  # a backslash is left of a space or of the end of a line
         said = re.match(r"\\text\{([^{}]*)\}", text)
         if said and said.end() == len(text):
             text = said[1]

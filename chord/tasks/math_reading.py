@@ -67,6 +67,12 @@ UNIT_WORDS = re.compile(r"[A-Za-z][A-Za-z .'/-]*(?:\^[1-9])?")
 RELATION = re.compile(
     r"\\(?:leq|geq|neq|approx|(?:not)?in|sim|simeq|cong|equiv|to|ll|gg|subset|subseteq|propto)(?![A-Za-z])|<=?|>=?|:?="
 )
+DEGREE = r"([0-9]+(?:\.[0-9]+)?)\^(?:\\circ|\{ ?\\circ ?\})"
+DEGREES = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^(?:[0-9]|\{-?[0-9]\}))?) ?"
+    rf"(?:\({DEGREE}\)|\{{{DEGREE}\}}|{DEGREE})"
+)
+RISING = {">": "<", ">=": "\\leq ", "\\geq": "\\leq "}  # a relation that falls, and what it is from behind
 NAMING = words(
     "text overline angle triangle vec hat frac sqrt cdot alpha beta gamma delta epsilon varepsilon zeta eta theta iota"
     " kappa lambda mu nu xi pi rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi"
@@ -157,7 +163,7 @@ def is_value(text: str) -> bool:
     text = unnamed(text)
     if relations(text) or len(choices(text)) > 1:
         return False
-    if re.search(r"\\(?:pm|mp|cup|cap|setminus|emptyset|backslash)(?![A-Za-z])|\\\{|\\begin", text):
+    if re.search(r"\\(?:pm|mp|cup|cap|setminus|emptyset|backslash|mathbb)(?![A-Za-z])|\\\{|\\begin", text):
         return False
     pair = text[:1] in ("(", "[") and text[-1:] in (")", "]") and closing(text, 0) == len(text) - 1
     return not (pair and ("," in text or len(choices(text[1:-1])) > 1))
@@ -246,14 +252,30 @@ def _unwanted(wanted: str, given: str) -> bool:
 
 
 def _for_algebra(text: str, other: str) -> str:
-    """The plain text as computer algebra should have it."""
+    r"""The plain text as computer algebra should have it: no unit, inequalities in one order, exact decimals.
+
+    An angle in degrees is one where a function takes it (`\sin 30^\circ`); elsewhere degrees are a unit.
+    """
     text = without_unit(text)
     within = re.match(r"[A-Za-z](?:_\{?[0-9A-Za-z]\}?)?\\in(?![A-Za-z])", text)
     if within and relations(text) == ["\\in"]:
         text = text[within.end() :].strip()
     if is_value(text) and not relations(other):
         text = unnamed(text)
+    text = DEGREES.sub(lambda at: f"{at[1]}(\\frac{{{at[2] or at[3] or at[4]}\\pi}}{{180}})", _rising(text))
+    text = re.sub(r"\\log_(?:e(?![A-Za-z])|\{e\})", r"\\ln ", re.sub(r"\\lg(?![A-Za-z])", r"\\log_{10}", text))
+    text = re.sub(r"^([+-]?[0-9.]+)[eE]([+-]?[0-9]{1,3})$", r"\1\\cdot 10^{\2}", text)
     return exact(re.sub(r"\\text\{([A-Za-z])\}", r" \1 ", text)).strip()
+
+
+def _rising(text: str) -> str:
+    """A chain of two inequalities from the smallest to the largest: `2 > x > 1` says `1 < x < 2`."""
+    signs = list(outside(text, RELATION))
+    said = [text[start:end] for start, end in signs]
+    if len(said) != 2 or not set(said) <= set(RISING):
+        return text
+    parts = text[: signs[0][0]], text[signs[0][1] : signs[1][0]], text[signs[1][1] :]
+    return f"{parts[2]}{RISING[said[1]]}{parts[1]}{RISING[said[0]]}{parts[0]}"
 
 
 def _value(text: str) -> tuple[Fraction, int] | None:

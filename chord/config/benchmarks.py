@@ -21,15 +21,16 @@ PACKAGE = Path(__file__).resolve().parents[1]
 NAME = re.compile(rf"{FUNCTION} {PACKAGE.name}((?:\.[A-Za-z_]\w*)+)\.([A-Za-z_]\w*)", re.ASCII)
 
 
-class Arguments(NamedTuple):
-    """How many positional arguments a function takes; `most` is None where it takes any number."""
+class Signature(NamedTuple):
+    """How many positional arguments a function takes (`most` is None for any number), and the type it returns."""
 
     least: int
     most: int | None
+    returns: str
 
 
-def _function(arguments: int, text: str) -> str:
-    """The text, if it names a function of this package that can be called with so many arguments."""
+def _function(arguments: int, returns: str, text: str) -> str:
+    """The text, if it names a function of this package that can be called with so many arguments and returns that."""
     match = NAME.fullmatch(text)
     if not match:
         raise ValueError(
@@ -41,33 +42,39 @@ def _function(arguments: int, text: str) -> str:
         raise ValueError(f"found no module {PACKAGE.name}{module}, expected one of this project")
     if name not in functions:
         raise ValueError(f"found no function '{name}' in {PACKAGE.name}{module}, {expected(name, functions)}")
-    least, most = functions[name]
+    least, most, returned = functions[name]
     if arguments < least or (most is not None and arguments > most):
         takes = f"{least}" if most == least else f"{least} to {'any number' if most is None else most}"
         raise ValueError(f"found a function of {takes} arguments, expected one that lm-eval can give {arguments}")
+    if returned != returns:
+        raise ValueError(
+            f"found a function annotated to return {returned or 'nothing'}, expected one that returns a {returns}"
+        )
     return text
 
 
 @cache
-def functions_of(module: str) -> Mapping[str, Arguments] | None:
+def functions_of(module: str) -> Mapping[str, Signature] | None:
     """The functions at the top of a module, `.tasks.stored`, read from its source; None if there is no such module."""
     place = PACKAGE.joinpath(*module.split(".")[1:])
     source = next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
     if source is None:
         return None
     tree = ast.parse(source.read_text(encoding="utf-8"), filename=str(source))
-    return {part.name: _arguments(part.args) for part in tree.body if isinstance(part, ast.FunctionDef)}
+    return {part.name: _signature(part) for part in tree.body if isinstance(part, ast.FunctionDef)}
 
 
-def _arguments(given: ast.arguments) -> Arguments:
+def _signature(function: ast.FunctionDef) -> Signature:
+    given = function.args
     named = len(given.posonlyargs) + len(given.args)
     unnamed = sum(default is None for default in given.kw_defaults)  # by keyword alone, which lm-eval does not give
     least = named - len(given.defaults) + (10**6 if unnamed else 0)
-    return Arguments(least, None if given.vararg else named)
+    returns = ast.unparse(function.returns).strip("'\"").partition("[")[0] if function.returns else ""
+    return Signature(least, None if given.vararg else named, returns.rpartition(".")[2])
 
 
-Documents = Annotated[str, AfterValidator(partial(_function, 1))]
-Results = Annotated[str, AfterValidator(partial(_function, 2))]
+Documents = Annotated[str, AfterValidator(partial(_function, 1, "Dataset"))]
+Results = Annotated[str, AfterValidator(partial(_function, 2, "dict"))]
 
 
 class Generation(Frozen):
@@ -89,7 +96,7 @@ class Metric(Frozen):
     @model_validator(mode="after")
     def _formed(self) -> Self:
         if self.metric == "outcomes":
-            _function(1, self.aggregation)
+            _function(1, "dict", self.aggregation)
         elif self.aggregation != "mean":
             raise ValueError(
                 f"found aggregation '{self.aggregation}' of {self.metric}, {expected(self.aggregation, ['mean'])}:"

@@ -162,6 +162,21 @@ BAD = [
     ("stored.process_results", "stored.counted", "process_results: found a function of 1 arguments, expected one that"),
     (
         "chord.tasks.stored.process_results",
+        "chord.seeds.derive",
+        "process_results: found a function annotated to return int, expected one that returns a dict",
+    ),
+    (
+        "chord.tasks.benchmarks.documents",
+        "chord.tasks.benchmarks.read_problems",
+        "process_docs: found a function annotated to return list, expected one that returns a Dataset",
+    ),
+    (
+        "stored.counted",
+        "graders.last_boxed",
+        "metric_list.2: found a function annotated to return str | None, expected one that returns a dict",
+    ),
+    (
+        "chord.tasks.stored.process_results",
         "os.system",
         "process_results: found '!function os.system', ",
     ),

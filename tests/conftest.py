@@ -33,8 +33,9 @@ PARTS = {"test_edits.py": 4, "test_tamper.py": 3, "test_faults.py": 2}
 
 def by_turns(files: list[Path]) -> list[Path]:
     """These files with three that compute after each that mostly waits for Slurm, so that no core is idle."""
-    waiting = sorted((file for file in files if file.parent.name == "cluster"), key=lambda file: file.name not in PARTS)
-    computing = [file for file in files if file.parent.name != "cluster"]
+    ordered = sorted(files, key=lambda file: file.name not in PARTS)
+    waiting = [file for file in ordered if file.parent.name == "cluster"]
+    computing = [file for file in ordered if file.parent.name != "cluster"]
     turns = [[file, *computing[3 * turn : 3 * turn + 3]] for turn, file in enumerate(waiting)]
     return [*chain.from_iterable(turns), *computing[3 * len(waiting) :]]
 

@@ -58,7 +58,7 @@ PREFACE = re.compile(
     r"(?: (?:is|=)| ?[:=]) ?(?:[:=] ?)?",
     re.IGNORECASE,
 )
-# Dots above the first and the last digit of those that go on for ever.
+# A repeating decimal with dots over the first and the last of the digits that repeat.
 DOTTED = re.compile(r"(?<=[0-9.])\\dot ?\{?([0-9])\}?(?:([0-9]{0,100})\\dot ?\{?([0-9])\}?)?")
 UNITS_OVER = re.compile(r"\\frac\{\\text\{([A-Za-z. ]{1,40})\}\}\{\\text\{([A-Za-z. ]{1,40})\}(\^[1-9]|\^\{[1-9]\})?\}")
 COMMAND = re.compile(r"\\(?:([A-Za-z]+)|(.))", re.DOTALL)
@@ -184,7 +184,7 @@ def _uncovered(text: str) -> str:
     before = None
     while text != before:
         before = text
-        text = text.strip().rstrip(".,;:\\").rstrip()  # a backslash is left of a space or of the end of a line
+        text = text.strip().rstrip(".,;:\\").rstrip()  # a final `\ ` or `\\` leaves a backslash
         said = re.match(r"\\text\{([^{}]*)\}", text)
         if said and said.end() == len(text):
             text = said[1]

@@ -72,7 +72,7 @@ DEGREES = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^(?:[0-9]|\{-?[0-9]\}))?) ?"
     rf"(?:\({DEGREE}\)|\{{{DEGREE}\}}|{DEGREE})"
 )
-RISING = {">": "<", ">=": "\\leq ", "\\geq": "\\leq "}  # a relation that falls, and what it is from behind
+RISING = {">": "<", ">=": "\\leq ", "\\geq": "\\leq "}  # a falling relation, and the same read from right to left
 NAMING = words(
     "text overline angle triangle vec hat frac sqrt cdot alpha beta gamma delta epsilon varepsilon zeta eta theta iota"
     " kappa lambda mu nu xi pi rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Sigma Phi Psi"

@@ -26,7 +26,7 @@ help:
 	@echo 'make demo       make .venv, run the DAG of study demo, print Table 1 and where the report and figures are'
 	@echo 'make demo-all   the same, then every other table and figure that the demo builds (hours)'
 	@echo 'make test       make .venv with the test tools, then all checks and all tests'
-	@echo 'make lint       the checks alone: ruff, pyright, import-linter, snakefmt, snakemake --lint, codespell'
+	@echo 'make lint       the checks alone: ruff, pyright, import-linter, what the digest can follow, snakefmt, snakemake --lint, codespell'
 	@echo 'make unit       the tests alone; choose with ARGS="-k mu"'
 	@echo 'make numbers    the tests that draw or compare numbers, with other seeds, threads and instructions'
 	@echo 'make install-engines  add vLLM and DeepSpeed to .venv, for studies that name them (1.3 GB more)'
@@ -73,6 +73,7 @@ lint: install-test
 	@echo '[test] ruff'        && python -m ruff check . && python -m ruff format --check .
 	@echo '[test] pyright'     && python -m pyright
 	@echo '[test] the floors'  && lint-imports
+	@echo '[test] the digest'  && python -m chord.provenance.unfollowed
 	@echo '[test] snakefmt'    && snakefmt --check Snakefile workflow
 	@echo '[test] snakemake'   && python -m snakemake --lint
 	@echo '[test] codespell'   && codespell

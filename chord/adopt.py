@@ -14,7 +14,6 @@ from pathlib import Path
 from chord.config import slices
 from chord.config.building import models_from
 from chord.config.lock import read_lock, wanted_model
-from chord.provenance.digest import OF_TRAINING
 from chord.provenance.fetched import checked_files
 from chord.provenance.files import UserError, atomic_folder, run_verb
 from chord.provenance.manifest import Manifest
@@ -38,7 +37,6 @@ def main() -> None:
         args.manifest,
         verb=VERB,
         step="data",
-        without=OF_TRAINING,
         decided_by=slices.of_fetched(study, lock, args.of),
         inputs={},
         outputs={"model": args.model},

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from chord.asking import Asking, asking_of, check_fit
-from chord.config import ConfigError, Study
-from chord.config.beside import OF_BFCL
+from chord.config import ConfigError, Study, uses
 from chord.config.building import asked_expert
 from chord.config.experts import ExpertServed
 from chord.config.lock import read_lock
 from chord.config.sets import expert_of
 from chord.config.slices import of_traces
-from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.lease import Lease
 from chord.provenance.manifest import Manifest
@@ -54,7 +52,7 @@ def main() -> None:
         args.manifest,
         verb=VERB,
         step="engines",
-        without=OF_TRAINING + OF_BFCL,
+        uses=uses.of_traces(study, args.traces_of),
         decided_by=decided_by,
         inputs=inputs | ({"tokenizer": args.tokenizer} if args.tokenizer else {}),
         outputs={"traces": args.traces, "counts": args.counts},

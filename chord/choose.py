@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import UserError, atomic_folder, run_verb, write_atomically
 from chord.provenance.hashing import TIMESTAMP
 from chord.provenance.manifest import Manifest
@@ -42,7 +41,6 @@ def main() -> None:
         args.manifest,
         verb="chord.choose",
         step="train",
-        without=OF_TRAINING,
         decided_by={"candidates": [run.absolute().parent.name for run in args.candidates]}
         | ({"on": "test", "benchmark": args.scores[0].absolute().parent.name} if args.scores else {}),
         inputs={f"{name} of {run}": run / name for run in args.candidates for name in PARTS}

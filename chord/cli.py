@@ -4,7 +4,7 @@ Knows their names and what each is for, and loads nothing of one that is not ask
 """
 
 import difflib
-import runpy
+import runpy  # not followed: the digest of a job begins at its verb
 import sys
 from pathlib import Path
 

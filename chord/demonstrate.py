@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chord.config import ConfigError, Lock, Study
-from chord.config.beside import beside_traces
+from chord.config import ConfigError, Lock, Study, uses
 from chord.config.lock import read_lock, wanted_dataset
 from chord.config.sets import corpus_of, expert_of, is_published, purpose
 from chord.config.slices import of_traces
-from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
+from chord.reach import PlugPoint
 from chord.records import Outcome, Problem, Trace, read_lines, write_lines
 from chord.tasks.corpus import divided, shuffled
 from chord.tasks.solver import Solution, final_form, solve
@@ -86,7 +85,7 @@ def main() -> None:
             args.manifest,
             verb="chord.demonstrate",
             step="data",
-            without=OF_TRAINING + beside_traces(study, args.traces_of),
+            uses=uses.of_traces(study, args.traces_of),
             decided_by=decided_by,
             inputs={"problems": args.problems} | ({"tokenizer": args.tokenizer} if args.tokenizer else {}),
             outputs={"traces": args.traces, "counts": args.counts},
@@ -95,11 +94,8 @@ def main() -> None:
     with recording:
         measure, measured = measured_in(study, args.tokenizer)
         check = Check(study, measure)
-        if of_hub:
-            found = _published(check, problems, args.problems, root, lock)
-            written = whole(args.traces_of, found, problems, args.problems)
-        else:
-            written = write(args.traces_of, study, problems, check, args.problems)
+        writing = WRITERS["published" if of_hub else "written"]
+        written = whole(args.traces_of, writing(args, check, problems, root, lock), problems, args.problems)
         write_atomically(args.traces, write_lines(written.traces))
         told = counts(args.traces_of, written, writer(args.traces_of, study), measured)
         write_atomically(args.counts, json.dumps(told, indent=1) + "\n")
@@ -111,8 +107,18 @@ def writer(name: str, study: Study) -> str:
     return BASE_WRITER if purpose(name) == "base" else expert_of(study, name).name
 
 
+WRITERS = PlugPoint[Callable[[argparse.Namespace, Check, list[Problem], Path, Lock | None], Written]]("traces")
+
+
+@WRITERS.entry("written")
+def _written(
+    args: argparse.Namespace, check: Check, problems: list[Problem], _root: Path, _lock: Lock | None
+) -> Written:
+    return write(args.traces_of, check.study, problems, check, args.problems)
+
+
 def write(name: str, study: Study, problems: list[Problem], check: Check, file: Path) -> Written:
-    """The traces of one file. Raises UserError if none is right, or if a training prompt is left without its trace."""
+    """The traces that the written-out solver gives to the problems of one file."""
     if purpose(name) == "base":
         try:
             parts = divided(corpus_of(study, name), problems)
@@ -124,7 +130,7 @@ def write(name: str, study: Study, problems: list[Problem], check: Check, file: 
         expert = expert_of(study, name)
         assert expert.source == "scripted"
         wanted = [(problem, expert.style) for problem in problems]
-    return whole(name, _traces(wanted, study, writer(name, study), check), problems, file)
+    return _traces(wanted, study, writer(name, study), check)
 
 
 def whole(name: str, found: Written, problems: list[Problem], file: Path) -> Written:
@@ -138,7 +144,10 @@ def whole(name: str, found: Written, problems: list[Problem], file: Path) -> Wri
     return found
 
 
-def _published(check: Check, problems: list[Problem], file: Path, root: Path, lock: Lock | None) -> Written:
+@WRITERS.entry("published")
+def _published(
+    args: argparse.Namespace, check: Check, problems: list[Problem], root: Path, lock: Lock | None
+) -> Written:
     """The traces of the problems that stand in the dataset which these were drawn from."""
     from chord.provenance.fetched import checked_files
     from chord.tasks.published import published
@@ -148,7 +157,7 @@ def _published(check: Check, problems: list[Problem], file: Path, root: Path, lo
     dataset = study.tasks[problems[0].task].dataset
     files = checked_files(root, study.name, lock, wanted_dataset(study, dataset))
     columns = {name: study.datasets[dataset].columns[name] for name in ("question", "generations")}
-    for trace in published(problems, read_rows(files, columns), study.data.seed, study.expert.name, file):
+    for trace in published(problems, read_rows(files, columns), study.data.seed, study.expert.name, args.problems):
         fault = check.misfit(trace.response)
         if fault is not None:
             found.rejected[fault] += 1

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from chord.planning.targets import nearest
-from chord.provenance.digest import code_closure
 from chord.provenance.files import UserError, run_verb
-from chord.provenance.freshness import Change, differences
+from chord.provenance.freshness import Change, code_differences, differences
 from chord.provenance.lineage import ENDING, Job
 from chord.provenance.manifest import read_manifest
 from chord.provenance.manifest_parts import Code, Content
@@ -70,31 +69,10 @@ def compared(one: Job, other: Job) -> Iterator[Change]:
 
 
 def _code(one: Code, other: Code) -> Iterator[Change]:
-    """The modules with two meanings.
-
-    Two recipes leave out what only the other one reaches: that is no change of the code. Where other names of a module
-    were left out, its two hashes can be equal to those of one present module; then there is no change either.
-    """
-    if one.without == other.without:
-        yield from differences("code", one.modules, other.modules)
-        return
-    for name in (name for name in one.modules if name in other.modules):
-        is_comparable = _left_out(one, name) == _left_out(other, name)
-        if is_comparable or _is_present(one, name) != _is_present(other, name):
-            yield from differences("code", one.modules[name], other.modules[name], name)
-
-
-def _left_out(code: Code, module: str) -> set[str]:
-    """The names of a module that do not count."""
-    return {name for name in code.without if name.startswith(f"{module}:")}
-
-
-def _is_present(code: Code, module: str) -> bool:
-    """Whether the module as it counted is the one that is there now."""
-    try:
-        return code_closure(module, without=tuple(_left_out(code, module))).get(module) == code.modules[module]
-    except UserError:
-        return False  # it is gone, or cannot be parsed
+    """The definitions with two contents. Two jobs of other settings reach others besides: that is no change of one."""
+    if one.digest != other.digest:
+        changes = code_differences(one.definitions, other.definitions)
+        yield from (change for change in changes if one.uses == other.uses or "nothing" not in (change.old, change.new))
 
 
 def _telling(change: Change) -> int:

@@ -98,7 +98,8 @@ def planned(profile: str, config: list[str]) -> dict[str, Any]:
     """What Snakemake would send with this profile. Raises UserError with its last words if it cannot plan."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "submissions.json"
-        command = [sys.executable, "-m", "chord.submissions", str(out), "--profile", profile]
+        module = ["-m", "chord.submissions"]  # not followed: no job starts it
+        command = [sys.executable, *module, str(out), "--profile", profile]
         command += ["--config", *config] if config else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode or not out.exists():

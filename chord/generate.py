@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from chord.config import ConfigError, Study, slices
-from chord.config.beside import beside_answers
+from chord.config import ConfigError, Study, slices, uses
 from chord.provenance import ahead
-from chord.provenance.digest import OF_TRAINING, code_digest
+from chord.provenance.digest import code_digest
 from chord.provenance.environment import key_packages
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.hashing import file_sha256, tree_hash
 from chord.provenance.manifest import Manifest
 from chord.provenance.options import Number
+from chord.reach import PlugPoint
 from chord.records import Problem, RecordError, write_lines
 from chord.tasks.benchmarks import Benchmark, ask, keep_offline, read_benchmark, read_problems
 from chord.tasks.studies import read_study
@@ -59,12 +59,12 @@ def main() -> None:
     root, study = args.study.resolve().parents[2], read_study(args.study)
     benchmark = read_benchmark(root, study, args.benchmark)
     threads, by = args.threads or study.execution.cpu_threads, study.execution.answers
-    without = OF_TRAINING + beside_answers(by)
+    reached = uses.of_answers(study, benchmark.definition)
     with Manifest.recording(
         args.manifest,
         verb=VERB,
         step="engines" if by == "vllm" else "generate",
-        without=without,
+        uses=reached,
         inputs={"model": args.model, "problems": args.problems},
         outputs={"answers": args.answers},
         decided_by=slices.of_answers(study, benchmark.name, benchmark.definition, args.seed),
@@ -72,7 +72,7 @@ def main() -> None:
         extra={"cpu_threads": threads},
     ) as recording:
         _check_model(args.model)
-        alike = {"code": code_digest(VERB, without), "packages": key_packages(), "model": tree_hash(args.model)}
+        alike = {"code": code_digest(VERB, reached), "packages": key_packages(), "model": tree_hash(args.model)}
         job = _job(study, benchmark, args.problems, args.answers, args.seed, alike)
         recording.extra["key"] = job.key
         with ahead.claimed(args.answers, wait=True):
@@ -81,8 +81,7 @@ def main() -> None:
                 recording.extra |= made_by.pop("template")
                 recording.extra["made_ahead_by"] = made_by
                 return
-            answerer = vllm_answerer if by == "vllm" else load_answerer
-            answer, ran_on = answerer(args.model, study, threads)
+            answer, ran_on = ANSWERERS[by](args.model, study, threads)
             text, template = answer(job)
             recording.extra |= ran_on | template
             write_atomically(args.answers, text)
@@ -97,6 +96,10 @@ def main() -> None:
             print(f"{VERB}: {name} is left to its own job: {error}", file=sys.stderr)
 
 
+ANSWERERS = PlugPoint[Callable[[Path, Study, int], tuple[Answerer, dict[str, Any]]]]("answers")
+
+
+@ANSWERERS.entry("transformers")
 def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Answerer, dict[str, Any]]:
     """What answers a job, and what it runs on. Loads the model once."""
     keep_offline()
@@ -138,6 +141,7 @@ def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Answerer, d
     return answer, {"device": device}
 
 
+@ANSWERERS.entry("vllm")
 def vllm_answerer(folder: Path, study: Study, threads: int) -> tuple[Answerer, dict[str, Any]]:
     """As `load_answerer`, through lm-eval's own model for vLLM. Raises UserError for what this vLLM cannot do."""
     keep_offline()

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chord.config import Figure, Project, Tabled, slices
-from chord.config.beside import OF_BFCL, beside_answers, beside_problems, beside_scores, beside_traces, beside_training
+from chord.config import Figure, Project, Tabled, slices, uses
 from chord.config.building import (
     asked_expert,
     corpus_name,
@@ -24,7 +23,6 @@ from chord.config.columns import benchmarks_of
 from chord.config.ours import ours
 from chord.config.sets import BENCHMARK, answered, beside_benchmark, is_served, problem_sets, source_of, trace_sets
 from chord.findings import packing
-from chord.provenance.digest import OF_TRAINING
 from chord.provenance.freshness import Expected
 from chord.tasks.benchmarks import read_benchmark
 
@@ -140,54 +138,52 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
         place = (
             f"data/benchmarks/{name.removeprefix(BENCHMARK)}" if name.startswith(BENCHMARK) else f"data/problems/{name}"
         )
-        beside, decided = OF_TRAINING + beside_problems(study, name), slices.of_problems(study, name, project.lock)
-        yield f"{place}.manifest.json", Expected("chord.prepare", beside, "data", decided)
+        decided = slices.of_problems(study, name, project.lock)
+        yield f"{place}.manifest.json", Expected("chord.prepare", uses.of_problems(study, name), "data", decided)
     for name in trace_sets(study):
+        verb, step = ("chord.ask_expert", "engines") if is_served(study, name) else ("chord.demonstrate", "data")
         decided = slices.of_traces(study, name, project.lock)
-        if is_served(study, name):
-            asked = Expected("chord.ask_expert", OF_TRAINING + OF_BFCL, "engines", decided)
-        else:
-            asked = Expected("chord.demonstrate", OF_TRAINING + beside_traces(study, name), "data", decided)
-        yield f"data/traces/{name}.manifest.json", asked
+        yield f"data/traces/{name}.manifest.json", Expected(verb, uses.of_traces(study, name), step, decided)
     for start in trained_starts(study):
-        beside = beside_training(corpus_of_start(study, start).recipe, study.execution)
-        yield f"models/{start}/train.manifest.json", Expected("chord.train", beside, "train", {})
+        reached = uses.of_training(project.run(start, study.data.seed))
+        yield f"models/{start}/train.manifest.json", Expected("chord.train", reached, "train", {})
     for name in models_from(study, "package"):
         decided = slices.of_package(study, name)
-        yield f"models/{name}/unpack.manifest.json", Expected("chord.unpack", OF_TRAINING, "train", decided)
+        yield f"models/{name}/unpack.manifest.json", Expected("chord.unpack", {}, "train", decided)
     for name in models_from(study, "hub"):
         decided = slices.of_fetched(study, project.lock, name)
-        yield f"models/{name}/adopt.manifest.json", Expected("chord.adopt", OF_TRAINING, "data", decided)
+        yield f"models/{name}/adopt.manifest.json", Expected("chord.adopt", {}, "data", decided)
     tasks = {name: read_benchmark(root, study, name).definition for name in study.benchmarks}
-    for seed in project.seeds:
-        for name in project.trainable:
-            arm = project.arms[name]
-            run = f"runs/{name}/seed-{seed}"
-            if arm.recipe:
-                beside = beside_training(arm.recipe, study.execution)
-                yield f"{run}/train.manifest.json", Expected("chord.train", beside, "train", {})
-            if arm.only_imitates:
-                beside = OF_TRAINING + OF_BFCL
-                graded = Expected("chord.validate", beside, "evaluate", slices.of_validation(study))
-                yield f"{run}/validation.manifest.json", graded
-            if arm.choose:
-                decided = {"candidates": list(arm.choose)} | (
-                    {"on": "test", "benchmark": tested_on(study)} if arm.choose_on == "test" else {}
-                )
-                yield f"{run}/choose.manifest.json", Expected("chord.choose", OF_TRAINING, "train", decided)
-            by = study.execution.answers
-            beside, step = OF_TRAINING + beside_answers(by), "engines" if by == "vllm" else "generate"
+    step = "engines" if study.execution.answers == "vllm" else "generate"
+    for name in project.trainable:
+        reached = uses.of_training(project.run(name, project.seeds[0])) if project.arms[name].recipe else {}
+        for seed in project.seeds:
+            yield from _of_model(project, name, seed, reached)
             for benchmark, task in tasks.items():
                 answers = slices.of_answers(study, benchmark, task, seed)
                 scores = slices.of_scores(study, benchmark, task)
-                place = f"{run}/eval/{benchmark}"
-                yield f"{place}/answers.manifest.json", Expected("chord.generate", beside, step, answers)
-                without = OF_TRAINING + beside_scores(study, benchmark)
-                yield f"{place}/scores.manifest.json", Expected("chord.score", without, "evaluate", scores)
+                place, reach = f"runs/{name}/seed-{seed}/eval/{benchmark}", uses.of_answers(study, task)
+                yield f"{place}/answers.manifest.json", Expected("chord.generate", reach, step, answers)
+                reach = uses.of_scores(study, benchmark, task)
+                yield f"{place}/scores.manifest.json", Expected("chord.score", reach, "evaluate", scores)
     for name, artefact in project.artefacts.items():
         if project.why_not(name):
             continue
         verb = "chord.tabulate" if isinstance(artefact, Tabled) else "chord.plot"
-        yield f"{name}.manifest.json", Expected(verb, (), "report", slices.of_artefact(project, name))
-    yield "claims.manifest.json", Expected("chord.judge", (), "report", slices.of_claims(project))
-    yield "report.manifest.json", Expected("chord.report", (), "report", of_page(project, root))
+        yield f"{name}.manifest.json", Expected(verb, {}, "report", slices.of_artefact(project, name))
+    yield "claims.manifest.json", Expected("chord.judge", {}, "report", slices.of_claims(project))
+    yield "report.manifest.json", Expected("chord.report", {}, "report", of_page(project, root))
+
+
+def _of_model(project: Project, name: str, seed: int, reached: uses.Uses) -> Iterator[tuple[str, Expected]]:
+    """The jobs that make one arm's model."""
+    arm, study, run = project.arms[name], project.study, f"runs/{name}/seed-{seed}"
+    if arm.recipe:
+        yield f"{run}/train.manifest.json", Expected("chord.train", reached, "train", {})
+    if arm.only_imitates:
+        grading, decided = uses.of_grading(study.grading.form), slices.of_validation(study)
+        yield f"{run}/validation.manifest.json", Expected("chord.validate", grading, "evaluate", decided)
+    if arm.choose:
+        on = {"on": "test", "benchmark": tested_on(study)} if arm.choose_on == "test" else {}
+        decided = {"candidates": list(arm.choose)} | on
+        yield f"{run}/choose.manifest.json", Expected("chord.choose", {}, "train", decided)

@@ -15,19 +15,19 @@ other, in its counts and its manifest, and is refused if that is more than nothi
 import argparse
 import json
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from chord.config import ConfigError, Lock, Study
-from chord.config.beside import beside_problems
+from chord.config import ConfigError, Lock, Study, uses
 from chord.config.lock import read_lock
 from chord.config.sets import BENCHMARK, beside_benchmark, problem_sets, purpose, source_of, split_of
 from chord.config.slices import of_problems
-from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
+from chord.reach import PlugPoint
 from chord.records import Problem, read_lines, write_lines
 from chord.tasks.overlap import WORDS, shared
 from chord.tasks.problems import Draw, draw, owner
@@ -50,14 +50,14 @@ def main() -> None:
             args.manifest,
             verb="chord.prepare",
             step="data",
-            without=OF_TRAINING + beside_problems(study, args.set),
+            uses=uses.of_problems(study, args.set),
             decided_by=decided_by,
             inputs=inputs,
             outputs={"problems": args.problems, "counts": args.counts},
             seeds={"data": study.data.seed},
         )
     with recording as record:
-        problems, told = _drawn(study, args, root, lock)
+        problems, told = SOURCES[source_of(study, args.set)](study, args, root, lock)
         told["overlap"] = overlaps(study, args.set, problems, [*args.benchmarks, *args.trained])
         if record:
             record.extra["overlap"] = told["overlap"]
@@ -66,25 +66,31 @@ def main() -> None:
     print(f"{args.set}: {len(problems)} problems of {told['drawn']} drawn", flush=True)
 
 
-def _drawn(
-    study: Study, args: argparse.Namespace, root: Path, lock: Lock | None
-) -> tuple[list[Problem], dict[str, Any]]:
-    """The problems of the set, and what is told of them, from where the study says they come."""
-    match source_of(study, args.set):
-        case "hub":
-            from chord.tasks.hub_set import Beside, hub_set
+Drawn = tuple[list[Problem], dict[str, Any]]
+SOURCES = PlugPoint[Callable[[Study, argparse.Namespace, Path, Lock | None], Drawn]]("problems")
 
-            return hub_set(study, args.set, root, lock, Beside(args.apart_from, args.benchmarks, args.tokenizer))
-        case "package":
-            from chord.tasks.bfcl import release
-            from chord.tasks.packaged import packaged
 
-            drawn = packaged(study, args.set)
-            kept = Counter(problem.source["category"] for problem in drawn.problems)
-            return drawn.problems, counts(args.set, drawn, {"package": release()}) | {"kept_by_category": dict(kept)}
-        case _:
-            drawn = draw(study, args.set)
-            return drawn.problems, counts(args.set, drawn, {"generator": f"reasoning-gym {version('reasoning-gym')}"})
+@SOURCES.entry("generator")
+def _generated(study: Study, args: argparse.Namespace, _root: Path, _lock: Lock | None) -> Drawn:
+    drawn = draw(study, args.set)
+    return drawn.problems, counts(args.set, drawn, {"generator": f"reasoning-gym {version('reasoning-gym')}"})
+
+
+@SOURCES.entry("hub")
+def _from_hub(study: Study, args: argparse.Namespace, root: Path, lock: Lock | None) -> Drawn:
+    from chord.tasks.hub_set import Beside, hub_set
+
+    return hub_set(study, args.set, root, lock, Beside(args.apart_from, args.benchmarks, args.tokenizer))
+
+
+@SOURCES.entry("package")
+def _from_package(study: Study, args: argparse.Namespace, _root: Path, _lock: Lock | None) -> Drawn:
+    from chord.tasks.bfcl import release
+    from chord.tasks.packaged import packaged
+
+    drawn = packaged(study, args.set)
+    kept = Counter(problem.source["category"] for problem in drawn.problems)
+    return drawn.problems, counts(args.set, drawn, {"package": release()}) | {"kept_by_category": dict(kept)}
 
 
 def overlaps(study: Study, name: str, problems: list[Problem], others: list[Path]) -> dict[str, dict[str, int]]:

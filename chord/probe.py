@@ -76,7 +76,7 @@ def ask_a_node(options: str, gpus: int, seconds: float, place: Path) -> Iterator
 def _asked(folder: Path, options: str, gpus: int, seconds: float, place: Path) -> Iterator[Finding]:
     here = {"written": time.time_ns(), "python": sys.version.split()[0], "packages": _versions()}
     write_atomically(folder / "login.json", json.dumps(here))
-    command = shlex.join([sys.executable, "-m", "chord.probe", str(folder)])
+    command = shlex.join([sys.executable, "-m", "chord.probe", str(folder)])  # not followed: no job starts it
     call = f"sbatch --parsable {options} --chdir={shlex.quote(os.getcwd())} --output={shlex.quote(str(folder / 'log'))}"
     try:
         job = cluster.told("bash", "-c", f"{call} --wrap {shlex.quote(command)}").strip().split(";")[0]

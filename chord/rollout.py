@@ -5,7 +5,9 @@ never import it.
 """
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as List
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +18,7 @@ from chord.config import Run
 from chord.feed import Feed
 from chord.learner.order import rows_at
 from chord.learner.packing import Sequence
-from chord.objective.advantages import group_advantages
+from chord.objective import ADVANTAGES
 from chord.provenance.files import UserError
 from chord.records import Outcome, Problem, Trace, ValidationAnswer
 from chord.sampling.protocol import Sampled
@@ -32,12 +34,6 @@ class Rollouts:
     outcomes: dict[str, int]  # over all ranks
     mean_reward: float  # over all ranks
     mean_tokens: float  # over all ranks
-
-
-def grader_of(run: Run) -> Grader:
-    """The grader that pays this run's rewards; a context manager."""
-    assert run.grading is not None, "a recipe with rollouts is graded"
-    return Grader(run.grading)
 
 
 @dataclass(frozen=True)
@@ -107,18 +103,13 @@ class Practice:
         assert run.rollouts is not None and run.policy_loss is not None
         count = run.rollouts.per_prompt
         joined: list[Sequence] = []
-        if run.recipe.method == "luffy":
-            from chord.objective.luffy import luffy_advantages
-
-            experts = [self._aligned[problem.id] for problem in problems]
-            worth = [self._reward(Outcome.RIGHT, trace.response) for trace in experts]
-            advantages, expert_advantages = luffy_advantages(rewards, torch.tensor(worth, dtype=torch.float64))
-            joined = [
-                self.feed.expert(trace, float(advantage))
-                for trace, advantage in zip(experts, expert_advantages, strict=True)
-            ]
-        else:
-            advantages = group_advantages(rewards, run.policy_loss.advantage_epsilon)
+        experts = [self._aligned[problem.id] for problem in problems] if run.recipe.traces == "aligned" else []
+        worth = torch.tensor([self._reward(Outcome.RIGHT, trace.response) for trace in experts], dtype=torch.float64)
+        compare = ADVANTAGES[run.recipe.method]
+        advantages, of_experts = compare(rewards, worth if experts else None, run.policy_loss.advantage_epsilon)
+        if of_experts is not None:
+            pairs = zip(experts, of_experts.tolist(), strict=True)
+            joined = [self.feed.expert(trace, advantage) for trace, advantage in pairs]
         flat = advantages.flatten().tolist()
         prompts = [self.feed.prompt(problem.prompt) for problem in problems for _ in range(count)]
         return joined + [
@@ -146,3 +137,11 @@ class Practice:
         mine = Counter(outcomes)
         totals = self.feed.world.sum([float(mine[outcome]) for outcome in Outcome])
         return {outcome.value: int(total) for outcome, total in zip(Outcome, totals, strict=True)}
+
+
+@contextmanager
+def practice_of(run: Run) -> "Iterator[Callable[[Feed, List[Problem]], Practice]]":
+    """Makes the practice of a run; the grader that pays its rewards is open meanwhile."""
+    assert run.grading is not None, "a recipe with rollouts is graded"
+    with Grader(run.grading) as grader:
+        yield lambda feed, prompts: Practice(feed, grader, prompts)

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chord.config import AnswerForm, ConfigError, Study, slices
-from chord.config.beside import beside_scores
+from chord.config import AnswerForm, ConfigError, Study, slices, uses
 from chord.provenance import ahead
-from chord.provenance.digest import OF_TRAINING, code_digest
+from chord.provenance.digest import code_digest
 from chord.provenance.environment import key_packages
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.hashing import file_sha256
@@ -55,7 +54,7 @@ def main() -> None:
         args.manifest,
         verb=VERB,
         step="evaluate",
-        without=OF_TRAINING + beside_scores(study, benchmark.name),
+        uses=uses.of_scores(study, benchmark.name, benchmark.definition),
         inputs={"answers": args.answers, "problems": args.problems},
         outputs={"scores": args.scores},
         decided_by=slices.of_scores(study, benchmark.name, benchmark.definition),
@@ -87,7 +86,7 @@ def _job(study: Study, benchmark: Benchmark, answers: Path, problems: Path, scor
     asked, answered = read_problems(problems), read_lines(answers, Answer)
     check_answers(answers, answered, asked, benchmark)
     parts = {
-        "code": code_digest(VERB, OF_TRAINING + beside_scores(study, benchmark.name)),
+        "code": code_digest(VERB, uses.of_scores(study, benchmark.name, benchmark.definition)),
         "packages": key_packages(),
         "decided_by": slices.of_scores(study, benchmark.name, benchmark.definition),
         "answers": file_sha256(answers),

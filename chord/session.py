@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chord.command import records_of
 from chord.config import Run, Zero
-from chord.config.beside import beside_training
+from chord.config.uses import of_training
 from chord.feed import Feed
 from chord.learner import checkpoint
 from chord.learner.blank import blank_model, character_tokenizer
@@ -31,6 +32,7 @@ from chord.provenance.digest import code_digest
 from chord.provenance.files import UserError, atomic_folder, write_atomically
 from chord.provenance.hashing import content_hash
 from chord.provenance.lease import Lease
+from chord.reach import PlugPoint
 from chord.records import Problem, Trace, candidate_name, read_lines
 from chord.sampling.protocol import Sampler
 from chord.seeds import derive
@@ -39,7 +41,8 @@ from chord.tasks.prompts import as_recorded, end_ids
 if TYPE_CHECKING:
     from chord.handover import HandOver
     from chord.rollout import Practice
-    from chord.tasks.graders import Grader
+
+    Practise = Callable[[Feed, list[Problem]], Practice]
 
 
 @dataclass
@@ -81,9 +84,9 @@ class Training:
 
 
 def set_up(
-    args: argparse.Namespace, run: Run, world: World, grader: "Grader | None", inputs: dict[str, Path]
+    args: argparse.Namespace, run: Run, world: World, practise: "Practise | None", inputs: dict[str, Path]
 ) -> Training:
-    """Model, optimiser, data and logs as of the newest whole checkpoint. `grader`: for a recipe with rollouts."""
+    """Model, optimiser, data and logs as of the newest whole checkpoint. `practise`: for a recipe with rollouts."""
     recipe = run.recipe
     prompts = records_of(args, "prompts", Problem, recipe.needs_rollouts, run)
     traces = records_of(args, "traces", Trace, recipe.needs_experts, run)
@@ -95,12 +98,12 @@ def set_up(
     state = args.state / _state_digest(run, inputs)
     found = world.from_leader(checkpoint.newest(state) if world.leads else None)
     progress, moments = checkpoint.load(found, model) if found else (Progress(), {})
-    engine, preflight = _engine(run, model, world)
+    engine, preflight = ENGINES["deepspeed" if run.execution.zero.stage else "torch"](run, model, world)
     engine.load_moments(moments)
     ends = end_ids(tokenizer, configured_ends(engine.readable))
-    sampler, hand = _sampler(args, run, engine.readable, tokenizer, ends, world)
+    sampler, hand = SAMPLERS[run.execution.sampler](args, run, engine.readable, tokenizer, ends, world)
     feed = Feed(run, tokenizer, sampler, world, traces, validation)
-    practice = _practice(args, run, feed, grader, prompts)
+    practice = _practice(args, run, feed, practise, prompts)
     training = Training(run, world, engine, tokenizer, feed, practice, state, _steps(run, len(traces)), progress)
     training.hand, training.preflight = hand, preflight
     first = (prompts or traces or validation)[0].prompt
@@ -111,10 +114,18 @@ def set_up(
     return training
 
 
-def _engine(run: Run, model: PreTrainedModel, world: World) -> tuple[Engine, dict[str, Any] | None]:
-    """What carries the model through its steps, and what was measured of DeepSpeed before it may."""
-    if not run.execution.zero.stage:
-        return Plain(model, adam(model, run.recipe.learning_rate, run.optimiser), world), None
+# What carries the model through its steps, and what was measured of DeepSpeed before it may.
+Started = tuple[Engine, dict[str, Any] | None]
+ENGINES = PlugPoint[Callable[[Run, PreTrainedModel, World], Started]]("engine")
+
+
+@ENGINES.entry("torch")
+def _torch(run: Run, model: PreTrainedModel, world: World) -> Started:
+    return Plain(model, adam(model, run.recipe.learning_rate, run.optimiser), world), None
+
+
+@ENGINES.entry("deepspeed")
+def _deepspeed(run: Run, model: PreTrainedModel, world: World) -> Started:
     from chord.learner.preflight import preflight
     from chord.learner.zero import Sharded
 
@@ -130,35 +141,50 @@ def _begin_stretch(training: Training) -> None:
         stretches.append({"from_step": training.progress.step} | here)
 
 
-def _sampler(
-    args: argparse.Namespace,
+# What samples, until one of the end tokens: the model itself, or an engine to which the weights are handed over.
+Asked = tuple[Sampler, "HandOver | None"]
+SAMPLERS = PlugPoint[
+    Callable[[argparse.Namespace, Run, PreTrainedModel, PreTrainedTokenizerBase, list[int], World], Asked]
+]("sampler")
+
+
+@SAMPLERS.entry("transformers")
+def _by_transformers(
+    _args: argparse.Namespace,
     run: Run,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    _tokenizer: PreTrainedTokenizerBase,
     ends: list[int],
-    world: World,
-) -> tuple[Sampler, "HandOver | None"]:
-    """What samples, until one of `ends`: the model itself, or an engine to which the weights are handed over."""
-    if run.execution.sampler == "vllm":
-        from chord import handover
-
-        hand = handover.start(run, model, tokenizer, ends, world, args.state / "sampler")
-        return hand.sampler, hand
+    _world: World,
+) -> Asked:
     from chord.sampling.transformers_sampler import TransformersSampler
 
     execution = run.execution
     return TransformersSampler(model, ends, execution.sampler_rows, DTYPES[execution.compute_dtype]), None
 
 
+@SAMPLERS.entry("vllm")
+def _by_vllm(
+    args: argparse.Namespace,
+    run: Run,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ends: list[int],
+    world: World,
+) -> Asked:
+    from chord import handover
+
+    hand = handover.start(run, model, tokenizer, ends, world, args.state / "sampler")
+    return hand.sampler, hand
+
+
 def _practice(
-    args: argparse.Namespace, run: Run, feed: Feed, grader: "Grader | None", prompts: list[Problem]
+    args: argparse.Namespace, run: Run, feed: Feed, practise: "Practise | None", prompts: list[Problem]
 ) -> "Practice | None":
     """What a recipe with rollouts practises on, its expert traces checked; none for one that only imitates."""
-    if grader is None:
+    if practise is None:
         return None
-    from chord.rollout import Practice
-
-    practice = Practice(feed, grader, prompts)
+    practice = practise(feed, prompts)
     if run.recipe.needs_experts:
         practice.check_experts(records_of(args, "solved", Problem, True, run), args.traces)
     return practice
@@ -267,12 +293,29 @@ def _start(args: argparse.Namespace, run: Run) -> tuple[PreTrainedModel, PreTrai
         if torch.cuda.is_available()
         else torch.device("cpu")
     )
-    if run.recipe.init == "random":
-        if run.model is None or run.model.architecture is None or run.model.alphabet is None:
-            raise UserError(f"{args.run}: recipe.init is random, expected `model` with architecture and alphabet")
-        tokenizer = character_tokenizer(run.model.alphabet)
-        model = blank_model(run.model.architecture.model_dump(), tokenizer, derive(run.seed, "initial weights"))
-        return as_policy(_moved(model, device, dtype)), tokenizer
+    return STARTS["random" if run.recipe.init == "random" else "model"](args, run, device, dtype)
+
+
+STARTS = PlugPoint[
+    Callable[[argparse.Namespace, Run, torch.device, torch.dtype], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
+]("start")
+
+
+@STARTS.entry("random")
+def _blank(
+    args: argparse.Namespace, run: Run, device: torch.device, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if run.model is None or run.model.architecture is None or run.model.alphabet is None:
+        raise UserError(f"{args.run}: recipe.init is random, expected `model` with architecture and alphabet")
+    tokenizer = character_tokenizer(run.model.alphabet)
+    model = blank_model(run.model.architecture.model_dump(), tokenizer, derive(run.seed, "initial weights"))
+    return as_policy(_moved(model, device, dtype)), tokenizer
+
+
+@STARTS.entry("model")
+def _loaded(
+    args: argparse.Namespace, run: Run, device: torch.device, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if args.start is None or not (args.start / "config.json").is_file():
         raise UserError(
             f"--start: found {args.start or 'nothing'}, expected the folder of a model: arm '{run.arm}' starts from"
@@ -298,8 +341,7 @@ def _state_digest(run: Run, inputs: dict[str, Path]) -> str:
 
     How the sums are divided among ranks is left out: one state is continued by any of them.
     """
-    undivided, divided = (run.execution.model_copy(update={"zero": zero}) for zero in (Zero(), Zero(stage=1)))
-    told = run.model_copy(update={"execution": undivided}).model_dump_json()
-    code = code_digest("chord.train", beside_training(run.recipe, divided))
+    told = run.model_copy(update={"execution": run.execution.model_copy(update={"zero": Zero()})}).model_dump_json()
+    code = code_digest("chord.train", {**of_training(run), "engine": ENGINES.names})
     parts = [f"{name} {content_hash(path)}" for name, path in sorted(inputs.items()) if name != "run"]
     return hashlib.sha256("\n".join([*parts, f"run {told}", f"code {code}"]).encode()).hexdigest()[:16]

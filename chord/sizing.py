@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from chord.config import Execution, Model, Project, Study
-from chord.config.base import Count, CountOrNone, Frozen
 from chord.config.building import asked_expert, corpus_of_start, start_models, start_of
 from chord.config.planning import Dimensions, Lengths, Machine, Planning
 from chord.config.reading import validated
@@ -22,6 +21,7 @@ from chord.planning.memory import GB, Setting
 from chord.planning.model import BYTES, cache_bytes, dimensions, parameters
 from chord.planning.work import Bench, Cost, steps_of
 from chord.provenance.files import UserError
+from chord.settings import Count, CountOrNone, Frozen
 from chord.tasks.benchmarks import read_benchmark
 
 TRAINS = ("train_base", "train_sft", "train")

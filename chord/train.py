@@ -18,7 +18,7 @@ import sys
 
 if __name__ == "__main__":
     # transformers imports scikit-learn, a second at every start, for a kind of decoding that nothing here uses.
-    sys.modules.setdefault("sklearn", None)  # pyright: ignore[reportArgumentType] # None: not to be imported
+    sys.modules.setdefault("sklearn", None)  # not followed: nothing uses it. # pyright: ignore[reportArgumentType] # None: not to be imported
 
 import argparse
 import json
@@ -26,6 +26,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,15 +37,16 @@ from transformers.utils.logging import disable_progress_bar
 
 from chord.account import Clock, machine, metrics_of, show, tell
 from chord.command import arguments, outputs_of
-from chord.config import MuAdaptive, MuConstant, MuDecay, Run
-from chord.config.beside import beside_training
+from chord.config import Run
+from chord.config.uses import of_training
 from chord.learner.gradient import NotFinite, accumulate_gradient
 from chord.learner.packing import Sequence
 from chord.learner.world import World, join_world, leave_world
-from chord.objective.schedules import adaptive_mu, decayed_mu
+from chord.objective import Step
 from chord.provenance.files import run_verb
 from chord.provenance.lease import Lease
 from chord.provenance.manifest import Manifest
+from chord.reach import PlugPoint
 from chord.sampling.protocol import StaleSampler
 from chord.session import (
     Training,
@@ -57,7 +59,7 @@ from chord.session import (
 )
 
 if TYPE_CHECKING:
-    from chord.tasks.graders import Grader
+    from chord.session import Practise
 
 CONTINUE_ME = 75
 NOT_FINITE = 3
@@ -70,7 +72,7 @@ def main() -> int:
     run = Run.read(args.run)
     if run.execution.zero.stage == 0:
         # accelerate imports it, a second at the end, wherever it is installed, and it writes to standard output.
-        sys.modules.setdefault("deepspeed", None)  # pyright: ignore[reportArgumentType] # None: not to be imported
+        sys.modules.setdefault("deepspeed", None)  # not followed: nothing uses it. # pyright: ignore[reportArgumentType] # None: not to be imported
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else deterministic kernels refuse to run on CUDA
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(run.execution.deterministic)
@@ -90,7 +92,7 @@ def _lead(args: argparse.Namespace, run: Run, world: World, inputs: dict[str, Pa
         args.manifest,
         verb="chord.train",
         step="train",
-        without=beside_training(run.recipe, run.execution),
+        uses=of_training(run),
         inputs=inputs,
         outputs=outputs,
         seeds={"run": run.seed},
@@ -111,8 +113,8 @@ def _train(
 ) -> tuple[int, Training]:
     """Sets up or resumes, steps to the end, writes the outputs; gives the exit code."""
     world.from_leader(None)  # nobody reads the state before the leading rank owns it
-    with _grader(run) as grader:
-        training = set_up(args, run, world, grader, inputs)
+    with PRACTICE["rollouts" if run.recipe.needs_rollouts else "none"](run) as practise:
+        training = set_up(args, run, world, practise, inputs)
         training.lease = lease
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, lambda received, _frame: _ask_to_stop(training, received))
@@ -143,13 +145,21 @@ def _train(
     return 0, training
 
 
-def _grader(run: Run) -> "AbstractContextManager[Grader | None]":
-    """What pays the rewards. A recipe that only imitates has none, and never imports one."""
-    if not run.recipe.needs_rollouts:
-        return nullcontext()
-    from chord.rollout import grader_of
+# What makes the practice of a run out of its feed and its prompts, as long as its grader is open; none for a recipe
+# that only imitates, which never imports a grader.
+PRACTICE = PlugPoint[Callable[[Run], "AbstractContextManager[Practise | None]"]]("practice")
 
-    return grader_of(run)
+
+@PRACTICE.entry("rollouts")
+def _with_rollouts(run: Run) -> "AbstractContextManager[Practise]":
+    from chord.rollout import practice_of
+
+    return practice_of(run)
+
+
+@PRACTICE.entry("none")
+def _without_rollouts(_run: Run) -> "AbstractContextManager[None]":
+    return nullcontext()
 
 
 def _loop(training: Training, args: argparse.Namespace) -> bool:
@@ -202,7 +212,8 @@ def _hand_over(training: Training) -> dict[str, Any]:
 def _step(training: Training, step: int, clock: Clock) -> dict[str, Any]:
     """One update: draw, forward, backward, optimiser; gives the metrics. Weights change only if all is finite."""
     run, feed, progress = training.run, training.feed, training.progress
-    mu = _known_mu(training, step)
+    now, schedule = Step(step, run.seed, progress.mu_state), run.recipe.mu
+    mu = schedule.mu(now)
     rollouts = None
     if mu is None or mu < 1:
         assert training.practice is not None, "a mu below 1 makes a recipe one with rollouts"
@@ -212,8 +223,9 @@ def _step(training: Training, step: int, clock: Clock) -> dict[str, Any]:
         training.hand.sampler.rest()
     clock.lap("sample")
     if mu is None:
-        assert rollouts is not None and isinstance(run.recipe.mu, MuAdaptive)
-        mu = adaptive_mu(rollouts.mean_reward, run.recipe.mu.threshold)
+        assert rollouts is not None, "a schedule that asks for rewards samples"
+        mu = schedule.mu(now._replace(mean_reward=rollouts.mean_reward))
+        assert mu is not None, "with the rewards, every schedule knows mu"
     experts: list[Sequence] = []
     if mu > 0:
         assert run.expert_rows_per_step is not None, "a mu above 0 makes a recipe one that mixes experts"
@@ -233,26 +245,9 @@ def _step(training: Training, step: int, clock: Clock) -> dict[str, Any]:
     norm = training.engine.update(rate, run.optimiser.max_grad_norm)
     if not math.isfinite(norm):
         raise NotFinite(f"the gradient norm is {norm}; sequences: {json.dumps([one.name for one in batch])}")
-    if run.recipe.mu.schedule == "gradient-norm":
-        from chord.learner.sasr_step import observe
-
-        progress.mu_state = observe(run.recipe.mu, step, mu, norm, progress.mu_state)
+    progress.mu_state = schedule.observed(now, mu, norm)
     clock.lap("learn")
     return metrics_of(training, mu, rollouts, sums, norm, rate)
-
-
-def _known_mu(training: Training, step: int) -> float | None:
-    """mu before anything is sampled; None where it depends on the rewards of the step itself."""
-    rule = training.run.recipe.mu
-    if isinstance(rule, MuConstant):
-        return rule.value
-    if isinstance(rule, MuDecay):
-        return decayed_mu(step, rule.warmup_steps, rule.decay_steps, rule.peak, rule.valley)
-    if isinstance(rule, MuAdaptive):
-        return None
-    from chord.learner.sasr_step import choose_mu
-
-    return choose_mu(rule, step, training.run.seed, training.progress.mu_state)
 
 
 def _validate(training: Training, step: int) -> dict[str, Any]:

@@ -9,15 +9,14 @@ code that needs llama.cpp. The weights are what that file says, in float32, so n
 import argparse
 import base64
 import importlib.metadata
-import importlib.util
 import os
 import struct
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from chord.config import ConfigError, Model, Study, slices
 from chord.config.building import models_from
-from chord.provenance.digest import OF_TRAINING
 from chord.provenance.files import UserError, atomic_folder, run_verb
 from chord.provenance.hashing import file_sha256
 from chord.provenance.manifest import Manifest
@@ -46,7 +45,6 @@ def main() -> None:
         args.manifest,
         verb=VERB,
         step="train",
-        without=OF_TRAINING,
         decided_by=slices.of_package(study, args.of),
         inputs={},
         outputs={"model": args.model},
@@ -109,7 +107,7 @@ def unpack(weights: Path, folder: Path) -> None:
     transformers marks what it read from GGUF as quantised and refuses to save it, so the class is built again from
     the configuration without that mark.
     """
-    if importlib.util.find_spec("gguf") is None:
+    if find_spec("gguf") is None:
         raise UserError(f"{weights.name}: found no package gguf to read it with, expected one; pip install gguf")
     os.environ.setdefault("TQDM_DISABLE", "1")  # a bar over 272 tensors is no log
     import torch

@@ -13,9 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from chord.config import slices
-from chord.config.beside import OF_BFCL
-from chord.provenance.digest import OF_TRAINING
+from chord.config import slices, uses
 from chord.provenance.files import run_verb, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.records import Outcome, Problem, RecordError, ValidationAnswer, read_lines
@@ -33,7 +31,7 @@ def main() -> None:
         args.manifest,
         verb=VERB,
         step="evaluate",
-        without=OF_TRAINING + OF_BFCL,
+        uses=uses.of_grading(study.grading.form),
         decided_by=slices.of_validation(study),
         inputs={"answers": args.answers, "problems": args.problems},
         outputs={"validation": args.validation},

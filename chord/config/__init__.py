@@ -17,7 +17,6 @@ from chord.config.artefacts import (
     Table,
     Tabled,
 )
-from chord.config.base import ConfigError, Frozen
 from chord.config.claims import Cells, Claims, Curves, Elsewhere, Evidence, PaperClaim, Rise, Turn
 from chord.config.datasets import Dataset, Filters
 from chord.config.experts import Expert, ExpertPublished, ExpertScripted, ExpertServed
@@ -25,20 +24,7 @@ from chord.config.loading import load
 from chord.config.lock import Lock
 from chord.config.models import Architecture, Model
 from chord.config.project import Project, Run
-from chord.config.recipe import (
-    Arm,
-    Mu,
-    MuAdaptive,
-    MuConstant,
-    MuDecay,
-    MuGradientNorm,
-    Recipe,
-    TokenWeight,
-    WeightEntropyTop,
-    WeightFocal,
-    WeightIsClip,
-    WeightPlain,
-)
+from chord.config.recipe import Arm, Recipe
 from chord.config.study import (
     AnswerForm,
     Arithmetic,
@@ -62,6 +48,7 @@ from chord.config.study import (
 )
 from chord.config.vllm import Vllm
 from chord.config.zero import Zero
+from chord.settings import ConfigError, Frozen
 
 __all__ = [
     "AnswerForm",
@@ -95,11 +82,6 @@ __all__ = [
     "Lengths",
     "Lock",
     "Model",
-    "Mu",
-    "MuAdaptive",
-    "MuConstant",
-    "MuDecay",
-    "MuGradientNorm",
     "Optimiser",
     "OtherExpert",
     "OtherModel",
@@ -120,14 +102,9 @@ __all__ = [
     "Table",
     "Tabled",
     "Task",
-    "TokenWeight",
     "Turn",
     "Validation",
     "Vllm",
-    "WeightEntropyTop",
-    "WeightFocal",
-    "WeightIsClip",
-    "WeightPlain",
     "Zero",
     "load",
 ]

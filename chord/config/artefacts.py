@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chord.config.base import Count, Frozen, Name, Seed
 from chord.config.messages import expected
+from chord.settings import Count, Frozen, Name, Seed
 
 # The keys of metrics.jsonl that have a number at each step at which they apply.
 METRICS = (

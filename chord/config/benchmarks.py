@@ -12,10 +12,10 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
 
-from chord.config.base import ConfigError, Frozen, Raw, Temperature, Text, Tokens
 from chord.config.known import known
 from chord.config.messages import expected
 from chord.config.reading import FUNCTION, FunctionName, read_yaml, validated
+from chord.settings import ConfigError, Frozen, Raw, Temperature, Text, Tokens
 
 PACKAGE = Path(__file__).resolve().parents[1]
 NAME = re.compile(rf"{FUNCTION} {PACKAGE.name}((?:\.[A-Za-z_]\w*)+)\.([A-Za-z_]\w*)", re.ASCII)

@@ -9,8 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from chord.config.artefacts import METRICS
-from chord.config.base import Count, Fraction, Frozen, Name, NotNegative, Positive, Text
 from chord.config.messages import expected
+from chord.settings import Count, Fraction, Frozen, Name, NotNegative, Positive, Text
 
 
 class Evidence(Frozen):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chord.config.base import Count, CountOrNone, Frozen, Name, Number, Text, Tokens
+from chord.settings import Count, CountOrNone, Frozen, Name, Number, Text, Tokens
 
 Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
 NEEDED = ("question", "answer")

@@ -4,8 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chord.config.base import Count, Frozen, Minutes, Number, Share, Temperature, Text, Tokens
 from chord.config.models import Model
+from chord.settings import Count, Frozen, Minutes, Number, Share, Temperature, Text, Tokens
 
 
 class ExpertScripted(Frozen):

@@ -8,7 +8,6 @@ from typing import NamedTuple, TypeVar
 from pydantic import TypeAdapter
 
 from chord.config.artefacts import EVERYTHING, Artefact, Choice
-from chord.config.base import NAME, ConfigError, Number, Raw
 from chord.config.benchmarks import BenchmarkTask, read_task
 from chord.config.building import below, why_not
 from chord.config.checks import alone, crossed, misnamed, unplanned
@@ -22,6 +21,8 @@ from chord.config.project import Project
 from chord.config.reading import parsed, read_yaml, validated
 from chord.config.recipe import Arm
 from chord.config.study import Study
+from chord.reach import decides_nothing
+from chord.settings import NAME, ConfigError, Number, Raw
 
 T = TypeVar("T")
 Budget = Mapping[str, Number]
@@ -30,6 +31,7 @@ BUDGET = re.compile(r"budget\.(\w+)")
 ARM, STUDY = TypeAdapter(Arm), TypeAdapter(Study)
 
 
+@decides_nothing("what config/ says reaches a job as values, which its manifest records")
 def load(
     root: Path,
     study: str | None = None,

@@ -7,11 +7,12 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, TypeAdapter
 
-from chord.config.base import Frozen, Name
 from chord.config.building import models_from
 from chord.config.models import Model
 from chord.config.reading import read_json, validated
 from chord.config.study import Study
+from chord.reach import decides_nothing
+from chord.settings import Frozen, Name
 
 COMMIT = r"^[0-9a-f]{40}$"
 # Weights as safetensors alone: no pickle, and no code of a repository, is ever fetched.
@@ -79,6 +80,7 @@ def lock_path(root: Path, study: str) -> Path:
     return root / "config" / "locks" / f"{study}.json"
 
 
+@decides_nothing("what config/ says reaches a job as values, which its manifest records")
 def read_lock(root: Path, study: str) -> Lock | None:
     """The study's lock file, or nothing where none was written yet. Raises ConfigError for a damaged one."""
     path = lock_path(root, study)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chord.config.base import Frozen, Text, Tokens
+from chord.settings import Frozen, Text, Tokens
 
 REPOSITORY = r"^[\w.-]+/[\w.-]+$"
 Width = Annotated[int, Field(ge=1, le=10**5)]  # of a layer; the widest known are below 20,000

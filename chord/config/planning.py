@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from chord.config.base import Count, Frozen, Name, Positive
 from chord.config.reading import read_yaml, validated
+from chord.settings import Count, Frozen, Name, Positive
 
 FILE = "config/planning.yaml"
 

@@ -6,7 +6,6 @@ from typing import Self, TypeVar
 from pydantic import Field, TypeAdapter, model_validator
 
 from chord.config.artefacts import Artefact, Choice
-from chord.config.base import Count, Frozen, Name, Seed
 from chord.config.building import can_train, corpus_of_start, start_models, why_not
 from chord.config.claims import Claims
 from chord.config.lock import Lock
@@ -23,6 +22,7 @@ from chord.config.study import (
     Study,
     Validation,
 )
+from chord.settings import Count, Frozen, Name, Seed
 
 Part = TypeVar("Part", bound=Frozen)
 

@@ -20,8 +20,9 @@ from yaml.reader import Reader
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
-from chord.config.base import ConfigError, Raw
 from chord.config.messages import explained, kind_of
+from chord.reach import decides_nothing
+from chord.settings import ConfigError, Raw
 
 CParser: Any = getattr(getattr(yaml, "cyaml", None), "CParser", None)  # None where PyYAML was built without libyaml
 T = TypeVar("T")
@@ -36,6 +37,7 @@ class FunctionName(str):
     """A text that stands under the tag `!function`. Nothing is imported to read it."""
 
 
+@decides_nothing("it gives the values that stand in a file, or refuses them")
 def validated(
     adapter: TypeAdapter[T], raw: Raw, file: str, prefix: str = "", elsewhere: Mapping[str, str] | None = None
 ) -> T:
@@ -49,6 +51,7 @@ def validated(
         raise ConfigError("\n".join(explained(error.errors(), adapter, file, prefix, elsewhere))) from None
 
 
+@decides_nothing("it gives the values that stand in a file, or refuses them")
 def read_json(path: Path, shown: str | None = None, what: str = "a run.json") -> Raw:
     """What the file holds; raises ConfigError for a missing, empty or cut file, which it calls `shown` and `what`."""
     shown = shown or str(path)
@@ -60,6 +63,7 @@ def read_json(path: Path, shown: str | None = None, what: str = "a run.json") ->
         raise ConfigError(f"{shown}: found {found}, expected a whole {what.removeprefix('a ')}") from None
 
 
+@decides_nothing("it gives the values that stand in a file, or refuses them")
 def read_yaml(path: Path, shown: str, functions: bool = False) -> dict[str, Raw]:
     """The mapping that the file holds; `shown` is how messages name it. A key given twice is refused.
 
@@ -141,8 +145,31 @@ class _Refused(yaml.MarkedYAMLError):
         super().__init__(problem=problem, problem_mark=node.start_mark if node else mark)
 
 
+TAG = "tag:yaml.org,2002:"
+SCALARS = {
+    "null": (re.compile(r"~|null|Null|NULL|"), [*list("~nN"), ""]),
+    "bool": (re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")),
+    "int": (re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"), list("-+0123456789")),
+    "float": (
+        re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+        list("-+0123456789."),
+    ),
+}
+
+
+def _resolvers() -> dict[str, list[tuple[str, "re.Pattern[str]"]]]:
+    """By the first character of a plain text, the tags that it may have and how their texts look."""
+    found: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    for name, (pattern, first) in SCALARS.items():
+        for character in first:
+            found.setdefault(character, []).append((TAG + name, re.compile(rf"(?:{pattern.pattern})\Z")))
+    return found
+
+
 class _Nodes(Composer, BaseResolver):
     """Events of YAML to nodes that have a tag of the core schema of YAML 1.2 where the text gives them none."""
+
+    yaml_implicit_resolvers = _resolvers()
 
     def __init__(self) -> None:
         Composer.__init__(self)
@@ -180,19 +207,7 @@ class _QuickYaml(_Nodes):
         self.dispose = events.dispose
 
 
-TAG = "tag:yaml.org,2002:"
-SCALARS = {
-    "null": (re.compile(r"~|null|Null|NULL|"), [*list("~nN"), ""]),
-    "bool": (re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")),
-    "int": (re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"), list("-+0123456789")),
-    "float": (
-        re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
-        list("-+0123456789."),
-    ),
-}
 UNPRINTABLE = cast("re.Pattern[str]", Reader.NON_PRINTABLE)  # what YAML forbids unescaped, and no value here may have
-for _name, (_pattern, _first) in SCALARS.items():
-    _Nodes.add_implicit_resolver(TAG + _name, re.compile(rf"(?:{_pattern.pattern})\Z"), _first)  # pyright: ignore[reportUnknownMemberType]
 
 
 class _Built(NamedTuple):

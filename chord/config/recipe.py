@@ -5,75 +5,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chord.config.base import Fraction, Frozen, Name, Positive, Share, Steps, StepsOrNone, Text
+from chord.objective import MU_SCHEDULES, TOKEN_WEIGHTS, MuSchedule, TokenWeight, WeightOne
+from chord.settings import Frozen, Name, OneOf, Positive, Steps, Text
 
 # Adam moves each weight by about the learning rate in a step; weights are far below 1.
 HIGHEST_RATE = 1.0
 
 
-class MuConstant(Frozen):
-    """The same mu at every step; 0 is GRPO, 1 is SFT (arXiv:2508.11408, eq. 3)."""
-
-    schedule: Literal["constant"] = "constant"
-    value: Fraction
-
-
-class MuDecay(Frozen):
-    """Linear warm-up 0 -> peak, half cosine peak -> valley, then valley (arXiv:2508.11408, section 4.3)."""
-
-    schedule: Literal["decay"]
-    warmup_steps: StepsOrNone = 0
-    decay_steps: StepsOrNone
-    peak: Fraction
-    valley: Fraction
-
-
-class MuAdaptive(Frozen):
-    """mu = max(0, threshold - mean reward of this step's rollouts) (arXiv:2508.11408, appendix B.1)."""
-
-    schedule: Literal["adaptive"]
-    threshold: Fraction
-
-
-class MuGradientNorm(Frozen):
-    """SASR: an SFT warm-up, then 0 or 1 per step, drawn from gradient norms (arXiv:2505.13026)."""
-
-    schedule: Literal["gradient-norm"]
-    warmup_steps: Steps
-    gamma: Positive
-
-
-Mu = Annotated[MuConstant | MuDecay | MuAdaptive | MuGradientNorm, Field(discriminator="schedule")]
-
-
-class WeightPlain(Frozen):
-    """one: plain SFT. p: importance sampling / DFT (eq. 4). p(1-p): phi (eq. 5). entropy-norm: H / log V (B.2)."""
-
-    weight: Literal["one", "p", "p(1-p)", "entropy-norm"]
-
-
-class WeightEntropyTop(Frozen):
-    """1 on the `share` most uncertain expert tokens of the global batch, else 0 (arXiv:2508.11408, B.2)."""
-
-    weight: Literal["entropy-top"]
-    share: Share
-
-
-class WeightIsClip(Frozen):
-    """p, and 0 where p exceeds `ceiling` (arXiv:2508.11408, B.2)."""
-
-    weight: Literal["is-clip"]
-    ceiling: Share
-
-
-class WeightFocal(Frozen):
-    """(1-p)^gamma (arXiv:2508.11408, B.2)."""
-
-    weight: Literal["focal"]
-    gamma: Annotated[float, Field(ge=0, le=100)]
-
-
-TokenWeight = Annotated[WeightPlain | WeightEntropyTop | WeightIsClip | WeightFocal, Field(discriminator="weight")]
+Mu = Annotated[MuSchedule, OneOf(MU_SCHEDULES, "schedule")]
+ExpertWeight = Annotated[TokenWeight, OneOf(TOKEN_WEIGHTS, "weight")]
 
 
 class Recipe(Frozen):
@@ -82,7 +22,7 @@ class Recipe(Frozen):
     init: str
     method: Literal["chord", "luffy", "sasr"] = "chord"
     mu: Mu
-    expert_tokens: TokenWeight = WeightPlain(weight="one")
+    expert_tokens: ExpertWeight = WeightOne()
     traces: Annotated[str, Field(pattern=r"^(expert|aligned|expert-[a-z0-9.+-]+)$")] = "expert"
     steps: Steps | None = None
     epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
@@ -108,9 +48,9 @@ class Recipe(Frozen):
         if (self.method == "luffy") != (self.reshape_gamma is not None):
             found = "no `reshape_gamma`" if self.method == "luffy" else f"`reshape_gamma` with method {self.method}"
             raise ValueError(f"found {found}, expected both `method: luffy` and `reshape_gamma` or neither")
-        if (self.method == "sasr") != (self.mu.schedule == "gradient-norm"):
+        if (self.method == "sasr") != (self.mu.name == "gradient-norm"):
             raise ValueError(
-                f"found method {self.method} with schedule {self.mu.schedule}, expected both `method: sasr` and"
+                f"found method {self.method} with schedule {self.mu.name}, expected both `method: sasr` and"
                 " `schedule: gradient-norm` or neither"
             )
         return self
@@ -124,23 +64,20 @@ class Recipe(Frozen):
             yield ("learning_rate",), f"is {self.learning_rate:g}, expected at most {HIGHEST_RATE:g}"
         if self.steps is None:
             return
-        mu = self.mu
-        if isinstance(mu, MuDecay) and mu.warmup_steps + mu.decay_steps > self.steps:
+        spans = {key: value for key, value in self.mu.model_dump().items() if key.endswith("_steps")}
+        if sum(spans.values()) > self.steps:
+            kinds = {"warmup_steps": "a warm-up", "decay_steps": "a decay"}
+            said = " and ".join(f"{kinds.get(key, key)} of {value}" for key, value in spans.items())
             yield (
-                ("mu.warmup_steps", "mu.decay_steps", "steps"),
-                f"found a warm-up of {mu.warmup_steps} and a decay of {mu.decay_steps} steps in a training of"
-                f" {self.steps}, expected together at most that",
-            )
-        if isinstance(mu, MuGradientNorm) and mu.warmup_steps > self.steps:
-            yield (
-                ("mu.warmup_steps", "steps"),
-                f"found a warm-up of {mu.warmup_steps} steps in a training of {self.steps}, expected at most that",
+                (*(f"mu.{key}" for key in spans), "steps"),
+                f"found {said} steps in a training of {self.steps}, expected"
+                f" {'together ' if len(spans) > 1 else ''}at most that",
             )
 
     @property
     def needs_rollouts(self) -> bool:
         """Whether any step can sample from the policy."""
-        return not (isinstance(self.mu, MuConstant) and self.mu.value == 1)
+        return not self.mu.is_always(1)
 
     @property
     def needs_experts(self) -> bool:
@@ -150,7 +87,7 @@ class Recipe(Frozen):
     @property
     def mixes_experts(self) -> bool:
         """Whether any step can draw rows of its own from the expert traces."""
-        return not (isinstance(self.mu, MuConstant) and self.mu.value == 0)
+        return not self.mu.is_always(0)
 
 
 class Arm(Frozen):

@@ -6,9 +6,9 @@ corpora `expert-NAME` and `base-NAME`.
 
 from collections import Counter
 
-from chord.config.base import ConfigError
 from chord.config.messages import expected
 from chord.config.study import BaseCorpus, Expert, Split, Study
+from chord.settings import ConfigError
 
 BENCHMARK = "benchmark:"
 SPLITS = ("train", "validation", "expert")

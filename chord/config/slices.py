@@ -5,7 +5,7 @@ present. Labels, captions and the paper's numbers are in the slices of tables, f
 computes must never come from here, since the code of this module is no part of a job's digest.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from chord.config.artefacts import Figure, Table, Tabled
 from chord.config.building import models_from
@@ -15,6 +15,7 @@ from chord.config.hub_sets import apart_from
 from chord.config.hub_sets import split_of as hub_split_of
 from chord.config.lock import Lock, Wanted, wanted_dataset, wanted_model
 from chord.config.project import Project
+from chord.config.reading import FUNCTION, FunctionName
 from chord.config.sets import (
     BENCHMARK,
     answered,
@@ -32,6 +33,9 @@ from chord.config.sets import (
     trace_sets,
 )
 from chord.config.study import Execution, Study
+from chord.reach import decides_nothing
+
+RECORDED = "it is what the manifest records of config/"
 
 # Values that say how a machine is used: they move no bit of any result, or are given to jobs by the workflow.
 HOW_NOT_WHAT = ("cpu_threads", "checkpoint_every_steps", "checkpoint_every_minutes")
@@ -40,6 +44,7 @@ DESCRIBES = {"task_alias", "tag", "group", "group_alias"}
 HOW_SERVED = {"replicas", "shard_size", "requests_at_once", "start_minutes"}
 
 
+@decides_nothing(RECORDED)
 def of_problems(study: Study, problems: str, lock: Lock | None = None) -> dict[str, Any]:
     """What decides one set of problems: `train`, `validation`, `expert`, `base` or `benchmark:NAME`."""
     wanted = sizes(study, problems)
@@ -58,6 +63,7 @@ def of_problems(study: Study, problems: str, lock: Lock | None = None) -> dict[s
     }
 
 
+@decides_nothing(RECORDED)
 def of_traces(study: Study, traces: str, lock: Lock | None = None) -> dict[str, Any]:
     """What decides one file of traces beside its problems: `expert`, `aligned` or `base`. Rewards do not."""
     checked(traces, trace_sets(study), study)
@@ -79,6 +85,7 @@ def of_package(study: Study, of: str = "base") -> dict[str, Any]:
     return {"model": models_from(study, "package")[of].model_dump(mode="json")}
 
 
+@decides_nothing(RECORDED)
 def of_answers(study: Study, benchmark: str, task: dict[str, Any], seed: int) -> dict[str, Any]:
     """What decides a model's answers to a benchmark, whose lm-eval task says `task`; how they are graded does not."""
     how = how_answered(study.execution)
@@ -93,6 +100,7 @@ def how_answered(execution: Execution) -> dict[str, Any]:
     return {name: getattr(execution, name) for name in names}
 
 
+@decides_nothing(RECORDED)
 def of_scores(study: Study, benchmark: str, task: dict[str, Any]) -> dict[str, Any]:
     """What decides the scores of answers that are there; what an outcome pays does not."""
     return {"benchmark": benchmark, "task": deciding(task), "grading": study.form_of(benchmark).model_dump(mode="json")}
@@ -104,11 +112,20 @@ def deciding(task: dict[str, Any]) -> dict[str, Any]:
     `description` stays: lm-eval puts it before every prompt. So does all metadata where lm-eval hands it to a
     `custom_dataset`.
     """
-    found = {key: value for key, value in task.items() if key not in DESCRIBES}
+    found = {key: _unnamed(value) for key, value in task.items() if key not in DESCRIBES}
     metadata = found.get("metadata")
     if isinstance(metadata, dict) and "custom_dataset" not in task:
         found["metadata"] = {"version": metadata["version"]} if "version" in metadata else {}
     return found
+
+
+def _unnamed(value: Any) -> Any:
+    """The same without the names of functions, whose code is a part of the job's."""
+    if isinstance(value, dict):
+        return {key: _unnamed(one) for key, one in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_unnamed(one) for one in cast("list[Any]", value)]
+    return FUNCTION if isinstance(value, FunctionName) else value
 
 
 def of_validation(study: Study) -> dict[str, Any]:

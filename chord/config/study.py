@@ -5,7 +5,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from chord.config.base import (
+from chord.config.datasets import Dataset, Split, Task
+from chord.config.experts import Expert
+from chord.config.messages import expected
+from chord.config.models import Model
+from chord.config.recipe import Recipe
+from chord.config.vllm import Vllm
+from chord.config.zero import Zero
+from chord.settings import (
     Below1,
     Count,
     Frozen,
@@ -23,13 +30,6 @@ from chord.config.base import (
     Text,
     Tokens,
 )
-from chord.config.datasets import Dataset, Split, Task
-from chord.config.experts import Expert
-from chord.config.messages import expected
-from chord.config.models import Model
-from chord.config.recipe import Recipe
-from chord.config.vllm import Vllm
-from chord.config.zero import Zero
 
 MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 DAY = re.compile(rf"(0[1-9]|[12][0-9]|3[01]) ({MONTHS}) [0-9]{{4}}")

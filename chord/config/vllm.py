@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chord.config.base import Count, Frozen, Number, Positive, Share, Tokens
+from chord.settings import Count, Frozen, Number, Positive, Share, Tokens
 
 ADDRESS = r"^[A-Za-z0-9.-]+:[0-9]{1,5}$"
 

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from chord.config.base import Frozen
+from chord.settings import Frozen
 
 
 class Zero(Frozen):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from chord.config import Arithmetic, Arm, MuConstant, MuDecay, Project, Recipe, Tabled
+from chord.config import Arithmetic, Arm, Project, Recipe, Tabled
 from chord.config.columns import benchmarks_of
 from chord.config.ours import Ours
 from chord.findings import page
@@ -60,18 +60,7 @@ def _recipe(arm: Arm, project: Project) -> tuple[str, ...]:
         else "none used"
     )
     length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs:g} epoch{'' if recipe.epochs == 1 else 's'}"
-    return (arm.label, start, _mu(recipe), weight, length, f"{recipe.learning_rate:g}", recipe.keep)
-
-
-def _mu(recipe: Recipe) -> str:
-    """The schedule of mu in a few words."""
-    mu = recipe.mu
-    if isinstance(mu, MuConstant):
-        return f"{mu.value:g}"
-    if isinstance(mu, MuDecay):
-        rise = f"0 → {mu.peak:g} over {mu.warmup_steps} steps, then " if mu.warmup_steps else ""
-        return f"{rise}{mu.peak:g} → {mu.valley:g} over {mu.decay_steps} steps"
-    return _said(mu.model_dump(mode="json")).removeprefix("schedule ")
+    return (arm.label, start, recipe.mu.words, weight, length, f"{recipe.learning_rate:g}", recipe.keep)
 
 
 def _said(value: Any) -> str:

@@ -6,19 +6,29 @@ are split, packed, ordered or shared between ranks. One forward serves both bran
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from chord.config import Arithmetic, PolicyLoss, Recipe, TokenWeight
+from chord.config import Arithmetic, PolicyLoss, Recipe
 from chord.learner.engine import Engine
 from chord.learner.packing import IDLE, Packed, Sequence, pack, plan
 from chord.learner.policy import DTYPES, TokenStatistics, output_head
 from chord.learner.world import World
-from chord.objective import losses, weights
+from chord.objective import (
+    LOSSES,
+    ExpertTokens,
+    Parts,
+    TokenSum,
+    TokenWeight,
+    imitation,
+    policy_gradient,
+    truncated_correction,
+)
+from chord.reach import PlugPoint
 
 
 class NotFinite(Exception):
@@ -147,70 +157,57 @@ def _loss(
     sums: Sums,
 ) -> Tensor:
     """This micro-batch's part of the step's loss, a scalar; adds what it saw to `sums`."""
-    expert = batch.is_expert
-    rollout = ~expert
-    old = stats.logp.detach()
+    expert, old = batch.is_expert, stats.logp.detach()
     rollouts = experts = None
-    if bool(rollout.any()):
+    if bool((~expert).any()):
         assert policy_loss is not None
-        cap = policy_loss.importance_cap
-        correction = (
-            None if cap is None else losses.truncated_correction(stats.logp[rollout], batch.sampler_logp[rollout], cap)
-        )
-        rollouts = losses.policy_gradient(
-            stats.logp[rollout],
-            old[rollout],
-            batch.advantage[rollout],
-            policy_loss.clip_low,
-            policy_loss.clip_high,
-            correction,
-        )
-        sums.add("rollout_tokens", rollouts.tokens)
-        sums.add("policy_loss", rollouts.total.detach())
-        ratio = (stats.logp.detach()[rollout] - old[rollout]).exp()
-        sums.add("clipped", ((ratio < 1 - policy_loss.clip_low) | (ratio > 1 + policy_loss.clip_high)).sum())
-        sums.add("policy_entropy", stats.entropy[rollout].sum())
-        sums.add("logp_mismatch", (old[rollout] - batch.sampler_logp[rollout]).abs().sum())
+        rollouts = BRANCHES["rollouts"](batch, stats, policy_loss, sums)
     if bool(expert.any()):
-        weight = expert_weight(recipe.expert_tokens, stats.logp[expert], stats.entropy[expert], vocabulary, threshold)
-        experts = losses.imitation(stats.logp[expert], weight)
-        sums.add("expert_tokens", experts.tokens)
-        sums.add("imitation_loss", experts.total.detach())
-        sums.add("phi", weight.sum())
-        sums.add("expert_logp", old[expert].sum())
-        sums.add("expert_entropy", stats.entropy[expert].sum())
-    if recipe.method == "luffy":
-        from chord.learner.luffy_step import luffy_loss
-
-        assert recipe.reshape_gamma is not None
-        return luffy_loss(rollouts, stats.logp[expert], batch.advantage[expert], recipe.reshape_gamma, sum(counts))
-    if (rollouts is None or mu == 1) and (experts is None or mu == 0):
-        return stats.logp.detach().sum() * 0  # nothing here is learned from; only looked at
-    return losses.harmonise(rollouts, experts, mu, *counts)
+        tokens = ExpertTokens(stats.logp[expert], stats.entropy[expert], vocabulary, threshold)
+        experts = BRANCHES["experts"](tokens, recipe.expert_tokens, sums)
+    parts = Parts(rollouts, experts, stats.logp[expert], batch.advantage[expert], *counts)
+    loss = LOSSES[recipe.method](parts, mu, recipe.reshape_gamma)
+    return old.sum() * 0 if loss is None else loss  # where nothing is learned from, tokens are only looked at
 
 
-def expert_weight(weight: TokenWeight, logp: Tensor, entropy: Tensor, vocabulary: int, threshold: float) -> Tensor:
-    """The token weight that the recipe names, (N,) -> (N,); a constant to autograd."""
-    match weight.weight:
-        case "one":
-            return weights.one(logp)
-        case "p":
-            return weights.probability(logp)
-        case "p(1-p)":
-            return weights.phi(logp)
-        case "entropy-norm":
-            return weights.entropy_share(entropy, vocabulary)
-        case "entropy-top":
-            return weights.entropy_above(entropy, threshold)
-        case "is-clip":
-            return weights.clipped_probability(logp, weight.ceiling)
-        case "focal":
-            return weights.focal(logp, weight.gamma)
+# The parts of a loss: each sums up its tokens and adds what it saw to `Sums`.
+BRANCHES = PlugPoint[Callable[..., TokenSum]]("branch")
+
+
+@BRANCHES.entry("rollouts")
+def _rollout_loss(batch: Packed, stats: TokenStatistics, policy_loss: PolicyLoss, sums: Sums) -> TokenSum:
+    """The policy gradient of the rollouts in a micro-batch."""
+    rollout = ~batch.is_expert
+    logp, old, cap = stats.logp[rollout], stats.logp.detach()[rollout], policy_loss.importance_cap
+    sampled = batch.sampler_logp[rollout]
+    correction = None if cap is None else truncated_correction(logp, sampled, cap)
+    low, high = policy_loss.clip_low, policy_loss.clip_high
+    loss = policy_gradient(logp, old, batch.advantage[rollout], low, high, correction)
+    ratio = (logp.detach() - old).exp()
+    sums.add("rollout_tokens", loss.tokens)
+    sums.add("policy_loss", loss.total.detach())
+    sums.add("clipped", ((ratio < 1 - low) | (ratio > 1 + high)).sum())
+    sums.add("policy_entropy", stats.entropy[rollout].sum())
+    sums.add("logp_mismatch", (old - sampled).abs().sum())
+    return loss
+
+
+@BRANCHES.entry("experts")
+def _expert_loss(tokens: ExpertTokens, weight: TokenWeight, sums: Sums) -> TokenSum:
+    """The weighted imitation of the expert tokens in a micro-batch."""
+    weights = weight.of(tokens)
+    loss = imitation(tokens.logp, weights)
+    sums.add("expert_tokens", loss.tokens)
+    sums.add("imitation_loss", loss.total.detach())
+    sums.add("phi", weights.sum())
+    sums.add("expert_logp", tokens.logp.detach().sum())
+    sums.add("expert_entropy", tokens.entropy.sum())
+    return loss
 
 
 def _entropy_threshold(run: _Forward, sequences: List[Sequence], weight: TokenWeight, world: World) -> float:
-    """For entropy-top, the entropy that its share of all expert tokens of the global batch reaches; 0 otherwise."""
-    if weight.weight != "entropy-top":
+    """What the weight is to know of the expert tokens of the global batch before they teach; 0 where nothing."""
+    if not weight.looks_ahead:
         return 0.0
     found: list[float] = []
     experts = [s for s in sequences if s.is_expert]
@@ -219,4 +216,4 @@ def _entropy_threshold(run: _Forward, sequences: List[Sequence], weight: TokenWe
             entropy = run(members or [IDLE])[1].entropy
             found += entropy.tolist() if members else []
     everyone = [value for rank in world.gather(found) for value in rank]
-    return weights.top_threshold(torch.tensor(everyone, dtype=torch.float64), weight.share)
+    return weight.threshold(torch.tensor(everyone, dtype=torch.float64))

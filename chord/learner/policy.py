@@ -31,6 +31,7 @@ def weights_dtype(compute_dtype: torch.dtype) -> torch.dtype:
 
 def load_policy(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model (in evaluation mode, weights in `dtype`, packed attention) and tokenizer saved in `folder`."""
+    attention.register()
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation=attention.NAME, local_files_only=True, use_safetensors=True
     )
@@ -53,6 +54,7 @@ def output_head(model: PreTrainedModel) -> nn.Linear:
 
 def as_policy(model: PreTrainedModel) -> PreTrainedModel:
     """The same model in evaluation mode under packed attention."""
+    attention.register()
     model.set_attn_implementation(attention.NAME)
     return model.eval()
 

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from chord.config import Arithmetic, MuConstant, Optimiser, PolicyLoss, Recipe, WeightPlain
+from chord.config import Arithmetic, Optimiser, PolicyLoss, Recipe
 from chord.learner.engine import Engine, Plain, adam
 from chord.learner.gradient import accumulate_gradient
 from chord.learner.packing import Sequence
 from chord.learner.policy import as_policy
 from chord.learner.world import World
 from chord.learner.zero import Sharded
+from chord.objective import MuConstant, WeightOne
 from chord.provenance.files import UserError
 
 # ours: float32 sums in another order differ by 1e-6 here; a bfloat16 product is rounded to 3 digits before it is added
@@ -132,7 +133,7 @@ def _steps(
     recipe = Recipe(
         init="base",
         mu=MuConstant(value=MU),
-        expert_tokens=WeightPlain(weight="one"),
+        expert_tokens=WeightOne(),
         steps=STEPS,
         learning_rate=RATE,
         keep="last",

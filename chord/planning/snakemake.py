@@ -1,11 +1,11 @@
 """Which jobs Snakemake would run for a target, by its own summary, and what its rules tell each. Runs none of them."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
@@ -118,7 +118,7 @@ def asked(root: Path, config: Sequence[str]) -> dict[str, Told]:
     """
     if not (root / "Snakefile").is_file():
         raise UserError("there is no Snakefile beside results/")
-    if importlib.util.find_spec("snakemake") is None:
+    if find_spec("snakemake") is None:
         raise UserError("Snakemake is not installed")
     with TemporaryDirectory(prefix="chord-rules-") as name:
         folder = Path(name)

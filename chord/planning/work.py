@@ -7,7 +7,7 @@ weights and the keys and values, and neither shorter than its layers' least time
 import math
 from dataclasses import dataclass
 
-from chord.config import MuConstant, MuGradientNorm, Recipe, Study
+from chord.config import Recipe, Study
 from chord.config.planning import Dimensions, Lengths, Machine
 from chord.config.sets import answered, split_of
 from chord.planning.model import (
@@ -55,7 +55,7 @@ class Bench:
         """One training; `rows` are the expert rows of a step."""
         study, steps = self.study, steps_of(self.study, recipe, rows)
         rollouts = study.rollouts.prompts_per_step * study.rollouts.per_prompt if recipe.needs_rollouts else 0
-        sampling, imitating = shares(recipe)
+        sampling, imitating = recipe.mu.shares()
         answer = self.lengths.of(arm)
         trace = self.lengths.expert + self.lengths.prompt
         seconds = self.machine.start_seconds
@@ -122,12 +122,3 @@ def steps_of(study: Study, recipe: Recipe, rows: int) -> int:
         return recipe.steps
     assert recipe.epochs is not None
     return max(1, math.ceil(recipe.epochs * split_of(study, answered(study, recipe.traces)).size / rows - 1e-9))
-
-
-def shares(recipe: Recipe) -> tuple[float, float]:
-    """The shares of steps that sample rollouts and that read expert rows."""
-    if isinstance(recipe.mu, MuConstant):
-        return float(recipe.mu.value < 1), float(recipe.mu.value > 0)
-    if isinstance(recipe.mu, MuGradientNorm):
-        return 0.5, 0.5  # drawn step by step, from gradient norms that nobody knows yet
-    return 1.0, 1.0

@@ -18,7 +18,7 @@ from chord.provenance.crate_files import content_ref
 from chord.provenance.crate_graph import Ref, add, ref, without_places
 from chord.provenance.crate_steps import Step, step_for
 from chord.provenance.crate_study import COPIED, Attempt, Study
-from chord.provenance.digest import deciding_code, digest_of
+from chord.provenance.digest import code_digest
 from chord.provenance.files import UserError
 from chord.provenance.manifest import Manifest
 
@@ -219,7 +219,7 @@ def _parameters(told: Told, made: Manifest) -> dict[str, list[Ref]]:
 def _whether_copied(project: Path, made: Manifest) -> str:
     """Whether the code that the crate keeps means the same as the code that ran."""
     try:
-        same = digest_of(deciding_code(made.verb, made.code.without, project)) == made.code.digest
+        same = code_digest(made.verb, made.code.uses, project) == made.code.digest
     except UserError:
         same = False
     return f"The code in crate/chord {'has' if same else 'does not have'} the digest of the code that ran."

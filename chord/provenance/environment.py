@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from chord.provenance.digest import PROJECT
+from chord.reach import decides_nothing
 
 REMOVED = "[removed]"
 _PACKAGES = """accelerate datasets deepspeed lm-eval math-verify matplotlib numpy pydantic pyyaml reasoning-gym
@@ -134,7 +135,7 @@ def accelerator(root: Path = Path("/")) -> dict[str, str]:
         "cuda": _package("nvidia-cuda-runtime"),
         "nccl": _package("nvidia-nccl"),
     }
-    torch = sys.modules.get("torch")
+    torch = sys.modules.get("torch")  # not followed: it is recorded
     if torch is not None and torch.version.cuda:
         versions |= {"cuda": torch.version.cuda, "nccl": ".".join(map(str, torch.cuda.nccl.version()))}
     return {name: version for name, version in versions.items() if version}
@@ -205,6 +206,7 @@ def installed_for() -> str:
     return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
 
+@decides_nothing("pins are compared by themselves")
 def key_packages() -> dict[str, str]:
     """Installed versions of the packages that decide results."""
     return {name: installed()[name] for name in KEY_PACKAGES if name in installed()}

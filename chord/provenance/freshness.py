@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chord.provenance import environment as env
-from chord.provenance.digest import PROJECT, deciding_code
+from chord.provenance.digest import PROJECT, JobCode, Uses, contents, job_code, package_of
 from chord.provenance.files import UserError
 from chord.provenance.manifest import as_plain, read_manifest, roots_of
 from chord.provenance.rehash import Hasher
@@ -26,7 +26,7 @@ class Expected(NamedTuple):
     """What should decide a job today; see the fields of `Manifest` with these names."""
 
     verb: str
-    without: tuple[str, ...]
+    uses: Uses
     step: str
     decided_by: Mapping[str, Any]
 
@@ -55,16 +55,20 @@ def read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def changes(manifest: Mapping[str, Any], expected: Expected, root: Path = PROJECT) -> list[Change]:
-    """What of code, settings and pins is not as it was when the manifest was written. Looks at no result."""
+def changes(
+    manifest: Mapping[str, Any], expected: Expected, root: Path = PROJECT, kept: Path | None = None
+) -> list[Change]:
+    """What of code, settings and pins is not as it was when the manifest was written. Looks at no result.
+
+    `kept`: see `package_of`.
+    """
     if manifest["verb"] != expected.verb or manifest["step"] != expected.step:
         made = f"{manifest['verb']} ({manifest['step']})"
         return [Change("manifest", "verb", made, f"{expected.verb} ({expected.step})")]
-    code = deciding_code(expected.verb, expected.without, root)
     pinned = env.pinned(root, expected.step)
     decided = as_plain(expected.decided_by)
     return [
-        *_code(manifest["code"]["modules"], code),
+        *_code(manifest["code"], job_code(expected.verb, expected.uses, root, kept)),
         *differences("settings", manifest["decided_by"], decided),
         *differences(f"pin in envs/{expected.step}.txt of", manifest["installed"]["pinned"], pinned),
     ]
@@ -101,10 +105,27 @@ def _shown(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 
-def _code(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[Change]:
-    for module in sorted({*old, *new}):
-        if old.get(module) != new.get(module):
-            yield Change("code", module, old.get(module, "nothing")[:8], new.get(module, "nothing")[:8])
+def _code(then: Mapping[str, Any], now: JobCode) -> Iterator[Change]:
+    """The definitions that changed. One that was only moved did not: its name and content are on both sides."""
+    if then["digest"] == now.digest:
+        return
+    found = list(code_differences(then["definitions"], now.definitions))
+    yield from found or [Change("code", "which definition uses which", then["digest"][:8], now.digest[:8])]
+
+
+def code_differences(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[Change]:
+    """How the definitions of two `JobCode`s differ, wherever they stand."""
+    old, new = contents(then), contents(now)
+    same = {_moved(one) for one in old.items()} & {_moved(one) for one in new.items()}
+    old, new = ({name: one for name, one in some.items() if _moved((name, one)) not in same} for some in (old, new))
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            yield Change("code", name, old.get(name, "nothing"), new.get(name, "nothing"))
+
+
+def _moved(definition: tuple[str, str]) -> tuple[str, str]:
+    """A definition without its module."""
+    return definition[0].rpartition(".")[2], definition[1]
 
 
 # --- what lies there ---------------------------------------------------------------------------
@@ -167,14 +188,18 @@ def survey(study: Path, expected: Mapping[str, Expected], run_texts: Mapping[str
         except UserError as error:
             reason = str(error).removeprefix(f"{study / key}: found ").partition(", expected")[0]
             stale[key] = [Change("manifest", Path(key).name, "one that can be read", _shown(reason))]
-    hasher = Hasher(study, quick=True, kept=study.absolute().parent.parent / READ / f"{study.name}.json")
+    read = study.absolute().parent.parent / READ
+    hasher = Hasher(study, quick=True, kept=read / f"{study.name}.json")
     now: dict[Path, str] = {}
+    code = read / "code.json"
     edited = {key: list(_edited(job.outputs, now, hasher)) for key, job in jobs.items()}
     for key, job in jobs.items():
-        found = changes(job.content, expected[key]) + edited[key] + list(_other_inputs(job, now, hasher))
+        found = changes(job.content, expected[key], kept=code) + edited[key] + list(_other_inputs(job, now, hasher))
         if found:
             stale[key] = found
     hasher.keep()
+    if jobs:
+        package_of(str(PROJECT), "chord", code).keep()
     return stale
 
 

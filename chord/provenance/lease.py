@@ -21,6 +21,7 @@ from typing import Self
 
 from chord.provenance.files import UserError, lock, write_atomically
 from chord.provenance.processes import Process, lives, this_process
+from chord.reach import decides_nothing
 
 HEARTBEAT_SECONDS = 10.0
 SILENCE_SECONDS = 120.0
@@ -44,6 +45,7 @@ class Owner:
         return f"process {self.pid} on {self.host}{job}, since {self.since}"
 
 
+@decides_nothing("who may work now is no part of what is made")
 class Lease:
     """A folder owned by this process until `release`, the end of a `with` block, or the end of the process."""
 

@@ -22,20 +22,22 @@ from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
 from chord.provenance import environment as env
 from chord.provenance import ledger as ledgers
-from chord.provenance.digest import PROJECT, deciding_code, digest_of
+from chord.provenance.digest import PROJECT, Uses, job_code
 from chord.provenance.files import Terminated, UserError, write_atomically
 from chord.provenance.hashing import content_hash, files_below, size_bytes
 from chord.provenance.manifest_parts import Attempt, Code, Content, Git, Installed, Part, Root
 from chord.provenance.processes import this_process
+from chord.reach import decides_nothing
 
-FORMAT = "chord-manifest-2"
+FORMAT = "chord-manifest-3"
 _PLAIN = TypeAdapter(dict[str, Any])
 
 
+@decides_nothing("it records what a job read, ran on and wrote")
 class Manifest(Part):
     """What one verb read, ran on and wrote. Written last, so where it stands the outputs are whole."""
 
-    format: Literal["chord-manifest-2"]
+    format: Literal["chord-manifest-3"]
     verb: str
     step: str = Field(description="whose pins hold: envs/STEP.txt")
     decided_by: dict[str, JsonValue] = Field(description="the part of config/ that decides the outputs; no labels")
@@ -68,20 +70,20 @@ class Manifest(Part):
         seeds: Mapping[str, int] | None = None,
         extra: Mapping[str, Any] | None = None,
         ledger: Path | None = None,
-        without: tuple[str, ...] = (),
+        uses: Uses | None = None,
     ) -> "AbstractContextManager[Recording]":
         """A block of work whose manifest is written to `path` when it ends well, and whose end the ledger learns.
 
         Inputs are hashed when the block begins, outputs when it ends; an input that changed meanwhile is an error.
         `step` and `decided_by` say what else decides the outputs: the pins of envs/STEP.txt, and a slice of config/.
-        `ledger` is found from `path` unless given. `without`: see `deciding_code`. A block left by an exception, by
+        `ledger` is found from `path` unless given. `uses`: see `job_code`. A block left by an exception, by
         a signal or by `sys.exit` (also 0: work to be continued) writes no manifest. One process of a group records.
         """
         decided = as_plain(decided_by or {})
         recording = Recording(
             path, verb, step, decided, dict(inputs), dict(outputs), dict(seeds or {}), dict(extra or {})
         )
-        return _recorded(recording, ledger or ledgers.ledger_for(path), without)
+        return _recorded(recording, ledger or ledgers.ledger_for(path), uses or {})
 
 
 @dataclass
@@ -105,6 +107,7 @@ class Recording:
         return round(time.monotonic() - self.clock, 3)
 
 
+@decides_nothing("it records")
 def as_plain(value: Mapping[str, Any]) -> dict[str, Any]:
     """The same as JSON would give it back: records become mappings, tuples become lists."""
     return json.loads(_PLAIN.dump_json(dict(value)))
@@ -136,10 +139,10 @@ def locate(content: Content, manifest: Path) -> Path:
 
 
 @contextmanager
-def _recorded(recording: Recording, ledger: Path | None, without: tuple[str, ...]) -> Iterator[Recording]:
+def _recorded(recording: Recording, ledger: Path | None, uses: Uses) -> Iterator[Recording]:
     attempt = _begin(recording, ledger)
     try:
-        before = _before(recording, attempt, without)
+        before = _before(recording, attempt, uses)
         stamps = {name: _stamp(path) for name, path in recording.inputs.items()}
         yield recording
         for name, path in recording.inputs.items():
@@ -194,12 +197,13 @@ def _outcome(error: BaseException) -> dict[str, Any]:
     return {"outcome": "failed", "error": f"{type(error).__name__}: {said}"[:500]}
 
 
-def _before(recording: Recording, attempt: Attempt, without: tuple[str, ...]) -> dict[str, Any]:
+def _before(recording: Recording, attempt: Attempt, uses: Uses) -> dict[str, Any]:
     """What is known when the work begins, as fields of Manifest."""
-    modules = deciding_code(recording.verb, without)
+    code = job_code(recording.verb, uses)
+    named = {name: tuple(some) for name, some in uses.items()}
     return {
         "attempt": attempt,
-        "code": Code(digest=digest_of(modules), without=without, modules=modules),
+        "code": Code(digest=code.digest, uses=named, definitions=code.definitions),
         "git": Git(**env.git_state(PROJECT)),
         "inputs": {name: _content(path, recording.path) for name, path in recording.inputs.items()},
     }

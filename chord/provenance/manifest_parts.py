@@ -24,11 +24,11 @@ class Content(Part):
 
 
 class Code(Part):
-    """The modules that decide this job's outputs, each with the hash of its meaning, and one digest over them."""
+    """The code that this job can reach; see `chord.provenance.digest`."""
 
     digest: str
-    without: tuple[str, ...] = Field(description="what is left out besides, since only other jobs can reach it")
-    modules: dict[str, str]
+    uses: dict[str, tuple[str, ...]] = Field(description="of each plug point, the entries that the job uses")
+    definitions: dict[str, str] = Field(description="of each module, names and contents of what is reached; to tell")
 
 
 class Git(Part):

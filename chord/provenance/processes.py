@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from chord.reach import decides_nothing
+
 # The Snakefile sets it to its folder, so that every job and all below it carry it, whatever becomes of their parents.
 SNAKEMAKE_IN = "CHORD_SNAKEMAKE_IN"
 
@@ -24,12 +26,14 @@ class Process:
     started: str  # clock ticks since boot; empty where there is no /proc
 
 
+@decides_nothing("it tells processes apart")
 def this_process() -> Process:
     """The calling process."""
     pid = os.getpid()
     return Process(socket.gethostname(), _machine(), pid, _started(pid) or "")
 
 
+@decides_nothing("it tells processes apart")
 def lives(process: Process) -> bool | None:
     """Whether `process` still runs; None if it belongs to another machine, where nobody here can see."""
     if (process.host, process.machine) != (socket.gethostname(), _machine()):

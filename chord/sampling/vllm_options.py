@@ -6,10 +6,10 @@ They are the fields of its EngineArgs, read from the source without importing it
 import ast
 import difflib
 import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
@@ -44,7 +44,7 @@ def vllm_version() -> str:
 @cache
 def engine_options() -> frozenset[str]:
     """The names of all engine options of the installed vLLM. Raises UserError if there is none."""
-    found = importlib.util.find_spec("vllm")
+    found = find_spec("vllm")
     if found is None or found.origin is None:
         raise UserError("found no package vllm, expected one to serve or sample with; install it, or choose without it")
     source = Path(found.origin).parent / "engine" / "arg_utils.py"

@@ -116,7 +116,7 @@ def _checker() -> tuple[Any, Any]:
     """
     table = ModuleType(f"{PACKAGE}.constants.model_config")
     table.__dict__["MODEL_CONFIG_MAPPING"] = {"chord": SimpleNamespace(underscore_to_dot=False)}
-    sys.modules.setdefault(table.__name__, table)
+    sys.modules.setdefault(table.__name__, table)  # not followed: its checker alone reads it
     from bfcl_eval.constants.enums import Language
     from bfcl_eval.eval_checker.ast_eval.ast_checker import ast_checker
 

@@ -8,7 +8,8 @@ that can be killed (`math_checker`).
 import atexit
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import Self
 
 from chord.config import AnswerForm
 from chord.provenance.files import UserError
+from chord.reach import PlugPoint
 from chord.records import Outcome
 from chord.tasks.math_checker import MathChecker
 from chord.tasks.math_notation import plain
@@ -36,12 +38,74 @@ BOXED = "\\boxed{"
 MOST_TRAPS = 2
 
 
+Pair = tuple[str, str]  # of answers: the problem's, and the one that was given
+
+
+def _nothing_to_settle(pairs: Sequence[Pair], _groups: Sequence[int] | None, _most: int) -> list[bool | None]:
+    assert not pairs, "this grader settles all answers by reading them"
+    return []
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a kind of answer is read: text, whether it was cut, the problem's answer; None if it has no final answer.
+
+    What reading does not settle comes back as a pair, for `equal_all` (see `MathChecker`).
+    """
+
+    read: Callable[[str, bool, str], Outcome | Pair | None]
+    equal_all: Callable[[Sequence[Pair], Sequence[int] | None, int], list[bool | None]] = _nothing_to_settle
+    close: Callable[[], None] = lambda: None
+
+
+GRADERS = PlugPoint[Callable[[AnswerForm], Reading]]("grader")
+
+
+@GRADERS.entry("marked-text")
+def _marked_text(form: AnswerForm) -> Reading:
+    """All that follows the last mark."""
+    assert form.mark is not None, "a form with marked text has the mark"
+    mark = form.mark
+    return Reading(lambda text, cut, answer: None if cut else marked_text(text, mark, answer))
+
+
+@GRADERS.entry("last-number")
+def _last_number(_form: AnswerForm) -> Reading:
+    """The last number of the text."""
+    return Reading(last_number)
+
+
+@GRADERS.entry("math")
+def _math(_form: AnswerForm) -> Reading:
+    """What stands in the last box, compared as mathematics."""
+    checker = MathChecker()
+
+    def read(text: str, cut: bool, answer: str) -> Outcome | Pair | None:
+        given = plain(last_boxed(text) or "")
+        return verdict(plain(answer), given) if given else None
+
+    return Reading(read, checker.equal_all, checker.close)
+
+
+@GRADERS.entry("tool-call")
+def _tool_call(_form: AnswerForm) -> Reading:
+    """The calls of tools that the text makes."""
+    return Reading(lambda text, cut, answer: _outcome(same_calls(text, answer)))
+
+
+@GRADERS.entry("bfcl")
+def _bfcl(_form: AnswerForm) -> Reading:
+    """The calls of tools that the text makes, by BFCL's own checker."""
+    from chord.tasks.bfcl import wanted_calls
+
+    return Reading(lambda text, cut, answer: _outcome(wanted_calls(text, answer)))
+
+
 class Grader:
     """Grades many texts of one kind. Use it as a context manager: the child process of the math grader ends with it."""
 
     def __init__(self, form: AnswerForm) -> None:
-        self.form = form
-        self._checker = MathChecker()
+        self._reading = GRADERS[form.grader](form)
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +117,7 @@ class Grader:
 
     def close(self) -> None:
         """End the child process, if there is one."""
-        self._checker.close()
+        self._reading.close()
 
     def grade(self, text: str, finish: str, problem_answer: str) -> Outcome:
         """What `text` is worth against the answer of its problem.
@@ -74,38 +138,20 @@ class Grader:
         asked = [at for at, one in enumerate(read) if not isinstance(one, Outcome)]
         pairs = [one for one in read if not isinstance(one, Outcome)]
         problems = [at // per_problem for at in asked] if per_problem else None
-        told = dict(zip(asked, self._checker.equal_all(pairs, problems, MOST_TRAPS), strict=True))
+        told = dict(zip(asked, self._reading.equal_all(pairs, problems, MOST_TRAPS), strict=True))
         return [
             one if isinstance(one, Outcome) else _outcome(told[at]) or Outcome.KILLED for at, one in enumerate(read)
         ]
 
-    def _read(self, text: str, finish: str, answer: str) -> Outcome | tuple[str, str]:
+    def _read(self, text: str, finish: str, answer: str) -> Outcome | Pair:
         """The outcome, or the two answers that computer algebra has to compare for it."""
         if finish not in ("stop", "length"):
             raise ValueError(f"found finish '{finish}', expected 'stop' or 'length'")
         cut = finish == "length"
-        found = self._found(text, cut, answer) if len(text) <= MAX_TEXT_CHARACTERS else None
+        found = self._reading.read(text, cut, answer) if len(text) <= MAX_TEXT_CHARACTERS else None
         if found is None:
             return Outcome.TOO_LONG if cut else Outcome.UNPARSABLE
         return found
-
-    def _found(self, text: str, cut: bool, answer: str) -> Outcome | tuple[str, str] | None:
-        """None where the text has no final answer that can be read."""
-        match self.form.grader:
-            case "marked-text":
-                assert self.form.mark is not None
-                return None if cut else marked_text(text, self.form.mark, answer)
-            case "last-number":
-                return last_number(text, cut, answer)
-            case "math":
-                given = plain(last_boxed(text) or "")
-                return verdict(plain(answer), given) if given else None
-            case "tool-call":
-                return _outcome(same_calls(text, answer))
-            case "bfcl":
-                from chord.tasks.bfcl import wanted_calls
-
-                return _outcome(wanted_calls(text, answer))
 
 
 def grade(text: str, finish: str, problem_answer: str, form: AnswerForm) -> Outcome:

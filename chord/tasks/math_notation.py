@@ -13,17 +13,21 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def _fraction(character: str) -> str:
+    """½ and its like, as LaTeX."""
+    over, _, under = unicodedata.normalize("NFKC", character).partition("\u2044")
+    return f"\\frac{{{over}}}{{{under}}}"
+
+
 # Characters that have a command of LaTeX, and the command.
 CHARACTERS = {
+    **{chr(code): _fraction(chr(code)) for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F))},
     "−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "\\div ", "π": "\\pi ", "∞": "\\infty ",
     "°": "^\\circ ", "≤": "\\leq ", "≥": "\\geq ", "≠": "\\neq ", "≈": "\\approx ", "±": "\\pm ", "∪": "\\cup ",
     "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ", "√": "\\sqrt ", "∖": "\\setminus ", "θ": "\\theta ",
     "α": "\\alpha ", "β": "\\beta ", "λ": "\\lambda ", "％": "\\%", "…": "\\ldots ", "′": "'", "’": "'",
     "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℚ": "\\mathbb{Q}", "ℕ": "\\mathbb{N}", "ℂ": "\\mathbb{C}",
 }  # fmt: skip
-for _code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F)):  # ½ and its like
-    _over, _, _under = unicodedata.normalize("NFKC", chr(_code)).partition("\u2044")
-    CHARACTERS[chr(_code)] = f"\\frac{{{_over}}}{{{_under}}}"
 RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 TABLE = str.maketrans(CHARACTERS)
 

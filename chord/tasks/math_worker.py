@@ -8,10 +8,10 @@ opened. All end when their parent does. Needs Linux. Loads no computer algebra w
 """
 
 import gc
-import importlib
+import importlib  # not followed: it loads sympy, which pins decide
 import json
 import os
-import pkgutil
+import pkgutil  # not followed: it loads sympy, which pins decide
 import resource
 import signal
 import sys

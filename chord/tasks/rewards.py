@@ -5,6 +5,9 @@ must not pay to write what cannot be graded. One that leaves an operation to do 
 paper's right format is a thought and then a box, which it has; what is in the box is not right.
 """
 
+from collections.abc import Callable
+
+from chord.reach import PlugPoint
 from chord.records import Outcome
 from chord.tasks.tool_calls import thinks_once
 
@@ -22,23 +25,36 @@ LAST_NUMBER_FORMAT = PAPER_MATH | {Outcome.TOO_LONG: -0.1}
 FORMAT_PENALTY = -0.1
 
 
-def reward(outcome: Outcome, text: str, name: str) -> float:
-    """The reward called `name` of a graded text.
+REWARDS = PlugPoint[Callable[[Outcome, str], float]]("reward")
 
-    paper-math          +1 right, 0 wrong or unevaluated, -0.1 unparsable or killed, -1 too long (arXiv:2508.11408, A.2)
-    shipped-math        +1 right, else 0; and -0.1 unless <think>...</think> is there exactly once. As in the released
-                        code: a right answer that thinks badly has 0.9, and a cut text no penalty of its own
-    last-number-format  +1 right, 0 wrong or unevaluated, -0.1 where nothing can be read (unparsable, too long, killed)
-    binary              +1 right, else 0 (arXiv:2508.11408, A.2, tool use)
+
+@REWARDS.entry("paper-math")
+def paper_math(outcome: Outcome, _text: str) -> float:
+    """+1 right, 0 wrong or unevaluated, -0.1 unparsable or killed, -1 too long (arXiv:2508.11408, A.2)."""
+    return PAPER_MATH[outcome]
+
+
+@REWARDS.entry("shipped-math")
+def shipped_math(outcome: Outcome, text: str) -> float:
+    """+1 right, else 0; and -0.1 unless <think>...</think> is there exactly once.
+
+    As in the released code: a right answer that thinks badly has 0.9, and a cut text no penalty of its own.
     """
-    match name:
-        case "paper-math":
-            return PAPER_MATH[outcome]
-        case "shipped-math":
-            return float(outcome is Outcome.RIGHT) + (0.0 if thinks_once(text) else FORMAT_PENALTY)
-        case "last-number-format":
-            return LAST_NUMBER_FORMAT[outcome]
-        case "binary":
-            return float(outcome is Outcome.RIGHT)
-        case _:
-            raise ValueError(f"found reward '{name}', expected paper-math, shipped-math, last-number-format or binary")
+    return float(outcome is Outcome.RIGHT) + (0.0 if thinks_once(text) else FORMAT_PENALTY)
+
+
+@REWARDS.entry("last-number-format")
+def last_number_format(outcome: Outcome, _text: str) -> float:
+    """+1 right, 0 wrong or unevaluated, -0.1 where nothing can be read (unparsable, too long, killed)."""
+    return LAST_NUMBER_FORMAT[outcome]
+
+
+@REWARDS.entry("binary")
+def binary(outcome: Outcome, _text: str) -> float:
+    """+1 right, else 0 (arXiv:2508.11408, A.2, tool use)."""
+    return float(outcome is Outcome.RIGHT)
+
+
+def reward(outcome: Outcome, text: str, name: str) -> float:
+    """The reward called `name` of a graded text."""
+    return REWARDS[name](outcome, text)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from chord.config import Study, load
 from chord.provenance.files import UserError
+from chord.reach import decides_nothing
 
 
+@decides_nothing("what config/ says reaches a job as values, which its manifest records")
 def read_study(file: Path) -> Study:
     """The study described in `file`, which lies in config/studies; all that it stands on is checked with it.
 

@@ -22,7 +22,7 @@ import chord.session
 import chord.train
 from chord.learner import checkpoint, engine
 from chord.learner.log import LineLog
-from chord.provenance.digest import deciding_code
+from chord.provenance.digest import job_code
 from chord.sampling.transformers_sampler import TransformersSampler
 
 PLACES = {
@@ -41,7 +41,7 @@ PLACES = {
     "dropping the state": (chord.train, "drop_state"),
 }
 
-deciding_code("chord.train")  # all children keep what was parsed for it
+job_code("chord.train", {})  # all children keep what was parsed for it
 
 
 def die_at(place: str, passes: int) -> None:

@@ -139,7 +139,7 @@ def remade(results: Path, output: str, change: Callable[[Path], Any]) -> None:
             verb=was.verb,
             step=was.step,
             decided_by=was.decided_by,
-            without=was.code.without,
+            uses=was.code.uses,
             seeds=was.seeds,
             extra=was.extra,
             inputs=dict(zip(was.inputs, job.inputs, strict=True)),

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from chord.config import Execution, MuConstant, PolicyLoss, Recipe
+from chord.config import Execution, PolicyLoss, Recipe
 from chord.learner import attention
 from chord.learner.packing import Sequence
+from chord.objective import MuConstant
 
 VOCABULARY = 23
 POLICY = PolicyLoss(clip_low=0.2, clip_high=0.2, advantage_epsilon=1e-6)

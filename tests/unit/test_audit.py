@@ -179,7 +179,7 @@ def remade(results: Path, **changes: Any) -> None:
     was = json.loads(path.read_text())
     inputs = {name: results / one["path"] for name, one in was["inputs"].items()}
     outputs = {name: results / one["path"] for name, one in was["outputs"].items()}
-    asked = {"decided_by": was["decided_by"], "extra": was["extra"], "without": tuple(was["code"]["without"])} | changes
+    asked = {"decided_by": was["decided_by"], "extra": was["extra"], "uses": was["code"]["uses"]} | changes
     with (
         mock.patch.object(sys, "argv", ["-m", *was["command"][3:]]),
         Manifest.recording(path, verb="chord.tabulate", step="report", inputs=inputs, outputs=outputs, **asked),

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from chord.config import ConfigError, MuDecay, Run, Zero, load
-from chord.config.base import Raw
+from chord.config import ConfigError, Run, Zero, load
 from chord.config.reading import FUNCTION, FunctionName, read_yaml
+from chord.objective import MuDecay
+from chord.settings import Raw
 from chord.tasks.studies import read_study
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -61,31 +61,40 @@ def test_two_arms_differ_first_in_the_recipe_key_by_key(mini_study: Path, capsys
     assert data["prompts"] == "nothing"
 
 
+def change_definition(manifest: dict[str, Any], name: str) -> None:
+    """As if another content of this definition had run."""
+    code, (module, _, last) = manifest["code"], name.rpartition(".")
+    words = code["definitions"][module].split()
+    words[words.index(last) + 1] = "0" * 8
+    code["definitions"][module] = " ".join(words)
+    code["digest"] = "0" * 64
+
+
 def test_two_arms_of_one_checkout_differ_in_arm_and_mu_and_not_in_code(
     mini_study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = mini_study / "results/demo"
     manifests = [json.loads((results / run / "train.manifest.json").read_text()) for run in (GRPO, SFT)]
-    assert manifests[0]["code"]["modules"] != manifests[1]["code"]["modules"], "they leave out what they cannot reach"
+    assert manifests[0]["code"]["definitions"] != manifests[1]["code"]["definitions"], "they reach different ones"
     _, found = differences(capsys, results / GRPO, results / SFT)
     assert [one["where"] for one in found][:2] == ["arm", "recipe.mu.value"]
     assert "code" not in {one["what"] for one in found}
 
 
-@pytest.mark.parametrize("module", ["chord.learner.gradient", "chord.objective.losses"])
+@pytest.mark.parametrize("name", ["chord.learner.gradient.accumulate_gradient", "chord.objective.harmonise"])
 def test_a_real_difference_of_code_between_two_arms_comes_first(
-    mini_study: Path, mini_copy: Path, capsys: pytest.CaptureFixture[str], module: str
+    mini_study: Path, mini_copy: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    other = edited(mini_copy / "results/demo" / SFT, lambda m: m["code"]["modules"].update({module: "0"}))
+    other = edited(mini_copy / "results/demo" / SFT, lambda m: change_definition(m, name))
     _, found = differences(capsys, mini_study / "results/demo" / GRPO, other)
-    assert found[0]["where"] == module
-    assert found[0]["new"] == "0"
+    assert found[0]["where"] == name
+    assert found[0]["new"] == "00000000"
 
 
 @pytest.mark.parametrize(
     ("first", "where", "change"),
     [
-        ("code", "chord.train", lambda m: m["code"]["modules"].update({"chord.train": "0" * 64})),
+        ("code", "chord.train.main", lambda m: change_definition(m, "chord.train.main")),
         ("environment", "packages.torch", lambda m: m["installed"]["packages"].update(torch="1.0")),
         ("environment", "python", lambda m: m["installed"].update(python="3.0")),
         ("environment", "variables.RANK", lambda m: m["environment"].update(RANK="1")),

@@ -1,23 +1,28 @@
-"""Property: the code digest changes with the meaning of any module that can be reached, and with nothing else."""
+"""Property: the code digest of a job changes with the content of what it can reach, and with nothing else."""
 
 import ast
-import json
-import subprocess
-import sys
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from chord import jobs
+from chord.config import load
 from chord.provenance import digest
-from chord.provenance.digest import code_closure, code_digest, deciding_code, digest_of
+from chord.provenance.digest import Package, code_digest, contents, job_code
 from chord.provenance.files import UserError
+from chord.provenance.freshness import code_differences
+from chord.provenance.unfollowed import unfollowed
 
 PROJECT = Path(__file__).resolve().parents[2]
+MARKS = (PROJECT / "chord" / "reach.py").read_text(encoding="utf-8")
 
 
 def package(root: Path, **modules: str) -> Path:
     """A package `p` with these modules (`a__b` is p/a/b.py), each folder with an empty `__init__`."""
-    for name, source in {"__init__": "", **modules}.items():
+    for name, source in {"__init__": "", "reach": MARKS, **modules}.items():
         path = root.joinpath("p", *name.split("__")) if name != "__init__" else root / "p" / "__init__"
         path.parent.mkdir(parents=True, exist_ok=True)
         init = path.parent / "__init__.py"
@@ -27,8 +32,19 @@ def package(root: Path, **modules: str) -> Path:
     return root
 
 
+def in_memory(modules: dict[str, str], uses: digest.Uses | None = None) -> tuple[str, set[str]]:
+    """The digest of `main` in p.a, and the definitions that it reaches; modules by name, of package p."""
+    sources = {"p/__init__.py": b"", "p/reach.py": MARKS.encode()}
+    sources |= {f"p/{name.replace('.', '/')}.py": text.encode() for name, text in modules.items()}
+    job = digest._Job(Package("p", sources), uses or {})
+    root = digest.At("p.a", "main")
+    return job.digest(root), {str(at) for at in job.reached(root)}
+
+
 def meaning(source: str) -> str:
-    return digest._parsed(source.encode(), "x", "", ()).digest
+    """The digest of all that a module does when it is run."""
+    package = Package("x", {"x/__init__.py": b"", "x/y.py": source.encode()})
+    return digest._Job(package, {}).digest(digest.At("x.y", ""))
 
 
 @pytest.mark.parametrize(
@@ -65,9 +81,7 @@ def test_comments_docstrings_and_formatting_mean_nothing(same):
         ("if a:\n    b()\nc()", "if a:\n    b()\n    c()"),
         ("async def f(): pass", "def f(): pass"),
         ("x = f'{a}'", "x = f'{a!r}'"),
-        ("x: int = 1", "x: float = 1"),
         ("assert x", ""),
-        ("x = 'a'\n'not a docstring'", "x = 'a'"),
     ],
 )
 def test_what_changes_the_meaning_changes_the_digest(one, other):
@@ -81,127 +95,628 @@ def test_real_code_means_the_same_when_it_is_printed_anew():
         assert meaning(source) != meaning(source + "\nx = 1\n")
 
 
+# --- what a definition refers to ----------------------------------------------------------------
+
+B = "def f(x, y=1):\n    return g(x) + y\ndef g(x):\n    return x * C\nC = 3\ndef unused():\n    return 7\n"
+ONE = {"a": "from p.b import f\ndef main():\n    return f(2)\n", "b": B}
+SAME: dict[str, dict[str, str]] = {
+    "the module by itself": {"a": "import p.b\ndef main():\n    return p.b.f(2)\n", "b": B},
+    "the module by another name": {"a": "import p.b as q\ndef main():\n    return q.f(2)\n", "b": B},
+    "the module out of its package": {"a": "from p import b\ndef main():\n    return b.f(2)\n", "b": B},
+    "the definition by another name": {"a": "from p.b import f as g\ndef main():\n    return g(2)\n", "b": B},
+    "a relative import": {"a": "from .b import f\ndef main():\n    return f(2)\n", "b": B},
+    "an import in a function": {"a": "def main():\n    from p.b import f\n    return f(2)\n", "b": B},
+    "an import of something else": {"a": "import json\nfrom p.b import f, g\ndef main():\n    return f(2)\n", "b": B},
+    "a re-export": {"a": "from p.c import f\ndef main():\n    return f(2)\n", "b": B, "c": "from p.b import f\n"},
+    "another name of the module": {"a": "from p.z import f\ndef main():\n    return f(2)\n", "z": B},
+    "a module in a folder": {
+        "a": "from p.room.b import f\ndef main():\n    return f(2)\n",
+        "room.__init__": "",
+        "room.b": B,
+    },
+    "a function moved to the caller": {
+        "a": "from p.b import g\ndef f(x, y=1):\n    return g(x) + y\ndef main():\n    return f(2)\n",
+        "b": B,
+    },
+    "a module split in two": {
+        "a": "from p.b import f\ndef main():\n    return f(2)\n",
+        "b": "from p.c import g\ndef f(x, y=1):\n    return g(x) + y\n",
+        "c": "def g(x):\n    return x * C\nC = 3\n",
+    },
+    "two modules merged": {"a": "def main():\n    return f(2)\n" + B},
+    "definitions in another order": {
+        "a": ONE["a"],
+        "b": "C = 3\ndef g(x):\n    return x * C\ndef f(x, y=1):\n    return g(x) + y\n",
+    },
+    "without what nobody calls": {"a": ONE["a"], "b": B.replace("def unused():\n    return 7\n", "")},
+    "another name of a function": {"a": ONE["a"], "b": B.replace("g(x)", "helper(x)")},
+    "another name of a constant": {"a": ONE["a"], "b": B.replace("C", "FACTOR")},
+    "annotations": {
+        "a": "from p.b import f\ndef main() -> int:\n    found: int = f(2)\n    return found\n".replace(
+            "    found: int = f(2)\n    return found\n", "    return f(2)\n"
+        ),
+        "b": B.replace("(x, y=1)", '(x: int, y: "float" = 1) -> "C"').replace("C = 3", "C: int = 3"),
+    },
+    "docstrings and comments": {
+        "a": '"""A."""\n' + ONE["a"],
+        "b": B.replace("def g(x):\n", 'def g(x):  # G\n    """G."""\n'),
+    },
+    "a cast": {
+        "a": "from typing import cast\nfrom p.b import f\ndef main():\n    return cast(int, f(2))\n",
+        "b": B,
+    },
+    "types imported for a checker": {
+        "a": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.d import T\n" + ONE["a"],
+        "b": B,
+        "d": "T = 1\n",
+    },
+    "the same helper twice": {
+        "a": "from p.b import f\ndef main():\n    return f(2)\n",
+        "b": "from p.c import g as h\ndef f(x, y=1):\n    return h(x) + y\ndef g(x):\n    return x * C\nC = 3\n",
+        "c": "def g(x):\n    return x * D\nD = 3\n",
+    },
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_where_code_stands_and_what_it_is_called_changes_no_digest(case: str) -> None:
+    assert in_memory(SAME[case])[0] == in_memory(ONE)[0]
+
+
+OTHER: dict[str, tuple[str, str]] = {
+    "a default argument": ("y=1", "y=2"),
+    "a constant two calls deep": ("C = 3", "C = 4"),
+    "the type of a constant": ("C = 3", "C = 3.0"),
+    "a helper": ("x * C", "C * x"),
+    "a decorator": ("def g(x)", "@cache\ndef g(x)"),
+    "which helper is called": ("g(x) + y", "unused(x) + y"),
+    "a function of Python in its place": ("g(x) + y", "abs(x) + y"),
+    "the order of arguments": ("(x, y=1)", "(y, x=1)"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_what_code_does_changes_the_digest_of_all_that_reaches_it(case: str) -> None:
+    old, new = OTHER[case]
+    assert in_memory(ONE | {"b": B.replace(old, new, 1)})[0] != in_memory(ONE)[0]
+
+
+CLASS = """
+from dataclasses import dataclass
+class Base:
+    width = 1
+    def size(self):
+        return self.width
+@dataclass
+class Thing(Base):
+    '''A thing.'''
+    name: str = "a"
+    def area(self, by=2):
+        def twice(x):
+            return x * by
+        return twice(self.size())
+class Other(Base):
+    pass
+def main():
+    return Thing().area()
+"""
+OF_CLASS: dict[str, tuple[str, str]] = {
+    "a base class": ("class Thing(Base)", "class Thing(Other)"),
+    "what a base class does": ("return self.width", "return 2 * self.width"),
+    "an attribute of a base class": ("width = 1", "width = 2"),
+    "the default of a field": ('"a"', '"b"'),
+    "the name of a field": ("name: str", "label: str"),
+    "a nested function": ("return x * by", "return x + by"),
+    "a default argument of a method": ("by=2", "by=3"),
+    "a decorator of a class": ("@dataclass\n", "@dataclass(frozen=True)\n"),
+    "the name of a method": ("size(", "length("),
+}
+
+
+@pytest.mark.parametrize("case", OF_CLASS)
+def test_a_class_counts_as_a_whole_with_its_bases(case: str) -> None:
+    old, new = OF_CLASS[case]
+    assert old in CLASS
+    assert in_memory({"a": CLASS.replace(old, new)})[0] != in_memory({"a": CLASS})[0]
+    for same in (("name: str", "name: int"), ("'''A thing.'''", "'''The thing.'''"), ("    pass", "    x = 1")):
+        assert in_memory({"a": CLASS.replace(*same)})[0] == in_memory({"a": CLASS})[0], same
+
+
+def test_two_definitions_that_exchange_their_users_are_told_apart() -> None:
+    text = "def main():\n    return one(1) - two(1)\ndef one(x):\n    return x\ndef two(x):\n    return 2 * x\n"
+    assert in_memory({"a": text})[0] != in_memory({"a": text.replace("one(1) - two(1)", "two(1) - one(1)")})[0]
+    assert in_memory({"a": text})[0] != in_memory({"a": text.replace("two(1)", "one(1)")})[0]
+
+
+def test_definitions_that_call_each_other_have_a_digest_and_an_edit_of_one_is_seen_in_each() -> None:
+    text = "def main():\n    return odd(5)\ndef odd(x):\n    return even(x - 1)\n"
+    text += "def even(x):\n    return x == 0 or odd(x - 1)\n"
+    before, reached = in_memory({"a": text})
+    assert reached == {"p.a.main", "p.a.odd", "p.a.even"}
+    assert in_memory({"a": text.replace("x == 0", "x < 1")})[0] != before
+    renamed = text.replace("odd", "uneven")
+    moved = renamed[renamed.index("def even") :] + renamed[: renamed.index("def even")]
+    assert in_memory({"a": moved})[0] == before
+
+
+def test_a_local_name_hides_one_of_the_module() -> None:
+    text = "def main(phi):\n    return phi(1) + sum(f for f in (1, 2))\n"
+    text += "def phi(x):\n    return x\ndef f(x):\n    return x\n"
+    assert in_memory({"a": text})[1] == {"p.a.main"}
+    for use in ("[phi for phi in phi(1)]", "(lambda x=phi: x)()", "{phi(x): 1 for x in (1, 2)}"):
+        assert "p.a.phi" in in_memory({"a": text.replace("(phi):", "():").replace("phi(1) + sum", f"{use}, sum")})[1], (
+            use
+        )
+
+
+def test_fields_of_settings_reach_the_records_that_they_are_made_of_and_their_words_do_not_count() -> None:
+    text = """
+from pydantic import BaseModel, Field
+class Inner(BaseModel):
+    size: int = Field(default=1, description="how large")
+class Outer(BaseModel):
+    inner: "Inner"
+    other: Inner | None = None
+def main():
+    return Outer.model_validate_json("{}")
+"""
+    before, reached = in_memory({"a": text})
+    assert reached == {"p.a.main", "p.a.Outer", "p.a.Inner"}
+    assert in_memory({"a": text.replace("how large", "its size")})[0] == before
+    assert in_memory({"a": text.replace("default=1", "default=2")})[0] != before
+    assert in_memory({"a": text.replace("size: int", "size: float")})[0] == before, "it refuses values, and makes none"
+
+
 @pytest.mark.parametrize(
-    "way",
+    ("one", "other"),
     [
-        "import p.b",
-        "import p.b as q",
-        "from p import b",
-        "from p.b import f",
-        "from p.b import *",
-        "from . import b",
-        "from .b import f",
-        "def g():\n    from p.b import f",
-        "class A:\n    def g(self):\n        import p.b",
-        "try:\n    import p.b\nexcept ImportError:\n    pass",
-        "subprocess.run([sys.executable, '-m', 'p.b', 'x'])",
-        "importlib.import_module('p.b')",
-        "if TYPE_CHECKING:\n    pass\nelse:\n    import p.b",
+        ('raise ValueError("found x, expected y")', 'raise ValueError("found another")'),
+        ('raise ValueError(f"found {helper()}")', 'raise ValueError("found " + f"{x}")'),
+        ('parser.add_argument("--x", help="what")', 'parser.add_argument("--x", help="how")'),
+        ("import p.b", "pass"),
+        ("x: int = 1", "x = 1"),
     ],
 )
-def test_every_way_to_import_a_module_reaches_it(tmp_path, way):
-    root = package(tmp_path, a=way, b="import p.c\nx = 1", c="x = 1", d="x = 1")
-    before = code_closure("p.a", root)
-    assert list(before) == ["p", "p.a", "p.b", "p.c"]
-    (root / "p" / "c.py").write_text("x = 2")
-    assert digest_of(code_closure("p.a", root)) != digest_of(before)
+def test_words_for_people_do_not_count(one: str, other: str) -> None:
+    text = "import argparse\ndef main(parser, x):\n    {}\n    return x\ndef helper():\n    return 1\n"
+    ours, theirs = ({"a": text.format(part), "b": "y = 1\n"} for part in (one, other))
+    assert in_memory(ours)[0] == in_memory(theirs)[0]
 
 
-def test_what_is_not_reached_does_not_count(tmp_path):
-    root = package(tmp_path, a="import json\nif typing.TYPE_CHECKING:\n    import p.d", d="x = 1", ab="x = 1")
-    assert list(code_closure("p.a", root)) == ["p", "p.a"]
+def test_the_kind_of_an_error_and_values_that_it_carries_count() -> None:
+    text = "def main(x):\n    raise ValueError('a', x + 1)\n"
+    for new in (text.replace("ValueError", "TypeError"), text.replace("x + 1", "x + 2")):
+        assert in_memory({"a": new})[0] != in_memory({"a": text})[0]
 
 
-def test_the_init_of_every_package_on_the_way_counts_and_circles_end(tmp_path):
-    root = package(
-        tmp_path, a="import p.room.noun", room____init__="import p.b", room__noun="import p.a", b="import p.a"
-    )
-    (root / "p" / "room" / "__init__.py").write_text("import p.b")
-    assert list(code_closure("p.a", root)) == ["p", "p.a", "p.b", "p.room", "p.room.noun"]
+def test_a_module_that_is_started_counts_with_all_that_it_is(tmp_path: Path) -> None:
+    text = {
+        "a": "import sys\nfrom p import child\ndef main():\n    run([sys.executable, '-m', child.__name__])\n",
+        "child": "def work():\n    return 1\nif __name__ == '__main__':\n    work()\n",
+    }
+    before, reached = in_memory(text)
+    assert "p.child.work" in reached
+    assert in_memory(text | {"child": text["child"].replace("    work()", "    print(work())")})[0] != before
+    assert in_memory({"a": text["a"].replace("child", "kid"), "kid": text["child"]})[0] == before
 
 
-def test_a_relative_import_in_a_package_starts_at_the_package(tmp_path):
-    root = package(tmp_path, a="import p.room", room__noun="from ..b import x", b="x = 1")
-    (root / "p" / "room" / "__init__.py").write_text("from .noun import x")
-    assert list(code_closure("p.a", root)) == ["p", "p.a", "p.b", "p.room", "p.room.noun"]
+# --- marks --------------------------------------------------------------------------------------
+
+PLUGS = """
+from p.reach import PlugPoint, decides_nothing
+WEIGHTS = PlugPoint[object]("weight")
+@WEIGHTS.entry("one")
+def one(p):
+    return 1
+@WEIGHTS.entry("phi")
+class Phi:
+    def of(self, p):
+        return helper(p)
+def helper(p):
+    return p * (1 - p)
+@decides_nothing("it records")
+def record(text):
+    return keep(text)
+def keep(text):
+    return text
+@decides_nothing("it records")
+class Log:
+    @classmethod
+    def open(cls, text):
+        return text
+def words():
+    return "words"
+def main(name):
+    with record(words()), Log.open(words()):
+        return WEIGHTS[name]
+"""
 
 
-def test_what_is_left_out_is_left_out_with_what_it_alone_imports(tmp_path):
-    root = package(
-        tmp_path, a="import p.luffy, p.room.noun, p.rooms", luffy="import p.b", b="x = 1", room__noun="", rooms=""
-    )
-    assert list(code_closure("p.a", root, without=("p.luffy", "p.room"))) == ["p", "p.a", "p.rooms"]
+def test_of_a_plug_point_those_entries_count_that_a_job_uses() -> None:
+    def seen(text: str, *names: str) -> str:
+        return in_memory({"a": text}, {"weight": names})[0]
+
+    edited = PLUGS.replace("p * (1 - p)", "p * (2 - p)")
+    assert seen(edited, "one") == seen(PLUGS, "one")
+    assert seen(edited, "phi") != seen(PLUGS, "phi")
+    assert seen(edited, "one", "phi") != seen(PLUGS, "one", "phi") != seen(PLUGS, "one")
+    added = PLUGS.replace("def helper", "@WEIGHTS.entry('new')\ndef new(p):\n    return p\ndef helper")
+    assert seen(added, "phi") == seen(PLUGS, "phi")
+    assert in_memory({"a": added})[0] != in_memory({"a": PLUGS})[0], "a job that names none uses all"
+    with pytest.raises(UserError, match=r"p\.a\.WEIGHTS: found no weight 'phy', expected one of: one, phi"):
+        seen(PLUGS, "phy")
 
 
-def test_one_name_of_a_module_can_be_left_out(tmp_path):
-    source = "def plain(p): return p\ndef phi(p):\n    import p.b\n    return p * (1 - p)\nX = 1\nX, Y = 1, 2\n"
-    root = package(tmp_path, a="import p.weights", weights=source, b="x = 1")
-
-    def seen(without=("p.weights:phi",)):
-        return digest_of(code_closure("p.a", root, without))
-
-    before, with_phi = seen(), seen(())
-    assert "p.b" not in code_closure("p.a", root, ("p.weights:phi",))
-    (root / "p" / "weights.py").write_text(source.replace("(1 - p)", "(2 - p)"))
-    assert seen() == before
-    assert seen(()) != with_phi
-    (root / "p" / "weights.py").write_text(source.replace("return p\n", "return 2 * p\n"))
-    assert seen() != before
-    (root / "p" / "weights.py").write_text(source.replace("X, Y = 1, 2", "X, Y = 1, 3"))
-    assert seen(("p.weights:phi", "p.weights:X")) != before
+def test_what_decides_nothing_is_not_followed_nor_what_is_given_to_it() -> None:
+    before, reached = in_memory({"a": PLUGS}, {"weight": ("one",)})
+    assert reached == {"p.a.main", "p.a.WEIGHTS", "p.a.one"}
+    for old, new in (
+        ("return keep(text)", "return text"),
+        ("record(words())", "record('other')"),
+        ("open(words())", "open('other')"),
+        ("open(cls, text)", "open(cls, *text)"),
+        ('"words"', '"others"'),
+    ):
+        assert in_memory({"a": PLUGS.replace(old, new)}, {"weight": ("one",)})[0] == before
 
 
-def test_the_place_of_the_project_does_not_count(tmp_path):
-    modules = {"a": "import p.b", "b": "x = 1"}
-    one, other = package(tmp_path / "one", **modules), package(tmp_path / "o t h e r", **modules)
-    assert code_digest("p.a", root=one) == code_digest("p.a", root=other)
+# --- jobs ---------------------------------------------------------------------------------------
 
 
-def test_code_moved_from_one_module_to_another_counts(tmp_path):
-    one = package(tmp_path / "one", a="import p.b, p.c", b="x = 1", c="")
-    other = package(tmp_path / "other", a="import p.b, p.c", b="", c="x = 1")
-    assert code_digest("p.a", root=one) != code_digest("p.a", root=other)
-    assert digest_of({"p.a": "1"}) != digest_of({"p.b": "1"})
+def test_a_manifest_can_tell_which_definition_changed_wherever_it_stands(tmp_path: Path) -> None:
+    one, other, moved = (tmp_path / name for name in ("one", "other", "moved"))
+    package(one, **ONE)
+    package(other, **(ONE | {"b": B.replace("x * C", "C * x")}))
+    package(moved, a=ONE["a"].replace("p.b", "p.c"), c=B.replace("C = 3", "C = 4"))
+    codes = [job_code("p.a", {}, folder) for folder in (one, other, moved)]
+    assert set(contents(codes[0].definitions)) == {"p.a.main", "p.b.f", "p.b.g", "p.b.C"}
+    changes = [[change.where for change in code_differences(codes[0].definitions, one.definitions)] for one in codes]
+    assert changes == [[], ["p.b.g"], ["p.b.C", "p.c.C"]]
 
 
-def test_an_edit_of_the_same_length_within_the_same_instant_is_seen(tmp_path):
-    root = package(tmp_path, a="x = 1")
-    before = code_closure("p.a", root)
-    (root / "p" / "a.py").write_text("x = 2")
-    assert code_closure("p.a", root) != before
+def test_the_place_of_the_project_means_nothing(tmp_path: Path) -> None:
+    roots = [package(tmp_path / name, **ONE) for name in ("one", "two words")]
+    assert len({code_digest("p.a", root=root) for root in roots}) == 1
 
 
-def test_a_module_that_is_absent_or_cannot_be_parsed_is_named_with_its_line(tmp_path):
-    root = package(tmp_path, a="import p.b", b="x = 1\ndef f(:\n")
-    with pytest.raises(UserError, match=r"b\.py: line 2: found code that Python cannot parse"):
-        code_closure("p.a", root)
+def test_what_is_not_there_or_cannot_be_parsed_is_named(tmp_path: Path) -> None:
+    root = package(tmp_path, a="from p.b import f\ndef main():\n    return f\n", b="def f(:\n", c="x = 1\n")
+    with pytest.raises(UserError, match=r"p/b.py: line 1: found code that Python cannot parse"):
+        code_digest("p.a", root=root)
     with pytest.raises(UserError, match=r"p\.absent: found no such module"):
-        code_closure("p.absent", root)
+        code_digest("p.absent", root=root)
+    with pytest.raises(UserError, match=r"p\.c\.g: found no such definition"):
+        code_digest("p.c", {"functions": ("p.c.g",)}, root)
 
 
-@pytest.mark.parametrize("module", ["chord.config", "chord.provenance.manifest", "chord.provenance.lease"])
-def test_python_loads_nothing_of_the_package_that_the_closure_does_not_name(module):
-    code = f"import {module}, sys, json; print(json.dumps([m for m in sys.modules if m.split('.')[0] == 'chord']))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert set(json.loads(done.stdout)) <= set(code_closure(module))
+def test_what_is_kept_of_modules_gives_the_same_digest_and_is_read_only_for_the_same_sources(tmp_path: Path) -> None:
+    kept = tmp_path / "kept" / "code.json"
+
+    def seen(**modules: str) -> tuple[str, int]:
+        """The digest, and how many modules had to be parsed for it."""
+        code = Package("p", {f"p/{name}.py": text.encode() for name, text in {"__init__": "", **modules}.items()}, kept)
+        job = digest._Job(code, {})
+        found = job.digest(digest.At("p.a", "main"))
+        parsed = sum(
+            any(isinstance(one, list) and one and isinstance(one[0], ast.stmt) for one in m.bound.values())
+            for m in code._modules.values()
+            if m
+        )
+        code.keep()
+        return found, parsed
+
+    first, parsed = seen(**ONE)
+    assert parsed == 1, "of p.b one function was not described, since nobody calls it"
+    assert seen(**ONE) == (first, 0)
+    edited = ONE | {"b": B.replace("C = 3", "C = 4")}
+    other, parsed = seen(**edited)
+    assert other == in_memory(edited)[0] != first and parsed == 1
+    for damage in (b"", b"[]", b"{", b'{"x": 1}'):
+        kept.write_bytes(damage)
+        assert seen(**ONE)[0] == first == in_memory(ONE)[0]
 
 
-def test_each_module_is_parsed_once_in_a_process_however_many_digests_are_asked_for():
-    digest._parsed.cache_clear()
-    deciding_code.cache_clear()
-    modules = code_closure("chord.train")
-    parsed = digest._parsed.cache_info().misses
-    assert len(modules) > 20 and parsed == len(modules)
-    for _ in range(3):
-        code_digest("chord.train")
-    assert digest._parsed.cache_info().misses == parsed
+def test_no_room_to_keep_modules_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("a file")
+    code = Package("p", {"p/__init__.py": b"", "p/a.py": b"def main():\n    pass\n"}, tmp_path / "kept" / "code.json")
+    digest._Job(code, {}).digest(digest.At("p.a", "main"))
+    code.keep()
+    assert (tmp_path / "kept").read_text() == "a file"
 
 
-def test_what_reads_config_or_keeps_records_decides_no_result_and_all_of_it_exists():
-    everything = code_closure("chord.train") | code_closure("chord.report")
-    deciding = deciding_code("chord.train")
-    for module in digest.DECIDES_NOTHING:
-        assert module not in deciding
-        assert (PROJECT / f"{module.replace('.', '/')}.py").is_file(), module
-    assert {"chord.provenance.manifest", "chord.provenance.ledger"} <= everything.keys() - deciding.keys()
-    assert {"chord.provenance.files", "chord.config.recipe", "chord.objective.losses"} <= deciding.keys()
+# --- this project -------------------------------------------------------------------------------
+
+Edit = Callable[[Path], None]
+DEMO = load(PROJECT, "demo")
+EXPECTED = jobs.expectations(DEMO, PROJECT)
+
+
+def edit(*changes: tuple[str, str, str]) -> Edit:
+    def change(tree: Path) -> None:
+        for file, old, new in changes:
+            text = (tree / file).read_text(encoding="utf-8")
+            assert old in text, (file, old)
+            (tree / file).write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    return change
+
+
+def everywhere(old: str, new: str) -> Edit:
+    def change(tree: Path) -> None:
+        for file in (tree / "chord").rglob("*.py"):
+            file.write_text(re.sub(old, new, file.read_text(encoding="utf-8")), encoding="utf-8")
+
+    return change
+
+
+def rename_a_module(tree: Path) -> None:
+    (tree / "chord/learner/order.py").rename(tree / "chord/learner/sorting.py")
+    everywhere(r"chord\.learner\.order\b", "chord.learner.sorting")(tree)
+
+
+def split_a_module(tree: Path) -> None:
+    objective = tree / "chord/objective.py"
+    text = objective.read_text(encoding="utf-8")
+    start = text.index("class TokenSum")
+    head = text[: text.index("# --- mu")]
+    (tree / "chord/losses.py").write_text(head + text[start:], encoding="utf-8")
+    objective.write_text(text[:start], encoding="utf-8")
+    gradient = "from chord.losses import LOSSES, Parts, TokenSum, imitation, policy_gradient, truncated_correction\n"
+    everywhere(r"from chord\.objective import \(\n    LOSSES[^)]*\)\n", gradient)(tree)
+    edit(("chord/learner/gradient.py", gradient, f"{gradient}from chord.objective import ExpertTokens, TokenWeight\n"))(
+        tree
+    )
+
+
+def merge_two_modules(tree: Path) -> None:
+    order, packing = tree / "chord/learner/order.py", tree / "chord/learner/packing.py"
+    lines = order.read_text(encoding="utf-8").split('"""', 2)[2]
+    text = packing.read_text(encoding="utf-8")
+    start = text.index("\nimport ") + 1
+    packing.write_text(text[:start] + lines + "\n" + text[start:], encoding="utf-8")
+    order.unlink()
+    everywhere(r"chord\.learner\.order\b", "chord.learner.packing")(tree)
+
+
+def move_a_function(tree: Path) -> None:
+    text = (tree / "chord/objective.py").read_text(encoding="utf-8")
+    start, end = text.index("def group_advantages"), text.index('@ADVANTAGES.entry("luffy")')
+    (tree / "chord/objective.py").write_text(
+        text[:start].replace("from chord.reach", "from chord.seeds import group_advantages\nfrom chord.reach")
+        + text[end:],
+        encoding="utf-8",
+    )
+    seeds = tree / "chord/seeds.py"
+    seeds.write_text(
+        seeds.read_text(encoding="utf-8") + "\n\n" + text[start:end].replace("Tensor", "object"), encoding="utf-8"
+    )
+
+
+def reorder(tree: Path) -> None:
+    text = (tree / "chord/objective.py").read_text(encoding="utf-8")
+    one, two, end = (text.index(name) for name in ("def policy_gradient", "def truncated_correction", "def imitation"))
+    (tree / "chord/objective.py").write_text(text[:one] + text[two:end] + text[one:two] + text[end:], encoding="utf-8")
+
+
+REWARD = """
+@REWARDS.entry("none")
+def none(_outcome: Outcome, _text: str) -> float:
+    return 0.0
+
+
+"""
+GRADER = """
+@GRADERS.entry("none")
+def _none(_form: AnswerForm) -> Reading:
+    return Reading(lambda text, cut, answer: None)
+
+
+"""
+WEIGHT = """
+@TOKEN_WEIGHTS.entry("square")
+class WeightSquare(TokenWeight):
+    '''p squared.'''
+
+    weight: Literal["square"]
+
+    def of(self, tokens: ExpertTokens) -> Tensor:
+        '''It.'''
+        return tokens.logp.detach().exp() ** 2
+
+
+"""
+SCHEDULE = """
+@MU_SCHEDULES.entry("step")
+class MuStep(MuSchedule):
+    '''Two levels.'''
+
+    schedule: Literal["step"]
+    at: Steps
+
+    def mu(self, step: Step) -> float:
+        '''It.'''
+        return float(step.number < self.at)
+
+
+"""
+NOTHING: dict[str, Edit] = {
+    "a renamed module": rename_a_module,
+    "a moved function": move_a_function,
+    "a module split in two": split_a_module,
+    "two modules merged": merge_two_modules,
+    "another order": reorder,
+    "an uncalled function": edit(
+        ("chord/objective.py", "# --- losses", "def square(p: float) -> float:\n    return p * p\n\n\n# --- losses")
+    ),
+    "a new weight": edit(("chord/objective.py", "# --- advantages", f"{WEIGHT}# --- advantages")),
+    "a new schedule": edit(("chord/objective.py", "# --- how much each", f"{SCHEDULE}# --- how much each")),
+    "a new reward": edit(("chord/tasks/rewards.py", "def reward(", f"{REWARD}def reward(")),
+    "a new grader": edit(("chord/tasks/graders.py", "class Grader:", f"{GRADER}class Grader:")),
+    "a name in the list of rewards": edit(
+        ("chord/config/study.py", '"last-number-format", "binary"', '"last-number-format", "none", "binary"')
+    ),
+    "another import style": edit(
+        ("chord/learner/order.py", "from chord.seeds import derive", "from chord import seeds"),
+        ("chord/learner/order.py", "derive(seed", "seeds.derive(seed"),
+        ("chord/learner/order.py", "import numpy as np", "import numpy"),
+        ("chord/learner/order.py", "np.random.Generator(np.random", "numpy.random.Generator(numpy.random"),
+    ),
+    "an annotation": edit(
+        ("chord/objective.py", "def shaped_imitation(logp: Tensor, ", 'def shaped_imitation(logp: "object", ')
+    ),
+    "a docstring": edit(("chord/objective.py", '"""phi of each token."""', '"""phi."""')),
+    "a comment": edit(("chord/objective.py", "        return p * (1 - p)\n", "        return p * (1 - p)  # eq. 5\n")),
+    "the description of a field": edit(("chord/objective.py", "mu, from 0 to 1", "mu, a share")),
+    "words of an error": edit(("chord/objective.py", "found no branch to learn from", "found nothing to learn from")),
+    "what keeps records": edit(("chord/provenance/manifest.py", "[:500]", "[:600]")),
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    shutil.copytree(PROJECT / "chord", tmp_path / "chord", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def changed(tree: Path) -> set[str]:
+    """The jobs of the demo whose code means another thing in a tree than here."""
+    return {
+        key
+        for key, one in EXPECTED.items()
+        if job_code(one.verb, one.uses, tree).digest != job_code(one.verb, one.uses).digest
+    }
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_an_edit_that_changes_no_job_plans_none(tree: Path, case: str) -> None:
+    NOTHING[case](tree)
+    assert changed(tree) == set()
+
+
+def trained(**uses: str) -> set[str]:
+    """The trainings that use these entries of plug points."""
+    wanted = {name.replace("_", " "): entry for name, entry in uses.items()}
+    return {
+        key
+        for key, one in EXPECTED.items()
+        if one.verb == "chord.train" and all(entry in one.uses[name] for name, entry in wanted.items())
+    }
+
+
+def jobs_of(*verbs: str) -> set[str]:
+    return {key for key, one in EXPECTED.items() if one.verb.removeprefix("chord.") in verbs}
+
+
+OBJECTIVE = "chord/objective.py"
+EXACTLY: dict[str, tuple[Edit, set[str]]] = {
+    "phi": (edit((OBJECTIVE, "return p * (1 - p)", "return p * (1 - p) * 1.0")), trained(token_weight="p(1-p)")),
+    "the default of a field": (
+        edit((OBJECTIVE, "default=0, description", "default=1, description")),
+        trained(mu_schedule="decay"),
+    ),
+    "a class attribute": (
+        edit((OBJECTIVE, "looks_ahead: ClassVar[bool] = True", "looks_ahead: ClassVar[bool] = 1 > 0")),
+        trained(token_weight="entropy-top"),
+    ),
+    "a base class": (
+        edit((OBJECTIVE, "return step.state\n\n    def shares", "return dict(step.state)\n\n    def shares")),
+        trained(),
+    ),
+    "a default argument": (
+        edit(("chord/learner/checkpoint.py", "KEEP = ", "KEEP = 0 + ")),
+        trained(),
+    ),
+    "a constant of a reward": (
+        edit(("chord/tasks/rewards.py", "Outcome.UNPARSABLE: -0.1,", "Outcome.UNPARSABLE: -0.2,")),
+        trained(reward="paper-math"),
+    ),
+    "a decorator": (
+        edit(("chord/tasks/graders.py", "def marked_text(text", "@cache\ndef marked_text(text")),
+        trained(grader="marked-text") | jobs_of("score", "validate"),
+    ),
+    "a helper two calls deep": (
+        edit(("chord/tasks/graders.py", '("Cc", "Cf", "Cs", "Co", "Cn")', '("Cc", "Cf", "Cs", "Co")')),
+        trained(grader="marked-text") | jobs_of("score", "validate"),
+    ),
+    "the body of an entry": (edit((OBJECTIVE, "if total > 0 else", "if total > 0.0 else")), trained(method="sasr")),
+    "a nested function": (
+        edit(("chord/generate.py", "ids = sampled.ids[:-1]", "ids = sampled.ids[0:-1]")),
+        jobs_of("generate"),
+    ),
+    "the policy gradient": (
+        edit((OBJECTIVE, "return TokenSum(-gain.sum()", "return TokenSum(-1 * gain.sum()")),
+        trained(branch="rollouts"),
+    ),
+    "imitation": (
+        edit((OBJECTIVE, "TokenSum(-(weight * logp)", "TokenSum(-1 * (weight * logp)")),
+        trained(branch="experts"),
+    ),
+    "the other grader": (edit(("chord/tasks/math_values.py", "DIGITS = ", "DIGITS = 0 + ")), set()),
+    "what reads config/, whose marked comments the page shows": (
+        edit(("chord/config/reading.py", "DEEPEST + 1", "1 + DEEPEST")),
+        jobs_of("report"),
+    ),
+    "what tables show": (
+        edit(("chord/findings/rendering.py", "NONE, NOT_PUBLISHED = ", "NONE, NOT_PUBLISHED = *() , *")),
+        jobs_of("tabulate", "report"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EXACTLY)
+def test_an_edit_changes_exactly_the_jobs_that_reach_it(tree: Path, case: str) -> None:
+    change, expected = EXACTLY[case]
+    change(tree)
+    assert changed(tree) == expected
+
+
+def test_the_code_of_this_project_can_be_followed() -> None:
+    assert unfollowed(digest.package_of(str(PROJECT), "chord")) == []
+
+
+UNFOLLOWED = {
+    "from p.b import *": "found a star import of p.b",
+    "import importlib": "found importlib, which finds modules by a name",
+    "from importlib import import_module": "found importlib.import_module",
+    "import runpy": "found runpy",
+    "def f(name):\n    return __import__(name)": "found __import__",
+    "def f(text):\n    return eval(text)": "found eval",
+    "from p import b\ndef f(name):\n    return getattr(b, name)": "found getattr on a definition",
+    "import p.b\ndef f(name):\n    return getattr(p.b, name)": "found getattr on a definition",
+    "from p.b import Thing\ndef f(name):\n    return getattr(Thing, name)": "found getattr on a definition",
+    "from p import b\ndef f():\n    return [b]": "found module p.b as a value",
+    "import sys\ndef f(name):\n    return sys.modules[name]": "found sys.modules",
+    "KNOWN = {}\ndef f(x):\n    KNOWN[x] = 1": "found a change of a definition from outside",
+    "from p import b\ndef f(x):\n    b.KNOWN[x] = 1": "found a change of a definition from outside",
+    "from p import b\ndef f(x):\n    b.LIMIT = x": "found a change of a definition from outside",
+    "KNOWN = []\ndef f(x):\n    KNOWN.append(x)": "found .append() on a value of a module",
+    "COUNT = 0\ndef f():\n    global COUNT\n    COUNT += 1": "found global COUNT",
+    "import json\njson.dumps(1)": "found work that is done on import",
+    "KNOWN = {}\nfor x in (1, 2):\n    KNOWN[x] = x": "found work that is done on import",
+    "KNOWN = {}\nKNOWN['a'] = 1": "found work that is done on import",
+    "from p.b import POINT\n@POINT.entry('x')\ndef f():\n    pass": "found an entry of POINT from another module",
+    "import sys\nCOMMAND = [sys.executable, '-m', 'p.b']": "found the name of a module after -m",
+}
+
+
+@pytest.mark.parametrize("source", UNFOLLOWED)
+def test_code_that_cannot_be_followed_is_refused_and_a_reason_lets_it_through(tmp_path: Path, source: str) -> None:
+    b = "from p.reach import PlugPoint\nKNOWN = {}\nLIMIT = 1\nPOINT = PlugPoint('x')\nclass Thing:\n    a = 1\n"
+    root = package(tmp_path, a=source, b=b)
+    found = unfollowed(digest.package_of(str(root), "p"))
+    assert [one for one in found if one.what.startswith(UNFOLLOWED[source])], found
+    allowed = package(
+        tmp_path / "allowed", a=source.replace("\n", "  # not followed: a test\n") + "  # not followed: it", b=b
+    )
+    assert unfollowed(digest.package_of(str(allowed), "p")) == []
+
+
+def test_ordinary_code_is_let_through(tmp_path: Path) -> None:
+    source = (
+        "import json\nfrom importlib.metadata import version\nfrom importlib.util import find_spec\nLIMIT = {'a': 1}\n"
+        "try:\n    import yaml\nexcept ImportError:\n    yaml = None\n"
+        "def f(x, name):\n    found = dict(LIMIT)\n    found[x] = 1\n    x.y = 2\n    found.update(a=1)\n"
+        "    return getattr(x, name), vars(x), json.dumps(found)\n"
+    )
+    root = package(tmp_path, a=source)
+    assert unfollowed(digest.package_of(str(root), "p")) == []

@@ -12,11 +12,11 @@ import yaml
 
 from chord.cluster import Node, gpus_of, last_words, minutes_of
 from chord.config import load
-from chord.config.base import ConfigError
 from chord.doctor import _misfits, planned, profile_file
 from chord.probe import Finding, _builds, described
 from chord.profile import held, wanted_gpus
 from chord.provenance.files import UserError
+from chord.settings import ConfigError
 from chord.sizing import site_of
 from tests import warm
 

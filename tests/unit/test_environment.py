@@ -19,7 +19,6 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from chord.provenance.digest import code_closure
 from chord.provenance.environment import installed, installed_for, pinned, unpinned
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,9 +68,17 @@ def verbs(step: str) -> list[str]:
 
 def imported(verb: str) -> set[str]:
     """Modules of other packages that the verb can import, lazily too; not those that only a type checker sees."""
-    paths = [ROOT.joinpath(*name.split(".")) for name in code_closure(f"chord.{verb}")]
-    sources = [path / "__init__.py" if path.is_dir() else path.with_suffix(".py") for path in paths]
-    found = {name for source in sources for name in imports(ast.parse(source.read_text(encoding="utf-8")))}
+    found: set[str] = set()
+    waiting, seen = [f"chord.{verb}"], set()
+    while waiting:
+        path = ROOT.joinpath(*waiting.pop().split("."))
+        source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if source in seen or not source.is_file():
+            continue
+        seen.add(source)
+        new = set(imports(ast.parse(source.read_text(encoding="utf-8"))))
+        waiting += [name for name in new if name.startswith("chord")]
+        found |= new
     ours = {"chord", *sys.stdlib_module_names, *NOT_USED.get(verb, set()), *OPTIONAL, IN_PARTS}
     return {name for name in found if name.split(".")[0] not in ours}
 
@@ -83,6 +90,7 @@ def imports(node: ast.AST) -> Iterator[str]:
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and node.module:
         yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module.startswith("chord"))
     for child in ast.iter_child_nodes(node):
         yield from imports(child)
 

@@ -18,8 +18,8 @@ FIRST, SECOND = "data/one.manifest.json", "model.manifest.json"
 
 
 def expected(**changes) -> dict[str, Expected]:
-    usual = {"verb": VERB, "without": (), "step": "data", "decided_by": {"size": 3, "names": ["a", "b"]}}
-    return {FIRST: Expected(**(usual | changes)), SECOND: Expected(VERB, (), "data", {})}
+    usual = {"verb": VERB, "uses": {}, "step": "data", "decided_by": {"size": 3, "names": ["a", "b"]}}
+    return {FIRST: Expected(**(usual | changes)), SECOND: Expected(VERB, {}, "data", {})}
 
 
 @pytest.fixture
@@ -55,12 +55,22 @@ def test_a_changed_setting_is_told_with_its_old_and_new_value(study: Path) -> No
     assert told == {FIRST: ["settings size: 3 -> 4", "settings names.1: b -> c", "settings more: nothing -> true"]}
 
 
-def test_changed_code_is_told_by_its_module(study: Path) -> None:
+def test_changed_code_is_told_by_its_definition(study: Path) -> None:
     manifest = json.loads((study / FIRST).read_text())
-    manifest["code"]["modules"]["chord.seeds"] = "0" * 64
+    manifest["code"]["definitions"]["chord.seeds"] = "(all) 00000000 derive 00000000"
+    manifest["code"]["digest"] = "0" * 64
+    (study / FIRST).write_text(json.dumps(manifest))
+    whole, one = stale(study)[FIRST]
+    assert whole.startswith("code chord.seeds.(all): 00000000 -> ")
+    assert one.startswith("code chord.seeds.derive: 00000000 -> ")
+
+
+def test_a_definition_that_uses_another_one_is_told_where_all_have_the_content_that_they_had(study: Path) -> None:
+    manifest = json.loads((study / FIRST).read_text())
+    manifest["code"]["digest"] = "0" * 64
     (study / FIRST).write_text(json.dumps(manifest))
     (told,) = stale(study)[FIRST]
-    assert told.startswith("code chord.seeds: 00000000 -> ")
+    assert told.startswith("code which definition uses which: 00000000 -> ")
 
 
 def test_a_changed_pin_is_told_with_both_versions(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +227,7 @@ def part(manifest: dict, *keys: str, value: object) -> dict:
     ("damage", "told"),
     [
         (lambda text: text[:-20], "Invalid JSON: "),
-        (lambda text: text.replace("chord-manifest-2", "chord-manifest-1"), "format: "),
+        (lambda text: text.replace("chord-manifest-3", "chord-manifest-2"), "format: "),
         (lambda text: "[]", ""),
         (lambda text: "[" * 100_000, "Invalid JSON: "),
         (lambda text: json.dumps(part(json.loads(text), "inputs", value=[])), "inputs: "),
@@ -225,7 +235,10 @@ def part(manifest: dict, *keys: str, value: object) -> dict:
         (lambda text: json.dumps(part(json.loads(text), "outputs", "one", "path", value=3)), "outputs.one.path: "),
         (lambda text: json.dumps(part(json.loads(text), "outputs", "one", "root", value="moon")), "outputs.one.root: "),
         (lambda text: json.dumps(part(json.loads(text), "code", value={})), "code.digest: "),
-        (lambda text: json.dumps(part(json.loads(text), "code", "modules", value={"a": 3})), "code.modules.a: "),
+        (
+            lambda text: json.dumps(part(json.loads(text), "code", "definitions", value={"a": 3})),
+            "code.definitions.a: ",
+        ),
         (lambda text: json.dumps(part(json.loads(text), "installed", "pinned", value=None)), "installed.pinned: "),
         (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "verb"}), "verb: "),
     ],

@@ -50,7 +50,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
 
         return answer, {"device": "cpu"}
 
-    monkeypatch.setattr("chord.generate.load_answerer", load_answerer)
+    monkeypatch.setitem(generate.ANSWERERS._entries, "transformers", load_answerer)
     return sampler
 
 
@@ -193,7 +193,7 @@ def test_another_version_of_the_code_never_uses_answers_ahead(
     place: Place, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.run("other-skill", "harder")
-    monkeypatch.setattr("chord.generate.code_digest", lambda verb, without: "another")
+    monkeypatch.setattr("chord.generate.code_digest", lambda verb, uses: "another")
     place.run("harder")
     assert len(fake.calls) == 3
 

@@ -185,7 +185,7 @@ def test_an_answer_to_an_integer_never_reaches_the_child_process() -> None:
     ]
     with Grader(MATH) as grader:
         outcomes = grader.grade_all([(f"\\boxed{{{text}}}", "stop", "42") for text in given])
-        assert grader._checker._worker is None
+        assert grader._reading.close.__self__._worker is None
     assert outcomes == [RIGHT, WRONG, RIGHT, RIGHT, UNEVALUATED, UNEVALUATED, WRONG, UNEVALUATED, WRONG, WRONG]
 
 

@@ -2,17 +2,18 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from chord.config import Zero, load
-from chord.config.beside import beside_training
 from chord.config.building import trained_starts
+from chord.config.uses import of_training
 from chord.jobs import expectations, run_texts
 from chord.planning.snakemake import asked
 from chord.provenance.commands import texts, verb_of
-from chord.provenance.digest import DECIDES_NOTHING, deciding_code
+from chord.provenance.digest import contents, job_code
 from chord.records import Problem, Trace, read_lines, write_lines
 from tests import warm
 from tests.faults.small_run import command, small_run
@@ -21,44 +22,29 @@ ROOT = Path(__file__).parents[2]
 PROJECT = load(ROOT)
 RECIPES = {name: arm.recipe for name, arm in PROJECT.arms.items() if arm.recipe}
 
-# Trains each plan in a forked child in which every function that is left out of the arm's code raises.
-TRAIN_WITHOUT = """
-import importlib, json, os, sys, types
-import chord.train, chord.rollout, chord.learner.luffy_step, chord.learner.sasr_step
+# Trains each plan in a forked child, and prints every function of this package that ran, by its definition.
+TRAIN = """
+import json, os, sys
+import chord.train, chord.rollout, chord.sampling.transformers_sampler
 
-def forbidden(beside):
-    for item in beside:
-        module, _, name = item.partition(":")
-        functions = vars(importlib.import_module(module))
-        for key in [name] if name else list(functions):
-            if isinstance(functions[key], (types.FunctionType, type)) and functions[key].__module__ == module:
-                yield functions[key]
+FOLDER = os.path.dirname(chord.__file__)
+ran = set()
 
-def replace_everywhere(function):
-    def raises(*args, **kwargs):
-        raise AssertionError(f"reached {function.__module__}:{function.__name__}, which the digest leaves out")
-    for module in [m for name, m in sys.modules.items() if name.startswith("chord.")]:
-        for key, value in list(vars(module).items()):
-            if value is function:
-                setattr(module, key, raises)
+def look(frame, event, _):
+    code = frame.f_code
+    if event == "call" and code.co_filename.startswith(FOLDER) and not code.co_name.startswith("<"):
+        ran.add((os.path.relpath(code.co_filename, FOLDER), code.co_qualname.partition(".")[0]))
 
-ends = []
-for arguments, beside in json.load(open(sys.argv[1])):
+for arguments in json.load(open(sys.argv[1])):
     child = os.fork()
     if child == 0:
-        code = 99
-        try:
-            for function in list(forbidden(beside)):
-                replace_everywhere(function)
-            sys.argv = ["chord.train", *arguments]
-            code = chord.train.main() or 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        except BaseException as error:
-            print(repr(error), file=sys.stderr, flush=True)
-        os._exit(code)
-    ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-print(json.dumps(ends))
+        sys.argv = ["chord.train", *arguments]
+        sys.setprofile(look)
+        code = chord.train.main() or 0
+        sys.setprofile(None)
+        print(json.dumps([code, sorted(ran)]), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
 """
 
 
@@ -78,64 +64,61 @@ def plan(folder: Path, name: str, start: Path | None) -> list[str]:
     return [*command(folder, folder / "out"), *(["--start", str(start)] if start else [])]
 
 
-def trained_without(folder: Path, plans: list[tuple[list[str], tuple[str, ...]]]) -> tuple[list[int], str]:
+def functions_of(folder: Path, plans: list[list[str]]) -> list[tuple[int, set[str]]]:
+    """For each training its exit code, and the definitions whose functions ran."""
     (folder / "plans.json").write_text(json.dumps(plans))
-    done = warm.run([sys.executable, "-c", TRAIN_WITHOUT, str(folder / "plans.json")], cwd=ROOT)
+    done = warm.run([sys.executable, "-c", TRAIN, str(folder / "plans.json")], cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert len(found) == len(plans), done.stderr[-3000:]
+    return [
+        (code, {f"chord.{file.removesuffix('.py').replace('/', '.')}.{name}" for file, name in ran})
+        for code, ran in found
+    ]
 
 
-def test_every_arm_trains_without_the_code_that_its_digest_leaves_out(tmp_path: Path) -> None:
-    ends, said = trained_without(tmp_path, [(plan(tmp_path / "base", "sft-light", None), ())])
-    assert ends == [0], said[-3000:]
+# Parts of the package that read config/ or keep records: all they do for a job is marked as deciding nothing.
+BESIDE = ("chord.config.", "chord.provenance.", "chord.settings.", "chord.reach.", "chord.plain.")
+
+
+def test_every_function_that_a_training_runs_is_in_its_digest(tmp_path: Path) -> None:
+    """Of each kind of arm one is trained; what differs in numbers alone has the same code."""
+    assert [code for code, _ in functions_of(tmp_path, [plan(tmp_path / "base", "sft-light", None)])] == [0]
     start = tmp_path / "base" / "out" / "model"
-    left_out = {name: beside_training(recipe, PROJECT.study.execution) for name, recipe in RECIPES.items()}
-    one_of_each = {
-        beside: name for name, beside in left_out.items()
-    }  # arms that differ in numbers alone are trained once
-    plans = [(plan(tmp_path / name, name, start), beside) for beside, name in one_of_each.items()]
-    ends, said = trained_without(tmp_path, plans)
-    assert dict(zip(one_of_each.values(), ends, strict=True)) == dict.fromkeys(one_of_each.values(), 0), said[-3000:]
+    runs = {name: PROJECT.run(name, 1) for name in RECIPES}
+    one_of_each = {tuple(sorted(of_training(run).items())): name for name, run in runs.items()}
+    assert len(one_of_each) > 10
+    found = functions_of(tmp_path, [plan(tmp_path / name, name, start) for name in one_of_each.values()])
+    for (uses, name), (code, ran) in zip(one_of_each.items(), found, strict=True):
+        digest = set(contents(job_code("chord.train", dict(uses) | {"start": ("model",)}).definitions))
+        assert code == 0, name
+        assert len(ran) > 80, name
+        assert [one for one in sorted(ran - digest) if not one.startswith(BESIDE)] == [], name
+
+
+def reached(verb: str, uses: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """The modules that have a part in the code of a job."""
+    return set(job_code(verb, uses).definitions)
 
 
 def test_the_code_around_deepspeed_decides_only_what_is_trained_with_it() -> None:
-    recipe, execution = RECIPES["chord-phi"], PROJECT.study.execution
+    execution = PROJECT.study.execution
     divided = execution.model_copy(update={"zero": Zero(stage=2)})
-    without, within = (deciding_code("chord.train", beside_training(recipe, one)) for one in (execution, divided))
-    assert within.keys() - without.keys() == {"chord.learner.preflight", "chord.learner.zero"}
     changed = PROJECT.model_copy(update={"study": PROJECT.study.model_copy(update={"execution": divided})})
+    without, within = (reached("chord.train", of_training(one.run("chord-phi", 1))) for one in (PROJECT, changed))
+    assert within - without == {"chord.learner.preflight", "chord.learner.zero"}
     now = expectations(changed, ROOT)
     for name, before in expectations(PROJECT, ROOT).items():
         after = now[name]
-        assert (after.without != before.without) is (after.verb == "chord.train"), name
+        assert (after.uses != before.uses) is (after.verb == "chord.train"), name
 
 
-def test_an_arm_that_needs_what_is_left_out_ends_with_its_name(tmp_path: Path) -> None:
-    plans = [
-        (plan(tmp_path / "a", "chord-phi", None), ("chord.objective.weights:phi",)),
-        (plan(tmp_path / "b", "luffy", None), ("chord.objective.luffy",)),
-    ]
-    ends, said = trained_without(tmp_path, plans)
-    assert ends == [99, 99]
-    assert "reached chord.objective.weights:phi" in said and "reached chord.objective.luffy:" in said
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_what_is_left_out_exists_and_is_a_part_of_the_whole_closure(name: str) -> None:
-    everything = deciding_code("chord.train")
-    for item in beside_training(RECIPES[name], PROJECT.study.execution):
-        module, _, function = item.partition(":")
-        assert module in everything, item
-        source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
-        assert not function or f"\ndef {function}(" in source, item
-
-
-def trained_by(sampler: str) -> tuple[dict[str, str], str]:
-    """The deciding code of an arm of the demo with this sampler, and what its run.json says of how it is executed."""
+def trained_by(sampler: str) -> tuple[set[str], str]:
+    """The modules that decide an arm of the demo with this sampler, and what its run.json says of execution."""
     execution = PROJECT.study.execution.model_copy(update={"sampler": sampler})
     project = PROJECT.model_copy(update={"study": PROJECT.study.model_copy(update={"execution": execution})})
-    beside = beside_training(RECIPES["chord-phi"], execution)
-    return deciding_code("chord.train", beside), project.run("chord-phi", 1).execution.model_dump_json()
+    run = project.run("chord-phi", 1)
+    return reached("chord.train", of_training(run)), run.execution.model_dump_json()
 
 
 def test_a_training_depends_on_the_code_of_its_own_sampler_alone() -> None:
@@ -144,10 +127,19 @@ def test_a_training_depends_on_the_code_of_its_own_sampler_alone() -> None:
     vllms, told_of_vllm = trained_by("vllm")
     assert 'sampler"' not in told and "vllm" not in told
     assert '"sampler":"vllm"' in told_of_vllm
-    assert [name for name in ours if "vllm" in name or "handover" in name or "checksums" in name] == []
+    theirs = ("chord.handover", "chord.sampling.vllm_sampler", "chord.sampling.vllm_worker", "chord.sampling.checksums")
+    assert not ours & {*theirs, "chord.sampling.server"}
     assert "chord.sampling.transformers_sampler" in ours
     assert "chord.sampling.transformers_sampler" not in vllms
-    assert {"chord.handover", "chord.sampling.vllm_sampler", "chord.sampling.vllm_worker"} <= vllms.keys()
+    assert {*theirs} <= vllms
+
+
+def test_a_training_that_only_imitates_depends_on_no_grader_reward_or_advantage() -> None:
+    code = job_code("chord.train", of_training(PROJECT.run("sft-light", 1)))
+    names = set(contents(code.definitions))
+    assert "chord.feed.Feed" in names and "chord.objective.imitation" in names
+    assert not {"chord.rollout", "chord.tasks.graders", "chord.tasks.rewards"} & set(code.definitions)
+    assert not {"chord.objective.group_advantages", "chord.objective.policy_gradient"} & names
 
 
 @pytest.mark.parametrize("study", ["demo", "math"])
@@ -188,4 +180,3 @@ def test_every_job_of_the_study_has_one_entry_with_its_own_slice() -> None:
     answers = found["runs/grpo/seed-1/eval/harder/answers.manifest.json"].decided_by
     assert (answers["benchmark"], answers["seed"]) == ("harder", 1)
     assert "cpu_threads" not in json.dumps(answers)
-    assert not set(DECIDES_NOTHING) & set(deciding_code("chord.generate"))

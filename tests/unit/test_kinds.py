@@ -310,15 +310,16 @@ def test_a_larger_expert_set_begins_with_the_expert_set() -> None:
 def test_the_scheme_shows_what_the_objective_computes() -> None:
     import torch
 
-    from chord.objective import advantages, weights
+    from chord.objective import ExpertTokens, WeightPhi, group_advantages
 
     data = scheme.as_data(PROJECT, "figure3", PROJECT.artefacts["figure3"])
     p = torch.tensor([one["p"] for one in data["expert_tokens"]], dtype=torch.float64)
     phi = torch.tensor([one["phi"] for one in data["expert_tokens"]], dtype=torch.float64)
-    torch.testing.assert_close(weights.phi(p.log()), phi)
+    tokens = ExpertTokens(p.log(), p, 2)
+    torch.testing.assert_close(WeightPhi(weight="p(1-p)").of(tokens), phi)
     rewards = torch.tensor([[one["reward"] for one in data["rollouts"]]], dtype=torch.float64)
     ours = torch.tensor([[one["advantage"] for one in data["rollouts"]]], dtype=torch.float64)
-    torch.testing.assert_close(advantages.group_advantages(rewards, 0.0), ours)
+    torch.testing.assert_close(group_advantages(rewards, 0.0), ours)
 
 
 def test_the_scheme_is_drawn_the_same_each_time() -> None:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from chord.provenance import environment, ledger
-from chord.provenance.digest import code_digest, deciding_code
+from chord.provenance.digest import code_digest, job_code
 from chord.provenance.environment import scrubbed
 from chord.provenance.files import UserError
 from chord.provenance.hashing import tree_hash
@@ -67,10 +67,14 @@ def test_a_manifest_holds_code_seeds_machine_and_what_the_verb_adds(study, monke
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setenv("HOMEMADE_SETTING", "not on the list")
-    path = record(study, seeds={"run": 7}, extra={"device": {"name": "cpu"}}, without=("chord.seeds",))
+    path = record(
+        study, seeds={"run": 7}, extra={"device": {"name": "cpu"}}, uses={"functions": ("chord.seeds.derive",)}
+    )
     manifest = read_manifest(path)
-    assert manifest.code.modules == deciding_code("chord.seeds", ("chord.seeds",))
-    assert manifest.code.digest == code_digest("chord.seeds", ("chord.seeds",)) != code_digest("chord.seeds")
+    uses = {"functions": ("chord.seeds.derive",)}
+    assert manifest.code.uses == uses
+    assert manifest.code.definitions == job_code("chord.seeds", uses).definitions
+    assert manifest.code.digest == code_digest("chord.seeds", uses) != code_digest("chord.seeds")
     assert manifest.seeds == {"run": 7}
     assert manifest.extra == {"device": {"name": "cpu"}}
     assert (manifest.environment["OMP_NUM_THREADS"], manifest.attempt.job) == ("3", "4711")
@@ -256,7 +260,7 @@ def test_outside_of_a_study_there_is_a_manifest_and_no_ledger_unless_one_is_give
         (lambda text: "", "Invalid JSON"),
         (lambda text: text[:200], "Invalid JSON"),
         (lambda text: "{}", "format: Field required"),
-        (lambda text: text.replace("chord-manifest-2", "other-2"), "format: Input should be 'chord-manifest-2'"),
+        (lambda text: text.replace("chord-manifest-3", "other-3"), "format: Input should be 'chord-manifest-3'"),
         (lambda text: text.replace('"seeds"', '"seed"'), "seed"),
         (
             lambda text: text.replace('"bytes": 3', '"bytes": "3"'),

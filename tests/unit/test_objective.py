@@ -7,19 +7,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chord.objective import losses, luffy, sasr, weights
-from chord.objective.advantages import group_advantages
+from chord import objective
+from chord.objective import ExpertTokens, MuGradientNorm, TokenSum, TokenWeight, group_advantages
 
 pytestmark = pytest.mark.numbers
 
 FIFTH = math.log(1 / 5)
-WEIGHTS = {
-    "p": (weights.probability, 1 / 5),
-    "p(1-p)": (weights.phi, 4 / 25),
-    "is-clip": (lambda logp: weights.clipped_probability(logp, 0.4), 1 / 5),
-    "focal": (lambda logp: weights.focal(logp, 2.0), 16 / 25),
-    "one": (weights.one, 1.0),
+WEIGHTS: dict[str, tuple[TokenWeight, float]] = {
+    "p": (objective.WeightProbability(weight="p"), 1 / 5),
+    "p(1-p)": (objective.WeightPhi(weight="p(1-p)"), 4 / 25),
+    "is-clip": (objective.WeightClippedProbability(weight="is-clip", ceiling=0.4), 1 / 5),
+    "focal": (objective.WeightFocal(weight="focal", gamma=2.0), 16 / 25),
+    "one": (objective.WeightOne(), 1.0),
 }
+
+
+def of(name: str, logp: torch.Tensor) -> torch.Tensor:
+    return WEIGHTS[name][0].of(ExpertTokens(logp, torch.zeros_like(logp), 49))
 
 
 def test_advantages_of_one_right_answer_in_four():
@@ -48,55 +52,58 @@ def test_a_group_of_one_is_refused():
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_each_weight_has_its_value_at_one_fifth(name):
-    weight, expected = WEIGHTS[name]
-    assert float(weight(torch.tensor([FIFTH], dtype=torch.float64))) == pytest.approx(expected, rel=1e-12)
+    expected = WEIGHTS[name][1]
+    assert float(of(name, torch.tensor([FIFTH], dtype=torch.float64))) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_each_weight_is_a_constant_to_autograd(name):
     """At p = 1/5 a phi that kept its gradient gives -p[(1-p) + (1-2p) ln p] = +0.033, not -0.16; p = 1/2 hides it."""
-    weight, expected = WEIGHTS[name]
+    expected = WEIGHTS[name][1]
     logp = torch.tensor([FIFTH], dtype=torch.float64, requires_grad=True)
-    losses.imitation(logp, weight(logp)).total.backward()
+    objective.imitation(logp, of(name, logp)).total.backward()
     assert float(logp.grad) == pytest.approx(-expected, rel=1e-12)
 
 
 @given(st.floats(-50, 0))
 def test_phi_is_at_most_a_quarter_and_vanishes_at_both_ends(logp):
-    value = float(weights.phi(torch.tensor([logp], dtype=torch.float64)))
+    value = float(of("p(1-p)", torch.tensor([logp], dtype=torch.float64)))
     assert 0 <= value <= 0.25
-    assert float(weights.phi(torch.tensor([0.0], dtype=torch.float64))) == 0
+    assert float(of("p(1-p)", torch.tensor([0.0], dtype=torch.float64))) == 0
 
 
 @given(st.floats(-20, 0), st.floats(-20, 0))
 def test_p_rises_and_focal_falls_with_the_probability(one, other):
     low, high = sorted((one, other))
     pair = torch.tensor([low, high], dtype=torch.float64)
-    assert weights.probability(pair).diff() >= 0
-    assert weights.focal(pair, 2.0).diff() <= 0
+    assert of("p", pair).diff() >= 0
+    assert of("focal", pair).diff() <= 0
 
 
 def test_is_clip_silences_tokens_above_its_ceiling():
-    found = weights.clipped_probability(torch.tensor([0.39, 0.41]).log(), 0.4)
+    found = of("is-clip", torch.tensor([0.39, 0.41]).log())
     assert found.tolist() == [pytest.approx(0.39), 0.0]
 
 
 def test_entropy_top_picks_the_ceiling_of_the_share_over_the_whole_batch():
     entropies = torch.arange(40, dtype=torch.float64)  # 5 % of 40 is 2: the entropies 38 and 39
-    threshold = weights.top_threshold(entropies, 0.05)
+    weight = objective.WeightEntropyTop(weight="entropy-top", share=0.05)
+    threshold = weight.threshold(entropies)
     assert threshold == 37.5  # half way to the first that is left out
-    assert weights.entropy_above(entropies, threshold).sum() == 2
-    assert weights.top_threshold(torch.tensor([]), 0.05) == -math.inf
+    assert weight.of(ExpertTokens(-entropies, entropies, 49, threshold)).sum() == 2
+    assert weight.threshold(torch.tensor([])) == -math.inf
 
 
 def test_entropy_norm_is_one_for_a_uniform_policy():
-    assert float(weights.entropy_share(torch.tensor([math.log(49)], dtype=torch.float64), 49)) == pytest.approx(1)
+    entropy = torch.tensor([math.log(49)], dtype=torch.float64)
+    weight = objective.WeightEntropyShare(weight="entropy-norm")
+    assert float(weight.of(ExpertTokens(-entropy, entropy, 49))) == pytest.approx(1)
 
 
 def test_the_policy_loss_on_policy_is_minus_the_summed_advantage_and_pushes_by_it():
     logp = torch.tensor([-1.0, -2.0, -0.5], dtype=torch.float64, requires_grad=True)
     advantage = torch.tensor([1.5, -0.5, 0.0], dtype=torch.float64)
-    loss = losses.policy_gradient(logp, logp.detach(), advantage, 0.2, 0.2)
+    loss = objective.policy_gradient(logp, logp.detach(), advantage, 0.2, 0.2)
     loss.total.backward()
     assert (float(loss.total), loss.tokens) == (-1.0, 3)
     assert logp.grad.tolist() == [-1.5, 0.5, 0.0]
@@ -110,31 +117,31 @@ def test_the_policy_loss_on_policy_is_minus_the_summed_advantage_and_pushes_by_i
 def test_clipping_stops_the_push_only_where_it_would_go_too_far(ratio, advantage, gradient):
     logp = torch.tensor([0.0], dtype=torch.float64, requires_grad=True)
     old = torch.tensor([-math.log(ratio)], dtype=torch.float64)
-    losses.policy_gradient(logp, old, torch.tensor([advantage], dtype=torch.float64), 0.2, 0.3).total.backward()
+    objective.policy_gradient(logp, old, torch.tensor([advantage], dtype=torch.float64), 0.2, 0.3).total.backward()
     assert float(logp.grad) == pytest.approx(gradient, abs=1e-12)
 
 
 def test_the_truncated_correction_is_the_capped_ratio_and_a_constant():
     logp = torch.tensor([-1.0, -1.0], dtype=torch.float64, requires_grad=True)
-    found = losses.truncated_correction(logp, torch.tensor([-1.5, -3.0], dtype=torch.float64), 2.0)
+    found = objective.truncated_correction(logp, torch.tensor([-1.5, -3.0], dtype=torch.float64), 2.0)
     assert found.tolist() == pytest.approx([math.exp(0.5), 2.0])
     assert not found.requires_grad
 
 
 def test_the_mixture_divides_each_branch_by_its_own_global_count():
-    rollouts = losses.TokenSum(torch.tensor(6.0), 3)
-    experts = losses.TokenSum(torch.tensor(20.0), 2)
+    rollouts = TokenSum(torch.tensor(6.0), 3)
+    experts = TokenSum(torch.tensor(20.0), 2)
     # (1 - 0.25) 6/12 + 0.25 20/8 = 0.375 + 0.625
-    assert float(losses.harmonise(rollouts, experts, 0.25, 12, 8)) == 1.0
+    assert float(objective.harmonise(rollouts, experts, 0.25, 12, 8)) == 1.0
 
 
 def test_a_branch_without_weight_is_left_out_and_none_at_all_is_refused():
-    nan = losses.TokenSum(torch.tensor(math.nan), 3)
-    one = losses.TokenSum(torch.tensor(2.0), 2)
-    assert float(losses.harmonise(nan, one, 1.0, 3, 2)) == 1.0
-    assert float(losses.harmonise(one, nan, 0.0, 2, 3)) == 1.0
+    nan = TokenSum(torch.tensor(math.nan), 3)
+    one = TokenSum(torch.tensor(2.0), 2)
+    assert float(objective.harmonise(nan, one, 1.0, 3, 2)) == 1.0
+    assert float(objective.harmonise(one, nan, 0.0, 2, 3)) == 1.0
     with pytest.raises(ValueError, match="no branch"):
-        losses.harmonise(None, None, 0.5, 1, 1)
+        objective.harmonise(None, None, 0.5, 1, 1)
 
 
 def test_gradients_agree_with_finite_differences():
@@ -144,8 +151,8 @@ def test_gradients_agree_with_finite_differences():
     weight = torch.rand(6, dtype=torch.float64)
 
     def mixture(logp):
-        rollouts = losses.policy_gradient(logp[:6], old, advantage, 0.2, 0.3)
-        return losses.harmonise(rollouts, losses.imitation(logp[6:], weight), 0.3, 11, 7)
+        rollouts = objective.policy_gradient(logp[:6], old, advantage, 0.2, 0.3)
+        return objective.harmonise(rollouts, objective.imitation(logp[6:], weight), 0.3, 11, 7)
 
     logp = (-torch.rand(12, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(mixture, (logp,), atol=1e-8)
@@ -154,23 +161,24 @@ def test_gradients_agree_with_finite_differences():
 def test_luffys_shaped_ratio_pushes_hardest_where_p_is_gamma():
     p = torch.tensor([0.02, 0.1, 0.5], dtype=torch.float64)
     logp = p.log().requires_grad_()
-    luffy.shaped_imitation(logp, torch.ones(3, dtype=torch.float64), 0.1).total.backward()
+    objective.shaped_imitation(logp, torch.ones(3, dtype=torch.float64), 0.1).total.backward()
     # d/dlogp of p/(p+g) is g p/(p+g)^2: 0.002/0.0144, 0.01/0.04, 0.05/0.36
     assert logp.grad.tolist() == pytest.approx([-0.002 / 0.0144, -0.25, -0.05 / 0.36])
     assert torch.autograd.gradcheck(
-        lambda x: luffy.shaped_imitation(x, torch.ones(3, dtype=torch.float64), 0.1).total, (logp,)
+        lambda x: objective.shaped_imitation(x, torch.ones(3, dtype=torch.float64), 0.1).total, (logp,)
     )
 
 
 def test_luffys_expert_is_compared_with_the_rollouts_alone():
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
-    own, expert = luffy.luffy_advantages(rewards, torch.ones(2, dtype=torch.float64))
+    own, expert = objective.with_expert_traces(rewards, torch.ones(2, dtype=torch.float64), 1e-6)
     assert own.tolist() == [[1.5, -0.5, -0.5, -0.5], [0.0, 0.0, 0.0, 0.0]]
     assert expert.tolist() == [1.5, 1.0]  # (1 - 1/4)/(1/2); a deviation of 0 counts as 1
 
 
 @given(st.floats(0, 100), st.floats(0, 100), st.floats(0.01, 10))
 def test_sasrs_chance_is_a_share_that_rises_with_the_gradient(norm, warmup, gamma):
-    chance = sasr.sft_probability(norm, warmup, gamma)
+    schedule = MuGradientNorm(schedule="gradient-norm", warmup_steps=1, gamma=gamma)
+    chance = schedule.chance(norm, warmup)
     assert 0 <= chance <= 1
-    assert sasr.sft_probability(norm + 1, warmup, gamma) >= chance
+    assert schedule.chance(norm + 1, warmup) >= chance

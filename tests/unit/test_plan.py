@@ -17,7 +17,7 @@ from chord.planning import fitting, measured, memory
 from chord.planning.memory import Setting
 from chord.planning.model import cache_bytes, dimensions, forward_operations, parameters
 from chord.planning.snakemake import Planned
-from chord.planning.work import Bench, shares, steps_of
+from chord.planning.work import Bench, steps_of
 from chord.provenance.files import UserError
 from chord.sizing import Layout, Site, Sizing, Work
 from tests import warm
@@ -143,7 +143,7 @@ def test_steps_and_shares_follow_the_recipe() -> None:
     math = load(ROOT, "math")
     large = math.arms["large-sft"].recipe
     assert large and steps_of(math.study, large, rows=64) == 1563  # 5 epochs of 20,000 traces
-    assert (shares(sft), shares(chord), shares(sasr)) == ((0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
+    assert (sft.mu.shares(), chord.mu.shares(), sasr.mu.shares()) == ((0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
 
 
 def test_twice_the_devices_take_half_the_time_of_what_is_bound_by_arithmetic() -> None:

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chord.config import Benchmark, ConfigError, Split, Study, Task, load
-from chord.config.beside import beside_problems, beside_traces
 from chord.config.sets import part_sizes, problem_sets, task_sizes
-from chord.provenance.digest import OF_TRAINING, code_closure, deciding_code
+from chord.config.uses import of_problems, of_traces
+from chord.provenance.digest import job_code
 from chord.records import Problem, write_lines
 from chord.tasks.corpus import divided, shuffled
 from chord.tasks.problems import ELSEWHERE, OTHER_SHAPE, OUTSIDE, TOO_LONG, Draw, draw, owner, problem_id
@@ -189,10 +189,10 @@ def test_drawing_and_demonstrating_reach_no_grader(demo: Study) -> None:
         f"chord.tasks.{name}"
         for name in ("graders", "math_checker", "math_reading", "math_values", "tool_calls", "rewards")
     }
-    assert "chord.tasks.graders" in code_closure("chord.score")
-    beside = {"chord.prepare": beside_problems(demo, "train"), "chord.demonstrate": beside_traces(demo, "expert")}
-    for verb, without in beside.items():
-        assert not graders & deciding_code(verb, OF_TRAINING + without).keys()
+    assert "chord.tasks.graders" in job_code("chord.validate", {}).definitions
+    uses = {"chord.prepare": of_problems(demo, "train"), "chord.demonstrate": of_traces(demo, "expert")}
+    for verb, used in uses.items():
+        assert not graders & job_code(verb, used).definitions.keys()
 
 
 def test_prompts_that_the_model_cannot_read_are_dropped_and_counted(demo: Study) -> None:

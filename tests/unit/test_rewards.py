@@ -49,5 +49,5 @@ def test_what_cannot_be_graded_or_is_left_to_do_pays_no_more_than_an_honest_wron
 
 
 def test_an_unknown_reward_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected paper-math"):
+    with pytest.raises(ValueError, match="expected `paper-math`"):
         reward(Outcome.RIGHT, "", "math-paper")

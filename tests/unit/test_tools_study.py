@@ -13,13 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from chord.config import ConfigError, Lock, Study, load
-from chord.config.beside import beside_problems, beside_scores, beside_training
+from chord.config import ConfigError, Lock, Study, load, uses
 from chord.config.lock import LockedFile, LockedRepository, wanted_dataset
 from chord.config.slices import of_problems
 from chord.jobs import expectations
 from chord.prepare import overlaps
-from chord.provenance.digest import OF_TRAINING, deciding_code
+from chord.provenance.digest import job_code
 from chord.provenance.fetched import repository_folder
 from chord.provenance.files import UserError
 from chord.provenance.hashing import file_sha256
@@ -271,15 +270,12 @@ def test_the_code_of_bfcl_decides_its_own_benchmark_alone() -> None:
         reach = set()
         for name, one in expectations(project, ROOT).items():
             if one.verb in ("chord.prepare", "chord.score", "chord.train", "chord.validate"):
-                reach |= {name} if ours & deciding_code(one.verb, one.without).keys() else set()
+                reach |= {name} if ours & job_code(one.verb, one.uses).definitions.keys() else set()
         assert all("/bfcl." in name or "/eval/bfcl/" in name for name in reach)
         assert bool(reach) is (project is tools)
-    study = tools.study
-    drawn = deciding_code("chord.prepare", OF_TRAINING + beside_problems(study, "benchmark:bfcl"))
+    drawn = job_code("chord.prepare", uses.of_problems(tools.study, "benchmark:bfcl")).definitions
     assert ours <= drawn.keys() and "chord.tasks.hub_set" not in drawn
-    assert "chord.tasks.bfcl" in deciding_code("chord.score", OF_TRAINING + beside_scores(study, "bfcl"))
-    recipe = tools.arms["chord-phi"].recipe
-    assert recipe and "chord.tasks.bfcl" in beside_training(recipe, study.execution)
+    assert "chord.tasks.bfcl" not in job_code("chord.train", uses.of_training(tools.run("chord-phi", 1))).definitions
 
 
 # --- what is refused ---------------------------------------------------------------------------

@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-import chord.generate as generate_verb
 from chord.config import ConfigError, load
-from chord.config.beside import beside_answers
 from chord.config.slices import how_answered
-from chord.provenance.digest import OF_TRAINING, deciding_code
+from chord.provenance.digest import job_code
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Problem, read_lines
 from chord.sampling.vllm_options import configured_ends_in
@@ -119,16 +117,11 @@ def test_options_without_vllm_are_refused_and_the_default_stands_in_no_slice(tmp
 
 
 def test_answers_depend_on_the_code_of_what_gives_them_alone():
-    everything = deciding_code("chord.generate", OF_TRAINING)
-    ours, vllms = (deciding_code("chord.generate", OF_TRAINING + beside_answers(by)) for by in ("transformers", "vllm"))
+    ours, vllms = (set(job_code("chord.generate", {"answers": (by,)}).definitions) for by in ("transformers", "vllm"))
     assert [name for name in ours if "vllm" in name] == []
-    assert {"chord.sampling.transformers_sampler", "chord.learner.policy", "chord.sampling.harness"} <= ours.keys()
+    assert {"chord.sampling.transformers_sampler", "chord.learner.policy", "chord.sampling.harness"} <= ours
     assert [name for name in vllms if "transformers" in name or name.startswith("chord.learner")] == []
-    assert {"chord.sampling.vllm_harness", "chord.sampling.vllm_options", "chord.sampling.vllm_setup"} <= vllms.keys()
-    for by in ("transformers", "vllm"):
-        for item in beside_answers(by):
-            module, _, function = item.partition(":")
-            assert module in everything and (not function or callable(getattr(generate_verb, function))), item
+    assert {"chord.sampling.vllm_harness", "chord.sampling.vllm_options", "chord.sampling.vllm_setup"} <= vllms
 
 
 def test_configured_end_tokens_are_those_of_the_settings_or_of_the_config_without_them(tmp_path):

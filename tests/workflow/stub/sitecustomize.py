@@ -62,7 +62,7 @@ def stand_in(verb: str, arguments: list[str]) -> None:
         verb=f"chord.{verb}",
         step=expected.step,
         decided_by=expected.decided_by,
-        without=expected.without,
+        uses=expected.uses,
         inputs=inputs,
         outputs=outputs,
     ):

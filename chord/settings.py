@@ -1,8 +1,12 @@
 """What all configuration records are made of: the frozen base, kinds of numbers and names, and the error."""
 
-from typing import Annotated, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+
+from chord.reach import PlugPoint
 
 NAME = r"^[a-z0-9][a-z0-9.+-]*$"
 
@@ -36,3 +40,16 @@ class Frozen(BaseModel):
     """Base of every configuration record: immutable, strict about keys and types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """In an annotation: a record of one of the kinds that a plug point has, told apart by what stands under `key`."""
+
+    point: PlugPoint[Any]
+    key: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The schema of a union of all kinds."""
+        kinds = tuple(self.point[name] for name in self.point.names)
+        return handler.generate_schema(Annotated[Union[kinds], Field(discriminator=self.key)])  # noqa: UP007

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from chord.config import load
+from chord.config.load import load
 from chord.learner.blank import blank_model, character_tokenizer
 from chord.learner.packing import Sequence
 from chord.learner.policy import as_policy, load_policy

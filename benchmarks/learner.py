@@ -20,7 +20,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from benchmarks.common import MODELS, alternate, batch_of, device_here, model_of, show
-from chord.config import Arithmetic, MuConstant, PolicyLoss, Recipe
+from chord.config import MuConstant
+from chord.config.recipe import Recipe
+from chord.config.study import Arithmetic, PolicyLoss
 from chord.learner import attention
 from chord.learner.engine import Plain
 from chord.learner.gradient import accumulate_gradient

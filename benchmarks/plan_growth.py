@@ -93,7 +93,7 @@ def forge(tree: Path) -> None:
 def stand_in_for_all() -> None:
     """In a copy: does what the tests' stub does for one verb, for every command, those first whose inputs are there."""
     from chord import jobs
-    from chord.config import load
+    from chord.config.load import load
 
     spec = importlib.util.spec_from_file_location("stub", ROOT / "tests/workflow/stub/sitecustomize.py")
     assert spec and spec.loader

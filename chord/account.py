@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from chord.config import Run
+from chord.config.project import Run
 from chord.learner.gradient import Sums
 from chord.session import Training
 

@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 
 from chord.config import slices
-from chord.config.building import models_from
 from chord.config.lock import read_lock, wanted_model
+from chord.config.sets import models_from
 from chord.provenance.fetched import checked_files
 from chord.provenance.files import UserError, atomic_folder, run_verb
 from chord.provenance.manifest import Manifest

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from chord.asking import Asking, asking_of, check_fit
-from chord.config import ConfigError, Study, uses
-from chord.config.building import asked_expert
-from chord.config.experts import ExpertServed
+from chord.config import uses
 from chord.config.lock import read_lock
-from chord.config.sets import expert_of
+from chord.config.sets import asked_expert, expert_of
 from chord.config.slices import of_traces
+from chord.config.study import ExpertServed, Study
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.lease import Lease
 from chord.provenance.manifest import Manifest
@@ -28,6 +27,7 @@ from chord.provenance.options import Number
 from chord.records import Answer, Problem, Trace, read_lines, write_lines
 from chord.sampling.server import Settings, serving
 from chord.sampling.vllm_options import check_options
+from chord.settings import ConfigError
 from chord.tasks.graders import Grader
 from chord.tasks.shards import finish, finished
 from chord.tasks.studies import read_study

@@ -5,16 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chord.config import Study
-from chord.config.experts import ExpertServed
+from chord.config.study import ExpertServed, Study
 from chord.provenance.files import UserError
 from chord.provenance.hashing import tree_hash
-from chord.records import Answer, Problem
+from chord.records import Answer, Problem, derive
 from chord.sampling.completions import Completion, Wish, complete, context_of
 from chord.sampling.protocol import PromptError, Request, check_prompts
 from chord.sampling.server import Server
 from chord.sampling.vllm_options import configured_ends_in, vllm_version
-from chord.seeds import derive
 from chord.tasks.shards import Shard, shard_of
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from chord.config import Run
+from chord.config.project import Run
 from chord.provenance.files import UserError
 from chord.provenance.options import Number
 from chord.records import read_lines

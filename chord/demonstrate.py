@@ -18,14 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chord.config import ConfigError, Lock, Study, uses
-from chord.config.lock import read_lock, wanted_dataset
+from chord.config import uses
+from chord.config.lock import Lock, read_lock, wanted_dataset
 from chord.config.sets import corpus_of, expert_of, is_published, purpose
 from chord.config.slices import of_traces
+from chord.config.study import Study
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
 from chord.records import Outcome, Problem, Trace, read_lines, write_lines
+from chord.settings import ConfigError
 from chord.tasks.corpus import divided, shuffled
 from chord.tasks.solver import Solution, final_form, solve
 from chord.tasks.studies import read_study

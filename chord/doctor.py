@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from chord import cluster
-from chord.config import load
+from chord.config.load import load
 from chord.probe import Finding, ask_a_node
 from chord.profile import held, wanted_gpus
 from chord.provenance.files import UserError, run_verb

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
-from chord.config import Run
+from chord.config.project import Run
 from chord.learner.order import rows_at
 from chord.learner.packing import Sequence
 from chord.learner.world import World
-from chord.records import Problem, Trace, ValidationAnswer
+from chord.records import Problem, Trace, ValidationAnswer, derive
 from chord.sampling.protocol import Request, Sampled, Sampler
-from chord.seeds import derive
 from chord.tasks.prompts import prompt_ids, response_ids
 
 

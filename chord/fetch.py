@@ -15,8 +15,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from chord.config import Lock, Study, load
-from chord.config.lock import LockedFile, LockedRepository, Wanted, lock_path, read_lock, repositories
+from chord.config.load import load
+from chord.config.lock import Lock, LockedFile, LockedRepository, Wanted, lock_path, read_lock, repositories
+from chord.config.study import Study
 from chord.provenance.fetched import fault_of, hub_folder, repository_folder
 from chord.provenance.files import UserError, run_verb, write_atomically
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from chord.config import ConfigError, Study, slices, uses
+from chord.config import slices, uses
+from chord.config.study import Study
 from chord.provenance import ahead
 from chord.provenance.digest import code_digest
 from chord.provenance.environment import key_packages
@@ -27,6 +28,7 @@ from chord.provenance.manifest import Manifest
 from chord.provenance.options import Number
 from chord.reach import PlugPoint
 from chord.records import Problem, RecordError, write_lines
+from chord.settings import ConfigError
 from chord.tasks.benchmarks import Benchmark, ask, keep_offline, read_benchmark, read_problems
 from chord.tasks.studies import read_study
 

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from chord.config import Run, Vllm
+from chord.config.project import Run
+from chord.config.study import Vllm
 from chord.learner.world import World
 from chord.provenance.files import UserError
 from chord.sampling.checksums import checksums, combined

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from chord import jobs
-from chord.config import Project, load
-from chord.config.messages import expected
+from chord.config.load import load
+from chord.config.project import Project
+from chord.config.reading import expected
 from chord.findings import recomputed
 from chord.findings.reading import read_json
 from chord.planning.targets import nearest

@@ -8,20 +8,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chord.config import Figure, Project, Tabled, slices, uses
-from chord.config.building import (
+from chord.config import slices, uses
+from chord.config.load import ours
+from chord.config.paper import Figure, Tabled, benchmarks_of
+from chord.config.project import Project
+from chord.config.sets import (
+    BENCHMARK,
+    answered,
     asked_expert,
+    beside_benchmark,
     corpus_name,
     corpus_of_start,
+    is_served,
     models_from,
+    problem_sets,
+    source_of,
     start_models,
     started_from,
     tested_on,
+    trace_sets,
     trained_starts,
 )
-from chord.config.columns import benchmarks_of
-from chord.config.ours import ours
-from chord.config.sets import BENCHMARK, answered, beside_benchmark, is_served, problem_sets, source_of, trace_sets
 from chord.findings import packing
 from chord.provenance.freshness import Expected
 from chord.tasks.benchmarks import read_benchmark

@@ -9,7 +9,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from chord.config import load, slices
+from chord.config import slices
+from chord.config.load import load
 from chord.findings import claims, needs, terminal, verdicts
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest

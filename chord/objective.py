@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from chord.reach import PlugPoint
-from chord.seeds import derive
+from chord.records import derive
 from chord.settings import Fraction, Frozen, Positive, Share, Steps, StepsOrNone
 
 if TYPE_CHECKING:

@@ -14,9 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from chord.config import Project, Study, load
-from chord.config.building import start_models
+from chord.config.load import load
 from chord.config.planning import Dimensions, Lengths, Planning
+from chord.config.project import Project
+from chord.config.sets import start_models
+from chord.config.study import Study
 from chord.planning import fitting, measured, memory
 from chord.planning.model import named, parameters
 from chord.planning.snakemake import Planned, planned

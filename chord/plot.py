@@ -12,7 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from chord.config import Figure, Project, Scheme, load, slices
+from chord.config import slices
+from chord.config.load import load
+from chord.config.paper import Figure, Scheme
+from chord.config.project import Project
 from chord.findings import curves, scheme
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest

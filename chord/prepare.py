@@ -21,14 +21,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from chord.config import ConfigError, Lock, Study, uses
-from chord.config.lock import read_lock
+from chord.config import uses
+from chord.config.lock import Lock, read_lock
 from chord.config.sets import BENCHMARK, beside_benchmark, problem_sets, purpose, source_of, split_of
 from chord.config.slices import of_problems
+from chord.config.study import Study
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
 from chord.records import Problem, read_lines, write_lines
+from chord.settings import ConfigError
 from chord.tasks.overlap import WORDS, shared
 from chord.tasks.problems import Draw, draw, owner
 from chord.tasks.studies import read_study

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from chord.cluster import gpus_of
-from chord.config import Project
-from chord.config.building import start_models
+from chord.config.project import Project
+from chord.config.sets import start_models
 from chord.planning.memory import GB
 from chord.probe import Finding
 from chord.sizing import COMPUTES, TRAINS, Need, Site, Sizing, Work, disk, shape_of, start_below

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from chord import inquiry, jobs
-from chord.config import Project, load
-from chord.config.ours import ours
+from chord.config.load import load, ours
+from chord.config.project import Project
 from chord.findings import history, links, samples, values, verdicts
 from chord.findings.document import Shown, document
 from chord.findings.reading import read_json

@@ -28,7 +28,7 @@ from pathlib import Path
 import yaml
 
 from chord import jobs
-from chord.config import load
+from chord.config.load import load
 from chord.planning.snakemake import why_refused
 from chord.provenance import freshness
 from chord.provenance.attempts import read_attempts

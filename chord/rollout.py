@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from chord.config import Run
+from chord.config.project import Run
 from chord.feed import Feed
 from chord.learner.order import rows_at
 from chord.learner.packing import Sequence

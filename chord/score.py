@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chord.config import AnswerForm, ConfigError, Study, slices, uses
+from chord.config import slices, uses
+from chord.config.study import AnswerForm, Study
 from chord.provenance import ahead
 from chord.provenance.digest import code_digest
 from chord.provenance.environment import key_packages
@@ -27,6 +28,7 @@ from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.hashing import file_sha256
 from chord.provenance.manifest import Manifest
 from chord.records import Answer, Outcome, Problem, RecordError, read_lines
+from chord.settings import ConfigError
 from chord.tasks.benchmarks import Benchmark, keep_offline, measure, read_benchmark, read_problems
 from chord.tasks.studies import read_study
 

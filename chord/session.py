@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chord.command import records_of
-from chord.config import Run, Zero
+from chord.config.project import Run
+from chord.config.study import Zero
 from chord.config.uses import of_training
 from chord.feed import Feed
 from chord.learner import checkpoint
@@ -33,9 +34,8 @@ from chord.provenance.files import UserError, atomic_folder, write_atomically
 from chord.provenance.hashing import content_hash
 from chord.provenance.lease import Lease
 from chord.reach import PlugPoint
-from chord.records import Problem, Trace, candidate_name, read_lines
+from chord.records import Problem, Trace, candidate_name, derive, read_lines
 from chord.sampling.protocol import Sampler
-from chord.seeds import derive
 from chord.tasks.prompts import as_recorded, end_ids
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from chord.config import Execution, Model, Project, Study
-from chord.config.building import asked_expert, corpus_of_start, start_models, start_of
 from chord.config.planning import Dimensions, Lengths, Machine, Planning
+from chord.config.project import Project
 from chord.config.reading import validated
-from chord.config.sets import answered, expert_of, split_of
+from chord.config.sets import answered, asked_expert, corpus_of_start, expert_of, split_of, start_models, start_of
+from chord.config.study import Execution, Model, Study
 from chord.planning import fitting, memory
 from chord.planning.memory import GB, Setting
 from chord.planning.model import BYTES, cache_bytes, dimensions, parameters

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from chord.config import Lengths, Project, Tabled, load, slices
-from chord.config.columns import benchmarks_of, divisions
-from chord.config.messages import expected
+from chord.config import slices
+from chord.config.load import load
+from chord.config.paper import Lengths, Tabled, benchmarks_of, divisions
+from chord.config.project import Project
+from chord.config.reading import expected
 from chord.findings import kinds, page, rendering, table, terminal, verdicts
 from chord.provenance.files import UserError, run_verb, write_atomically
 from chord.provenance.manifest import Manifest

@@ -37,7 +37,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from chord.account import Clock, machine, metrics_of, show, tell
 from chord.command import arguments, outputs_of
-from chord.config import Run
+from chord.config.project import Run
 from chord.config.uses import of_training
 from chord.learner.gradient import NotFinite, accumulate_gradient
 from chord.learner.packing import Sequence

@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from chord.config import ConfigError, Model, Study, slices
-from chord.config.building import models_from
+from chord.config import slices
+from chord.config.sets import models_from
+from chord.config.study import Model, Study
 from chord.provenance.files import UserError, atomic_folder, run_verb
 from chord.provenance.hashing import file_sha256
 from chord.provenance.manifest import Manifest
+from chord.settings import ConfigError
 from chord.tasks.studies import read_study
 
 VERB = "chord.unpack"

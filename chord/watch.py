@@ -26,15 +26,17 @@ from rich.table import Table
 from rich.text import Text
 
 from chord import jobs
-from chord.config import ConfigError, Project, load
-from chord.config.building import start_models
+from chord.config.load import load
 from chord.config.planning import Planning
+from chord.config.project import Project
+from chord.config.sets import start_models
 from chord.findings import history, progress
 from chord.findings.progress import Job, Left, Price, State, Training
 from chord.planning import fitting
 from chord.planning.memory import Setting
 from chord.provenance.files import UserError, run_verb
 from chord.provenance.options import Number
+from chord.settings import ConfigError
 from chord.sizing import Layout, Work, cost, lengths_of, machine_of, shape_of, start_below
 
 BLOCKS = "▁▂▃▄▅▆▇█"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chord import jobs
-from chord.config import load
+from chord.config.load import load
 from chord.config.reading import assigned
 from chord.planning.snakemake import Planned, asked, planned
 from chord.provenance import commands, freshness

@@ -4,18 +4,19 @@ What lm-eval would take and this project could not is refused too: problems, pro
 """
 
 import ast
+import json
 import re
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
 
-from chord.config.known import known
-from chord.config.messages import expected
-from chord.config.reading import FUNCTION, FunctionName, read_yaml, validated
+from chord.config.reading import FUNCTION, FunctionName, expected, read_yaml, validated
 from chord.settings import ConfigError, Frozen, Raw, Temperature, Text, Tokens
+
+# --- benchmarks ----------------------------------------------------------------------------------
 
 PACKAGE = Path(__file__).resolve().parents[1]
 NAME = re.compile(rf"{FUNCTION} {PACKAGE.name}((?:\.[A-Za-z_]\w*)+)\.([A-Za-z_]\w*)", re.ASCII)
@@ -183,3 +184,18 @@ def _tagged(raw: Raw) -> Raw:
     if isinstance(raw, list):
         return [_tagged(value) for value in raw]
     return f"{FUNCTION} {raw}" if isinstance(raw, FunctionName) else raw
+
+
+# --- known ---------------------------------------------------------------------------------------
+
+KNOWN = Path(__file__).with_name("known.json")
+
+
+@cache
+def known(what: str) -> Any:
+    """`lm_eval`: keys of a task. `generators`: by name, their `settings` (kind, default, least) and `facts`.
+
+    `words`: how many words spell_backward has, by length. `bfcl`: items by category. `vllm`: its `version`
+    and the `options` of its engine.
+    """
+    return json.loads(KNOWN.read_text(encoding="utf-8"))[what]

@@ -7,10 +7,9 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, TypeAdapter
 
-from chord.config.building import models_from
-from chord.config.models import Model
 from chord.config.reading import read_json, validated
-from chord.config.study import Study
+from chord.config.sets import models_from
+from chord.config.study import Model, Study
 from chord.reach import decides_nothing
 from chord.settings import Frozen, Name
 

@@ -5,23 +5,12 @@ from typing import Self, TypeVar
 
 from pydantic import Field, TypeAdapter, model_validator
 
-from chord.config.artefacts import Artefact, Choice
-from chord.config.building import can_train, corpus_of_start, start_models, why_not
-from chord.config.claims import Claims
 from chord.config.lock import Lock
+from chord.config.paper import Artefact, Choice, Claims
 from chord.config.reading import read_json, validated
 from chord.config.recipe import Arm, Recipe
-from chord.config.study import (
-    Arithmetic,
-    Grading,
-    Groups,
-    Model,
-    Optimiser,
-    PolicyLoss,
-    Sampling,
-    Study,
-    Validation,
-)
+from chord.config.sets import can_train, corpus_of_start, start_models, why_not
+from chord.config.study import Arithmetic, Grading, Groups, Model, Optimiser, PolicyLoss, Sampling, Study, Validation
 from chord.settings import Count, Frozen, Name, Seed
 
 Part = TypeVar("Part", bound=Frozen)

@@ -7,13 +7,8 @@ computes must never come from here, since the code of this module is no part of 
 
 from typing import Any, cast
 
-from chord.config.artefacts import Figure, Table, Tabled
-from chord.config.building import models_from
-from chord.config.columns import benchmarks_of, divisions
-from chord.config.datasets import Task
-from chord.config.hub_sets import apart_from
-from chord.config.hub_sets import split_of as hub_split_of
 from chord.config.lock import Lock, Wanted, wanted_dataset, wanted_model
+from chord.config.paper import Figure, Table, Tabled, benchmarks_of, divisions
 from chord.config.project import Project
 from chord.config.reading import FUNCTION, FunctionName
 from chord.config.sets import (
@@ -23,7 +18,9 @@ from chord.config.sets import (
     checked,
     corpus_of,
     expert_of,
+    hub_split_of,
     is_published,
+    models_from,
     part_sizes,
     place,
     purpose,
@@ -32,7 +29,8 @@ from chord.config.sets import (
     split_of,
     trace_sets,
 )
-from chord.config.study import Execution, Study
+from chord.config.sets import hub_apart_from as apart_from
+from chord.config.study import Execution, Study, Task
 from chord.reach import decides_nothing
 
 RECORDED = "it is what the manifest records of config/"

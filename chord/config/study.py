@@ -1,20 +1,19 @@
-"""A study: one model, its data, its budgets, its benchmarks. Knows no arms and no files."""
+"""A study: one model, its data, its budgets, its benchmarks; where models, problems and traces come from.
+
+Knows no arms and no files.
+"""
 
 import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from chord.config.datasets import Dataset, Split, Task
-from chord.config.experts import Expert
-from chord.config.messages import expected
-from chord.config.models import Model
+from chord.config.reading import expected
 from chord.config.recipe import Recipe
-from chord.config.vllm import Vllm
-from chord.config.zero import Zero
 from chord.settings import (
     Below1,
     Count,
+    CountOrNone,
     Frozen,
     Minutes,
     Name,
@@ -30,6 +29,264 @@ from chord.settings import (
     Text,
     Tokens,
 )
+
+# --- models --------------------------------------------------------------------------------------
+
+REPOSITORY = r"^[\w.-]+/[\w.-]+$"
+Width = Annotated[int, Field(ge=1, le=10**5)]  # of a layer; the widest known are below 20,000
+
+
+class Architecture(Frozen):
+    """A Llama small enough to be trained by the study itself; field names are those of LlamaConfig."""
+
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Annotated[int, Field(ge=1, le=1000)]
+    num_attention_heads: Width
+    num_key_value_heads: Width
+    max_position_embeddings: Tokens
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        if self.hidden_size % (2 * heads):  # rotary positions turn pairs of a head's numbers
+            raise ValueError(
+                f"found hidden_size {self.hidden_size} with num_attention_heads {heads}, expected a multiple of"
+                f" {2 * heads}: each head has an even width"
+            )
+        if heads % groups:
+            raise ValueError(
+                f"found num_key_value_heads {groups} with num_attention_heads {heads}, expected a divisor of {heads}"
+            )
+        return self
+
+
+class Model(Frozen):
+    """Where the base model comes from: `random` is trained by the DAG, `package` unpacked from an installed wheel.
+
+    `hub`: fetched by `chord fetch`; `revision` is a commit, tag or branch, and the study's lock file has the commit.
+    """
+
+    source: Literal["random", "package", "hub"]
+    name: Text
+    revision: Text | None = None
+    architecture: Architecture | None = None
+    alphabet: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.source == "random") != (self.architecture is not None and self.alphabet is not None):
+            raise ValueError(
+                f"found source {self.source}, expected `architecture` and `alphabet` with random, only there"
+            )
+        if self.source == "hub" and not re.fullmatch(REPOSITORY, self.name, re.ASCII):
+            raise ValueError(f"found name '{self.name}' with source hub, expected OWNER/NAME")
+        if self.alphabet is not None and (not self.alphabet or len(set(self.alphabet)) < len(self.alphabet)):
+            twice = next((one for one in self.alphabet if self.alphabet.count(one) > 1), "nothing")
+            raise ValueError(f"found {twice!r} in `alphabet` more than once or nothing, expected each character once")
+        if self.source != "random" and self.revision is None:
+            wanted = "a commit, tag or branch" if self.source == "hub" else "the version of the package"
+            raise ValueError(
+                f"found source {self.source} without `revision`, expected {wanted}: weights must not change"
+            )
+        return self
+
+
+# --- vllm ----------------------------------------------------------------------------------------
+
+ADDRESS = r"^[A-Za-z0-9.-]+:[0-9]{1,5}$"
+
+
+class Vllm(Frozen):
+    """The engine that samples in training, its place, and more options of vLLM by their own names."""
+
+    placement: Literal["colocated", "server"] = "colocated"
+    address: Annotated[str, Field(pattern=ADDRESS)] | None = None
+    replicas: Count = 1
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    memory_share: Share | None = None
+    cache_gb: Positive | None = None
+    context_tokens: Tokens | None = None
+    enforce_eager: bool = True
+    sleep: bool = False
+    batch_invariant: bool = False
+    options: dict[str, Number | str | bool | list[str]] = Field(default={})
+
+    @model_validator(mode="after")
+    def _fits_its_place(self) -> Self:
+        if self.placement == "colocated" and (self.address is not None or self.replicas != 1):
+            raise ValueError(
+                "found `address` or `replicas` with placement colocated, expected placement server:"
+                " colocated, each rank has one engine of its own"
+            )
+        if self.placement == "server" and self.sleep:
+            raise ValueError("found `sleep: true` with placement server, expected colocated: a server has its own GPUs")
+        return self
+
+
+# --- zero ----------------------------------------------------------------------------------------
+
+
+class Zero(Frozen):
+    """What DeepSpeed divides among the ranks of a training: nothing, its ZeRO stages 1 to 3. Stage 0 is without it."""
+
+    stage: Literal[0, 1, 2, 3] = 0
+    offload: Literal["none", "optimiser"] = "none"
+
+    @model_validator(mode="after")
+    def _offloads_something(self) -> Self:
+        if self.stage == 0 and self.offload != "none":
+            raise ValueError(f"found offload {self.offload} with stage 0, expected stage 1, 2 or 3: DeepSpeed does it")
+        return self
+
+
+# --- datasets ------------------------------------------------------------------------------------
+
+Repository = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+NEEDED = ("question", "answer")
+OF_GENERATIONS = ("generations", "verified")  # lists of one length: what the expert wrote, and which of it was right
+
+
+class Dataset(Frozen):
+    """Files of one repository, rows of Parquet or JSON lines, and what their columns are called here.
+
+    `columns` maps a name that a task's prompt may have in braces to a column. `question` and `answer` must be there;
+    `generations` and `verified` where traces are published. Those of `may_lack` need not be in the files: where one is
+    not, `filters.generations` of a task does not hold, and only what reads published traces of it cannot be made.
+    """
+
+    repository: Repository
+    revision: Text
+    files: Annotated[tuple[str, ...], Field(min_length=1)]
+    columns: dict[str, Text]
+    may_lack: tuple[Literal["generations", "verified"], ...] = Field(default=(), exclude_if=lambda v: not v)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        missing = [name for name in NEEDED if name not in self.columns]
+        if missing:
+            raise ValueError(f"found no `{missing[0]}` in `columns`, expected the columns of {' and '.join(NEEDED)}")
+        unnamed = [name for name in self.may_lack if name not in self.columns]
+        if unnamed:
+            raise ValueError(f"found `{unnamed[0]}` in `may_lack` and not in `columns`, expected the column that it is")
+        bad = [file for file in self.files if not file.endswith((".parquet", ".jsonl"))]
+        if bad:
+            raise ValueError(f"found '{bad[0]}' in `files`, expected names or patterns that end in .parquet or .jsonl")
+        return self
+
+
+class Filters(Frozen):
+    """Which rows of a dataset become problems (arXiv:2508.11408, A.2); what each one dropped is counted.
+
+    `script`: no-cjk drops questions with Chinese characters. `generations`: at least so many that are verified and
+    have at most `generation_tokens` tokens of the policy's tokenizer. `overlap_words`: n of the n-grams of words that
+    no question may share with a question of any benchmark.
+    """
+
+    script: Literal["any", "no-cjk"] = "any"
+    answers: Literal["any", "integer", "calls"] = "any"
+    generations: CountOrNone = 0
+    generation_tokens: Tokens | None = None
+    overlap_words: Count | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.generation_tokens is not None and not self.generations:
+            raise ValueError(
+                "found `generation_tokens` without `generations`, expected how many of them a problem must have"
+            )
+        return self
+
+
+class Task(Frozen):
+    """Where problems come from, and the text that the policy is shown of each.
+
+    `generator`: a reasoning-gym dataset with its settings. `hub`: rows of one of the study's `datasets`. `package`:
+    items of an installed package, for benchmarks alone; there is one, BFCL's.
+    """
+
+    source: Literal["generator", "hub", "package"] = "generator"
+    dataset: Text
+    settings: dict[str, Number | str | bool | list[str]] = Field(default={})
+    keep: Literal["all", "sums", "differences"] = "all"
+    filters: Filters | None = None
+    prompt: Text
+
+    @model_validator(mode="after")
+    def _of_its_source(self) -> Self:
+        if self.source == "generator" and self.filters is not None:
+            raise ValueError("found `filters` with source generator, expected `keep`; filters are for rows of `hub`")
+        if self.source == "package" and (self.filters is not None or self.keep != "all"):
+            raise ValueError("found `filters` or `keep` with source package, expected `settings.categories` or nothing")
+        if self.source == "package" and self.dataset != "bfcl":
+            raise ValueError(f"found dataset '{self.dataset}' with source package, expected `bfcl`, the only one")
+        if self.source == "hub" and (self.settings or self.keep != "all"):
+            raise ValueError("found `settings` or `keep` with source hub, expected `filters`")
+        return self
+
+
+class Split(Frozen):
+    """So many problems of one task; with `or_fewer` as many as its dataset has, which the counts tell."""
+
+    task: Name
+    size: Count
+    or_fewer: bool = False
+
+
+# --- experts -------------------------------------------------------------------------------------
+
+
+class ExpertScripted(Frozen):
+    """A written-out solver, named as such wherever it appears."""
+
+    source: Literal["scripted"]
+    name: Text
+    style: Literal["terse", "worked", "checked", "sentences"]
+
+
+class ExpertPublished(Frozen):
+    """Traces that stand in the dataset of the problems; of the kept ones of a problem one is drawn at random."""
+
+    source: Literal["published"]
+    name: Text
+
+
+class ExpertServed(Frozen):
+    """A language model that vLLM serves; of its answers to a problem that the grader finds right, one is kept.
+
+    `replicas` and what follows say how machines are used; `options` are fields of vLLM's EngineArgs.
+    """
+
+    source: Literal["served"]
+    name: Text
+    model: Model
+    system: str | None = None
+    prompt: str = "{prompt}"
+    samples_per_problem: Count
+    keep: Literal["best", "random"]
+    temperature: Temperature
+    top_p: Share = 1.0
+    max_response_tokens: Tokens
+    tensor_parallel: Count = 1
+    options: dict[str, Number | str | bool | list[str]] = Field(default={})
+    replicas: Count = 1
+    shard_size: Count = 64
+    requests_at_once: Count = 64
+    start_minutes: Minutes = 30.0
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        if self.model.source == "random":
+            raise ValueError("found expert.model.source random, expected hub or package: a model that can answer")
+        if self.prompt.count("{prompt}") != 1:
+            raise ValueError(f"found expert.prompt '{self.prompt}', expected a text with {{prompt}} in it, once")
+        return self
+
+
+Expert = Annotated[ExpertScripted | ExpertPublished | ExpertServed, Field(discriminator="source")]
+
+
+# --- study ---------------------------------------------------------------------------------------
 
 MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 DAY = re.compile(rf"(0[1-9]|[12][0-9]|3[01]) ({MONTHS}) [0-9]{{4}}")

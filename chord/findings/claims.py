@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chord.config import PaperClaim, Project
+from chord.config.paper import PaperClaim
+from chord.config.project import Project
 from chord.findings.comparisons import Judged, judged_by, scale_of, unit_of
 from chord.findings.needs import Needs, needs
 from chord.findings.statistics import LEVEL, Estimate, holm, seeds_needed

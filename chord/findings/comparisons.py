@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from chord.config import Cells, Curves, Elsewhere, Project, Rise, Turn
+from chord.config.paper import Cells, Curves, Elsewhere, Rise, Turn
+from chord.config.project import Project
 from chord.findings import curves
 from chord.findings.curves import Array, Curve
 from chord.findings.needs import WHERE, Needs

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chord.config import Figure, Panel, Paper, Project
+from chord.config.paper import Figure, Panel, Paper
+from chord.config.project import Project
 from chord.findings.reading import read_metrics, read_validation
 from chord.findings.statistics import moving_mean, over_seeds
 from chord.provenance.files import UserError

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from chord.config import Project
-from chord.config.ours import Ours
+from chord.config.load import Ours
+from chord.config.project import Project
 from chord.findings import history, packing, page, ran, sheet, values, verdict_table, verdicts
 from chord.provenance.manifest import Manifest
 

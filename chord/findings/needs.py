@@ -5,8 +5,8 @@ The Snakefile asks this too, so nothing here loads numpy.
 
 from dataclasses import dataclass
 
-from chord.config import Cells, Elsewhere, Figure, PaperClaim, Project, Table
-from chord.config.columns import benchmarks_of
+from chord.config.paper import Cells, Elsewhere, Figure, PaperClaim, Table, benchmarks_of
+from chord.config.project import Project
 
 WHERE = {
     "scores": "runs/{arm}/seed-{seed}/eval/{benchmark}/scores.json",

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from chord.config import Figure, Panel, Paper, Project, Scheme
+from chord.config.paper import Figure, Panel, Paper, Scheme
+from chord.config.project import Project
 from chord.findings import claims, curves, scheme, table
 from chord.findings.reading import read_json, read_scores
 from chord.provenance.files import UserError

@@ -6,7 +6,8 @@ The example's probabilities and rewards are made up, and the drawing says so. Kn
 import math
 from typing import Any
 
-from chord.config import Project, Scheme
+from chord.config.paper import Scheme
+from chord.config.project import Project
 
 TOKENS = (0.02, 0.15, 0.5, 0.8, 0.95, 0.99)  # the policy's probability of each token of an expert trace
 REWARDS = (1.0, 0.0, 1.0, -0.1)  # of a group of rollouts: right, wrong, right, unparsable

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chord.config import Lengths, Project, Tabled
-from chord.config.columns import benchmarks_of, divisions
+from chord.config.paper import Lengths, Tabled, benchmarks_of, divisions
+from chord.config.project import Project
 from chord.findings.reading import Scored, read_scores
 from chord.findings.statistics import Estimate, two_way
 from chord.provenance.files import UserError

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from chord.config import Arithmetic, Arm, Project, Recipe, Tabled
-from chord.config.columns import benchmarks_of
-from chord.config.ours import Ours
+from chord.config.load import Ours
+from chord.config.paper import Tabled, benchmarks_of
+from chord.config.project import Project
+from chord.config.recipe import Arm, Recipe
+from chord.config.study import Arithmetic
 from chord.findings import page
 
 

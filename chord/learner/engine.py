@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from transformers import PreTrainedModel
 
-from chord.config import Optimiser
+from chord.config.study import Optimiser
 from chord.learner.packing import Packed
 from chord.learner.policy import TokenStatistics, full_weights, token_statistics
 from chord.learner.world import World

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from chord.config import Arithmetic, PolicyLoss, Recipe
+from chord.config.recipe import Recipe
+from chord.config.study import Arithmetic, PolicyLoss
 from chord.learner.engine import Engine
 from chord.learner.packing import IDLE, Packed, Sequence, pack, plan
 from chord.learner.policy import DTYPES, TokenStatistics, output_head

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from chord.seeds import derive
+from chord.records import derive
 
 
 def rows_at(position: int, count: int, size: int, seed: int, purpose: str) -> list[int]:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from chord.config import Arithmetic, Optimiser, PolicyLoss, Recipe
+from chord.config.recipe import Recipe
+from chord.config.study import Arithmetic, Optimiser, PolicyLoss
 from chord.learner.engine import Engine, Plain, adam
 from chord.learner.gradient import accumulate_gradient
 from chord.learner.packing import Sequence

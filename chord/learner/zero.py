@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from chord.config import Optimiser, Zero
+from chord.config.study import Optimiser, Zero
 from chord.learner.engine import adam, set_rate
 from chord.learner.packing import IDLE, Packed, pack
 from chord.learner.policy import TokenStatistics, full_weights, output_head, token_statistics

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from chord.config import Study
 from chord.config.planning import Dimensions, Lengths, Machine
+from chord.config.study import Study
 from chord.planning.memory import Peak, Setting, sampling_peak, training_peak
 
 ROOM = 0.92  # of a device's memory: the allocator needs the rest

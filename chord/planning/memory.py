@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from chord.config import Study
 from chord.config.planning import Dimensions, Machine
+from chord.config.study import Study
 from chord.planning.model import BYTES, cache_bytes, parameters
 
 GB = 1e9

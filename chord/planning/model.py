@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from chord.config import Model
 from chord.config.planning import Dimensions, Planning
+from chord.config.study import Model
 from chord.provenance.files import UserError
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}

@@ -5,8 +5,8 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from chord.config import Project
-from chord.config.messages import expected
+from chord.config.project import Project
+from chord.config.reading import expected
 
 ALWAYS = ("all", "everything", "claims")
 

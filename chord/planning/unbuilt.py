@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from chord.config import Project, Study
 from chord.config.planning import Planning, Unbuilt
+from chord.config.project import Project
+from chord.config.study import Study
 from chord.planning.model import named
 from chord.planning.work import Bench, Cost
 

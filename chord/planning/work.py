@@ -7,9 +7,10 @@ weights and the keys and values, and neither shorter than its layers' least time
 import math
 from dataclasses import dataclass
 
-from chord.config import Recipe, Study
 from chord.config.planning import Dimensions, Lengths, Machine
+from chord.config.recipe import Recipe
 from chord.config.sets import answered, split_of
+from chord.config.study import Study
 from chord.planning.model import (
     BYTES,
     cache_bytes,

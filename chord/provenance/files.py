@@ -189,8 +189,8 @@ def run_verb(name: str, main: Callable[[], int | None]) -> NoReturn:
 
 
 def _mendable() -> tuple[type[Exception], ...]:
-    from chord.config import ConfigError
     from chord.records import RecordError
+    from chord.settings import ConfigError
 
     return UserError, ConfigError, RecordError
 

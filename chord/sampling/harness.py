@@ -7,9 +7,8 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from chord.records import Answer
+from chord.records import Answer, derive
 from chord.sampling.protocol import PromptError, Request, Sampled, Sampler
-from chord.seeds import derive
 
 
 class UnfitPrompt(Exception):

@@ -13,10 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from chord.config import AnswerForm, ConfigError, Study
 from chord.config.benchmarks import read_task
+from chord.config.study import AnswerForm, Study
 from chord.provenance.files import UserError
 from chord.records import Problem, RecordError, read_lines
+from chord.settings import ConfigError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -14,9 +14,9 @@ from importlib.resources import files
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from chord.config import ConfigError
 from chord.provenance.files import UserError
 from chord.records import split_lines
+from chord.settings import ConfigError
 from chord.tasks.tool_calls import listed_calls
 
 PACKAGE = "bfcl_eval"

@@ -3,10 +3,9 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from chord.config import BaseCorpus, CorpusPart
 from chord.config.sets import part_sizes, task_sizes
-from chord.records import Problem
-from chord.seeds import derive
+from chord.config.study import BaseCorpus, CorpusPart
+from chord.records import Problem, derive
 
 
 def divided(corpus: BaseCorpus, problems: Sequence[Problem]) -> list[tuple[CorpusPart, Problem]]:

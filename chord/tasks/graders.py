@@ -15,7 +15,7 @@ from functools import cache
 from types import TracebackType
 from typing import Self
 
-from chord.config import AnswerForm
+from chord.config.study import AnswerForm
 from chord.provenance.files import UserError
 from chord.reach import PlugPoint
 from chord.records import Outcome

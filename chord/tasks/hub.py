@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any
 
-from chord.config import ConfigError, Filters, Study, Task
-from chord.config.datasets import NEEDED, OF_GENERATIONS
-from chord.records import Outcome, Problem
-from chord.seeds import derive
+from chord.config.study import NEEDED, OF_GENERATIONS, Filters, Study, Task
+from chord.records import Outcome, Problem, derive
+from chord.settings import ConfigError
 from chord.tasks.graders import Grader
 from chord.tasks.overlap import Overlap, question_key
 from chord.tasks.problems import problem_id

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from chord.config import ConfigError, Lock, Split, Study
-from chord.config.hub_sets import drawn_as, split_of
-from chord.config.lock import Wanted, wanted_dataset
-from chord.config.sets import BENCHMARK
+from chord.config.lock import Lock, Wanted, wanted_dataset
+from chord.config.sets import BENCHMARK, drawn_as
+from chord.config.sets import hub_split_of as split_of
+from chord.config.study import Split, Study
 from chord.provenance.fetched import checked_files
 from chord.provenance.files import UserError
 from chord.records import Problem, read_lines
+from chord.settings import ConfigError
 from chord.tasks.hub import Lengths, Rules, Selection, select
 from chord.tasks.overlap import Overlap, question_key, question_of
 from chord.tasks.rows import lacking, read_rows

@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from chord.config import ConfigError, Study
 from chord.config.sets import BENCHMARK, split_of
-from chord.records import Problem
-from chord.seeds import derive
+from chord.config.study import Study
+from chord.records import Problem, derive
+from chord.settings import ConfigError
 from chord.tasks import bfcl
 from chord.tasks.problems import Draw, problem_id
 

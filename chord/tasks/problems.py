@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
-from chord.config import ConfigError, Study, Task
 from chord.config.sets import BENCHMARK, SIXTEENTHS, place, purpose, sizes
-from chord.records import Problem
-from chord.seeds import derive
+from chord.config.study import Study, Task
+from chord.records import Problem, derive
+from chord.settings import ConfigError
 
 CHUNK = 10_000  # items drawn from one seed of reasoning-gym, whose item i is drawn from seed + i
 PATIENCE = 50_000  # draws in a row without a new problem, after which a task has no more

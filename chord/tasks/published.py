@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from chord.provenance.files import UserError
-from chord.records import Problem, Trace
-from chord.seeds import derive
+from chord.records import Problem, Trace, derive
 from chord.tasks.rows import Row
 
 

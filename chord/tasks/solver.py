@@ -16,8 +16,9 @@ sentences  12 + 30 = 42. 42 + 5 = 47. 47 - 8 = 39. The answer is 39
 import re
 from typing import NamedTuple
 
-from chord.config import ConfigError, Grading
+from chord.config.study import Grading
 from chord.records import Problem
+from chord.settings import ConfigError
 
 CHAIN = re.compile(r"[0-9]+([+-][0-9]+)+")
 

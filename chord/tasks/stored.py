@@ -7,7 +7,7 @@ from typing import Any, Self
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from chord.config import AnswerForm
+from chord.config.study import AnswerForm
 from chord.records import Answer, Outcome
 from chord.tasks.graders import grade_all
 

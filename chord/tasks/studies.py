@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from chord.config import Study, load
+from chord.config.load import load
+from chord.config.study import Study
 from chord.provenance.files import UserError
 from chord.reach import decides_nothing
 

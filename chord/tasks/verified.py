@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from chord.records import Answer, Outcome, Problem
-from chord.seeds import derive
+from chord.records import Answer, Outcome, Problem, derive
 
 NUMBER = re.compile(r"\d+")
 

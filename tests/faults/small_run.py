@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from chord.config import Recipe, Run
+from chord.config.project import Run
+from chord.config.recipe import Recipe
 from chord.records import Problem, Trace, write_lines
 
 ALPHABET = "0123456789+=>,;"

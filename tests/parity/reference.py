@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from chord.config import Execution, PolicyLoss, Recipe
+from chord.config.recipe import Recipe
+from chord.config.study import Execution, PolicyLoss
 from chord.learner import attention
 from chord.learner.packing import Sequence
 from chord.objective import MuConstant

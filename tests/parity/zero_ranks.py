@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from chord.config import Optimiser, Zero
+from chord.config.study import Optimiser, Zero
 from chord.learner.engine import Engine, Plain, adam
 from chord.learner.gradient import accumulate_gradient
 from chord.learner.packing import IDLE, Sequence, pack

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from chord.config import Project
+from chord.config.project import Project
 from chord.provenance.manifest import Manifest
-from chord.seeds import derive
+from chord.records import derive
 
 # Share right per benchmark at the end, in the order of the study's benchmarks.
 ENDS = {

@@ -15,13 +15,15 @@ import pytest
 
 from chord.ask_expert import judge
 from chord.asking import asking_of
-from chord.config import ConfigError, ExpertServed, load
+from chord.config.load import load
 from chord.config.slices import of_traces
+from chord.config.study import ExpertServed
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Outcome, Problem, Trace, read_lines, write_lines
 from chord.sampling.completions import Completion
 from chord.sampling.guard import below
 from chord.sampling.server import Server
+from chord.settings import ConfigError
 from chord.tasks.graders import grade
 from chord.tasks.shards import finish, finished, shard_of
 from chord.tasks.verified import Judged, difficulty, kept, why_none, yields

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from chord import audit
-from chord.config import load
+from chord.config.load import load
 from chord.findings import recomputed
 from chord.provenance import ledger, rehash
 from chord.provenance.files import UserError

@@ -12,8 +12,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.config.task import TaskConfig
 
-from chord.config import load
 from chord.config.benchmarks import BenchmarkTask, Metric
+from chord.config.load import load
 from chord.provenance.files import UserError
 from chord.records import Problem, RecordError, write_lines
 from chord.tasks.benchmarks import Benchmark, ask, measure, read_benchmark, read_problems
@@ -162,7 +162,7 @@ BAD = [
     ("stored.process_results", "stored.counted", "process_results: found a function of 1 arguments, expected one that"),
     (
         "chord.tasks.stored.process_results",
-        "chord.seeds.derive",
+        "chord.records.derive",
         "process_results: found a function annotated to return int, expected one that returns a dict",
     ),
     (

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from chord.config import AnswerForm, ConfigError
+from chord.config.study import AnswerForm
 from chord.provenance.files import UserError
 from chord.records import Outcome
+from chord.settings import ConfigError
 from chord.tasks import bfcl
 from chord.tasks.graders import grade
 

@@ -8,7 +8,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from chord import judge
-from chord.config import Claims, PaperClaim, load
+from chord.config.load import load
+from chord.config.paper import Claims, PaperClaim
 from chord.findings import claims, needs, verdicts
 from chord.findings.comparisons import Judged, Part, turned
 from chord.findings.curves import Curve

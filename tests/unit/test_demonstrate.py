@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chord.config import load
+from chord.config.load import load
 from chord.config.sets import answered
 from chord.config.slices import of_traces
 from chord.demonstrate import Check

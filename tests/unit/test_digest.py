@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chord import jobs
-from chord.config import load
+from chord.config.load import load
 from chord.provenance import digest
 from chord.provenance.digest import Package, code_digest, contents, job_code
 from chord.provenance.files import UserError
@@ -482,11 +482,11 @@ def move_a_function(tree: Path) -> None:
     text = (tree / "chord/objective.py").read_text(encoding="utf-8")
     start, end = text.index("def group_advantages"), text.index('@ADVANTAGES.entry("luffy")')
     (tree / "chord/objective.py").write_text(
-        text[:start].replace("from chord.reach", "from chord.seeds import group_advantages\nfrom chord.reach")
+        text[:start].replace("from chord.reach", "from chord.records import group_advantages\nfrom chord.reach")
         + text[end:],
         encoding="utf-8",
     )
-    seeds = tree / "chord/seeds.py"
+    seeds = tree / "chord/records.py"
     seeds.write_text(
         seeds.read_text(encoding="utf-8") + "\n\n" + text[start:end].replace("Tensor", "object"), encoding="utf-8"
     )
@@ -556,7 +556,7 @@ NOTHING: dict[str, Edit] = {
         ("chord/config/study.py", '"last-number-format", "binary"', '"last-number-format", "none", "binary"')
     ),
     "another import style": edit(
-        ("chord/learner/order.py", "from chord.seeds import derive", "from chord import seeds"),
+        ("chord/learner/order.py", "from chord.records import derive", "from chord import seeds"),
         ("chord/learner/order.py", "derive(seed", "seeds.derive(seed"),
         ("chord/learner/order.py", "import numpy as np", "import numpy"),
         ("chord/learner/order.py", "np.random.Generator(np.random", "numpy.random.Generator(numpy.random"),

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from chord.cluster import Node, gpus_of, last_words, minutes_of
-from chord.config import load
+from chord.config.load import load
 from chord.doctor import _misfits, planned, profile_file
 from chord.probe import Finding, _builds, described
 from chord.profile import held, wanted_gpus

@@ -13,7 +13,7 @@ from chord.provenance.freshness import Expected, differences, survey
 from chord.provenance.manifest import Manifest
 from chord.provenance.rehash import Hasher
 
-VERB = "chord.seeds"  # a module with no imports stands for a verb
+VERB = "chord.records"  # a module with no imports stands for a verb
 FIRST, SECOND = "data/one.manifest.json", "model.manifest.json"
 
 
@@ -57,12 +57,12 @@ def test_a_changed_setting_is_told_with_its_old_and_new_value(study: Path) -> No
 
 def test_changed_code_is_told_by_its_definition(study: Path) -> None:
     manifest = json.loads((study / FIRST).read_text())
-    manifest["code"]["definitions"]["chord.seeds"] = "(all) 00000000 derive 00000000"
+    manifest["code"]["definitions"]["chord.records"] = "(all) 00000000 derive 00000000"
     manifest["code"]["digest"] = "0" * 64
     (study / FIRST).write_text(json.dumps(manifest))
     whole, one = stale(study)[FIRST]
-    assert whole.startswith("code chord.seeds.(all): 00000000 -> ")
-    assert one.startswith("code chord.seeds.derive: 00000000 -> ")
+    assert whole.startswith("code chord.records.(all): 00000000 -> ")
+    assert one.startswith("code chord.records.derive: 00000000 -> ")
 
 
 def test_a_definition_that_uses_another_one_is_told_where_all_have_the_content_that_they_had(study: Path) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from chord import generate
-from chord.config import Study, load
+from chord.config.load import load
+from chord.config.study import Study
 from chord.provenance.files import UserError
-from chord.records import Answer, Problem, read_lines, write_lines
+from chord.records import Answer, Problem, derive, read_lines, write_lines
 from chord.sampling.harness import PolicyModel
 from chord.sampling.protocol import PromptError, Request, Sampled
-from chord.seeds import derive
 from tests import warm
 from tests.tiny_model import DATED, TURN_END, TURNS, tiny_model, turn_ending_tokenizer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chord.config import Grading
+from chord.config.study import Grading
 from chord.provenance.files import UserError
 from chord.records import Outcome
 from chord.tasks import math_checker

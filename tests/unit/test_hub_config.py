@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from chord.config import ConfigError, load
+from chord.config.load import load
 from chord.config.lock import repositories
+from chord.settings import ConfigError
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef" * 2 + "01234567"

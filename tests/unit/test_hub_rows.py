@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from chord.config import Filters, Study, load
+from chord.config.load import load
+from chord.config.study import Filters, Study
 from chord.provenance.files import UserError
 from chord.tasks.hub import Lengths, Rules, Selection, question_key, select
 from chord.tasks.overlap import Overlap

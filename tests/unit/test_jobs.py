@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from chord.config import Zero, load
-from chord.config.building import trained_starts
+from chord.config.load import load
+from chord.config.sets import trained_starts
+from chord.config.study import Zero
 from chord.config.uses import of_training
 from chord.jobs import expectations, run_texts
 from chord.planning.snakemake import asked

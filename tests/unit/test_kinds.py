@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from chord import tabulate
-from chord.config import Categories, Lengths, Paper, Table, Tabled, load
-from chord.config.building import below, why_not
-from chord.config.columns import benchmarks_of, divisions
+from chord.config.load import load
+from chord.config.paper import Categories, Lengths, Paper, Table, Tabled, benchmarks_of, divisions
+from chord.config.sets import below, why_not
 from chord.findings import kinds, rendering, scheme, sheet, table
 from chord.findings.recomputed import table_differences
 from chord.provenance.files import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chord import handover, launch, sizing
-from chord.config import load
+from chord.config.load import load
 from chord.provenance.files import UserError
 from chord.sampling.server import Settings, device_groups
 from tests import warm

@@ -37,7 +37,7 @@ def record(study: Path, work=lambda: None, **options) -> Path:
     """A verb that reads the study's data and writes runs/sft/model."""
     out = study / "runs" / "sft"
     inputs = {"train": study / "data" / "train.jsonl", "parts": study / "data" / "parts"}
-    asked = {"verb": "chord.seeds", "inputs": inputs, "outputs": {"model": out / "model"}, **options}
+    asked = {"verb": "chord.records", "inputs": inputs, "outputs": {"model": out / "model"}, **options}
     with Manifest.recording(out / "train.manifest.json", **asked):
         (out / "model").mkdir(parents=True, exist_ok=True)
         (out / "model" / "weights").write_text("w" * 10)
@@ -68,17 +68,17 @@ def test_a_manifest_holds_code_seeds_machine_and_what_the_verb_adds(study, monke
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setenv("HOMEMADE_SETTING", "not on the list")
     path = record(
-        study, seeds={"run": 7}, extra={"device": {"name": "cpu"}}, uses={"functions": ("chord.seeds.derive",)}
+        study, seeds={"run": 7}, extra={"device": {"name": "cpu"}}, uses={"functions": ("chord.records.derive",)}
     )
     manifest = read_manifest(path)
-    uses = {"functions": ("chord.seeds.derive",)}
+    uses = {"functions": ("chord.records.derive",)}
     assert manifest.code.uses == uses
-    assert manifest.code.definitions == job_code("chord.seeds", uses).definitions
-    assert manifest.code.digest == code_digest("chord.seeds", uses) != code_digest("chord.seeds")
+    assert manifest.code.definitions == job_code("chord.records", uses).definitions
+    assert manifest.code.digest == code_digest("chord.records", uses) != code_digest("chord.records")
     assert manifest.seeds == {"run": 7}
     assert manifest.extra == {"device": {"name": "cpu"}}
     assert (manifest.environment["OMP_NUM_THREADS"], manifest.attempt.job) == ("3", "4711")
-    assert manifest.command[:3] == ("python", "-m", "chord.seeds")
+    assert manifest.command[:3] == ("python", "-m", "chord.records")
     assert (manifest.machine["cores"], manifest.attempt.pid) == (os.cpu_count(), os.getpid())
     assert manifest.started <= manifest.ended
     assert "not on the list" not in path.read_text()
@@ -105,7 +105,7 @@ def test_the_hash_over_all_packages_and_pins_shows_one_change(tmp_path, monkeypa
 
 
 def test_a_verb_may_add_to_its_manifest_while_it_works(study):
-    with Manifest.recording(study / "a.json", verb="chord.seeds", inputs={}, outputs={}) as recording:
+    with Manifest.recording(study / "a.json", verb="chord.records", inputs={}, outputs={}) as recording:
         recording.extra["resumed_from_step"] = 20
         recording.seeds["sampling"] = 3
     manifest = read_manifest(study / "a.json")
@@ -144,7 +144,7 @@ def test_an_attempt_that_ends_well_is_two_lines_and_the_manifest_points_to_the_f
     begin, end = attempts(study)
     assert (begin["event"], begin["verb"], begin["manifest"]) == (
         "start",
-        "chord.seeds",
+        "chord.records",
         "runs/sft/train.manifest.json",
     )
     assert (end["event"], end["outcome"], end["attempt"]) == ("end", "ok", begin["attempt"])
@@ -189,10 +189,10 @@ from types import SimpleNamespace
 from chord.provenance.files import run_verb
 from chord.provenance.manifest import Manifest
 def main():
-    with Manifest.recording(Path(sys.argv[1]), verb="chord.seeds", inputs={}, outputs={}):
+    with Manifest.recording(Path(sys.argv[1]), verb="chord.records", inputs={}, outputs={}):
         print("ready", flush=True)
         time.sleep(60)
-run_verb("chord.seeds", main)
+run_verb("chord.records", main)
 """
     path = study / "a.manifest.json"
     with subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=PROJECT, stdout=subprocess.PIPE) as process:
@@ -240,12 +240,12 @@ def test_where_the_ledger_cannot_be_written_there_is_no_manifest_either(study, m
 
 
 def test_outside_of_a_study_there_is_a_manifest_and_no_ledger_unless_one_is_given(tmp_path):
-    with Manifest.recording(tmp_path / "a.json", verb="chord.seeds", inputs={}, outputs={}):
+    with Manifest.recording(tmp_path / "a.json", verb="chord.records", inputs={}, outputs={}):
         pass
     assert read_manifest(tmp_path / "a.json").attempt.ledger_line_sha256 is None
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     with Manifest.recording(
-        tmp_path / "b.json", verb="chord.seeds", inputs={}, outputs={}, ledger=tmp_path / "l.jsonl"
+        tmp_path / "b.json", verb="chord.records", inputs={}, outputs={}, ledger=tmp_path / "l.jsonl"
     ):
         pass
     assert len(ledger.read(tmp_path / "l.jsonl")) == 2
@@ -308,9 +308,9 @@ from types import SimpleNamespace
 from chord.provenance.manifest import Manifest
 study = Path(sys.argv[1])
 extra = {"where": "https://user:urlpassword@example.org/x?token=querysecret", "note": [os.environ["HF_TOKEN"]]}
-with Manifest.recording(study / "a.json", verb="chord.seeds", inputs={}, outputs={}, extra=extra):
+with Manifest.recording(study / "a.json", verb="chord.records", inputs={}, outputs={}, extra=extra):
     pass
-with Manifest.recording(study / "b.json", verb="chord.seeds", inputs={}, outputs={}):
+with Manifest.recording(study / "b.json", verb="chord.records", inputs={}, outputs={}):
     raise ValueError("could not log in with " + os.environ["WANDB_API_KEY"])
 """
 
@@ -379,7 +379,7 @@ def test_git_state_says_commit_and_whether_and_how_the_tree_differs(project):
     assert json.loads(run_in(project, STATE).stdout) == {**clean, "untracked": 1}
     with (project / "chord" / "seeds.py").open("a") as file:
         file.write("x = 1\n")
-    git(project, "add", "chord/seeds.py")
+    git(project, "add", "chord/records.py")
     dirty = json.loads(run_in(project, STATE).stdout)
     difference = hashlib.sha256(git(project, "diff", "HEAD", "--binary")).hexdigest()
     assert dirty == {**clean, "dirty": True, "diff_sha256": difference, "untracked": 1}

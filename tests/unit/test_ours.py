@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from chord import jobs
-from chord.config import load
-from chord.config.ours import Ours, ours
+from chord.config.load import Ours, load, ours
 
 ROOT = Path(__file__).parents[2]
 TEXT = """

@@ -10,7 +10,7 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig
 
 from chord import plan
-from chord.config import load
+from chord.config.load import load
 from chord.config.planning import Dimensions, Planning
 from chord.plan import estimated
 from chord.planning import fitting, measured, memory

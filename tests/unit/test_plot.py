@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from chord import plot
-from chord.config import load
-from chord.config.artefacts import Panel
+from chord.config.load import load
+from chord.config.paper import Panel
 from chord.provenance.files import UserError
 from tests.unit.results_tree import write_metrics
 

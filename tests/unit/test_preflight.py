@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from chord.config import Zero
+from chord.config.study import Zero
 from chord.learner.packing import IDLE, pack
 from chord.learner.policy import as_policy, token_statistics
 from chord.learner.preflight import tiny_like

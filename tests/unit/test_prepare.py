@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from chord.config import Study, load
+from chord.config.load import load
 from chord.config.sets import problem_sets
 from chord.config.slices import of_problems
+from chord.config.study import Study
 from chord.provenance.manifest import read_manifest
 from chord.records import Problem, read_lines, write_lines
 from chord.tasks.overlap import shared

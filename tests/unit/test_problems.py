@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chord.config import Benchmark, ConfigError, Split, Study, Task, load
+from chord.config.load import load
 from chord.config.sets import part_sizes, problem_sets, task_sizes
+from chord.config.study import Benchmark, Split, Study, Task
 from chord.config.uses import of_problems, of_traces
 from chord.provenance.digest import job_code
 from chord.records import Problem, write_lines
+from chord.settings import ConfigError
 from chord.tasks.corpus import divided, shuffled
 from chord.tasks.problems import ELSEWHERE, OTHER_SHAPE, OUTSIDE, TOO_LONG, Draw, draw, owner, problem_id
 from tests.unit.small_study import write_study

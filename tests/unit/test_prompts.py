@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from chord.config import load
+from chord.config.load import load
 from chord.learner.blank import character_tokenizer
 from chord.provenance.files import UserError
 from chord.tasks.prompts import end_ids, prompt_ids, prompt_text, response_ids

@@ -7,9 +7,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chord.config import ConfigError, reading
-from chord.config.ours import ours
+from chord.config import reading
+from chord.config.load import ours
 from chord.config.reading import LONGEST, FunctionName, assigned, parsed, read_json, read_yaml
+from chord.settings import ConfigError
 
 ROOT = Path(__file__).parents[2]
 # As in https://yaml.org/spec/1.2.2/, section 10.3.2, where YAML 1.1 has other values for most of them.

@@ -12,7 +12,7 @@ import pytest
 from docutils.core import publish_parts
 
 from chord import judge, plot, report, tabulate
-from chord.config import load
+from chord.config.load import load
 from chord.findings import values
 from chord.findings.curves import window
 from chord.provenance.files import UserError

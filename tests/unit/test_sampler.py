@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from chord.config import Run
+from chord.config.project import Run
 from chord.feed import Feed
 from chord.learner.packing import Sequence, pack
 from chord.learner.policy import token_statistics

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from chord import score
-from chord.config import load
+from chord.config.load import load
 from chord.records import Answer, Problem, RecordError, write_lines
 from chord.tasks.benchmarks import measure, read_benchmark
 from chord.tasks.stored import StoredAnswers

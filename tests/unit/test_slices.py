@@ -3,9 +3,10 @@ from typing import Any
 
 import pytest
 
-from chord.config import Grading, Study, load
+from chord.config.load import load
 from chord.config.sets import answered, problem_sets, trace_sets
 from chord.config.slices import of_answers, of_problems, of_scores, of_traces
+from chord.config.study import Grading, Study
 from chord.demonstrate import Check, measured_in, write
 from chord.records import write_lines
 from chord.tasks.problems import draw

@@ -16,14 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from chord.config import load
+from chord.config.load import load
 from chord.learner.order import rows_at
 from chord.learner.packing import Sequence, pack
 from chord.learner.policy import configured_ends, load_policy, token_statistics
-from chord.records import Problem, Trace, read_lines
+from chord.records import Problem, Trace, derive, read_lines
 from chord.sampling.protocol import Request
 from chord.sampling.transformers_sampler import TransformersSampler
-from chord.seeds import derive
 from chord.tasks.prompts import end_ids, prompt_ids, response_ids
 from tests import warm
 from tests.unit.small_study import ROOT, demonstrate, prepare, run, smollm2, write_smollm2

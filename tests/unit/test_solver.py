@@ -2,8 +2,9 @@ import random
 
 import pytest
 
-from chord.config import ConfigError, Grading
+from chord.config.study import Grading
 from chord.records import Outcome, Problem
+from chord.settings import ConfigError
 from chord.tasks.graders import grade
 from chord.tasks.solver import final_form, solve
 

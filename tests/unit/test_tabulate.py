@@ -13,7 +13,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from chord import tabulate
-from chord.config import load
+from chord.config.load import load
 from chord.findings import rendering
 from chord.findings.statistics import two_way
 from chord.provenance.files import UserError

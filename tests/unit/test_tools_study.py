@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from chord.config import ConfigError, Lock, Study, load, uses
-from chord.config.lock import LockedFile, LockedRepository, wanted_dataset
+from chord.config import uses
+from chord.config.load import load
+from chord.config.lock import Lock, LockedFile, LockedRepository, wanted_dataset
 from chord.config.slices import of_problems
+from chord.config.study import Study
 from chord.jobs import expectations
 from chord.prepare import overlaps
 from chord.provenance.digest import job_code
@@ -23,6 +25,7 @@ from chord.provenance.fetched import repository_folder
 from chord.provenance.files import UserError
 from chord.provenance.hashing import file_sha256
 from chord.records import Answer, Problem, read_lines, write_lines
+from chord.settings import ConfigError
 from chord.tasks.bfcl import CATEGORIES, release
 from chord.tasks.hub_set import Beside, hub_set
 from chord.tasks.published import published

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chord.config import Model
+from chord.config.study import Model
 from chord.provenance.files import UserError
 from chord.unpack import find
 from tests import warm

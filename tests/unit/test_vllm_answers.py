@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from chord.config import ConfigError, load
+from chord.config.load import load
 from chord.config.slices import how_answered
 from chord.provenance.digest import job_code
 from chord.provenance.manifest import read_manifest
-from chord.records import Answer, Problem, read_lines
+from chord.records import Answer, Problem, derive, read_lines
 from chord.sampling.vllm_options import configured_ends_in
-from chord.seeds import derive
+from chord.settings import ConfigError
 from chord.tasks.benchmarks import read_benchmark, read_problems
 from tests.draws import may_agree
 from tests.tiny_model import tiny_model

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from chord import jobs, watch
-from chord.config import load
+from chord.config.load import load
 from chord.config.planning import Planning
 from chord.findings import progress
 from chord.findings.progress import Job, Left, Price, State, Training

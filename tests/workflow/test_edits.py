@@ -105,7 +105,7 @@ NOTHING: dict[str, Edit] = {
     "a comment in arms.yaml": edits(("config/arms.yaml", "# Figure 7: fixed mixtures.", "# Fixed mixtures.")),
     "a comment in a benchmark": edits(("config/benchmarks/harder.yaml", "# Four-digit sums", "# Sums of four digits")),
     "a comment among pins": edits(("envs/train.txt", "torch==", "# the CPU build too\ntorch==")),
-    "words of a message": edits(("chord/config/messages.py", '"a whole number"', '"an integer"')),
+    "words of a message": edits(("chord/config/reading.py", '"a whole number"', '"an integer"')),
     "a caption": edits(("workflow/report/report.rst", "The whole study", "All of the study")),
     "a profile": edits(("profiles/default/config.yaml", "show-failed-logs: true", "show-failed-logs: false")),
     "GPUs and partition": edits(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chord.config import load
+from chord.config.load import load
 from chord.jobs import planned
 from tests import warm
 from tests.workflow.expected import ARMS, IN_TABLE, imitates_only, lineage, recipe

@@ -10,28 +10,13 @@ from functools import cache, partial
 from pathlib import Path
 
 from chord import jobs, sizing
-from chord.config import ConfigError, Tabled, load
-from chord.config.building import (
-    asked_expert,
-    below,
-    corpus_name,
-    models_from,
-    started_from,
-    tested_on,
-    trained_starts,
-)
-from chord.config.columns import benchmarks_of, divisions
-from chord.config.hub_sets import apart_from
-from chord.config.sets import (
-    BENCHMARK,
-    answered,
-    beside_benchmark,
-    is_published,
-    is_served,
-    problem_sets,
-    source_of,
-    trace_sets,
-)
+from chord.settings import ConfigError
+from chord.config.paper import Tabled
+from chord.config.load import load
+from chord.config.sets import asked_expert, below, corpus_name, models_from, started_from, tested_on, trained_starts
+from chord.config.paper import benchmarks_of, divisions
+from chord.config.sets import hub_apart_from as apart_from
+from chord.config.sets import BENCHMARK, answered, beside_benchmark, is_published, is_served, problem_sets, source_of, trace_sets
 from chord.findings import needs
 from chord.plain import settle_output
 from chord.planning.snakemake import answer, is_asked, told_by

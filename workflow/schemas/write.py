@@ -14,8 +14,11 @@ from pydantic import TypeAdapter
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from chord.config import Arm, Artefact, Choice, Claims, Run, Study  # noqa: E402  the path must be set first
 from chord.config.benchmarks import BenchmarkTask  # noqa: E402  likewise
+from chord.config.paper import Artefact, Choice, Claims  # noqa: E402  likewise
+from chord.config.project import Run  # noqa: E402  likewise
+from chord.config.recipe import Arm  # noqa: E402  likewise
+from chord.config.study import Study  # noqa: E402  the path must be set first
 from chord.provenance.manifest import Manifest  # noqa: E402  likewise
 
 BUDGET = {"type": "string", "pattern": r"^budget\.\w+$", "description": "the study's value of this name in `budget`"}

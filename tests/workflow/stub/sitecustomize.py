@@ -34,7 +34,7 @@ def stand_in(verb: str, arguments: list[str]) -> None:
     from pathlib import Path
 
     from chord import jobs
-    from chord.config import load
+    from chord.config.load import load
     from chord.provenance.manifest import Manifest
 
     flags = dict(zip(arguments, arguments[1:], strict=False))

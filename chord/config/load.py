@@ -1,28 +1,31 @@
-"""Every file under `config/`, read and checked before anything runs. Writes nothing."""
+"""All of `config/` for one study, checked together; and which of its values are marked as ours.
+
+`load` raises one `ConfigError` that lists every problem as: file, key, what was found, what was expected.
+"""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import yaml
 from pydantic import TypeAdapter
 
-from chord.config.artefacts import EVERYTHING, Artefact, Choice
 from chord.config.benchmarks import BenchmarkTask, read_task
-from chord.config.building import below, why_not
-from chord.config.checks import alone, crossed, misnamed, unplanned
-from chord.config.claims import Claims
-from chord.config.limits import of_arms, of_columns, of_study
+from chord.config.checks import alone, crossed, misnamed, of_arms, of_columns, of_study, unplanned
 from chord.config.lock import read_lock
-from chord.config.messages import expected, kind_of, one_line, shown
+from chord.config.paper import EVERYTHING, Artefact, Choice, Claims
 from chord.config.planning import FILE as PLANNING
 from chord.config.planning import Planning
 from chord.config.project import Project
-from chord.config.reading import parsed, read_yaml, validated
+from chord.config.reading import composed, expected, kind_of, one_line, parsed, read_yaml, shown, validated
 from chord.config.recipe import Arm
+from chord.config.sets import below, why_not
 from chord.config.study import Study
 from chord.reach import decides_nothing
 from chord.settings import NAME, ConfigError, Number, Raw
+
+# --- loading -------------------------------------------------------------------------------------
 
 T = TypeVar("T")
 Budget = Mapping[str, Number]
@@ -238,3 +241,54 @@ def _resolved(raw: Raw, budget: Budget) -> Raw:
         return [_resolved(value, budget) for value in raw]
     match = BUDGET.fullmatch(raw) if isinstance(raw, str) else None
     return budget[match[1]] if match else raw
+
+
+# --- ours ----------------------------------------------------------------------------------------
+
+MARK = re.compile(r"(?:^|\s)# ours: (.*)$")
+
+
+class Ours(NamedTuple):
+    """One marked value: the file below config/, the dotted key, the value as it is written there, and the reason."""
+
+    file: str
+    key: str
+    value: str
+    reason: str
+
+
+def ours(config: Path, files: Sequence[str]) -> list[Ours]:
+    """Every marked value in these files below `config`, in order; files that are not there have none.
+
+    A mark at the end of a line is about that line; one that stands alone, with the comment lines that follow it, is
+    about the next line with a key.
+    """
+    paths = ((name, config / name) for name in files)
+    return [one for name, path in paths if path.is_file() for one in _marked(name, path.read_text(encoding="utf-8"))]
+
+
+def _marked(name: str, text: str) -> Iterator[Ours]:
+    keys = dict(_keys(composed(text, f"config/{name}")))
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        mark = MARK.search(line)
+        if mark is None:
+            continue
+        stands_alone = line.lstrip().startswith("#")
+        reason, at = mark[1].strip(), number
+        if stands_alone:
+            at = next((line for line in range(number, len(lines)) if line in keys), number)
+            reason = " ".join([reason, *(line.strip().removeprefix("#").strip() for line in lines[number + 1 : at])])
+        value = MARK.sub("", lines[at]).partition(": ")[2].strip()
+        yield Ours(name, keys.get(at, ""), value, reason.strip())
+
+
+def _keys(node: yaml.Node | None, above: str = "") -> Iterator[tuple[int, str]]:
+    """The line, from 0, on which each key begins, with its dotted name; the first of a line comes last."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    pairs: list[tuple[yaml.Node, yaml.Node]] = node.value
+    for key, value in reversed(pairs):
+        name = f"{above}{key.value}"
+        yield from _keys(value, f"{name}.")
+        yield key.start_mark.line, name

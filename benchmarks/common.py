@@ -21,9 +21,8 @@ import torch
 from transformers import PreTrainedModel
 
 from chord.config.load import load
-from chord.learner.blank import blank_model, character_tokenizer
-from chord.learner.packing import Sequence
-from chord.learner.policy import as_policy, load_policy
+from chord.learner.batch import Sequence
+from chord.learner.policy import as_policy, blank_model, character_tokenizer, load_policy
 from chord.unpack import find, unpack
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,15 +20,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from benchmarks.common import MODELS, alternate, batch_of, device_here, model_of, show
-from chord.config import MuConstant
 from chord.config.recipe import Recipe
 from chord.config.study import Arithmetic, PolicyLoss
-from chord.learner import attention
-from chord.learner.engine import Plain
+from chord.learner import policy
+from chord.learner.batch import Sequence
+from chord.learner.engine import Plain, World
 from chord.learner.gradient import accumulate_gradient
-from chord.learner.packing import Sequence
 from chord.learner.policy import DTYPES, computing_in, recompute_layers
-from chord.learner.world import World
+from chord.objective import MuConstant
 
 MU = 0.1
 POLICY_LOSS = PolicyLoss(clip_low=0.2, clip_high=0.2, advantage_epsilon=1e-6)
@@ -105,7 +104,7 @@ def packed_step(model: PreTrainedModel, batch: List[Sequence], args: argparse.Na
     )
 
     def step() -> int:
-        model.set_attn_implementation(attention.NAME)
+        model.set_attn_implementation(policy.PACKED)
         model.zero_grad(set_to_none=True)
         accumulate_gradient(engine, batch, MU, recipe, POLICY_LOSS, how, 1.0)
         return sum(map(len, batch))

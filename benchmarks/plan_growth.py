@@ -23,7 +23,7 @@ from chord.provenance.files import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("Snakefile", "workflow", "profiles", "config", "envs", "chord")
-EDITED = ("chord/objective/weights.py", "return p * (1 - p)", "return p * (1 - p) * 1.0")
+EDITED = ("chord/objective.py", "return p * (1 - p)", "return p * (1 - p) * 1.0")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Seeds: every random draw has its own, derived from what it is for. No global generator exists anywhere."""
+"""What flows between steps: one frozen record a line of JSON. No torch, no config, no maths."""
 
 import dataclasses
 import hashlib
@@ -12,6 +12,8 @@ from typing import Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 # --- seeds ---------------------------------------------------------------------------------------
+
+# Every random draw has its own seed, derived from what it is for. No global generator exists anywhere.
 
 
 def derive(seed: int, purpose: str, *items: int | str) -> int:

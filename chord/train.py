@@ -35,31 +35,32 @@ import torch
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from chord.account import Clock, machine, metrics_of, show, tell
-from chord.command import arguments, outputs_of
 from chord.config.project import Run
 from chord.config.uses import of_training
+from chord.learner.batch import Sequence
+from chord.learner.engine import World, join_world, leave_world
 from chord.learner.gradient import NotFinite, accumulate_gradient
-from chord.learner.packing import Sequence
-from chord.learner.world import World, join_world, leave_world
 from chord.objective import Step
 from chord.provenance.files import run_verb
 from chord.provenance.lease import Lease
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
 from chord.sampling.protocol import StaleSampler
-from chord.session import (
+from chord.training.metrics import Clock, machine, metrics_of, show, tell
+from chord.training.setup import (
     Training,
+    arguments,
     drop_state,
     dump_not_finite,
     keep_weights,
+    outputs_of,
     save,
     set_up,
     write_outputs,
 )
 
 if TYPE_CHECKING:
-    from chord.session import Practise
+    from chord.training.setup import Practise
 
 CONTINUE_ME = 75
 NOT_FINITE = 3
@@ -152,7 +153,7 @@ PRACTICE = PlugPoint[Callable[[Run], "AbstractContextManager[Practise | None]"]]
 
 @PRACTICE.entry("rollouts")
 def _with_rollouts(run: Run) -> "AbstractContextManager[Practise]":
-    from chord.rollout import practice_of
+    from chord.training.rollouts import practice_of
 
     return practice_of(run)
 

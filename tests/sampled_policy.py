@@ -11,8 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from chord.config.load import load
-from chord.learner.blank import blank_model, character_tokenizer
-from chord.learner.policy import as_policy
+from chord.learner.policy import as_policy, blank_model, character_tokenizer
 from chord.sampling.vllm_engine import Engine
 from chord.sampling.vllm_sampler import VllmSampler
 

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from chord.config.recipe import Recipe
 from chord.config.study import Arithmetic, PolicyLoss
-from chord.learner.engine import Engine
-from chord.learner.packing import IDLE, Packed, Sequence, pack, plan
+from chord.learner.batch import IDLE, Packed, Sequence, pack, plan
+from chord.learner.engine import Engine, World
 from chord.learner.policy import DTYPES, TokenStatistics, output_head
-from chord.learner.world import World
 from chord.objective import (
     LOSSES,
     ExpertTokens,

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear, pad
 from transformers import PreTrainedModel
 
-from chord.learner.attention import KeyValueStore, Layout
-from chord.learner.policy import computing_in, output_head, read_packed
+from chord.learner.policy import KeyValueStore, Layout, computing_in, output_head, read_packed
 from chord.sampling.protocol import Request, Sampled, check_prompts
 
 SHRINK = 0.75  # rows are dropped once this share or less of them is still running

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-import chord.session
 import chord.train
+import chord.training.setup
 from chord.learner import checkpoint, engine
-from chord.learner.log import LineLog
+from chord.learner.checkpoint import LineLog
 from chord.provenance.digest import job_code
 from chord.sampling.transformers_sampler import TransformersSampler
 
@@ -37,7 +37,7 @@ PLACES = {
     "hashing a checkpoint": (checkpoint, "file_sha256"),
     "dropping old checkpoints": (checkpoint.shutil, "rmtree"),
     "outputs": (chord.train, "write_outputs"),
-    "copying candidates": (chord.session.shutil, "copyfile"),
+    "copying candidates": (chord.training.setup.shutil, "copyfile"),
     "dropping the state": (chord.train, "drop_state"),
 }
 

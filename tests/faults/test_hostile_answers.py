@@ -86,6 +86,10 @@ TEXTS = {
 }
 
 
+def checker_of(grader: Grader) -> MathChecker:
+    return grader._reading.close.__self__
+
+
 @pytest.fixture(scope="module")
 def graders() -> Iterator[dict[str, Grader]]:
     made = {name: Grader(grading) for name, (grading, _) in GRADINGS.items()}
@@ -97,7 +101,7 @@ def graders() -> Iterator[dict[str, Grader]]:
 @pytest.fixture
 def checker(graders: dict[str, Grader]) -> MathChecker:
     """That of the grader that all tests share: a child takes seconds to load. It is ready, a new one if need be."""
-    shared = graders["math"]._checker
+    shared = checker_of(graders["math"])
     assert shared.equal("1", "\\frac{2}{2}") is True
     return shared
 
@@ -118,11 +122,11 @@ def test_no_hostile_text_holds_the_math_grader_for_long_or_is_right(
     graders: dict[str, Grader], title: str, answer: str
 ) -> None:
     grader = graders["math"]
-    assert grader._checker.equal("1", "\\frac{2}{2}") is True
-    began, busy = time.process_time(), copies_seconds(grader._checker)
+    assert checker_of(grader).equal("1", "\\frac{2}{2}") is True
+    began, busy = time.process_time(), copies_seconds(checker_of(grader))
     outcome = grader.grade(TEXTS[title], "stop", answer)
     assert time.process_time() - began < LIMIT_SECONDS  # what reads the text
-    assert copies_seconds(grader._checker) - busy < math_worker.PROCESSOR_SECONDS + CLOCK_SLACK  # what compares it
+    assert copies_seconds(checker_of(grader)) - busy < math_worker.PROCESSOR_SECONDS + CLOCK_SLACK  # what compares it
     assert outcome in (Outcome.WRONG, Outcome.UNEVALUATED, Outcome.UNPARSABLE, Outcome.KILLED)
     assert not Path("owned").exists()
 
@@ -248,8 +252,8 @@ def test_the_child_has_limits_and_none_of_the_environments_secrets_and_ends_with
     monkeypatch.setenv("SOME_API_TOKEN", "hunter2")
     with Grader(GRADINGS["math"][0]) as grader:
         assert grader.grade("\\boxed{7^{1/2}}", "stop", "\\sqrt{7}") is Outcome.RIGHT
-        assert grader._checker._worker
-        folder = Path(f"/proc/{grader._checker._worker.pid}")
+        assert checker_of(grader)._worker
+        folder = Path(f"/proc/{checker_of(grader)._worker.pid}")
         assert b"hunter2" not in (folder / "environ").read_bytes()
         limits = {line[:26].strip(): line[26:].split()[0] for line in (folder / "limits").read_text().splitlines()}
         assert limits["Max address space"] == str(math_worker.MEMORY_BYTES)

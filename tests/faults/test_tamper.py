@@ -131,9 +131,7 @@ TAMPERS = [
     Tamper("a score made again, the table not", "table1.json", "stale", t.score_made_again),
     Tamper("an old score put back", SCORES, "altered", t.old_score_put_back),
     Tamper("an old score and its manifest put back", f"{CELL}/scores.manifest.json", "altered", t.old_attempt_put_back),
-    Tamper(
-        "other code of the statistics", "figure9.json", "stale", t.text(f"../../{t.STATISTICS}", "ddof=1", "ddof=0")
-    ),
+    Tamper("other code of the statistics", "table1.json", "stale", t.text(f"../../{t.STATISTICS}", "ddof=1", "ddof=0")),
     Tamper(
         "another number of the paper in config/", "table1.json", "stale", t.text(f"../../{t.TABLE}", "43.8", "43.9")
     ),
@@ -335,7 +333,7 @@ def with_a_broken_rule(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def without_snakemake_installed(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(snakemake.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(snakemake, "find_spec", lambda name: None)
     return "Snakemake is not installed"
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import torch
 
-from chord.learner.engine import Plain, adam
+from chord.learner.engine import Plain, World, adam
 from chord.learner.gradient import accumulate_gradient
 from chord.learner.policy import recompute_layers
-from chord.learner.world import World
 from tests import warm
 from tests.faults.small_run import command, result, small_run
 from tests.faults.test_vllm_training import POLICY_LOSS, SIZES

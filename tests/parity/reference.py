@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from chord.config.recipe import Recipe
 from chord.config.study import Execution, PolicyLoss
-from chord.learner import attention
-from chord.learner.packing import Sequence
+from chord.learner import policy
+from chord.learner.batch import Sequence
 from chord.objective import MuConstant
 
 VOCABULARY = 23
@@ -45,7 +45,8 @@ def small_model(kind="llama", dtype=torch.float64, seed=3):
                 norm.weight = child.weight
                 setattr(module, name, norm)
     model = model.to(dtype).eval()
-    model.set_attn_implementation(attention.NAME)
+    policy.register_attention()
+    model.set_attn_implementation(policy.PACKED)
     return model
 
 

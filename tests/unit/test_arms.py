@@ -154,7 +154,7 @@ def test_training_that_only_imitates_imports_no_grader_and_no_reward(tmp_path):
     small_run(tmp_path, recipe=IMITATE | {"keep": "last"}, arm="sft")
     done = warm.run([sys.executable, "-c", NO_GRADER, *command(tmp_path, tmp_path / "out")], cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert "chord.feed" in done.stdout
+    assert "chord.training.rollouts" in done.stdout
     unwanted = ("rollout", "tasks.graders", "tasks.rewards", "tasks.math_checker")
     assert not [name for name in unwanted if f"'chord.{name}'" in done.stdout]
 

@@ -450,8 +450,8 @@ def everywhere(old: str, new: str) -> Edit:
 
 
 def rename_a_module(tree: Path) -> None:
-    (tree / "chord/learner/order.py").rename(tree / "chord/learner/sorting.py")
-    everywhere(r"chord\.learner\.order\b", "chord.learner.sorting")(tree)
+    (tree / "chord/learner/batch.py").rename(tree / "chord/learner/sorting.py")
+    everywhere(r"chord\.learner\.batch\b", "chord.learner.sorting")(tree)
 
 
 def split_a_module(tree: Path) -> None:
@@ -469,13 +469,13 @@ def split_a_module(tree: Path) -> None:
 
 
 def merge_two_modules(tree: Path) -> None:
-    order, packing = tree / "chord/learner/order.py", tree / "chord/learner/packing.py"
-    lines = order.read_text(encoding="utf-8").split('"""', 2)[2]
-    text = packing.read_text(encoding="utf-8")
+    rewards, graders = tree / "chord/tasks/rewards.py", tree / "chord/tasks/graders.py"
+    lines = rewards.read_text(encoding="utf-8").split('"""', 2)[2]
+    text = graders.read_text(encoding="utf-8")
     start = text.index("\nimport ") + 1
-    packing.write_text(text[:start] + lines + "\n" + text[start:], encoding="utf-8")
-    order.unlink()
-    everywhere(r"chord\.learner\.order\b", "chord.learner.packing")(tree)
+    graders.write_text(text[:start] + lines + "\n" + text[start:], encoding="utf-8")
+    rewards.unlink()
+    everywhere(r"chord\.tasks\.rewards\b", "chord.tasks.graders")(tree)
 
 
 def move_a_function(tree: Path) -> None:
@@ -556,10 +556,10 @@ NOTHING: dict[str, Edit] = {
         ("chord/config/study.py", '"last-number-format", "binary"', '"last-number-format", "none", "binary"')
     ),
     "another import style": edit(
-        ("chord/learner/order.py", "from chord.records import derive", "from chord import seeds"),
-        ("chord/learner/order.py", "derive(seed", "seeds.derive(seed"),
-        ("chord/learner/order.py", "import numpy as np", "import numpy"),
-        ("chord/learner/order.py", "np.random.Generator(np.random", "numpy.random.Generator(numpy.random"),
+        ("chord/learner/batch.py", "from chord.records import derive", "from chord import records"),
+        ("chord/learner/batch.py", "derive(seed", "records.derive(seed"),
+        ("chord/learner/batch.py", "import numpy as np", "import numpy"),
+        ("chord/learner/batch.py", "np.random.Generator(np.random", "numpy.random.Generator(numpy.random"),
     ),
     "an annotation": edit(
         ("chord/objective.py", "def shaped_imitation(logp: Tensor, ", 'def shaped_imitation(logp: "object", ')

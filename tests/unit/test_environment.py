@@ -79,6 +79,8 @@ def imported(verb: str) -> set[str]:
         new = set(imports(ast.parse(source.read_text(encoding="utf-8"))))
         waiting += [name for name in new if name.startswith("chord")]
         found |= new
+    if any(verb in lock.VERBS[step] for step in ("data", "evaluate")):
+        found.discard("numpy")  # a schedule of mu draws with it, in training alone
     ours = {"chord", *sys.stdlib_module_names, *NOT_USED.get(verb, set()), *OPTIONAL, IN_PARTS}
     return {name for name in found if name.split(".")[0] not in ours}
 

@@ -341,7 +341,7 @@ def test_a_job_done_ahead_imports_nothing_heavy(place: Place, fake: Fake) -> Non
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of the demo's kind, much smaller, as `chord.train` would leave it."""
-    from chord.learner.blank import blank_model, character_tokenizer
+    from chord.learner.policy import blank_model, character_tokenizer
 
     described = load(ROOT, "demo").study.model
     assert described.alphabet is not None and described.architecture is not None

@@ -12,6 +12,7 @@ from chord.provenance.files import UserError
 from chord.records import Outcome
 from chord.tasks import math_checker
 from chord.tasks.graders import MOST_TRAPS, Grader, grade
+from chord.tasks.math_checker import MathChecker
 
 RIGHT, WRONG, UNPARSABLE, TOO_LONG = Outcome.RIGHT, Outcome.WRONG, Outcome.UNPARSABLE, Outcome.TOO_LONG
 UNEVALUATED, KILLED = Outcome.UNEVALUATED, Outcome.KILLED
@@ -21,6 +22,10 @@ MARKED = Grading(grader="marked-text", mark="=", reward="paper-math")
 LAST = Grading(grader="last-number", reward="last-number-format")
 MATH = Grading(grader="math", reward="paper-math")
 TOOLS = Grading(grader="tool-call", reward="binary")
+
+
+def checker_of(grader: Grader) -> MathChecker:
+    return grader._reading.close.__self__
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +190,7 @@ def test_an_answer_to_an_integer_never_reaches_the_child_process() -> None:
     ]
     with Grader(MATH) as grader:
         outcomes = grader.grade_all([(f"\\boxed{{{text}}}", "stop", "42") for text in given])
-        assert grader._reading.close.__self__._worker is None
+        assert checker_of(grader)._worker is None
     assert outcomes == [RIGHT, WRONG, RIGHT, RIGHT, UNEVALUATED, UNEVALUATED, WRONG, UNEVALUATED, WRONG, WRONG]
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from chord.handover import HandOver, difference, tied_names
-from chord.learner.world import World
+from chord.learner.engine import World
 from chord.sampling.checksums import checksums, combined
 from chord.sampling.protocol import StaleSampler
 from chord.sampling.vllm_sampler import Held
+from chord.training.weight_sync import HandOver, difference, tied_names
 from tests.sampled_policy import random_policy
 
 MODEL = random_policy(21)

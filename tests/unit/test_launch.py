@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from chord import handover, launch, sizing
+from chord import launch, sizing
 from chord.config.load import load
 from chord.provenance.files import UserError
 from chord.sampling.server import Settings, device_groups
+from chord.training import weight_sync
 from tests import warm
 from tests.mini_study import edit_yaml
 from tests.workflow.tree import copied
@@ -123,15 +124,15 @@ def test_ranks_are_for_the_gpus_that_no_server_has(tmp_path: Path, gres, vllm, d
 
 
 def test_servers_get_the_last_gpus_and_ranks_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover, "visible_devices", lambda: [str(number) for number in range(8)])
+    monkeypatch.setattr(weight_sync, "visible_devices", lambda: [str(number) for number in range(8)])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "6")
-    with handover._beside_the_learner():
+    with weight_sync._beside_the_learner():
         seen = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
         assert device_groups(seen, Settings(replicas=2)) == ["6", "7"]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3,4,5,6,7"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    with pytest.raises(UserError, match="found server with 8 GPUs for 8 ranks"), handover._beside_the_learner():
+    with pytest.raises(UserError, match="found server with 8 GPUs for 8 ranks"), weight_sync._beside_the_learner():
         pass
 
 

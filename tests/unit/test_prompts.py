@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from chord.config.load import load
-from chord.learner.blank import character_tokenizer
+from chord.learner.policy import character_tokenizer
 from chord.provenance.files import UserError
 from chord.tasks.prompts import end_ids, prompt_ids, prompt_text, response_ids
 from tests.tiny_model import DATED, TURN_END, TURNS, turn_ending_tokenizer

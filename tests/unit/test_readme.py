@@ -24,5 +24,5 @@ def test_every_option_that_the_readme_gives_to_training_is_one_that_training_kno
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     command = re.search(r"python -m chord\.train(.*?[^\\])\n", text, re.DOTALL)
     assert command
-    known = (ROOT / "chord" / "command.py").read_text(encoding="utf-8")
+    known = (ROOT / "chord" / "training" / "setup.py").read_text(encoding="utf-8")
     assert [option for option in re.findall(r"--(\w+)", command[1]) if f'("{option}", ' not in known] == []

@@ -50,4 +50,4 @@ def test_what_cannot_be_graded_or_is_left_to_do_pays_no_more_than_an_honest_wron
 
 def test_an_unknown_reward_is_refused() -> None:
     with pytest.raises(ValueError, match="expected `paper-math`"):
-        reward(Outcome.RIGHT, "", "math-paper")
+        reward(Outcome.RIGHT, "", "paper-maths")

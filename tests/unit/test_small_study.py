@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chord.config.load import load
-from chord.learner.order import rows_at
-from chord.learner.packing import Sequence, pack
+from chord.learner.batch import Sequence, pack, rows_at
 from chord.learner.policy import configured_ends, load_policy, token_statistics
 from chord.records import Problem, Trace, derive, read_lines
 from chord.sampling.protocol import Request

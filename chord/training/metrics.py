@@ -10,10 +10,11 @@ import torch
 
 from chord.config.project import Run
 from chord.learner.gradient import Sums
-from chord.session import Training
+from chord.reach import decides_nothing
+from chord.training.setup import Training
 
 if TYPE_CHECKING:
-    from chord.rollout import Rollouts
+    from chord.training.rollouts import Rollouts
 
 
 @dataclass
@@ -91,6 +92,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+@decides_nothing("it is recorded")
 def machine(run: Run, threads: int) -> dict[str, Any]:
     """The device and the switches that may move last bits, for the manifest."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -1,14 +1,40 @@
-"""Which sequences share a micro-batch, and how they lie in it. S sequences, T tokens in all, no padding.
+"""Which rows a step reads, which sequences share a micro-batch, and how they lie in it.
 
-A micro-batch is one long row: sequences one after another, each with positions from 0. Attention never crosses
-their borders (`chord.learner.attention`).
+S sequences, T tokens in all, no padding.
 """
 
 from collections.abc import Sequence as List
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from chord.records import derive
+
+# --- order ---------------------------------------------------------------------------------------
+
+# Which rows a step reads: an endless stream of shuffled epochs, a pure function of seed and position.
+
+
+def rows_at(position: int, count: int, size: int, seed: int, purpose: str) -> list[int]:
+    """Rows `position` to `position + count` of the stream over `size` rows; each epoch is every row once."""
+    if size < 1:
+        raise ValueError(f"found {size} rows to read for {purpose}, expected at least one")
+    rows: list[int] = []
+    while len(rows) < count:
+        epoch, start = divmod(position + len(rows), size)
+        shuffled = np.random.Generator(np.random.Philox(key=derive(seed, purpose, epoch))).permutation(size)
+        rows += shuffled[start : start + count - len(rows)].tolist()
+    return rows
+
+
+# --- packing -------------------------------------------------------------------------------------
+
+# Which sequences share a micro-batch, and how they lie in it. S sequences, T tokens in all, no padding.
+#
+# A micro-batch is one long row: sequences one after another, each with positions from 0. Attention never crosses
+# their borders (`chord.learner.policy`).
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chord.config.project import Run
 from chord.config.study import Vllm
-from chord.learner.world import World
+from chord.learner.engine import World
 from chord.provenance.files import UserError
 from chord.sampling.checksums import checksums, combined
 from chord.sampling.protocol import Sampler, StaleSampler

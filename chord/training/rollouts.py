@@ -1,29 +1,101 @@
-"""Graded rollouts: what only arms that sample are fed, and how they are validated. P prompts, G rollouts of each.
+"""What a step is fed: expert rows, answers to validation problems, graded rollouts. P prompts, G rollouts of each.
 
-Part of the verb `train`: the only place where sampler, grader, rewards and advantages meet. Arms that only imitate
-never import it.
+The only place where sampler, grader, rewards and advantages meet. Arms that only imitate import no grader.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as List
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from chord.config.project import Run
-from chord.feed import Feed
-from chord.learner.order import rows_at
-from chord.learner.packing import Sequence
+from chord.learner.batch import Sequence, rows_at
+from chord.learner.engine import World
 from chord.objective import ADVANTAGES
 from chord.provenance.files import UserError
-from chord.records import Outcome, Problem, Trace, ValidationAnswer
-from chord.sampling.protocol import Sampled
-from chord.tasks.graders import Grader
-from chord.tasks.rewards import reward
+from chord.records import Outcome, Problem, Trace, ValidationAnswer, derive
+from chord.sampling.protocol import Request, Sampled, Sampler
+from chord.tasks.prompts import prompt_ids, response_ids
+
+if TYPE_CHECKING:
+    from chord.tasks.graders import Grader
+
+# --- feed ----------------------------------------------------------------------------------------
+
+# What a step of any arm is fed: expert rows, and answers to the validation problems.
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Expert traces and validation problems as this rank sees them."""
+
+    run: Run
+    tokenizer: PreTrainedTokenizerBase
+    sampler: Sampler
+    world: World
+    traces: List[Trace]
+    validation: List[Problem]
+    _ids: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def experts(self, position: int, count: int) -> list[Sequence]:
+        """This rank's share of the next `count` expert rows from `position` of the stream."""
+        rows = rows_at(position, count, len(self.traces), self.run.seed, "experts")
+        return [self.expert(self.traces[row]) for row in rows[self.world.rank :: self.world.size]]
+
+    def expert(self, trace: Trace, advantage: float = 0.0) -> Sequence:
+        """One expert trace as a sequence that teaches."""
+        return Sequence(
+            name=f"expert trace {trace.id}",
+            prompt=self.prompt(trace.prompt),
+            response=tuple(response_ids(self.tokenizer, trace.response)),
+            is_expert=True,
+            advantage=advantage,
+        )
+
+    def validate(self, step: int) -> list[ValidationAnswer]:
+        """Answers to the validation problems at the training temperature, those of all ranks, by problem and sample."""
+        settings, world = self.run.validation, self.world
+        asked = list(self.validation[: settings.problems])
+        count = settings.samples_per_problem
+        mine = asked[world.rank :: world.size]
+        answers = [
+            ValidationAnswer(step, mine[at // count].id, at % count, self.text(one), one.finish, len(one.ids))
+            for at, one in enumerate(self.sample(mine, count, ("validation", step)))
+        ]
+        order = {problem.id: place for place, problem in enumerate(asked)}
+        everyone = [answer for rank in world.gather(answers) for answer in rank]
+        return sorted(everyone, key=lambda answer: (order[answer.problem], answer.sample))
+
+    def sample(self, problems: List[Problem], count: int, purpose: tuple[str, int]) -> list[Sampled]:
+        """`count` responses to each problem, grouped by problem; every one has a seed of its own."""
+        settings = self.run.sampling
+        requests = [
+            Request(problem.id, self.prompt(problem.prompt), derive(self.run.seed, *purpose, problem.id, k))
+            for problem in problems
+            for k in range(count)
+        ]
+        return self.sampler.sample(requests, settings.max_response_tokens, settings.temperature)
+
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """The prompt's tokens; each text goes through the chat template once."""
+        if text not in self._ids:
+            self._ids[text] = tuple(prompt_ids(self.tokenizer, text, date=self.run.prompt_date))
+        return self._ids[text]
+
+    def text(self, sample: Sampled) -> str:
+        """What the policy wrote; the end token is not part of it."""
+        ids = sample.ids[:-1] if sample.finish == "stop" else sample.ids
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+
+
+# --- rollout -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -41,7 +113,7 @@ class Practice:
     """The prompts that the policy practises on, and the grader that judges what it writes."""
 
     feed: Feed
-    grader: Grader
+    grader: "Grader"
     prompts: List[Problem]
 
     def rollouts(self, step: int) -> Rollouts:
@@ -130,6 +202,8 @@ class Practice:
 
     def _reward(self, outcome: Outcome, text: str) -> float:
         assert self.feed.run.grading is not None
+        from chord.tasks.rewards import reward
+
         return reward(outcome, text, self.feed.run.grading.reward)
 
     def _count(self, outcomes: List[Outcome]) -> dict[str, int]:
@@ -143,5 +217,7 @@ class Practice:
 def practice_of(run: Run) -> "Iterator[Callable[[Feed, List[Problem]], Practice]]":
     """Makes the practice of a run; the grader that pays its rewards is open meanwhile."""
     assert run.grading is not None, "a recipe with rollouts is graded"
+    from chord.tasks.graders import Grader
+
     with Grader(run.grading) as grader:
         yield lambda feed, prompts: Practice(feed, grader, prompts)

@@ -1,4 +1,4 @@
-"""A training run's surroundings: command line, start model, data, resume state, outputs. Part of the verb `train`."""
+"""A training run's surroundings: command line, start model, data, resume state, outputs."""
 
 import argparse
 import hashlib
@@ -17,32 +17,117 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from chord.command import records_of
 from chord.config.project import Run
 from chord.config.study import Zero
 from chord.config.uses import of_training
-from chord.feed import Feed
 from chord.learner import checkpoint
-from chord.learner.blank import blank_model, character_tokenizer
-from chord.learner.checkpoint import Progress
-from chord.learner.engine import Engine, Plain, adam
-from chord.learner.log import Curves, LineLog
-from chord.learner.policy import DTYPES, as_policy, configured_ends, load_policy, recompute_layers, weights_dtype
-from chord.learner.world import World
+from chord.learner.checkpoint import Curves, LineLog, Progress
+from chord.learner.engine import Engine, Plain, World, adam
+from chord.learner.policy import (
+    DTYPES,
+    as_policy,
+    blank_model,
+    character_tokenizer,
+    configured_ends,
+    load_policy,
+    recompute_layers,
+    weights_dtype,
+)
 from chord.provenance.digest import code_digest
 from chord.provenance.files import UserError, atomic_folder, write_atomically
 from chord.provenance.hashing import content_hash
 from chord.provenance.lease import Lease
+from chord.provenance.options import Number
 from chord.reach import PlugPoint
 from chord.records import Problem, Trace, candidate_name, derive, read_lines
 from chord.sampling.protocol import Sampler
 from chord.tasks.prompts import as_recorded, end_ids
+from chord.training.rollouts import Feed
 
 if TYPE_CHECKING:
-    from chord.handover import HandOver
-    from chord.rollout import Practice
+    from chord.training.rollouts import Practice
+    from chord.training.weight_sync import HandOver
 
     Practise = Callable[[Feed, list[Problem]], Practice]
+
+
+# --- command -------------------------------------------------------------------------------------
+
+# The command line of `chord.train`, checked against what the recipe needs. Part of that verb.
+
+
+def arguments() -> argparse.Namespace:
+    """The command line of `chord.train`."""
+    parser = argparse.ArgumentParser(prog="chord.train", description="Train one arm: see run.json for what it is told.")
+    for name, required, what in (
+        ("run", True, "the resolved recipe, run.json"),
+        ("start", False, "folder of the model to start from; none for a recipe with init: random"),
+        ("prompts", False, "training problems (JSON lines); for recipes that sample"),
+        ("traces", False, "expert traces (JSON lines); for recipes that imitate"),
+        ("solved", False, "problems that the traces solve (JSON lines); for recipes that sample and imitate"),
+        ("validation", True, "validation problems (JSON lines)"),
+        ("model", True, "folder to write the trained model to"),
+        ("metrics", True, "file to write the metrics to, a JSON line a step"),
+        ("timing", True, "file to write seconds and memory to, a JSON line a step"),
+        (
+            "validation-answers",
+            False,
+            "file to write the answers to validation problems to; for recipes that only imitate",
+        ),
+        ("candidates", False, "folder to write the weights of each validated step to; for recipes with keep: every"),
+        ("manifest", True, "file to write the manifest to"),
+        ("state", True, "folder for checkpoints; the same folder continues a run that was stopped"),
+        ("tensorboard", False, "folder for TensorBoard events"),
+    ):
+        parser.add_argument(f"--{name}", type=Path, required=required, help=what)
+    for name, least, default, what in (
+        ("threads", 1, 1, "threads of the CPU; another number may move the last bits of the result"),
+        ("checkpoint-every-steps", 1, 20, "steps that a kill costs at most; moves no bit of the result"),
+        ("checkpoint-every-minutes", None, 5.0, "the same in minutes; whichever comes first"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            action=Number,
+            kind=type(default),
+            least=least,
+            default=default,
+            help=f"{what} (default: {default})",
+        )
+    return parser.parse_args()
+
+
+def outputs_of(args: argparse.Namespace, run: Run) -> dict[str, Path]:
+    """What this run is to write, by flag. Raises UserError for a flag that it lacks or has no use for."""
+    imitates = not run.recipe.needs_rollouts
+    needed = {"validation_answers": imitates, "candidates": run.recipe.keep == "every"}
+    for name, wanted in needed.items():
+        given = getattr(args, name) is not None
+        if (wanted and not given) or (given and not imitates):
+            found, expected = ("a path", "none") if given else ("nothing", "a path to write to")
+            kind = "only imitates" if imitates else "samples rollouts"
+            raise UserError(
+                f"--{name.replace('_', '-')}: found {found}, expected {expected}: arm '{run.arm}' {kind} and keeps"
+                f" {run.recipe.keep}"
+            )
+    names = ("model", "metrics", "timing", "tensorboard", *needed)
+    return {name: path for name in names if (path := getattr(args, name)) is not None}
+
+
+def records_of(args: argparse.Namespace, name: str, kind: Any, needed: bool, run: Run) -> list[Any]:
+    """The records of one input, none if the recipe has no use for them."""
+    path = getattr(args, name)
+    if not needed:
+        return []
+    if path is None:
+        raise UserError(
+            f"--{name}: found nothing, expected a file of {kind.__name__} lines: arm '{run.arm}' reads them"
+        )
+    return read_lines(path, kind)
+
+
+# --- session -------------------------------------------------------------------------------------
+
+# A training run's surroundings: command line, start model, data, resume state, outputs. Part of the verb `train`.
 
 
 @dataclass
@@ -126,8 +211,7 @@ def _torch(run: Run, model: PreTrainedModel, world: World) -> Started:
 
 @ENGINES.entry("deepspeed")
 def _deepspeed(run: Run, model: PreTrainedModel, world: World) -> Started:
-    from chord.learner.preflight import preflight
-    from chord.learner.zero import Sharded
+    from chord.learner.sharded import Sharded, preflight
 
     measured = preflight(model, run.execution, run.optimiser, world)
     return Sharded(model, run.recipe.learning_rate, run.optimiser, run.execution.zero, world), measured
@@ -172,9 +256,9 @@ def _by_vllm(
     ends: list[int],
     world: World,
 ) -> Asked:
-    from chord import handover
+    from chord.training import weight_sync
 
-    hand = handover.start(run, model, tokenizer, ends, world, args.state / "sampler")
+    hand = weight_sync.start(run, model, tokenizer, ends, world, args.state / "sampler")
     return hand.sampler, hand
 
 

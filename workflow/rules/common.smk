@@ -16,7 +16,16 @@ from chord.config.load import load
 from chord.config.sets import asked_expert, below, corpus_name, models_from, started_from, tested_on, trained_starts
 from chord.config.paper import benchmarks_of, divisions
 from chord.config.sets import hub_apart_from as apart_from
-from chord.config.sets import BENCHMARK, answered, beside_benchmark, is_published, is_served, problem_sets, source_of, trace_sets
+from chord.config.sets import (
+    BENCHMARK,
+    answered,
+    beside_benchmark,
+    is_published,
+    is_served,
+    problem_sets,
+    source_of,
+    trace_sets,
+)
 from chord.findings import needs
 from chord.plain import settle_output
 from chord.planning.snakemake import answer, is_asked, told_by

@@ -84,9 +84,9 @@ def test_an_unknown_command_ends_with_the_nearest_and_all_there_are(
         ("generate", "--threads", ("0",), "a whole number of at least 1"),
         ("ask_expert", "--threads", ("0",), "a whole number of at least 1"),
         ("launch", "--per-node", ("0",), "a whole number of at least 1"),
-        ("command", "--threads", ("0",), "a whole number of at least 1"),
-        ("command", "--checkpoint-every-steps", ("0", "2.5"), "a whole number of at least 1"),
-        ("command", "--checkpoint-every-minutes", ("0", "-1", "inf"), "a number above 0"),
+        ("train", "--threads", ("0",), "a whole number of at least 1"),
+        ("train", "--checkpoint-every-steps", ("0", "2.5"), "a whole number of at least 1"),
+        ("train", "--checkpoint-every-minutes", ("0", "-1", "inf"), "a number above 0"),
     ],
 )
 def test_a_number_out_of_range_is_told_in_one_line(
@@ -96,10 +96,9 @@ def test_a_number_out_of_range_is_told_in_one_line(
     for words in refused:
         monkeypatch.setattr(sys, "argv", ["chord", option, *(words.split() or [words])])
         with pytest.raises(SystemExit) as end:
-            module.arguments() if command == "command" else module.main()
+            module.main()
         found = words.split()[-1] if words else ""
-        name = "train" if command == "command" else command
-        told = rf"(python -m )?chord[ .]{name}: {option}: found '{re.escape(found)}', expected {expected}\n"
+        told = rf"(python -m )?chord[ .]{command}: {option}: found '{re.escape(found)}', expected {expected}\n"
         assert end.value.code == 2
         assert re.fullmatch(told, capsys.readouterr().err), words
 

@@ -199,7 +199,7 @@ run_verb("chord.test", main)
             "chord.test: b.jsonl: found text\n",
         ),
         (
-            "from chord.config import ConfigError; raise ConfigError('one\\ntwo')",
+            "from chord.settings import ConfigError; raise ConfigError('one\\ntwo')",
             2,
             "chord.test: one\nchord.test: two\n",
         ),

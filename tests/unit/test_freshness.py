@@ -13,7 +13,7 @@ from chord.provenance.freshness import Expected, differences, survey
 from chord.provenance.manifest import Manifest
 from chord.provenance.rehash import Hasher
 
-VERB = "chord.records"  # a module with no imports stands for a verb
+VERB = "chord.reach"  # a module with no imports stands for a verb
 FIRST, SECOND = "data/one.manifest.json", "model.manifest.json"
 
 
@@ -57,12 +57,13 @@ def test_a_changed_setting_is_told_with_its_old_and_new_value(study: Path) -> No
 
 def test_changed_code_is_told_by_its_definition(study: Path) -> None:
     manifest = json.loads((study / FIRST).read_text())
-    manifest["code"]["definitions"]["chord.records"] = "(all) 00000000 derive 00000000"
+    words = manifest["code"]["definitions"]["chord.reach"].split()
+    words[words.index("PlugPoint") + 1] = "0" * 8
+    manifest["code"]["definitions"]["chord.reach"] = " ".join(words)
     manifest["code"]["digest"] = "0" * 64
     (study / FIRST).write_text(json.dumps(manifest))
-    whole, one = stale(study)[FIRST]
-    assert whole.startswith("code chord.records.(all): 00000000 -> ")
-    assert one.startswith("code chord.records.derive: 00000000 -> ")
+    (told,) = stale(study)[FIRST]
+    assert told.startswith("code chord.reach.PlugPoint: 00000000 -> ")
 
 
 def test_a_definition_that_uses_another_one_is_told_where_all_have_the_content_that_they_had(study: Path) -> None:

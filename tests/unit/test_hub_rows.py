@@ -162,7 +162,7 @@ def test_files_are_read_in_their_order_and_a_missing_column_or_a_damaged_file_is
 MEASURE = """
 import json, resource, sys
 from pathlib import Path
-from chord.config import load
+from chord.config.load import load
 from chord.tasks.hub import Lengths, Rules, select
 from chord.tasks.rows import read_rows
 study = load(Path(sys.argv[1]), study="math").study

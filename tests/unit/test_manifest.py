@@ -128,7 +128,7 @@ def test_files_outside_of_the_study_are_found_from_the_project_the_code_or_the_r
     config.parent.mkdir()
     config.write_text("x")
     stray.write_text("x")
-    inputs = {"config": config, "code": PROJECT / "chord" / "seeds.py", "stray": stray}
+    inputs = {"config": config, "code": PROJECT / "chord" / "records.py", "stray": stray}
     path = record(study, inputs=inputs)
     found = read_manifest(path).inputs
     assert [found[name].root for name in inputs] == ["project", "code", "elsewhere"]
@@ -217,7 +217,7 @@ def test_a_missing_input_or_output_is_named_and_leaves_no_manifest(study):
 
 @pytest.mark.parametrize("name", ["data/train.jsonl", "data/parts/one", "data/parts/new"])
 def test_an_input_that_changes_while_the_verb_works_is_an_error(study, name):
-    with pytest.raises(UserError, match=r"found it changed while chord\.seeds ran"):
+    with pytest.raises(UserError, match=r"found it changed while chord\.records ran"):
         record(study, lambda: (study / name).write_text("xyz"))
 
 
@@ -377,7 +377,7 @@ def test_git_state_says_commit_and_whether_and_how_the_tree_differs(project):
     assert clean == {"commit": commit, "dirty": False, "diff_sha256": None, "untracked": 0, "why": None}
     (project / "chord" / "new.py").write_text("x = 1\n")
     assert json.loads(run_in(project, STATE).stdout) == {**clean, "untracked": 1}
-    with (project / "chord" / "seeds.py").open("a") as file:
+    with (project / "chord" / "records.py").open("a") as file:
         file.write("x = 1\n")
     git(project, "add", "chord/records.py")
     dirty = json.loads(run_in(project, STATE).stdout)

@@ -30,6 +30,7 @@ from chord.config.sets import (
     trained_starts,
 )
 from chord.findings import packing
+from chord.provenance.digest import Uses
 from chord.provenance.freshness import Expected
 from chord.tasks.benchmarks import read_benchmark
 
@@ -182,7 +183,7 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
     yield "report.manifest.json", Expected("chord.report", {}, "report", of_page(project, root))
 
 
-def _of_model(project: Project, name: str, seed: int, reached: uses.Uses) -> Iterator[tuple[str, Expected]]:
+def _of_model(project: Project, name: str, seed: int, reached: Uses) -> Iterator[tuple[str, Expected]]:
     """The jobs that make one arm's model."""
     arm, study, run = project.arms[name], project.study, f"runs/{name}/seed-{seed}"
     if arm.recipe:

@@ -7,9 +7,8 @@ from chord.config.project import Run
 from chord.config.reading import FunctionName
 from chord.config.sets import is_published, source_of
 from chord.config.study import AnswerForm, Study
+from chord.provenance.digest import FUNCTIONS, Uses
 
-Uses = dict[str, tuple[str, ...]]
-FUNCTIONS = "functions"  # definitions that a job names by themselves; see `chord.provenance.digest`
 DATA = {"process_docs"}  # of an lm-eval task, the function that says what the problems are
 
 

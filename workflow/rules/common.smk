@@ -10,21 +10,25 @@ from functools import cache, partial
 from pathlib import Path
 
 from chord import jobs, sizing
-from chord.settings import ConfigError
-from chord.config.paper import Tabled
 from chord.config.load import load
-from chord.config.sets import asked_expert, below, corpus_name, models_from, started_from, tested_on, trained_starts
-from chord.config.paper import benchmarks_of, divisions
-from chord.config.sets import hub_apart_from as apart_from
+from chord.config.paper import Tabled, benchmarks_of, divisions
 from chord.config.sets import (
     BENCHMARK,
     answered,
+    asked_expert,
+    below,
     beside_benchmark,
+    corpus_name,
+    hub_apart_from,
     is_published,
     is_served,
+    models_from,
     problem_sets,
     source_of,
+    started_from,
+    tested_on,
     trace_sets,
+    trained_starts,
 )
 from chord.findings import needs
 from chord.plain import settle_output
@@ -33,6 +37,7 @@ from chord.planning.targets import refusal
 from chord.provenance import commands, freshness
 from chord.provenance.files import UserError
 from chord.provenance.processes import SNAKEMAKE_IN
+from chord.settings import ConfigError
 
 settle_output()
 
@@ -244,7 +249,7 @@ def beside_set(wildcards):
     if source_of(project.study, wildcards.set) == "generator":
         return {}
     problems, benchmarks = "results/{{study}}/data/problems/{}.jsonl", "results/{{study}}/data/benchmarks/{}.jsonl"
-    files = {"apart-from": [problems.format(name) for name in apart_from(project.study, wildcards.set)]}
+    files = {"apart-from": [problems.format(name) for name in hub_apart_from(project.study, wildcards.set)]}
     files |= {"benchmarks": [benchmarks.format(name) for name in project.study.benchmarks]}
     return files | {"tokenizer": "results/{study}/models/base/model"}
 
@@ -291,7 +296,7 @@ def data_below(recipes, starts, benchmarks, every):
     traces |= {recipe.traces for recipe in recipes if recipe.needs_experts}
     sets = {answered(project.study, name) for name in traces} | ({"validation"} if recipes or starts else set())
     sets |= {"train"} if any(recipe.needs_rollouts for recipe in recipes) else set()
-    sets |= {one for name in sets for one in apart_from(project.study, name)}
+    sets |= {one for name in sets for one in hub_apart_from(project.study, name)}
     drawn_from_hub = any(source_of(project.study, name) == "hub" for name in sets)
     benchmarks = list(project.study.benchmarks) if drawn_from_hub else benchmarks
     sets |= {one for name in benchmarks for one in beside_benchmark(project.study, f"{BENCHMARK}{name}")}

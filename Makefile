@@ -45,7 +45,7 @@ demo-all: demo
 	@python -m snakemake --cores $(CORES) --config study=demo -- everything
 
 table:
-	@python -m chord.tabulate --show $(RESULTS)/table1.json
+	@python -m chord tabulate --show $(RESULTS)/table1.json
 	@echo '[demo] tables and figures: $(RESULTS)/'
 	@echo '[demo] report:             $(PAGE)  (one file, opens offline)'
 	@echo '[demo] `make demo-all` builds every table and figure: some 1.8 hours on one core, as `chord plan everything` estimates'

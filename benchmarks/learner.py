@@ -85,7 +85,7 @@ def packing(model: PreTrainedModel, batch: List[Sequence], args: argparse.Namesp
 
 
 def packed_step(model: PreTrainedModel, batch: List[Sequence], args: argparse.Namespace) -> Callable[[], int]:
-    """The step as `chord.train` makes it."""
+    """The step as `chord train` makes it."""
     engine = Plain(model, torch.optim.AdamW(model.parameters()), World())
     recipe = Recipe(
         init="base",

@@ -1,6 +1,6 @@
 """A model that `chord fetch` brought -> its folder in the study, checked against the lock file.
 
-python -m chord.adopt --study config/studies/math.yaml [--of base-weak] --model OUT --manifest OUT
+chord adopt --study config/studies/math.yaml [--of base-weak] --model OUT --manifest OUT
 
 Files are linked where results/ lies on the same file system, else copied: a model is not kept twice without need.
 """
@@ -15,11 +15,11 @@ from chord.config import slices
 from chord.config.lock import read_lock, wanted_model
 from chord.config.sets import models_from
 from chord.provenance.fetched import checked_files
-from chord.provenance.files import UserError, atomic_folder, run_verb
+from chord.provenance.files import UserError, atomic_folder
 from chord.provenance.manifest import Manifest
 from chord.tasks.studies import read_study
 
-VERB = "chord.adopt"
+VERB = "chord adopt"
 
 
 def main() -> None:
@@ -78,7 +78,3 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="folder to put the model and its tokenizer in")
     parser.add_argument("--manifest", type=Path, required=True, help="JSON: where the model comes from")
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    run_verb(VERB, main)

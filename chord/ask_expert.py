@@ -1,6 +1,6 @@
 """Problems -> expert traces by a language model that vLLM serves; each is right, as the study's grader has it.
 
-python -m chord.ask_expert --study config/studies/NAME.yaml --traces-of expert --problems FILE --expert MODEL_DIR
+chord ask-expert --study config/studies/NAME.yaml --traces-of expert --problems FILE --expert MODEL_DIR
     --tokenizer MODEL_DIR --state DIR --traces FILE --counts FILE --manifest FILE
 
 Every problem is asked several times, each time under a seed of its own. What was answered is kept in `--state`, shard
@@ -20,7 +20,7 @@ from chord.config.lock import read_lock
 from chord.config.sets import asked_expert, expert_of
 from chord.config.slices import of_traces
 from chord.config.study import ExpertServed, Study
-from chord.provenance.files import UserError, run_verb, write_atomically
+from chord.provenance.files import UserError, write_atomically
 from chord.provenance.lease import Lease
 from chord.provenance.manifest import Manifest
 from chord.provenance.options import Number
@@ -33,7 +33,7 @@ from chord.tasks.shards import finish, finished
 from chord.tasks.studies import read_study
 from chord.tasks.verified import Judged, kept, lengths, why_none, yields
 
-VERB = "chord.ask_expert"
+VERB = "chord ask-expert"
 OUTSIDE = "a character outside the alphabet"
 TOO_LONG = "too long for the policy"
 CUT = "cut at the token limit"
@@ -161,7 +161,7 @@ def _served(study: Study, traces: str) -> ExpertServed:
         )
         raise ConfigError(
             f"config/studies/{study.name}.yaml: {key}.source is {expert.source}, expected served; other experts are"
-            " asked by chord.demonstrate"
+            " asked by chord demonstrate"
         )
     return expert
 
@@ -219,7 +219,3 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--traces-of", required=True, help="expert, expert-NAME; aligned (of the training problems)")
     parser.add_argument("--threads", action=Number, default=1, help="of the processor, for each replica on a CPU")
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    run_verb(VERB, main)

@@ -1,4 +1,4 @@
-"""What a served expert is asked, in shards, and how its tokens become text. Part of `chord.ask_expert`."""
+"""What a served expert is asked, in shards, and how its tokens become text. Part of `chord ask-expert`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Where a number comes from, checked: every link is hashed again, offline, without a GPU, believing no cache.
 
-python -m chord.audit                                          all of the study in config/config.yaml
-python -m chord.audit results/demo/table1.json --cell chord-phi/in-distribution        one number
-python -m chord.audit FILE_OR_FOLDER                           whatever a manifest of a study describes
+chord audit                                          all of the study in config/config.yaml
+chord audit results/demo/table1.json --cell chord-phi/in-distribution        one number
+chord audit FILE_OR_FOLDER                           whatever a manifest of a study describes
 
 Each link is verified, or altered (its bytes are not what its maker recorded, or its numbers do not follow from its
 inputs), missing, stale (made by another command, other code, settings, pins or inputs than are there now), or
@@ -27,7 +27,7 @@ from chord.findings import chain, recomputed, rendering
 from chord.findings.reading import read_json
 from chord.inquiry import Question, answered, asked
 from chord.planning import snakemake
-from chord.provenance.files import UserError, run_verb
+from chord.provenance.files import UserError
 from chord.provenance.proof import Proof
 from chord.provenance.rehash import Hasher, total_bytes
 
@@ -120,7 +120,7 @@ def _cell_data(question: Question) -> dict[str, Any] | None:
     path, study = question.targets[0], question.lineage.study
     found: dict[str, Any] = {"arm": arm, "benchmark": benchmark}
     try:
-        data = read_json(path, "a table that chord.tabulate wrote", "tabulate again")
+        data = read_json(path, "a table that chord tabulate wrote", "tabulate again")
         found["table"] = next(row["cells"][benchmark] for row in data["rows"] if row["arm"] == arm)
         found["unit"] = data["unit"]
         found["recomputed"] = recomputed.cell_again(study, arm, benchmark, data)
@@ -146,7 +146,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--root", type=Path, default=Path("."), help="the folder that holds config/ (default: here)")
     return parser
-
-
-if __name__ == "__main__":
-    run_verb("chord.audit", main)

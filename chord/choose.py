@@ -1,6 +1,6 @@
 """Trained candidates -> the weights that were best on the validation set, or, where asked for, on a benchmark.
 
-python -m chord.choose --candidates RUN_DIR ... --model OUT --metrics OUT --validation OUT --chosen OUT --manifest OUT
+chord choose --candidates RUN_DIR ... --model OUT --metrics OUT --validation OUT --chosen OUT --manifest OUT
 
 Chooses among all validated steps of all runs: `validation.json` has their results, `candidates/` their weights.
 The paper chose its SFT-best on the test sets. With `--scores`, those of each candidate's last weights on a benchmark,
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from chord.provenance.files import UserError, atomic_folder, run_verb, write_atomically
+from chord.provenance.files import UserError, atomic_folder, write_atomically
 from chord.provenance.hashing import TIMESTAMP
 from chord.provenance.manifest import Manifest
 from chord.records import candidate_name
@@ -39,7 +39,7 @@ def main() -> None:
     args = _arguments()
     with Manifest.recording(
         args.manifest,
-        verb="chord.choose",
+        verb="chord choose",
         step="train",
         decided_by={"candidates": [run.absolute().parent.name for run in args.candidates]}
         | ({"on": "test", "benchmark": args.scores[0].absolute().parent.name} if args.scores else {}),
@@ -75,7 +75,7 @@ def tested(candidates: list[Candidate], scores: list[Path]) -> list[Candidate]:
         raise UserError(f"--scores: found {len(scores)} files, expected one for each of {len(candidates)} candidates")
     found = []
     for candidate, file in zip(candidates, scores, strict=True):
-        remedy = "expected what chord.score writes; delete it and score again"
+        remedy = "expected what chord score writes; delete it and score again"
         try:
             mean = float(json.loads(file.read_text(encoding="utf-8"))["mean"])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -117,7 +117,7 @@ def read_candidate(run: Path) -> Candidate:
 
 def _validations(file: Path) -> list[tuple[int, float]]:
     """(step, accuracy) of each validation after an update; step 0 is no trained model."""
-    remedy = "expected what chord.validate writes of a finished run; delete it and validate again"
+    remedy = "expected what chord validate writes of a finished run; delete it and validate again"
     try:
         rows: Any = json.loads(file.read_text(encoding="utf-8"))["steps"]
         results = [(int(row["step"]), float(row["accuracy"])) for row in rows]
@@ -136,7 +136,7 @@ def _validations(file: Path) -> list[tuple[int, float]]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="chord.choose", description="Choose a trained run by its validation accuracy."
+        prog="chord choose", description="Choose a trained run by its validation accuracy."
     )
     parser.add_argument(
         "--candidates", type=Path, nargs="+", required=True, metavar="RUN_DIR", help="runs to choose from"
@@ -152,7 +152,3 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--chosen", type=Path, required=True, help="JSON: the winner, all candidates, the rule")
     parser.add_argument("--manifest", type=Path, required=True, help="JSON: where all of it comes from")
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    run_verb("chord.choose", main)

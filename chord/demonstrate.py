@@ -1,10 +1,10 @@
 """Problems -> one file of expert traces, or a random model's base corpus; each trace is known to be right.
 
-python -m chord.demonstrate --study config/studies/demo.yaml --traces-of expert --problems FILE --traces FILE
+chord demonstrate --study config/studies/demo.yaml --traces-of expert --problems FILE --traces FILE
     --counts FILE [--tokenizer MODEL_DIR] [--manifest FILE]
 
 A scripted expert is a written-out solver (`chord.tasks.solver`), named so in every trace. Published traces stand in the
-dataset of the problems, which chord.prepare kept for having them. No grader is asked here, so that an edit of one
+dataset of the problems, which chord prepare kept for having them. No grader is asked here, so that an edit of one
 concerns no trace; whoever trains on traces may ask the one that pays rewards about them.
 """
 
@@ -23,7 +23,7 @@ from chord.config.lock import Lock, read_lock, wanted_dataset
 from chord.config.sets import corpus_of, expert_of, is_published, purpose
 from chord.config.slices import of_traces
 from chord.config.study import Study
-from chord.provenance.files import UserError, run_verb, write_atomically
+from chord.provenance.files import UserError, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
 from chord.records import Outcome, Problem, Trace, read_lines, write_lines
@@ -85,7 +85,7 @@ def main() -> None:
     if args.manifest:
         recording = Manifest.recording(
             args.manifest,
-            verb="chord.demonstrate",
+            verb="chord demonstrate",
             step="data",
             uses=uses.of_traces(study, args.traces_of),
             decided_by=decided_by,
@@ -125,7 +125,7 @@ def write(name: str, study: Study, problems: list[Problem], check: Check, file: 
         try:
             parts = divided(corpus_of(study, name), problems)
         except ValueError as error:
-            raise UserError(f"{file}: {error} for the base corpus of the study; run chord.prepare again") from None
+            raise UserError(f"{file}: {error} for the base corpus of the study; run chord prepare again") from None
         order = shuffled(len(parts), study.data.seed)
         wanted = [(parts[index][1], parts[index][0].style) for index in order]
     else:
@@ -224,7 +224,7 @@ def counts(name: str, written: Written, expert: str, measured: str) -> dict[str,
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="chord.demonstrate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="chord demonstrate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
     parser.add_argument(
@@ -240,7 +240,3 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--manifest", type=Path, help="file for what this command read, ran on and wrote")
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    run_verb("chord.demonstrate", main)

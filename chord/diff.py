@@ -1,6 +1,6 @@
 """What two runs differ in, the first cause first: code, environment, config, data, seed, then what came out of it.
 
-python -m chord.diff RUN_A RUN_B
+chord diff RUN_A RUN_B
 
 Each is the folder of a run (or of anything with one manifest in it), or a manifest. Of metrics the first step is named
 at which they part, of records the first line, of models the first weight. Times are not compared. Exit codes: 0 the
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chord.planning.targets import nearest
-from chord.provenance.files import UserError, run_verb
+from chord.provenance.files import UserError
 from chord.provenance.freshness import Change, code_differences, differences
 from chord.provenance.lineage import ENDING, Job
 from chord.provenance.manifest import read_manifest
@@ -204,7 +204,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("other", type=Path, metavar="RUN_B", help="such as results/demo/runs/chord-phi/seed-1")
     parser.add_argument("--json", action="store_true", help="every difference, in the same order")
     return parser
-
-
-if __name__ == "__main__":
-    run_verb("chord.diff", main)

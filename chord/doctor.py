@@ -29,7 +29,7 @@ from chord import cluster
 from chord.config.load import load
 from chord.probe import Finding, ask_a_node
 from chord.profile import held, wanted_gpus
-from chord.provenance.files import UserError, run_verb
+from chord.provenance.files import UserError
 from chord.provenance.options import Number
 from chord.sizing import Work
 
@@ -98,7 +98,7 @@ def planned(profile: str, config: list[str]) -> dict[str, Any]:
     """What Snakemake would send with this profile. Raises UserError with its last words if it cannot plan."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "submissions.json"
-        module = ["-m", "chord.submissions"]  # not followed: no job starts it
+        module = ["-m", "chord", "submissions"]  # not followed: no job starts it
         command = [sys.executable, *module, str(out), "--profile", profile]
         command += ["--config", *config] if config else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -247,7 +247,3 @@ def _arguments() -> argparse.Namespace:
     waits = {"kind": float, "least": None, "default": 600.0, "metavar": "SECONDS"}
     parser.add_argument("--wait", action=Number, **waits, help="for each small job (default: 600)")
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    run_verb("chord doctor", main)

@@ -1,7 +1,7 @@
 """A study as a Provenance Run Crate 0.5: in place, or as a folder of its own that can be given away.
 
-    python -m chord.export results/demo                 results/demo becomes a crate: metadata, and crate/ beside
-    python -m chord.export results/demo --out FOLDER    a copy of its files that is one; --link for hard links
+    chord export results/demo                 results/demo becomes a crate: metadata, and crate/ beside
+    chord export results/demo --out FOLDER    a copy of its files that is one; --link for hard links
 
 In place, `ro-crate-metadata.json`, `README.md` and `crate/` (workflow, configuration, code, pins) are added, and
 nothing else is touched. The metadata names no machine and no absolute path; the study's own logs and manifests may.
@@ -16,7 +16,7 @@ from pathlib import Path
 from chord.provenance.crate import metadata_of
 from chord.provenance.crate_graph import METADATA
 from chord.provenance.crate_study import COPIED, README, README_TEXT, Study, read_study
-from chord.provenance.files import UserError, atomic_folder, run_verb, write_atomically
+from chord.provenance.files import UserError, atomic_folder, write_atomically
 from chord.provenance.hashing import TIMESTAMP
 
 _marks = shutil.ignore_patterns(TIMESTAMP)
@@ -83,7 +83,7 @@ def _hard_link(source: str | Path, target: str | Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m chord.export", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="chord export", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", type=Path, help="results/STUDY")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the crate there; default: in place")
     how = parser.add_mutually_exclusive_group()
@@ -91,7 +91,3 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--copy", dest="link", action="store_false", help="with --out: copies (the default)")
     parser.add_argument("--verify", action="store_true", help="hash every file again, also those inside of folders")
     return parser
-
-
-if __name__ == "__main__":
-    run_verb("chord.export", main)

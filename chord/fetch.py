@@ -1,6 +1,6 @@
 """What a study needs of a model hub -> files in `hub/`, and a lock file that pins them to the byte.
 
-python -m chord.fetch --study math [--update] [--offline] [--mirror URL]
+chord fetch --study math [--update] [--offline] [--mirror URL]
 
 Run it once where there is a network, before Snakemake: compute nodes often have none, so no job of the DAG does this.
 What is there is not brought again, a file that was cut off goes on where it ended. Without a lock file the revisions of
@@ -19,9 +19,9 @@ from chord.config.load import load
 from chord.config.lock import Lock, LockedFile, LockedRepository, Wanted, lock_path, read_lock, repositories
 from chord.config.study import Study
 from chord.provenance.fetched import fault_of, hub_folder, repository_folder
-from chord.provenance.files import UserError, run_verb, write_atomically
+from chord.provenance.files import UserError, write_atomically
 
-VERB = "chord.fetch"
+VERB = "chord fetch"
 SPARE_BYTES = 1 << 30  # room that must be left when all has arrived
 
 
@@ -119,7 +119,3 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--root", type=Path, default=Path("."), help="folder of the project (default: this one)")
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    run_verb(VERB, main)

@@ -1,6 +1,6 @@
 """A model and a benchmark -> sampled answers, through lm-eval. Nothing is graded here.
 
-python -m chord.generate --study STUDY.yaml --benchmark NAME --model DIR --problems FILE --seed N --answers OUT
+chord generate --study STUDY.yaml --benchmark NAME --model DIR --problems FILE --seed N --answers OUT
     --manifest OUT [--ahead NAME=PROBLEMS=ANSWERS ...]
 
 `--ahead` names other benchmarks of the same model: their answers are sampled by this process too, unless they are
@@ -22,7 +22,7 @@ from chord.config.study import Study
 from chord.provenance import ahead
 from chord.provenance.digest import code_digest
 from chord.provenance.environment import key_packages
-from chord.provenance.files import UserError, run_verb, write_atomically
+from chord.provenance.files import UserError, write_atomically
 from chord.provenance.hashing import file_sha256, tree_hash
 from chord.provenance.manifest import Manifest
 from chord.provenance.options import Number
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from chord.sampling.harness import PolicyModel
     from chord.sampling.vllm_harness import VllmPolicyModel
 
-VERB = "chord.generate"
+VERB = "chord generate"
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,3 @@ def _arguments() -> argparse.Namespace:
         "--ahead", type=ahead.sibling(shape), action="append", default=[], metavar=shape, help="see above"
     )
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    run_verb(VERB, main)

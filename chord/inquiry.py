@@ -1,6 +1,6 @@
 """What is asked of a study, and its answer: every link behind some files, hashed now and judged. Prints nothing.
 
-`chord audit` asks for a person, `chord.report` for the page.
+`chord audit` asks for a person, `chord report` for the page.
 """
 
 import json
@@ -108,7 +108,7 @@ def _described_by(lineage: Lineage, place: Path) -> list[Path]:
 def _cell_question(lineage: Lineage, project: Project | None, place: Path, cell: str) -> Question:
     """The question about one number of a table: only the scores of that cell are in the way."""
     maker = lineage.makers.get(place)
-    if maker is None or maker.manifest.verb != "chord.tabulate":
+    if maker is None or maker.manifest.verb != "chord tabulate":
         what = "expected a table, such as results/demo/table1.json"
         hint = "" if place.exists() else nearest(place)
         raise UserError(f"{lineage.shown(place)}: found no manifest of a table that made it, {what}{hint}")
@@ -127,7 +127,7 @@ def _cell_question(lineage: Lineage, project: Project | None, place: Path, cell:
 
 def _shown_cells(table: Path) -> list[str]:
     """The cells that a table has, ARM/BENCHMARK or ARM/BENCHMARK/CATEGORY."""
-    data = read_json(table, "a table that chord.tabulate wrote", "tabulate again")
+    data = read_json(table, "a table that chord tabulate wrote", "tabulate again")
     return [f"{row['arm']}/{column}" for row in data.get("rows", ()) for column in row["cells"]]
 
 
@@ -237,18 +237,18 @@ def _recomputed(evidence: Evidence, question: Question, path: Path) -> Iterator[
     if maker is None or path.suffix != ".json" or not _reads_what_is_there(evidence, maker):
         return
     checks: dict[str, Callable[[], Any]] = {
-        "chord.score": lambda: recomputed.score_differences(path),
-        "chord.tabulate": lambda: recomputed.table_differences(path, study, question.cell),
-        "chord.plot": lambda: recomputed.figure_differences(path, study, project) if project else None,
-        "chord.judge": lambda: recomputed.claims_differences(path, study, project) if project else None,
+        "chord score": lambda: recomputed.score_differences(path),
+        "chord tabulate": lambda: recomputed.table_differences(path, study, question.cell),
+        "chord plot": lambda: recomputed.figure_differences(path, study, project) if project else None,
+        "chord judge": lambda: recomputed.claims_differences(path, study, project) if project else None,
     }
     check = checks.get(maker.manifest.verb)
     if check and (reason := recomputed.complaint(check)):
         shown = evidence.lineage.shown(path)
         yield Finding(Status.ALTERED, shown, reason, f"snakemake --cores 2 --force {shown}")
-    if check and maker.manifest.verb in ("chord.plot", "chord.judge") and project is None:
+    if check and maker.manifest.verb in ("chord plot", "chord judge") and project is None:
         shown = evidence.lineage.shown(path)
-        again = "drawn" if maker.manifest.verb == "chord.plot" else "judged"
+        again = "drawn" if maker.manifest.verb == "chord plot" else "judged"
         yield Finding(
             Status.NOT_JUDGED, shown, f"not {again} again: there is no config/ beside results/", "copy config/ too"
         )

@@ -147,20 +147,20 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
             f"data/benchmarks/{name.removeprefix(BENCHMARK)}" if name.startswith(BENCHMARK) else f"data/problems/{name}"
         )
         decided = slices.of_problems(study, name, project.lock)
-        yield f"{place}.manifest.json", Expected("chord.prepare", uses.of_problems(study, name), "data", decided)
+        yield f"{place}.manifest.json", Expected("chord prepare", uses.of_problems(study, name), "data", decided)
     for name in trace_sets(study):
-        verb, step = ("chord.ask_expert", "engines") if is_served(study, name) else ("chord.demonstrate", "data")
+        verb, step = ("chord ask-expert", "engines") if is_served(study, name) else ("chord demonstrate", "data")
         decided = slices.of_traces(study, name, project.lock)
         yield f"data/traces/{name}.manifest.json", Expected(verb, uses.of_traces(study, name), step, decided)
     for start in trained_starts(study):
         reached = uses.of_training(project.run(start, study.data.seed))
-        yield f"models/{start}/train.manifest.json", Expected("chord.train", reached, "train", {})
+        yield f"models/{start}/train.manifest.json", Expected("chord train", reached, "train", {})
     for name in models_from(study, "package"):
         decided = slices.of_package(study, name)
-        yield f"models/{name}/unpack.manifest.json", Expected("chord.unpack", {}, "train", decided)
+        yield f"models/{name}/unpack.manifest.json", Expected("chord unpack", {}, "train", decided)
     for name in models_from(study, "hub"):
         decided = slices.of_fetched(study, project.lock, name)
-        yield f"models/{name}/adopt.manifest.json", Expected("chord.adopt", {}, "data", decided)
+        yield f"models/{name}/adopt.manifest.json", Expected("chord adopt", {}, "data", decided)
     tasks = {name: read_benchmark(root, study, name).definition for name in study.benchmarks}
     step = "engines" if study.execution.answers == "vllm" else "generate"
     for name in project.trainable:
@@ -171,27 +171,27 @@ def _jobs(project: Project, root: Path) -> Iterator[tuple[str, Expected]]:
                 answers = slices.of_answers(study, benchmark, task, seed)
                 scores = slices.of_scores(study, benchmark, task)
                 place, reach = f"runs/{name}/seed-{seed}/eval/{benchmark}", uses.of_answers(study, task)
-                yield f"{place}/answers.manifest.json", Expected("chord.generate", reach, step, answers)
+                yield f"{place}/answers.manifest.json", Expected("chord generate", reach, step, answers)
                 reach = uses.of_scores(study, benchmark, task)
-                yield f"{place}/scores.manifest.json", Expected("chord.score", reach, "evaluate", scores)
+                yield f"{place}/scores.manifest.json", Expected("chord score", reach, "evaluate", scores)
     for name, artefact in project.artefacts.items():
         if project.why_not(name):
             continue
-        verb = "chord.tabulate" if isinstance(artefact, Tabled) else "chord.plot"
+        verb = "chord tabulate" if isinstance(artefact, Tabled) else "chord plot"
         yield f"{name}.manifest.json", Expected(verb, {}, "report", slices.of_artefact(project, name))
-    yield "claims.manifest.json", Expected("chord.judge", {}, "report", slices.of_claims(project))
-    yield "report.manifest.json", Expected("chord.report", {}, "report", of_page(project, root))
+    yield "claims.manifest.json", Expected("chord judge", {}, "report", slices.of_claims(project))
+    yield "report.manifest.json", Expected("chord report", {}, "report", of_page(project, root))
 
 
 def _of_model(project: Project, name: str, seed: int, reached: Uses) -> Iterator[tuple[str, Expected]]:
     """The jobs that make one arm's model."""
     arm, study, run = project.arms[name], project.study, f"runs/{name}/seed-{seed}"
     if arm.recipe:
-        yield f"{run}/train.manifest.json", Expected("chord.train", reached, "train", {})
+        yield f"{run}/train.manifest.json", Expected("chord train", reached, "train", {})
     if arm.only_imitates:
         grading, decided = uses.of_grading(study.grading.form), slices.of_validation(study)
-        yield f"{run}/validation.manifest.json", Expected("chord.validate", grading, "evaluate", decided)
+        yield f"{run}/validation.manifest.json", Expected("chord validate", grading, "evaluate", decided)
     if arm.choose:
         on = {"on": "test", "benchmark": tested_on(study)} if arm.choose_on == "test" else {}
         decided = {"candidates": list(arm.choose)} | on
-        yield f"{run}/choose.manifest.json", Expected("chord.choose", {}, "train", decided)
+        yield f"{run}/choose.manifest.json", Expected("chord choose", {}, "train", decided)

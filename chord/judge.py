@@ -1,7 +1,7 @@
 """The paper's claims and a verdict on each, out of scores and metrics, by the rules of config/claims.yaml.
 
-`python -m chord.judge --show FILE` says again what such a file holds: how many claims hold, fail, are undecided, were
-not run; and each of those that were run. `python -m chord.judge --digest` prints what belongs into config/claims.yaml.
+`chord judge --show FILE` says again what such a file holds: how many claims hold, fail, are undecided, were
+not run; and each of those that were run. `chord judge --digest` prints what belongs into config/claims.yaml.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 from chord.config import slices
 from chord.config.load import load
 from chord.findings import claims, needs, terminal, verdicts
-from chord.provenance.files import UserError, run_verb, write_atomically
+from chord.provenance.files import UserError, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.provenance.options import Number
 from chord.tasks.benchmarks import read_benchmark
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     with Manifest.recording(
         given.manifest or given.json.with_suffix(".manifest.json"),
-        verb="chord.judge",
+        verb="chord judge",
         step="report",
         decided_by=slices.of_claims(project),
         inputs={name: given.results / name for name in needs.files(project)},
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m chord.judge", description=__doc__)
+    parser = argparse.ArgumentParser(prog="chord judge", description=__doc__)
     parser.add_argument("--show", type=Path, metavar="FILE", help="print a claims.json neatly, and write nothing")
     parser.add_argument("--digest", action="store_true", help="print the hash of the rules in config/claims.yaml")
     parser.add_argument("--study")
@@ -65,7 +65,3 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--manifest", type=Path, help="default: beside --json, ending in .manifest.json")
     return parser
-
-
-if __name__ == "__main__":
-    run_verb("chord.judge", main)

@@ -1,6 +1,6 @@
 """Starts a training as one process for each GPU of each node, and names the one that ends the others.
 
-    python -m chord.launch --per-node 4 --logs FOLDER -- python -m chord.train ...
+    chord launch --per-node 4 --logs FOLDER -- python -m chord train ...
 
 On one node by itself. On several each node runs this command, as srun does; who is first, and how many there are, is
 read from what Slurm tells inside srun. What each process says goes to this process's own output and to FOLDER. If one
@@ -61,7 +61,7 @@ def main() -> int:
     except ChildFailedError as error:
         for failure in error.failures.values():
             line = told(failure, max(0, place.node * args.per_node - args.beside), args.logs)
-            print(f"chord.launch: {line}", file=sys.stderr, flush=True)
+            print(f"chord launch: {line}", file=sys.stderr, flush=True)
             with (args.logs / "failures.log").open("a") as kept:
                 kept.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
         codes = {failure.exitcode for failure in error.failures.values()}
@@ -104,7 +104,7 @@ def _free_port() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="chord.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="chord launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--per-node", action=Number, required=True, help="processes on each node: one for each GPU")
     parser.add_argument(
@@ -118,7 +118,3 @@ def _arguments() -> argparse.Namespace:
             f"found --beside {args.beside} of --per-node {args.per_node}, expected a process on the first node"
         )
     return args
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -25,7 +25,7 @@ from chord.planning.snakemake import Planned, planned
 from chord.planning.telling import told
 from chord.planning.unbuilt import as_trained, costs
 from chord.planning.work import Bench, Cost
-from chord.provenance.files import UserError, run_verb
+from chord.provenance.files import UserError
 from chord.provenance.options import Number
 from chord.sizing import Layout, Work, cost, disk, lengths_of, machine_of, shape_of, start_below
 
@@ -167,7 +167,3 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--against", type=Path, metavar="RESULTS", help="a finished study, measured beside estimated")
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    run_verb("chord plan", main)

@@ -17,7 +17,7 @@ from chord.config.load import load
 from chord.config.paper import Figure, Scheme
 from chord.config.project import Project
 from chord.findings import curves, scheme
-from chord.provenance.files import UserError, run_verb, write_atomically
+from chord.provenance.files import UserError, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.provenance.options import Number
 
@@ -63,7 +63,7 @@ RC: dict[Any, Any] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the figure named on the command line."""
-    parser = argparse.ArgumentParser(prog="python -m chord.plot", description=__doc__)
+    parser = argparse.ArgumentParser(prog="chord plot", description=__doc__)
     parser.add_argument("--study", required=True)
     parser.add_argument("--artefact", required=True, help="a file of config/experiments, without .yaml")
     parser.add_argument("--results", required=True, type=Path, help="the study's folder: the one that holds runs/")
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     outputs: dict[Path, str | bytes] = {given.json: text, given.svg: svg, given.png: png}
     with Manifest.recording(
         given.manifest or given.json.with_suffix(".manifest.json"),
-        verb="chord.plot",
+        verb="chord plot",
         step="report",
         decided_by=slices.of_artefact(project, given.artefact),
         inputs=_inputs(project, figure, given.results),
@@ -191,7 +191,3 @@ def _free(taken: set[str]) -> Iterator[Style]:
     yield from {look[0]: look for look in looks if look[0] not in taken}.values()
     for dashes in ((0, (4, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 2))):
         yield from ((colour, dashes, marker) for colour, _, marker in looks)
-
-
-if __name__ == "__main__":
-    run_verb("chord.plot", main)

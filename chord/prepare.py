@@ -1,6 +1,6 @@
 """Raw problems -> one set of a study's problems: a split, the base corpus or a benchmark; no two sets share a prompt.
 
-python -m chord.prepare --study config/studies/demo.yaml --set train --problems FILE --counts FILE [--manifest FILE]
+chord prepare --study config/studies/demo.yaml --set train --problems FILE --counts FILE [--manifest FILE]
     [--apart-from FILE ...] [--benchmarks FILE ...] [--trained FILE ...] [--tokenizer MODEL_DIR]
 
 Which prompts of a generator may serve which set is decided by their hash. Rows of a dataset of a hub are too few for
@@ -26,7 +26,7 @@ from chord.config.lock import Lock, read_lock
 from chord.config.sets import BENCHMARK, beside_benchmark, problem_sets, purpose, source_of, split_of
 from chord.config.slices import of_problems
 from chord.config.study import Study
-from chord.provenance.files import UserError, run_verb, write_atomically
+from chord.provenance.files import UserError, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
 from chord.records import Problem, read_lines, write_lines
@@ -50,7 +50,7 @@ def main() -> None:
     if args.manifest:
         recording = Manifest.recording(
             args.manifest,
-            verb="chord.prepare",
+            verb="chord prepare",
             step="data",
             uses=uses.of_problems(study, args.set),
             decided_by=decided_by,
@@ -143,7 +143,7 @@ def counts(name: str, drawn: Draw, out_of: dict[str, str]) -> dict[str, Any]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="chord.prepare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="chord prepare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
     parser.add_argument("--set", required=True, help="train, validation, expert[-NAME], base[-NAME] or benchmark:NAME")
@@ -160,7 +160,3 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=Path, help=f"{of_hub}folder of the study's model, to measure texts")
     parser.add_argument("--manifest", type=Path, help="file for what this command read, ran on and wrote")
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    run_verb("chord.prepare", main)

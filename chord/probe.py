@@ -1,8 +1,9 @@
 """A small job that looks at a node from within: does it see the results folder, and is its Python the same one.
 
-python -m chord.probe FOLDER      # what the job runs: reads FOLDER/login.json, writes FOLDER/node.json
+chord probe FOLDER      # what the job runs: reads FOLDER/login.json, writes FOLDER/node.json
 """
 
+import argparse
 import json
 import os
 import shlex
@@ -20,7 +21,7 @@ from typing import Any
 
 from chord import cluster
 from chord.provenance.environment import accelerator, installed_for
-from chord.provenance.files import UserError, run_verb, write_atomically
+from chord.provenance.files import UserError, write_atomically
 
 PACKAGES = (
     *("torch", "transformers", "safetensors", "vllm", "deepspeed"),
@@ -49,7 +50,9 @@ class Finding:
 
 def main() -> None:
     """Write what is found here beside what the login node wrote."""
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(prog="chord probe", description="Look at this node for `chord doctor`.")
+    parser.add_argument("folder", type=Path, help="holds login.json; node.json is written there")
+    folder = parser.parse_args().folder
     written = json.loads((folder / "login.json").read_text(encoding="utf-8"))
     write_atomically(folder / "node.json", json.dumps(described() | {"written": written["written"]}))
 
@@ -76,7 +79,7 @@ def ask_a_node(options: str, gpus: int, seconds: float, place: Path) -> Iterator
 def _asked(folder: Path, options: str, gpus: int, seconds: float, place: Path) -> Iterator[Finding]:
     here = {"written": time.time_ns(), "python": sys.version.split()[0], "packages": _versions()}
     write_atomically(folder / "login.json", json.dumps(here))
-    command = shlex.join([sys.executable, "-m", "chord.probe", str(folder)])  # not followed: no job starts it
+    command = shlex.join([sys.executable, "-m", "chord", "probe", str(folder)])  # not followed: no job starts it
     call = f"sbatch --parsable {options} --chdir={shlex.quote(os.getcwd())} --output={shlex.quote(str(folder / 'log'))}"
     try:
         job = cluster.told("bash", "-c", f"{call} --wrap {shlex.quote(command)}").strip().split(";")[0]
@@ -171,7 +174,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "missing"
     return found
-
-
-if __name__ == "__main__":
-    run_verb("chord.probe", main)

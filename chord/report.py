@@ -15,7 +15,7 @@ from chord.config.project import Project
 from chord.findings import history, links, samples, values, verdicts
 from chord.findings.document import Shown, document
 from chord.findings.reading import read_json
-from chord.provenance.files import UserError, run_verb, write_atomically
+from chord.provenance.files import UserError, write_atomically
 from chord.provenance.lineage import Job
 from chord.provenance.manifest import Manifest
 from chord.provenance.options import Number
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown, makers = read(given.root, project, given.results)
     with Manifest.recording(
         given.manifest or given.html.with_suffix(".manifest.json"),
-        verb="chord.report",
+        verb="chord report",
         step="report",
         decided_by=jobs.of_page(project, given.root),
         inputs=_inputs(shown, makers, given.results),
@@ -73,7 +73,7 @@ def read(root: Path, project: Project, results: Path) -> tuple[Shown, list[Job]]
 
 def _artefact(path: Path) -> dict[str, Any]:
     """A table (rows and columns), a figure (panels), or a drawing without data."""
-    what = "a table or figure that chord.tabulate or chord.plot wrote"
+    what = "a table or figure that chord tabulate or chord plot wrote"
     data = read_json(path, what, REMEDY)
     if "rows" in data:
         needed = {"artefact", "title", "seeds", "columns", "paper"}
@@ -137,7 +137,7 @@ def _inputs(shown: Shown, makers: Sequence[Job], results: Path) -> dict[str, Pat
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m chord.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="chord report", description=__doc__)
     parser.add_argument("--study", required=True)
     parser.add_argument(
         "--results", required=True, type=Path, help="the study's folder: the one that holds table1.json"
@@ -148,7 +148,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--html", required=True, type=Path)
     parser.add_argument("--manifest", type=Path, help="default: beside --html, ending in .manifest.json")
     return parser
-
-
-if __name__ == "__main__":
-    run_verb("chord.report", main)

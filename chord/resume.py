@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -32,7 +33,7 @@ from chord.config.load import load
 from chord.planning.snakemake import why_refused
 from chord.provenance import freshness
 from chord.provenance.attempts import read_attempts
-from chord.provenance.files import UserError, run_verb
+from chord.provenance.files import UserError
 from chord.provenance.processes import JobProcess, job_processes
 
 # The plugin names a job PREFIX_UUID, or UUID alone.
@@ -47,8 +48,8 @@ def main() -> None:
     """End, wait, unlock, then become Snakemake."""
     arguments, here = sys.argv[1:], Path.cwd()
     if arguments in (["-h"], ["--help"]):
-        print(__doc__)
-        return
+        print(f"usage: chord resume [OPTION OF SNAKEMAKE ...] [TARGET ...]\n\n{__doc__}")
+        sys.exit(0)
     if others := list(snakemakes(here)):
         raise UserError(
             f"{here}: found Snakemake at work (process {', '.join(map(str, others))}), expected none: it goes on by"
@@ -122,7 +123,7 @@ def _listed(left: Mapping[int, JobProcess]) -> str:
     """The programs by name and number."""
     programs = {number: process.command for number, process in left.items() if not _is_around(process.command)}
     names = {
-        number: next((word for word in command if word.startswith("chord.")), Path(command[0]).name)
+        number: next((f"chord {verb}" for word, verb in pairwise(command) if word == "chord"), Path(command[0]).name)
         for number, command in (programs or {number: process.command for number, process in left.items()}).items()
     }
     return ", ".join(f"{name} (process {number})" for number, name in names.items())
@@ -233,7 +234,3 @@ def _marks(folder: Path) -> Iterator[tuple[str, Path]]:
             coded = "".join(part.removeprefix("@") for part in mark.relative_to(folder).parts)
             with suppress(ValueError):
                 yield base64.urlsafe_b64decode(coded).decode(), mark
-
-
-if __name__ == "__main__":
-    run_verb("chord resume", main)

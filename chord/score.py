@@ -1,6 +1,6 @@
 """Answers -> scores, through lm-eval and the grader that pays rewards. Needs no model; nothing is generated again.
 
-python -m chord.score --study STUDY.yaml --benchmark NAME --answers FILE --problems FILE --scores OUT --manifest OUT
+chord score --study STUDY.yaml --benchmark NAME --answers FILE --problems FILE --scores OUT --manifest OUT
     [--ahead NAME=ANSWERS=PROBLEMS=SCORES ...]
 
 `--ahead` names other benchmarks of the same model: their scores are made by this process too, if their answers are
@@ -24,7 +24,7 @@ from chord.config.study import AnswerForm, Study
 from chord.provenance import ahead
 from chord.provenance.digest import code_digest
 from chord.provenance.environment import key_packages
-from chord.provenance.files import UserError, run_verb, write_atomically
+from chord.provenance.files import UserError, write_atomically
 from chord.provenance.hashing import file_sha256
 from chord.provenance.manifest import Manifest
 from chord.records import Answer, Outcome, Problem, RecordError, read_lines
@@ -32,7 +32,7 @@ from chord.settings import ConfigError
 from chord.tasks.benchmarks import Benchmark, keep_offline, measure, read_benchmark, read_problems
 from chord.tasks.studies import read_study
 
-VERB = "chord.score"
+VERB = "chord score"
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,3 @@ def _arguments() -> argparse.Namespace:
         "--ahead", type=ahead.sibling(shape), action="append", default=[], metavar=shape, help="see above"
     )
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    run_verb(VERB, main)

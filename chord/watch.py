@@ -34,7 +34,7 @@ from chord.findings import history, progress
 from chord.findings.progress import Job, Left, Price, State, Training
 from chord.planning import fitting
 from chord.planning.memory import Setting
-from chord.provenance.files import UserError, run_verb
+from chord.provenance.files import UserError
 from chord.provenance.options import Number
 from chord.settings import ConfigError
 from chord.sizing import Layout, Work, cost, lengths_of, machine_of, shape_of, start_below
@@ -107,7 +107,7 @@ def look(root: Path, project: Project, plan: Mapping[str, str], prices: Prices |
     now = time.time()
     found = progress.jobs_of(study, plan, now)
     begun = (job for job in found if job.state in (State.RUNNING, State.STOPPED, State.FAILED))
-    told = {job.key: progress.training(study, job) for job in begun if job.verb == "chord.train"}
+    told = {job.key: progress.training(study, job) for job in begun if job.verb == "chord train"}
     running = {job.key: told[job.key] for job in found if job.state is State.RUNNING and job.key in told}
     known = None if isinstance(prices, str) else prices
     left = prices if isinstance(prices, str) else progress.time_left(found, told, prices.of, prices.at_once, now)
@@ -168,7 +168,7 @@ def priced(
 
 def _work(project: Project, key: str, verb: str) -> Work:
     """The job of a manifest, with the rule that makes it."""
-    rule = verb.removeprefix("chord.")
+    rule = verb.removeprefix("chord ").replace("-", "_")
     place = f"results/{project.study.name}/{key.removesuffix(jobs.ENDING)}"
     if rule == "train" and key.startswith("models/"):
         rule = "train_base"
@@ -307,7 +307,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--artefacts", nargs="+", help="tables and figures (default: those of config/config.yaml)")
     parser.add_argument("--root", default=Path("."), type=Path, help="the folder that holds config/ (default: here)")
     return parser
-
-
-if __name__ == "__main__":
-    run_verb("chord watch", main)

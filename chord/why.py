@@ -1,7 +1,7 @@
 """Why Snakemake would run what it would run for a target: one sentence a job, with old and new values.
 
-    python -m chord.why table1
-    python -m chord.why results/demo/figure2.svg --config seeds=[1]
+    chord why table1
+    chord why results/demo/figure2.svg --config seeds=[1]
 
 Arguments that are not ours are Snakemake's. Runs nothing and changes no result. Exit codes: 0, or 2 if Snakemake
 cannot plan the target.
@@ -18,7 +18,6 @@ from chord.config.load import load
 from chord.config.reading import assigned
 from chord.planning.snakemake import Planned, asked, planned
 from chord.provenance import commands, freshness
-from chord.provenance.files import run_verb
 
 MADE_AGAIN = "reads what is made again"
 
@@ -86,7 +85,3 @@ def _follows(keys: list[str], results: Path, made_again: set[str]) -> str:
             more = f" and {len(again) - 1} more" if len(again) > 1 else ""
             return f"{MADE_AGAIN}: {Path(again[0]).relative_to(results)}{more}"
     return MADE_AGAIN
-
-
-if __name__ == "__main__":
-    run_verb("chord why", main)

@@ -33,7 +33,7 @@ VERBS = {
     "generate": ("generate",),
     "evaluate": ("score", "validate"),
     "report": ("tabulate", "plot", "judge", "report"),
-    "engines": ("ask_expert",),
+    "engines": ("ask-expert",),
     "audit": ("audit", "diff", "export", "why"),
     "workflow": (),
     "test": (),

@@ -54,12 +54,12 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def run(folder: Path, module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m module` in `folder`, as a person would type it; standard error in with the rest."""
+def run(folder: Path, program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python -m PROGRAM` in `folder`, as a person would type it; standard error in with the rest."""
     unwanted = ("PYTHONPATH", "SNAKEMAKE_PROFILE")
     inherited = {name: value for name, value in os.environ.items() if name not in unwanted}
     inherited |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"} | environment
-    command = [sys.executable, "-m", module, *arguments]
+    command = [sys.executable, "-m", *program.split(), *arguments]
     return warm.run(command, cwd=folder, env=inherited, timeout=500, together=True, jobs="real")
 
 

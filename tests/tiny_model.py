@@ -1,4 +1,4 @@
-"""A random Llama of the demo's kind, much smaller, as `chord.train` would leave it: for tests of what runs a model."""
+"""A random Llama of the demo's kind, much smaller, as `chord train` would leave it: for tests of what runs a model."""
 
 import string
 from pathlib import Path

@@ -43,8 +43,8 @@ COMPUTING += ["tensorboard.summary.writer.event_file_writer", "math_verify", "da
 COMPUTING += ["lm_eval.tasks", "lm_eval.evaluator", "lm_eval.models.huggingface", "reasoning_gym"]
 BOTH = ["pydantic.json_schema", "pydantic.main", "pydantic.type_adapter", "pydantic.types", "yaml"]
 PACKAGES = {"planning": PLANNING + BOTH, "computing": COMPUTING + BOTH}
-COMPUTE = ["train", "generate", "score", "validate", "prepare", "demonstrate", "ask_expert", "unpack", "adopt"]
-LOADS_ITSELF = ["snakemake", "chord.fetch"]  # whatever reads a variable but those of Python itself
+COMPUTE = ["train", "generate", "score", "validate", "prepare", "demonstrate", "ask-expert", "unpack", "adopt"]
+LOADS_ITSELF = ["snakemake", "fetch"]  # whatever reads a variable but those of Python itself
 OF_TESTS = ["incarnations", "fixed_draws", "forked_ranks"]
 
 # Packages read these when they are loaded. A command that sets one otherwise than this process is started anew.
@@ -130,11 +130,11 @@ def start(
     """
     environment = dict(os.environ if env is None else env)
     python, *words = command
-    if python != sys.executable or words[0] not in ("-m", "-c") or not _as_here(environment, words[1]):
+    if python != sys.executable or words[0] not in ("-m", "-c") or not _as_here(environment, program(words)):
         raise ValueError(f"{command}: this, or its environment, cannot be forked from a process that runs")
     if jobs != "none":
         environment[LINE] = line_for(jobs)
-    computes = words[0] == "-c" or words[1].rpartition(".")[2] in (*COMPUTE, *OF_TESTS)
+    computes = words[0] == "-c" or program(words) in (*COMPUTE, *OF_TESTS)
     request = json.dumps({"words": words, "folder": os.path.abspath(cwd or "."), "environment": environment}).encode()
     out = tempfile.TemporaryFile()  # noqa: SIM115 # both are closed with the Process
     errors = out if together else tempfile.TemporaryFile()  # noqa: SIM115
@@ -145,6 +145,11 @@ def start(
         socket.send_fds(line, [size], [nothing.fileno(), out.fileno(), errors.fileno()])
     line.sendall(request)
     return Process(line, command, [out, errors])
+
+
+def program(words: Sequence[str]) -> str:
+    """What `-m MODULE ...` runs, by its last name; a verb for `-m chord VERB ...`."""
+    return words[2] if len(words) > 2 and words[1] == "chord" else words[1].rpartition(".")[2]
 
 
 def run(

@@ -18,12 +18,14 @@ def main() -> None:
     with open(os.path.join(os.environ[LINE], "lines.json"), encoding="utf-8") as file:
         told = json.load(file)
     words = sys.argv[1:]
-    computes = len(words) > 1 and words[1].rpartition(".")[2] in told["compute"]
+    is_verb = len(words) > 2 and words[1] == "chord"
+    program = words[2] if is_verb else words[1].rpartition(".")[2] if len(words) > 1 else ""
+    computes = program in told["compute"]
     place = told["computing" if computes else "planning"]
     environment = dict(os.environ)
     if words[:2] != ["-m", "snakemake"]:
         del environment[LINE]
-    itself = words[:1] == ["-m"] and words[1] in told["loads itself"]
+    itself = words[:1] == ["-m"] and program in told["loads itself"]
     if words[:1] != ["-m"] or not place or not as_there(environment, told["read"], itself):
         os.execve(told["python"], [told["python"], *words], environment)
     request = json.dumps({"words": words, "folder": os.getcwd(), "environment": environment}).encode()

@@ -101,7 +101,7 @@ class Metric(Frozen):
         elif self.aggregation != "mean":
             raise ValueError(
                 f"found aggregation '{self.aggregation}' of {self.metric}, {expected(self.aggregation, ['mean'])}:"
-                " chord.score checks it against its own mean over problems"
+                " chord score checks it against its own mean over problems"
             )
         return self
 

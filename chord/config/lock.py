@@ -1,4 +1,4 @@
-"""The lock file of a study: what of a model hub it stands on, to the byte. `chord.fetch` writes it, jobs go by it."""
+"""The lock file of a study: what of a model hub it stands on, to the byte. `chord fetch` writes it, jobs go by it."""
 
 from collections.abc import Iterator
 from fnmatch import fnmatch

@@ -15,14 +15,14 @@ SHOWN_PROBLEMS = 20
 LONGEST = 400
 # The packages that decide what a verb writes.
 PACKAGES = {
-    "chord.prepare": ("reasoning-gym", "datasets"),
-    "chord.demonstrate": ("math-verify",),
-    "chord.ask_expert": ("vllm", "math-verify"),
-    "chord.train": ("torch", "transformers"),
-    "chord.generate": ("torch", "transformers", "lm-eval"),
-    "chord.score": ("lm-eval", "math-verify"),
-    "chord.tabulate": ("numpy",),
-    "chord.plot": ("numpy", "matplotlib"),
+    "chord prepare": ("reasoning-gym", "datasets"),
+    "chord demonstrate": ("math-verify",),
+    "chord ask-expert": ("vllm", "math-verify"),
+    "chord train": ("torch", "transformers"),
+    "chord generate": ("torch", "transformers", "lm-eval"),
+    "chord score": ("lm-eval", "math-verify"),
+    "chord tabulate": ("numpy",),
+    "chord plot": ("numpy", "matplotlib"),
 }
 
 

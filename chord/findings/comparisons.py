@@ -192,7 +192,7 @@ def _scores(
 def _measured(scored: Scored, measure: str) -> Array:
     found = scored.right if measure == "right" else scored.response_tokens
     if found is None:
-        raise UserError(f"{scored.path}: found no lengths of the answers, expected those of chord.score; score again")
+        raise UserError(f"{scored.path}: found no lengths of the answers, expected those of chord score; score again")
     return found
 
 

@@ -111,7 +111,7 @@ def _runs(project: Project, arm: str, results: Path) -> dict[Path, list[dict[str
 
 
 def _with_validation(lines: list[dict[str, Any]], later: Path | None = None) -> list[dict[str, Any]]:
-    """The metrics with what chord.validate found of the same steps. Refuses results of other steps."""
+    """The metrics with what chord validate found of the same steps. Refuses results of other steps."""
     if later is None:
         return lines
     found = read_validation(later)

@@ -86,7 +86,7 @@ def _body(shown: Shown) -> Iterator[str]:
     yield values.ours(shown.ours)
     yield f'<h2 id="not-run">{SECTIONS["not-run"]}</h2>'
     yield "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in shown.not_run) + "</ul>\n</main>"
-    yield "<footer>Made by <code>chord.report</code>; the manifest beside this file says from what.</footer>"
+    yield "<footer>Made by <code>chord report</code>; the manifest beside this file says from what.</footer>"
     yield (
         '<dialog id="inspector" aria-labelledby="inspector-title"><header><h2 id="inspector-title"></h2>'
         '<button type="button" class="close" aria-label="Close">Close</button></header>'

@@ -32,8 +32,8 @@ def divided(file: Path, categories: str) -> dict[str, list[str]]:
 
 
 def expert_length(counts: Path) -> dict[str, Any]:
-    """How long the expert's traces are, out of the counts that `chord.demonstrate` wrote."""
-    what, remedy = "counts that chord.demonstrate wrote", "build it with snakemake"
+    """How long the expert's traces are, out of the counts that `chord demonstrate` wrote."""
+    what, remedy = "counts that chord demonstrate wrote", "build it with snakemake"
     found = read_json(counts, what, remedy)
     if lacking := {"writer", "kept", "response_tokens", "length_measured_in"} - found.keys():
         raise UserError(f"{counts}: found no {', '.join(sorted(lacking))}, expected {what}; {remedy}")

@@ -79,7 +79,7 @@ def jobs_of(study: Path, plan: Mapping[str, str], now: float | None = None) -> l
     for key, verb in plan.items():
         *before, last = starts.get(key) or [None]
         job = _job(study, key, verb, last, ends, now)
-        found.append(replace(job, earlier=_earlier(before, ends)) if verb == "chord.train" else job)
+        found.append(replace(job, earlier=_earlier(before, ends)) if verb == "chord train" else job)
     return found
 
 
@@ -115,7 +115,7 @@ def _job(study: Path, key: str, verb: str, start: Any, ends: Mapping[Any, Any], 
 def _runs(study: Path, key: str, start: Mapping[str, Any], since: float, now: float) -> bool:
     """Whether an attempt without an end goes on: by its lease, else by its process where that can be seen."""
     lease = (study / key).parent / "state" / "lease.json"
-    if str(start.get("verb")) == "chord.train":
+    if str(start.get("verb")) == "chord train":
         return lease.is_file() and now - lease.stat().st_mtime < SILENCE_SECONDS
     if start.get("host") == socket.gethostname() and Path("/proc/self").exists():
         try:

@@ -104,7 +104,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def read_validation(path: Path) -> dict[int, dict[str, Any]]:
     """What stands in a validation.json, by step."""
-    what, remedy = "what chord.validate writes", "build it with snakemake"
+    what, remedy = "what chord validate writes", "build it with snakemake"
     rows = read_json(path, what, remedy).get("steps")
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows

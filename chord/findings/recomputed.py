@@ -18,7 +18,7 @@ SAID = "number"
 
 def score_differences(path: Path) -> list[Change]:
     """What in a scores.json does not follow from its outcomes. Raises UserError where they contradict its mean."""
-    raw = read_json(path, "scores that chord.score wrote", "score again")
+    raw = read_json(path, "scores that chord score wrote", "score again")
     scored = read_scores(path, str(raw.get("benchmark")))
     counts = Counter(outcome for row in raw["problems"] for outcome in row["outcomes"])
     again = {
@@ -32,7 +32,7 @@ def score_differences(path: Path) -> list[Change]:
 
 def table_differences(path: Path, study: Path, cell: tuple[str, str] | None = None) -> list[Change]:
     """What in a table, or in one cell of it, does not follow from its scores."""
-    data = read_json(path, "a table that chord.tabulate wrote", "tabulate again")
+    data = read_json(path, "a table that chord tabulate wrote", "tabulate again")
     cells = {(row["arm"], benchmark): found for row in data["rows"] for benchmark, found in row["cells"].items()}
     wanted = [cell] if cell else list(cells)
     found: list[Change] = []
@@ -44,7 +44,7 @@ def table_differences(path: Path, study: Path, cell: tuple[str, str] | None = No
 
 
 def cell_again(study: Path, arm: str, column: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Mean, standard error and n of one cell out of its scores, as `chord.tabulate` makes them for the table `data`."""
+    """Mean, standard error and n of one cell out of its scores, as `chord tabulate` makes them for the table `data`."""
     benchmark, _, category = column.partition("/")
     scored = [read_scores(table.scores_path(study, arm, seed, benchmark), benchmark) for seed in data["seeds"]]
     of = data["categories"][category] if category else None
@@ -53,7 +53,7 @@ def cell_again(study: Path, arm: str, column: str, data: Mapping[str, Any]) -> d
 
 def claims_differences(path: Path, study: Path, project: Project) -> list[Change] | None:
     """What in the verdicts does not follow from results by the rules of config/; None if its artefacts are gone."""
-    data = read_json(path, "verdicts that chord.judge wrote", "judge again")
+    data = read_json(path, "verdicts that chord judge wrote", "judge again")
     if not set(data["artefacts"]) <= project.artefacts.keys():
         return None
     chosen = {"seeds": tuple(data["seeds"]), "artefacts": tuple(data["artefacts"])}
@@ -63,7 +63,7 @@ def claims_differences(path: Path, study: Path, project: Project) -> list[Change
 
 def figure_differences(path: Path, study: Path, project: Project) -> list[Change] | None:
     """What in a figure does not follow from its metrics; None where config/ no longer has its arms."""
-    data = read_json(path, "a figure that chord.plot wrote", "plot again")
+    data = read_json(path, "a figure that chord plot wrote", "plot again")
     if isinstance(drawn := project.artefacts.get(data["artefact"]), Scheme):
         return differences(SAID, data["rollouts"], scheme.as_data(project, data["artefact"], drawn)["rollouts"])
     arms = [curve["arm"] for panel in data["panels"] for curve in panel["curves"]]

@@ -12,12 +12,12 @@ NONE, NOT_PUBLISHED = "–", "n.p."
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """The table in a JSON file that `chord.tabulate` wrote."""
+    """The table in a JSON file that `chord tabulate` wrote."""
     remedy = "build it with snakemake"
-    table = read_json(path, "a table that chord.tabulate wrote", remedy)
+    table = read_json(path, "a table that chord tabulate wrote", remedy)
     if lacking := {"title", "study_title", "columns", "rows", "paper", "seeds"} - table.keys():
         raise UserError(
-            f"{path}: found no {', '.join(sorted(lacking))}, expected a table that chord.tabulate wrote; {remedy}"
+            f"{path}: found no {', '.join(sorted(lacking))}, expected a table that chord tabulate wrote; {remedy}"
         )
     return table
 

@@ -16,8 +16,8 @@ TITLE = "What the paper claims, and what is found here"
 
 
 def read_claims(path: Path) -> dict[str, Any]:
-    """The verdicts in a file that `chord.judge` wrote."""
-    what, remedy = "verdicts that chord.judge wrote", "build it: snakemake claims"
+    """The verdicts in a file that `chord judge` wrote."""
+    what, remedy = "verdicts that chord judge wrote", "build it: snakemake claims"
     found = read_json(path, what, remedy)
     if lacking := {"study", "rules_dated", "rules_as_dated", "claims", "level"} - found.keys():
         raise UserError(f"{path}: found no {', '.join(sorted(lacking))}, expected {what}; {remedy}")

@@ -103,7 +103,7 @@ def newest(folder: Path) -> Path | None:
         problem = _damage(path, folder)
         if problem is None:
             return path
-        print(f"chord.train: {path}: {problem}; falling back to the checkpoint before it", file=sys.stderr, flush=True)
+        print(f"chord train: {path}: {problem}; falling back to the checkpoint before it", file=sys.stderr, flush=True)
     return None
 
 

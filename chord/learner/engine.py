@@ -1,6 +1,6 @@
 """What carries a model through a step: forward, backward, update, and its whole weights when asked. N response tokens.
 
-The step itself, its losses and counts, is in `chord.learner.gradient` and `chord.train`; they see the same numbers
+The step itself, its losses and counts, is in `chord.learner.gradient` and `chord train`; they see the same numbers
 whoever carries. `chord.learner.sharded` is the other implementation: every rank calls each method, in the same order.
 """
 

@@ -22,7 +22,7 @@ HOW_NOT_WHAT = frozenset(
     {"--threads", "--checkpoint-every-steps", "--checkpoint-every-minutes", "--state", "--ahead", "--root"}
 )
 UNORDERED = frozenset({"--benchmarks", "--apart-from"})  # of these files each is asked the same
-LAUNCHES = "chord.launch"  # the verb comes after it
+LAUNCHES = "chord launch"  # the verb comes after it
 _SEPARATOR = re.compile(r"\|\|?|&&?|;")
 _REDIRECT = re.compile(r"(?:\d*|&)(?:>>?|<)(.*)", re.DOTALL)
 
@@ -65,7 +65,7 @@ def changes(manifest: Mapping[str, Any], told: Told, results: str) -> list[Chang
         return [Change("command", "verb", manifest["verb"], verb)]
     reads = {_place(path, ".", results) for path in told.reads}
     reads |= {one["path"] for one in manifest["inputs"].values()}
-    was = _flags(manifest["command"][3:], manifest["folder"], results)
+    was = _flags(manifest["command"][4:], manifest["folder"], results)
     now = _flags(scrubbed_command(words), ".", results)
     found = []
     for flag in dict.fromkeys([*was, *now]):
@@ -81,8 +81,9 @@ def verb_of(shell: str) -> tuple[str | None, list[str]]:
     """The verb that a shell command runs and its words; None where it runs none of this project's."""
     for words in _commands(shell):
         for at in range(len(words) - 1, 0, -1):
-            if words[at - 1] == "-m" and words[at].startswith("chord.") and words[at] != LAUNCHES:
-                return words[at], words[at + 1 :]
+            verb = " ".join(words[at : at + 2])
+            if words[at - 1] == "-m" and words[at] == "chord" and verb != LAUNCHES:
+                return verb, words[at + 2 :]
     return None, []
 
 

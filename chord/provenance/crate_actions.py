@@ -21,6 +21,7 @@ from chord.provenance.crate_study import COPIED, Attempt, Study
 from chord.provenance.digest import code_digest
 from chord.provenance.files import UserError
 from chord.provenance.manifest import Manifest
+from chord.verbs import module_of
 
 COMPLETED, FAILED = "http://schema.org/CompletedActionStatus", "http://schema.org/FailedActionStatus"
 LEDGER = "provenance/ledger.jsonl"
@@ -191,14 +192,14 @@ def _tool_name(study: Study, attempt: Attempt) -> str:
         return f"{_SWHID}rev:{made.git.commit};path=/{source}#{state}"
     kept = study.copies.get(f"{COPIED}/{source}")
     if kept is None:
-        return f"#tool-{attempt.verb}-{state}"
+        return f"#tool-{attempt.verb.replace(' ', '-')}-{state}"
     content = kept.read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     return f"{_SWHID}cnt:{blob}#{state}"
 
 
 def _source(verb: str) -> str:
-    return f"{verb.replace('.', '/')}.py"
+    return f"{module_of(verb).replace('.', '/')}.py"
 
 
 def _parameters(told: Told, made: Manifest) -> dict[str, list[Ref]]:

@@ -1,6 +1,6 @@
 """Which rule of the workflow ran a verb: read from the text of the rules, without Snakemake. Knows no study.
 
-Read are the verb (`python -m chord.x`), the manifest it is told to write, the environment file, the message. A rule
+Read are the verb (`python -m chord VERB`), the manifest it is told to write, the environment file, the message. A rule
 that runs no verb, or writes no manifest, leaves no record of its own and is no step here.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 _RULE = re.compile(r"^(?:rule|checkpoint)\s+(\w+)\s*:", re.MULTILINE)
 _INCLUDE = re.compile(r"^include:\s*\"([^\"]+)\"", re.MULTILINE)
-_VERB = re.compile(r"-m\s+(chord\.\w+)")
+_VERB = re.compile(r"-m\s+(chord\s+[a-z-]+)")
 _MANIFEST = re.compile(r"\bmanifest=\"results/\{+study\}+/([^\"]+)\"")
 # A file, or `environment("STEP")` of workflow/rules/common.smk: the step's, which has its pins.
 _ENVIRONMENT = re.compile(r"^\s*conda:\s*(?:\"(?:\.\./)*envs/|environment\(\")(\w+)", re.MULTILINE)

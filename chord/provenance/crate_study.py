@@ -29,7 +29,7 @@ README_TEXT = """# A Provenance Run Crate
 This folder is a study with its provenance. `ro-crate-metadata.json` (RO-Crate 1.1, profile Provenance Run Crate 0.5)
 names every file with its SHA-256, and every job that ran, also those that failed, with what it read, wrote and was
 told. Tables and figures stand at the top; `crate/` holds workflow, configuration, code and pinned packages;
-`provenance/ledger.jsonl` is the log of all attempts. Written by `python -m chord.export`.
+`provenance/ledger.jsonl` is the log of all attempts. Written by `python -m chord export`.
 """
 
 
@@ -173,7 +173,7 @@ def _standing(path: Path, contents: list[Content], is_output: bool, verify: bool
     found = f"{size} bytes" if size != recorded.bytes else "other bytes"
     raise UserError(
         f"{path}: found {found}, expected the {recorded.bytes} that its manifest vouches for; "
-        "make it again, or see what `python -m chord.audit` says"
+        "make it again, or see what `python -m chord audit` says"
     )
 
 

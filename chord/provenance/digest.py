@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, cast
 
 from chord.provenance.files import UserError, write_atomically
 from chord.reach import decides_nothing
+from chord.verbs import module_of
 
 PROJECT = Path(__file__).resolve().parents[2]
 MAIN = "main"  # what a verb's module runs
@@ -76,7 +77,7 @@ def code_digest(verb: str, uses: Uses | None = None, root: Path | None = None) -
 
 @decides_nothing("the digest is recorded")
 def job_code(verb: str, uses: Uses, root: Path | None = None, kept: Path | None = None) -> JobCode:
-    """What `main` of the module `verb` can reach in a job that uses these entries.
+    """What `main` of a verb, `chord train`, or of a module can reach in a job that uses these entries.
 
     `root` is the folder that holds the package. Sources are read once per process: what is edited later in the same
     process is not seen. `kept`: see `package_of`. Raises UserError for a module or an entry that is not there, or that
@@ -88,12 +89,13 @@ def job_code(verb: str, uses: Uses, root: Path | None = None, kept: Path | None 
 
 @cache
 def _job_code(verb: str, uses: tuple[tuple[str, tuple[str, ...]], ...], folder: str, kept: Path | None) -> JobCode:
-    package = package_of(folder, verb.partition(".")[0], kept)
-    here = package.module(verb)
+    module = module_of(verb)
+    package = package_of(folder, module.partition(".")[0], kept)
+    here = package.module(module)
     if here is None:
         raise UserError(f"{verb}: found no such module under {folder}, expected a file of the package")
     named = dict(uses)
-    roots = [At(verb, MAIN if MAIN in here.bound else "")]
+    roots = [At(module, MAIN if MAIN in here.bound else "")]
     roots += [package.definition(name) for name in named.pop(FUNCTIONS, ())]
     job = _Job(package, named)
     digest = _hashed(*(job.digest(root) for root in roots))

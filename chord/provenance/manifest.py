@@ -241,7 +241,7 @@ def _finished(recording: Recording, before: Mapping[str, Any]) -> str:
 
 def command_of(verb: str) -> list[str]:
     """How this process was started, in words that hold on another machine: no interpreter, no folder of the project."""
-    return ["python", "-m", verb, *env.scrubbed_command(sys.argv[1:])]
+    return ["python", "-m", *verb.split(), *env.scrubbed_command(sys.argv[1:])]
 
 
 def _content(path: Path, manifest: Path) -> Content:

@@ -18,6 +18,7 @@ import torch
 
 from chord.provenance.files import UserError
 from chord.sampling.vllm_options import ON_A_CPU, Option, check_options, vllm_version
+from chord.sampling.vllm_setup import INVARIANT_FROM
 from chord.sampling.vllm_worker import PolicyWeights
 
 GUEST = {  # read by vLLM when it is imported
@@ -31,7 +32,6 @@ OURS = (
     " kv_cache_memory_bytes logprobs_mode max_model_len max_num_seqs seed skip_tokenizer_init worker_extension_cls"
 )
 CPU_CACHE_GB = 1.0  # of keys and values; vLLM would take a share of the host's whole memory
-INVARIANT_FROM = (8, 0)  # compute capability that VLLM_BATCH_INVARIANT needs
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def published(problems: Sequence[Problem], rows: Iterable[Row], seed: int, exper
         first = min(problem.id for problem in waiting.values())
         raise UserError(
             f"{file}: found {len(waiting)} problems without a row in the dataset, '{first}' first, expected each to be"
-            " drawn from it; run chord.prepare again"
+            " drawn from it; run chord prepare again"
         )
 
 
@@ -41,7 +41,7 @@ def _trace(problem: Problem, row: Row, seed: int, expert: str, file: Path) -> Tr
     if not same or not kept or not isinstance(texts, list) or max(kept) >= len(texts):
         raise UserError(
             f"{file}: found problem '{problem.id}' not to be row {row.number} of {row.file}, expected it drawn from"
-            " there with the generations that were kept; run chord.prepare again"
+            " there with the generations that were kept; run chord prepare again"
         )
     place = kept[derive(seed, "published trace", problem.id) % len(kept)]
     return Trace(f"{problem.id}.{place}", problem.id, problem.prompt, texts[place], expert)

@@ -53,12 +53,12 @@ if TYPE_CHECKING:
 
 # --- command -------------------------------------------------------------------------------------
 
-# The command line of `chord.train`, checked against what the recipe needs. Part of that verb.
+# The command line of `chord train`, checked against what the recipe needs. Part of that verb.
 
 
 def arguments() -> argparse.Namespace:
-    """The command line of `chord.train`."""
-    parser = argparse.ArgumentParser(prog="chord.train", description="Train one arm: see run.json for what it is told.")
+    """The command line of `chord train`."""
+    parser = argparse.ArgumentParser(prog="chord train", description="Train one arm: see run.json for what it is told.")
     for name, required, what in (
         ("run", True, "the resolved recipe, run.json"),
         ("start", False, "folder of the model to start from; none for a recipe with init: random"),
@@ -165,7 +165,7 @@ class Training:
     def say(self, message: str) -> None:
         """One plain line for a person or a log; the leading rank speaks."""
         if self.world.leads:
-            print(f"chord.train: {message}", file=sys.stderr, flush=True)
+            print(f"chord train: {message}", file=sys.stderr, flush=True)
 
 
 def set_up(
@@ -426,6 +426,6 @@ def _state_digest(run: Run, inputs: dict[str, Path]) -> str:
     How the sums are divided among ranks is left out: one state is continued by any of them.
     """
     told = run.model_copy(update={"execution": run.execution.model_copy(update={"zero": Zero()})}).model_dump_json()
-    code = code_digest("chord.train", {**of_training(run), "engine": ENGINES.names})
+    code = code_digest("chord train", {**of_training(run), "engine": ENGINES.names})
     parts = [f"{name} {content_hash(path)}" for name, path in sorted(inputs.items()) if name != "run"]
     return hashlib.sha256("\n".join([*parts, f"run {told}", f"code {code}"]).encode()).hexdigest()[:16]

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 HERE = ("--jobs", "4", "--latency-wait", "20", "--slurm-init-seconds-before-status-checks", "5")
 ARMS = ("original", "sft-best", "grpo", "chord-phi")
 TRAINED = {"base", "sft-lr-low", "sft-lr-mid", "sft-lr-high", *ARMS} - {"original", "sft-best"}
-ON_GPUS = ("chord.train", "chord.generate")
+ON_GPUS = ("chord train", "chord generate")
 
 
 class Built(NamedTuple):
@@ -100,7 +100,7 @@ def test_every_artefact_is_there_and_every_slurm_job_ended_well_at_once(built: B
 
 def test_training_and_answering_are_scheduled_by_gpus_and_nothing_else_is(built: Built) -> None:
     verbs = Counter(manifest["verb"] for manifest in built.manifests.values())
-    assert (verbs["chord.train"], verbs["chord.generate"]) == (len(TRAINED), len(ARMS) * len(BENCHMARKS))
+    assert (verbs["chord train"], verbs["chord generate"]) == (len(TRAINED), len(ARMS) * len(BENCHMARKS))
     for place, manifest in built.manifests.items():
         job = built.jobs[manifest["environment"]["SLURM_JOB_ID"]]
         gpus = manifest["environment"].get("CUDA_VISIBLE_DEVICES", "")
@@ -158,7 +158,7 @@ def test_a_training_with_two_gpus_runs_as_two_processes_and_learns_the_same(buil
 
 
 def test_the_audit_holds_and_a_second_run_plans_nothing_also_where_there_is_no_slurm(built: Built) -> None:
-    audited = run(built.folder, "chord.audit", "results/demo")
+    audited = run(built.folder, "chord audit", "results/demo")
     assert audited.returncode == 0, audited.stdout
     assert f"{len(built.manifests)} attempts ({len(built.manifests)} ok)" in audited.stdout
     planned = run(built.folder, "snakemake", "-n", "--profile", "slurm")

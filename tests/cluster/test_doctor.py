@@ -23,7 +23,7 @@ def project(tmp_path: Path) -> Path:
 
 def doctor(cluster: Cluster, folder: Path, *arguments: str) -> tuple[int, str]:
     """Exit code and words of `chord doctor` on the login machine."""
-    shell = f'"{sys.executable}" -m chord.doctor "$@"; echo "exit code $?"'
+    shell = f'"{sys.executable}" -m chord doctor "$@"; echo "exit code $?"'
     told = cluster.run("bash", "-c", shell, "doctor", *arguments, cwd=folder)
     said, _, code = told.rpartition("exit code ")
     return int(code), said

@@ -133,7 +133,7 @@ def outcomes(folder: Path) -> list[tuple[object, object]]:
     """How each attempt to train told of its end, and its exit code; nothing of one that was killed outright."""
     lines = (folder / "results/demo/provenance/ledger.jsonl").read_text().splitlines()
     told = [json.loads(line) for line in lines]
-    begun = {one["attempt"] for one in told if one.get("verb") == "chord.train"}
+    begun = {one["attempt"] for one in told if one.get("verb") == "chord train"}
     return [(one["outcome"], one.get("exit_code")) for one in told if "outcome" in one and one["attempt"] in begun]
 
 
@@ -223,7 +223,8 @@ def test_snakemake_is_killed_and_one_command_ends_what_it_left_and_goes_on(
     command = (
         sys.executable,
         "-m",
-        "chord.resume",
+        "chord",
+        "resume",
         "--profile",
         "slurm",
         *QUICK,
@@ -234,7 +235,7 @@ def test_snakemake_is_killed_and_one_command_ends_what_it_left_and_goes_on(
     )
     process = started(cluster, folder, *of_training())
     left = in_training(cluster, folder)
-    with slowed(of_name(cluster, "chord.train")):
+    with slowed(of_name(cluster, "chord train")):
         signal_inside(process, signal.SIGKILL)
         process.wait()
         assert jobs_of(cluster, folder)[left] == "RUNNING"
@@ -255,7 +256,8 @@ def test_what_a_killed_snakemakes_job_finished_by_itself_is_kept(
     command = (
         sys.executable,
         "-m",
-        "chord.resume",
+        "chord",
+        "resume",
         "--profile",
         "slurm",
         *QUICK,
@@ -273,8 +275,9 @@ def test_what_a_killed_snakemakes_job_finished_by_itself_is_kept(
 def test_while_snakemake_lives_nothing_is_cancelled(cluster: Cluster, folder: Path) -> None:
     process = started(cluster, folder, *of_training())
     job = in_training(cluster, folder)
-    with slowed(of_name(cluster, "chord.train")):
-        told = cluster.run(sys.executable, "-m", "chord.resume", "--profile", "slurm", MODEL, cwd=folder, check=False)
+    with slowed(of_name(cluster, "chord train")):
+        resume = (sys.executable, "-m", "chord", "resume", "--profile", "slurm", MODEL)
+        told = cluster.run(*resume, cwd=folder, check=False)
         assert "found Snakemake at work (process " in told
         assert jobs_of(cluster, folder) == {job: "RUNNING"}
         signal_inside(process, signal.SIGKILL)
@@ -282,7 +285,7 @@ def test_while_snakemake_lives_nothing_is_cancelled(cluster: Cluster, folder: Pa
 
 
 def test_a_second_job_of_a_training_that_goes_on_is_refused(cluster: Cluster, folder: Path, killed: str) -> None:
-    with slowed(of_name(cluster, "chord.train")):
+    with slowed(of_name(cluster, "chord train")):
         cluster.run(*SNAKEMAKE, "--unlock", "--profile", "slurm", cwd=folder)
         second = started(cluster, folder, *of_training())
         cluster.wait_for(lambda: "found it in use by process" in said(folder), "it is refused", timeout=120)
@@ -298,7 +301,7 @@ def test_before_its_time_is_up_a_training_is_told_saves_and_continues_in_another
     # Slurm may tell it up to a minute too early, and does so half a minute after its start at the earliest.
     process = started(cluster, folder, *of_training(runtime="min(2 * attempt, 60)", slurm_extra="'--signal=USR1@60'"))
     first = in_training(cluster, folder)
-    with slowed(of_name(cluster, "chord.train")):
+    with slowed(of_name(cluster, "chord train")):
         cluster.wait_for(lambda: jobs_of(cluster, folder)[first] != "RUNNING", "it ends", timeout=150)
     ended(process, folder)
     assert jobs_of(cluster, folder)[first] == "FAILED", "it ended by itself, before Slurm ended it"
@@ -309,12 +312,12 @@ def test_before_its_time_is_up_a_training_is_told_saves_and_continues_in_another
     same_as_undisturbed(folder, prepared)
 
 
-def of_name(cluster: Cluster, module: str) -> list[int]:
-    """The processes of the cluster that run `python -m module`, by their numbers on this machine."""
+def of_name(cluster: Cluster, verb: str) -> list[int]:
+    """The processes of the cluster that run `python -m chord VERB`, by their numbers on this machine."""
     found = []
     for process in processes_of(cluster.root):
         with suppress(OSError):
             words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-            if b"-m" in words[:3] and module.encode() in words[:4]:
+            if f"-m {verb}".encode() in b" ".join(words[:5]):
                 found.append(process)
     return found

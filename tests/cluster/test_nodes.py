@@ -40,8 +40,8 @@ def test_two_nodes_take_the_steps_of_one_process_and_a_rank_that_dies_ends_the_j
     process = started(cluster, folder, *of_training(**TWO_NODES))
     base = folder / "results/demo/models/base"
     first = in_training(cluster, folder)
-    with slowed(of_name(cluster, "chord.train")):
-        second = [number for number in of_name(cluster, "chord.train") if rank(number) == "1"]
+    with slowed(of_name(cluster, "chord train")):
+        second = [number for number in of_name(cluster, "chord train") if rank(number) == "1"]
         os.kill(second[0], signal.SIGKILL)
         still = ("RUNNING", "COMPLETING")
         cluster.wait_for(lambda: jobs_of(cluster, folder)[first] not in still, "the job ends with it", timeout=180)

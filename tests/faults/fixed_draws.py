@@ -1,4 +1,4 @@
-"""`python -m tests.faults.fixed_draws ...` is chord.train, but that each token follows from its random number alone.
+"""`python -m tests.faults.fixed_draws ...` is `chord train`, but that each token follows from its random number alone.
 
 Two trainings that add up in another order have policies that differ in their last bits, and sooner or later a draw
 falls between the two. Where numbers are compared, the texts are fixed: every token of the vocabulary is as likely as
@@ -6,6 +6,7 @@ another, whatever the policy says. The log-probabilities beside them are the pol
 """
 
 import runpy
+import sys
 
 import torch
 from torch import Tensor
@@ -21,4 +22,5 @@ def same_for_all(probabilities: Tensor) -> Tensor:
 
 if __name__ == "__main__":
     transformers_sampler._running_sum = same_for_all
-    runpy.run_module("chord.train", run_name="__main__", alter_sys=True)
+    sys.argv.insert(1, "train")
+    runpy.run_module("chord", run_name="__main__", alter_sys=True)

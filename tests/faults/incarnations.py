@@ -41,7 +41,7 @@ PLACES = {
     "dropping the state": (chord.train, "drop_state"),
 }
 
-job_code("chord.train", {})  # all children keep what was parsed for it
+job_code("chord train", {})  # all children keep what was parsed for it
 
 
 def die_at(place: str, passes: int) -> None:
@@ -71,7 +71,7 @@ def incarnation(arguments: list[str], death: list | None) -> str:
                 threading.Timer(death[1], lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
             elif death:
                 die_at(*death)
-            sys.argv = ["chord.train", *arguments]
+            sys.argv = ["chord train", *arguments]
             code = chord.train.main()
         except SystemExit as stop:
             code = stop.code

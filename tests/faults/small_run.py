@@ -87,7 +87,7 @@ def small_run(folder: Path, **changes) -> Path:
 
 
 def command(folder: Path, out: Path) -> list[str]:
-    """The arguments of `chord.train` for this run, with outputs and state under `out`."""
+    """The arguments of `chord train` for this run, with outputs and state under `out`."""
     recipe = Run.read(folder / "run.json").recipe
     inputs = [
         part

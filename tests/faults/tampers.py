@@ -131,7 +131,7 @@ def remade(results: Path, output: str, change: Callable[[Path], Any]) -> None:
     """The job that made `output` runs again, with manifest and ledger, and now makes what `change` makes of it."""
     job = job_of(results, output)
     was = job.manifest
-    command = ["-m", *was.command[3:]]
+    command = ["-m", *was.command[4:]]
     with (
         mock.patch.object(sys, "argv", command),
         Manifest.recording(

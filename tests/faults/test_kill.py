@@ -15,18 +15,19 @@ from tests.faults.incarnations import PLACES
 from tests.faults.small_run import command, result, small_run
 
 ROOT = Path(__file__).parents[2]
-# chord.train where no file may have more than 8 KiB, as after `ulimit -f 8`
+# chord train where no file may have more than 8 KiB, as after `ulimit -f 8`
 LIMITED = """
-import resource, runpy, signal
+import resource, runpy, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
-runpy.run_module("chord.train", run_name="__main__", alter_sys=True)
+sys.argv.insert(1, "train")
+runpy.run_module("chord", run_name="__main__", alter_sys=True)
 """
 
 
 def train(arguments, **environment):
-    """Starts `chord.train`."""
-    return warm.start([sys.executable, "-m", "chord.train", *arguments], cwd=ROOT, env=os.environ | environment)
+    """Starts `chord train`."""
+    return warm.start([sys.executable, "-m", "chord", "train", *arguments], cwd=ROOT, env=os.environ | environment)
 
 
 def lives(folder, arguments, deaths):
@@ -50,7 +51,7 @@ def uninterrupted(tmp_path_factory):
 
 def test_the_same_run_in_another_folder_and_process_gives_the_same_bytes(uninterrupted, tmp_path):
     expected = uninterrupted[1]
-    line = [sys.executable, "-m", "chord.train", *command(small_run(tmp_path / "elsewhere"), tmp_path / "out")]
+    line = [sys.executable, "-m", "chord", "train", *command(small_run(tmp_path / "elsewhere"), tmp_path / "out")]
     done = warm.run(line, cwd=ROOT, env=os.environ | {"PYTHONHASHSEED": "1"})
     assert done.returncode == 0, done.stderr
     assert result(tmp_path / "out") == expected

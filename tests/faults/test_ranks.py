@@ -14,7 +14,7 @@ from tests import warm
 from tests.faults.small_run import command, result, small_run
 
 ROOT = Path(__file__).parents[2]
-RANKS = ["-m", "tests.faults.forked_ranks", "chord.train"]
+RANKS = ["-m", "tests.faults.forked_ranks", "chord", "train"]
 RANDOM = {"init": "random", "steps": 9, "learning_rate": 3e-3}
 RECIPES = {
     "chord-phi": RANDOM | {"mu": {"schedule": "constant", "value": 0.3}, "expert_tokens": {"weight": "p(1-p)"}},
@@ -55,7 +55,7 @@ def numbers(value: object, place: str = "") -> dict[str, object]:
 def test_two_ranks_give_the_metrics_and_the_weights_of_one_process(tmp_path: Path, name: str) -> None:
     """In float64, where the order of a sum is worth 1e-16: sampled texts are the same, all else to 1e-9."""
     folder = inputs(tmp_path, name, **{"execution.compute_dtype": "float64"})
-    finished(start(["-m", "chord.train"], folder, tmp_path / "one"))
+    finished(start(["-m", "chord", "train"], folder, tmp_path / "one"))
     finished(start(RANKS, folder, tmp_path / "two"))
     pairs = zip(*((tmp_path / out / "metrics.jsonl").read_text().splitlines() for out in ("one", "two")), strict=True)
     for line, other in pairs:

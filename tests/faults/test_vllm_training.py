@@ -57,10 +57,10 @@ for arguments, kind, past, log in json.load(open(sys.argv[1])):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         try:
             PolicyWeights.take_policy = interfered(kind, past)
-            sys.argv = ["chord.train", *arguments]
+            sys.argv = ["chord train", *arguments]
             ranks = kind == "ranks"
             if ranks:
-                sys.argv = ["forked_ranks", *sys.argv]
+                sys.argv = ["forked_ranks", "chord", "train", *arguments]
             code = (forked_ranks if ranks else chord.train).main() or 0
         except SystemExit as stop:
             code = stop.code or 0
@@ -153,7 +153,7 @@ def test_ranks_have_an_engine_each_and_learn_what_one_process_learns(runs) -> No
 def test_a_server_is_handed_the_weights_too_and_no_process_is_left(runs, tmp_path: Path) -> None:
     """Its first steps are those of the engine in the process, but for the order of sums in batches of another size."""
     arguments = command(vllm_run(tmp_path, steps=2, placement="server"), tmp_path / "out")
-    done = warm.run([sys.executable, "-m", "chord.train", *arguments], cwd=ROOT)
+    done = warm.run([sys.executable, "-m", "chord", "train", *arguments], cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     alike(metrics(tmp_path / "out"), metrics(runs[""][0]))
     assert not (tmp_path / "out" / "state" / "sampler").exists()

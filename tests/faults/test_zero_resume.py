@@ -18,7 +18,7 @@ from tests import warm
 from tests.faults.small_run import command, result, small_run
 from tests.faults.test_ranks import descendants, finished, numbers, start
 
-FIXED = "tests.faults.fixed_draws"  # in the place of chord.train where numbers of two ways to compute are compared
+FIXED = "tests.faults.fixed_draws"  # in the place of chord train where numbers of two ways to compute are compared
 
 ROOT = Path(__file__).parents[2]
 ALONE = ["-m", FIXED]
@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed: make install-engines"),
 ]
 
-# Starts chord.train where DeepSpeed has one fault; the rest of its code is its own.
+# Starts chord train where DeepSpeed has one fault; the rest of its code is its own.
 BROKEN = """
 import runpy, sys
 from chord.learner.sharded import deepspeed_module
@@ -38,7 +38,8 @@ deepspeed_module()
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 FAULT
-runpy.run_module("chord.train", run_name="__main__", alter_sys=True)
+sys.argv.insert(1, "train")
+runpy.run_module("chord", run_name="__main__", alter_sys=True)
 """
 FAULTS = {
     "micro-batches before the last are lost": """

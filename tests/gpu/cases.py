@@ -1,6 +1,6 @@
 """What is asked of a device, as functions of the device: tests/gpu asks a GPU, tests/unit/test_device_cases.py the CPU.
 
-`chord.train` takes the GPU wherever there is one; for "cpu" it is started without any in sight.
+`chord train` takes the GPU wherever there is one; for "cpu" it is started without any in sight.
 """
 
 import json
@@ -105,10 +105,10 @@ def kept_for_backward(device: str, recompute: bool) -> tuple[int, list[torch.Ten
 
 
 def trained(folder: Path, out: Path, device: str, kill_at: int | None = None) -> dict:
-    """`chord.train` on `device` to its end, or killed when it tells of that step; what its manifest adds."""
+    """`chord train` on `device` to its end, or killed when it tells of that step; what its manifest adds."""
     environment = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
     environment |= {"OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "chord.train", *command(folder, out)]
+    words = [sys.executable, "-m", "chord", "train", *command(folder, out)]
     if torch.cuda.is_available() or os.environ.get("OMP_NUM_THREADS") != "1":
         environment |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
         process = subprocess.Popen(words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)

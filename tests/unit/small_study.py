@@ -91,11 +91,11 @@ def smollm2(factory: pytest.TempPathFactory, project: Path) -> None:
 def run(verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """The verb as a person would type it, at the root of the project."""
     # A busy machine is no fault; pytest's own limit is 600.
-    return warm.run([sys.executable, "-m", f"chord.{verb}", *map(str, arguments)], cwd=ROOT, timeout=580)
+    return warm.run([sys.executable, "-m", "chord", verb, *map(str, arguments)], cwd=ROOT, timeout=580)
 
 
 def prepare(study: Path, data: Path, *sets: str) -> subprocess.CompletedProcess[str]:
-    """chord.prepare for each set until one fails, with files and manifests under `data` as in a results folder."""
+    """chord prepare for each set until one fails, with files and manifests under `data` as in a results folder."""
     for name in sets:
         place = data / ("benchmarks" if ":" in name else "problems") / name.removeprefix("benchmark:")
         files = ("--problems", f"{place}.jsonl", "--counts", f"{place}.json", "--manifest", f"{place}.manifest.json")
@@ -106,7 +106,7 @@ def prepare(study: Path, data: Path, *sets: str) -> subprocess.CompletedProcess[
 
 
 def demonstrate(study: Path, problems: Path, data: Path, *traces: str) -> subprocess.CompletedProcess[str]:
-    """chord.demonstrate for each set of traces until one fails; `problems` is a folder that `prepare` filled."""
+    """chord demonstrate for each set of traces until one fails; `problems` is a folder that `prepare` filled."""
     for name in traces:
         place, source = data / "traces" / name, problems / f"{'train' if name == 'aligned' else name}.jsonl"
         files = ("--traces", f"{place}.jsonl", "--counts", f"{place}.json", "--manifest", f"{place}.manifest.json")

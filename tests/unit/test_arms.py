@@ -138,13 +138,13 @@ def test_the_weights_of_every_validated_step_are_kept_as_a_model_of_transformers
 
 
 def train(folder, *more):
-    return warm.run([sys.executable, "-m", "chord.train", *command(folder, folder / "out"), *more], cwd=ROOT)
+    return warm.run([sys.executable, "-m", "chord", "train", *command(folder, folder / "out"), *more], cwd=ROOT)
 
 
 IMITATE = {"init": "random", "mu": {"schedule": "constant", "value": 1.0}, "steps": 2, "learning_rate": 1e-3}
 NO_GRADER = """
 import sys, chord.train
-sys.argv[0] = "chord.train"
+sys.argv[0] = "chord train"
 assert chord.train.main() == 0
 print(sorted(name for name in sys.modules if name.startswith("chord.")))
 """
@@ -194,7 +194,7 @@ def test_an_output_that_the_recipe_lacks_or_cannot_write_is_refused_at_once(tmp_
     if recipe:
         place = arguments.index("--candidates")
         del arguments[place : place + 2]
-    done = warm.run([sys.executable, "-m", "chord.train", *arguments, *more], cwd=ROOT)
+    done = warm.run([sys.executable, "-m", "chord", "train", *arguments, *more], cwd=ROOT)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

@@ -249,7 +249,7 @@ def test_a_run_that_is_killed_goes_on_after_the_last_finished_shard_and_leaves_n
     """Before it is killed its server is asked by this test, too: see `_check_server`."""
     out = place / "out"
     log = out / "state" / "vllm-0.log"
-    command = [sys.executable, "-m", "chord.ask_expert", *flags(place, out)]
+    command = [sys.executable, "-m", "chord", "ask-expert", *flags(place, out)]
     first = warm.start(command, cwd=ROOT)
     deadline = time.monotonic() + 500
     while not list((out / "state").glob("shard-00000-*.json")) and time.monotonic() < deadline:

@@ -60,10 +60,10 @@ def test_every_link_of_a_cell_tells_code_commit_environment_and_seed(
 ) -> None:
     found = as_json(capsys, mini_study / "results/demo/table1.json", "--cell", "grpo/in-distribution")
     jobs = [link["made_by"] for link in found["links"] if link["made_by"]]
-    assert {job["verb"] for job in jobs} >= {f"chord.{verb}" for verb in ("prepare", "train", "generate", "score")}
+    assert {job["verb"] for job in jobs} >= {f"chord {verb}" for verb in ("prepare", "train", "generate", "score")}
     assert {job["git"]["commit"] for job in jobs} == {git(mini_study, "rev-parse", "HEAD").strip()}
     assert all(len(job["code"]) == 64 and job["python"] and job["device"] for job in jobs)
-    assert {job["seeds"].get("run") for job in jobs if job["verb"] == "chord.train"} >= {1, 2}
+    assert {job["seeds"].get("run") for job in jobs if job["verb"] == "chord train"} >= {1, 2}
 
 
 def test_a_cell_is_shown_as_it_stands_and_as_its_scores_give_it(
@@ -160,13 +160,13 @@ def test_misuse_is_told_with_what_was_found_and_expected(mini_study: Path, tmp_p
 
 def test_exit_codes_are_those_of_the_help(mini_copy: Path) -> None:
     results = "results/demo"
-    assert run(mini_copy, "chord.audit", results).returncode == 0
+    assert run(mini_copy, "chord audit", results).returncode == 0
     (mini_copy / results / SCORES).unlink()
-    broken = run(mini_copy, "chord.audit", results)
+    broken = run(mini_copy, "chord audit", results)
     assert broken.returncode == 1
     assert f"MISSING  results/demo/{SCORES}" in broken.stdout
     assert f"do: snakemake --cores 2 results/demo/{SCORES}" in broken.stdout
-    misused = run(mini_copy, "chord.audit", "elsewhere")
+    misused = run(mini_copy, "chord audit", "elsewhere")
     assert (misused.returncode, misused.stdout.count("\n")) == (2, 1)
 
 
@@ -181,8 +181,8 @@ def remade(results: Path, **changes: Any) -> None:
     outputs = {name: results / one["path"] for name, one in was["outputs"].items()}
     asked = {"decided_by": was["decided_by"], "extra": was["extra"], "uses": was["code"]["uses"]} | changes
     with (
-        mock.patch.object(sys, "argv", ["-m", *was["command"][3:]]),
-        Manifest.recording(path, verb="chord.tabulate", step="report", inputs=inputs, outputs=outputs, **asked),
+        mock.patch.object(sys, "argv", ["-m", *was["command"][4:]]),
+        Manifest.recording(path, verb="chord tabulate", step="report", inputs=inputs, outputs=outputs, **asked),
     ):
         pass
 
@@ -266,13 +266,13 @@ def test_quick_believes_what_it_kept_and_nothing_else_does(mini_copy: Path, caps
 def test_every_command_can_be_read_where_only_ascii_can_be_shown(mini_study: Path) -> None:
     runs = [f"results/demo/runs/{arm}/seed-1" for arm in ("grpo", "sft-light")]
     for module, arguments in (
-        ("chord.audit", ["results/demo/table1.json", "--cell", "grpo/in-distribution"]),
-        ("chord.audit", ["results/demo/table1.json", "--json"]),
-        ("chord.diff", runs),
-        ("chord.watch", ["--once"]),
-        ("chord.tabulate", ["--show", "results/demo/table1.json"]),
-        ("chord.why", ["table1"]),
-        ("chord.audit", ["--help"]),
+        ("chord audit", ["results/demo/table1.json", "--cell", "grpo/in-distribution"]),
+        ("chord audit", ["results/demo/table1.json", "--json"]),
+        ("chord diff", runs),
+        ("chord watch", ["--once"]),
+        ("chord tabulate", ["--show", "results/demo/table1.json"]),
+        ("chord why", ["table1"]),
+        ("chord audit", ["--help"]),
     ):
         done = run(mini_study, module, *arguments, PYTHONIOENCODING="ascii")
         assert done.stdout.isascii() and "Traceback" not in done.stdout, (module, done.stdout)

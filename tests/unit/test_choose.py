@@ -33,7 +33,7 @@ def choose(tmp_path: Path, *candidates: Path) -> subprocess.CompletedProcess[str
     names = {"model": "model", "metrics": "metrics.jsonl", "validation": "validation.json", "chosen": "chosen.json"}
     names["manifest"] = "chosen.manifest.json"
     paths = [part for name, file in names.items() for part in (f"--{name}", str(out / file))]
-    command = [sys.executable, "-m", "chord.choose", "--candidates", *map(str, candidates), *paths]
+    command = [sys.executable, "-m", "chord", "choose", "--candidates", *map(str, candidates), *paths]
     return warm.run(command, cwd=ROOT)
 
 
@@ -95,7 +95,7 @@ def test_a_candidate_without_whole_results_is_named_and_nothing_is_written(case:
         (bad / "validation.json").write_text(content)
     result = choose(tmp_path, good, bad)
     assert result.returncode == 2
-    assert result.stderr.startswith(f"chord.choose: {bad / 'validation.json'}") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"chord choose: {bad / 'validation.json'}") and result.stderr.count("\n") == 1
     assert expected in result.stderr or case == "missing"
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
@@ -106,7 +106,7 @@ def test_a_candidate_without_its_model_or_the_weights_of_a_validated_step_is_nam
     (bad / lost).unlink()
     result = choose(tmp_path, bad)
     assert result.returncode == 2
-    assert result.stderr.startswith(f"chord.choose: {bad}") and result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"chord choose: {bad}") and result.stderr.count("\n") == 1
     assert Path(lost).name in result.stderr and "found no" in result.stderr
 
 
@@ -125,7 +125,7 @@ def test_on_a_benchmark_the_last_weights_with_the_highest_score_are_taken(
     for run, mean in zip(runs, (0.30, 0.35), strict=True):
         (run / "eval/harder").mkdir(parents=True)
         (run / "eval/harder/scores.json").write_text(json.dumps({"mean": mean}))
-    line = [sys.executable, "-m", "chord.choose", "--candidates", *map(str, runs)]
+    line = [sys.executable, "-m", "chord", "choose", "--candidates", *map(str, runs)]
     names = ("model", "metrics", "validation", "chosen", "manifest")
     outputs = [word for name in names for word in (f"--{name}", str(tmp_path / name))]
     scores = ["--scores", *(str(run / "eval/harder/scores.json") for run in runs)]

@@ -1,70 +1,76 @@
-"""`chord COMMAND` is `python -m chord.COMMAND`: what is listed is there, what is not asked for is not loaded."""
+"""`chord VERB`: what is listed is there, what is not asked for is not loaded, a number out of range is refused."""
 
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from chord.cli import COMMANDS
+from chord.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = """
 import sys
-print(__name__, sys.argv[1:])
-sys.exit(3)
+def main():
+    print(sys.argv)
+    return 3
 """
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A package with the real dispatcher, a command that can run, and one that cannot even be loaded."""
-    (tmp_path / "chord").mkdir()
-    (tmp_path / "chord" / "__init__.py").touch()
-    (tmp_path / "chord" / "cli.py").write_bytes((ROOT / "chord" / "cli.py").read_bytes())
-    (tmp_path / "chord" / "audit.py").write_text(COMMAND)
-    (tmp_path / "chord" / "why.py").write_text("raise AssertionError('loaded')\n")
+    """A copy of the package in which `chord audit` only tells its arguments, and no other verb can be loaded."""
+    shutil.copytree(ROOT / "chord", tmp_path / "chord", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, verb in VERBS.items():
+        text = COMMAND if name == "audit" else "raise AssertionError('loaded')\n"
+        tmp_path.joinpath(*verb.module.split(".")).with_suffix(".py").write_text(text)
     return tmp_path
 
 
 def chord(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "chord.cli", *arguments], cwd=folder, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "chord", *arguments], cwd=folder, capture_output=True, text=True)
 
 
-def test_a_command_runs_as_its_module_does_with_its_arguments_and_its_exit_code(folder: Path) -> None:
+def test_a_verb_gets_its_arguments_and_gives_its_exit_code(folder: Path) -> None:
     done = chord(folder, "audit", "results/demo", "--json")
-    assert (done.returncode, done.stdout) == (3, "__main__ ['results/demo', '--json']\n"), done.stderr
+    assert (done.returncode, done.stdout) == (3, "['chord audit', 'results/demo', '--json']\n"), done.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_without_a_command_those_that_exist_are_listed_and_none_is_loaded(folder: Path, arguments: list[str]) -> None:
+def test_without_a_verb_all_are_listed_and_none_is_loaded(folder: Path, arguments: list[str]) -> None:
     done = chord(folder, *arguments)
     listed = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
-    assert (done.returncode, listed, done.stderr) == (0, list(COMMANDS), "")
+    assert (done.returncode, sorted(listed), done.stderr) == (0, sorted(VERBS), "")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_has_a_module_that_says_what_it_takes(verb: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", [f"chord {verb}", "--help"])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(VERBS[verb].module).main()
+    assert (end.value.code, capsys.readouterr().out.startswith(f"usage: chord {verb} ")) == (0, True)
 
 
 @pytest.mark.parametrize(
-    ("name", "near", "hint"),
+    ("name", "near"),
     [
-        ("audti", "`audit` (nearest) or ", ""),
-        ("chord.audit", "`audit` (nearest) or ", ""),
-        ("resmue", "`resume` (nearest) or ", ""),
-        ("cli", "", ""),
-        ("zzz", "", ""),
-        ("train", "", "; `python -m chord.train` is what rules run"),
-        ("traim", "", "; `python -m chord.train` is what rules run"),
+        ("audti", "`audit` (nearest) or "),
+        ("chord.audit", "`audit` (nearest) or "),
+        ("resmue", "`resume` (nearest) or "),
+        ("traim", "`train` (nearest) or "),
+        ("ask_expert", "`ask-expert` (nearest) or "),
+        ("zzz", ""),
     ],
 )
-def test_an_unknown_command_ends_with_the_nearest_and_all_there_are(
-    folder: Path, name: str, near: str, hint: str
-) -> None:
-    (folder / "chord" / "train.py").write_text("raise AssertionError('loaded')\n")
+def test_an_unknown_verb_ends_with_the_nearest_and_all_that_people_type(folder: Path, name: str, near: str) -> None:
     done = chord(folder, name)
+    typed = [verb for verb in VERBS if VERBS[verb].is_typed]
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"chord: found command '{name}', expected {near}one of: {', '.join(COMMANDS)}{hint}\n"
+    assert done.stderr == f"chord: found command '{name}', expected {near}one of: {', '.join(typed)}\n"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +88,7 @@ def test_an_unknown_command_ends_with_the_nearest_and_all_there_are(
         ("report", "--seeds", ("-1",), "a whole number of at least 0"),
         ("generate", "--seed", ("-1",), "a whole number of at least 0"),
         ("generate", "--threads", ("0",), "a whole number of at least 1"),
-        ("ask_expert", "--threads", ("0",), "a whole number of at least 1"),
+        ("ask-expert", "--threads", ("0",), "a whole number of at least 1"),
         ("launch", "--per-node", ("0",), "a whole number of at least 1"),
         ("train", "--threads", ("0",), "a whole number of at least 1"),
         ("train", "--checkpoint-every-steps", ("0", "2.5"), "a whole number of at least 1"),
@@ -92,13 +98,13 @@ def test_an_unknown_command_ends_with_the_nearest_and_all_there_are(
 def test_a_number_out_of_range_is_told_in_one_line(
     command: str, option: str, refused: tuple[str, ...], expected: str, monkeypatch, capsys
 ) -> None:
-    module = importlib.import_module(f"chord.{command}")
+    module = importlib.import_module(VERBS[command].module)
     for words in refused:
         monkeypatch.setattr(sys, "argv", ["chord", option, *(words.split() or [words])])
         with pytest.raises(SystemExit) as end:
             module.main()
         found = words.split()[-1] if words else ""
-        told = rf"(python -m )?chord[ .]{command}: {option}: found '{re.escape(found)}', expected {expected}\n"
+        told = rf"chord( {command})?: {option}: found '{re.escape(found)}', expected {expected}\n"
         assert end.value.code == 2
         assert re.fullmatch(told, capsys.readouterr().err), words
 

@@ -8,14 +8,14 @@ from chord.provenance.commands import Told, changes, text_of, verb_of
 
 RESULTS = "results/demo"
 RECORDED = (
-    "python -m chord.generate --study config/studies/demo.yaml --benchmark harder"
+    "python -m chord generate --study config/studies/demo.yaml --benchmark harder"
     " --model results/demo/models/base/model --seed 1 --threads 2 --answers results/demo/a/answers.jsonl --ahead b=c=d"
 )
 
 
 def manifest(command: str = RECORDED, folder: str = ".") -> dict[str, Any]:
     return {
-        "verb": "chord.generate",
+        "verb": "chord generate",
         "command": command.split(" "),
         "folder": folder,
         "inputs": {"model": {"root": "study", "path": "models/base/model"}},
@@ -33,7 +33,7 @@ def differences(shell: str, reads: tuple[str, ...] = (), **recorded: str) -> lis
         f"{RECORDED} > log 2>&1",
         f"{RECORDED} 2> log >> log < /dev/null",
         f"mkdir -p x && {RECORDED} || false",
-        f"srun --nodes=2 python -m chord.launch --per-node 8 --logs x -- {RECORDED}",
+        f"srun --nodes=2 python -m chord launch --per-node 8 --logs x -- {RECORDED}",
         f"A=1 /opt/venv/bin/{RECORDED}",
         RECORDED.replace("--threads 2", "--threads 64").replace(" --ahead b=c=d", " --state x --root ."),
         RECORDED.replace("--seed 1", "--checkpoint-every-steps 3 --checkpoint-every-minutes 1.5 --seed=1"),
@@ -53,8 +53,8 @@ def test_how_a_command_is_run_and_laid_out_is_no_difference(shell: str) -> None:
         ("--seed 1", "--greedy --seed 1", "command --greedy: nothing -> given"),
         ("--seed 1 ", "", "command --seed: 1 -> nothing"),
         ("--seed 1", "--seeds 1 --seed 1", "command --seeds: nothing -> 1"),
-        ("chord.generate", "chord.score", "command verb: chord.generate -> chord.score"),
-        ("chord.generate --", "chord.generate y --", "command words: nothing -> y"),
+        ("chord generate", "chord score", "command verb: chord generate -> chord score"),
+        ("chord generate --", "chord generate y --", "command words: nothing -> y"),
         ("models/base/model", "models/other/model", "reads model: models/base/model -> models/other/model"),
         ("studies/demo", "studies/math", "command --study: config/studies/demo.yaml -> config/studies/math.yaml"),
         ("--seed 1", "--solved results/demo/x --seed 1", "reads solved: nothing -> x"),

@@ -217,7 +217,7 @@ def test_a_style_that_a_task_does_not_have_is_one_line(again: Callable[..., Any]
         (lambda file: file.write_text(""), "found an empty file"),
         (lambda file: file.write_bytes(file.read_bytes()[:-9]), "cut off"),
         (lambda file: file.write_text("{}\n"), "expected the fields"),
-        (lambda file: file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n"), "run chord.prepare again"),
+        (lambda file: file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n"), "run chord prepare again"),
     ],
 )
 def test_a_damaged_input_is_one_line_that_names_it_and_leaves_no_file(

@@ -599,12 +599,12 @@ def trained(**uses: str) -> set[str]:
     return {
         key
         for key, one in EXPECTED.items()
-        if one.verb == "chord.train" and all(entry in one.uses[name] for name, entry in wanted.items())
+        if one.verb == "chord train" and all(entry in one.uses[name] for name, entry in wanted.items())
     }
 
 
 def jobs_of(*verbs: str) -> set[str]:
-    return {key for key, one in EXPECTED.items() if one.verb.removeprefix("chord.") in verbs}
+    return {key for key, one in EXPECTED.items() if one.verb.removeprefix("chord ").replace("-", "_") in verbs}
 
 
 OBJECTIVE = "chord/objective.py"

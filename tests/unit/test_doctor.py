@@ -31,7 +31,7 @@ FITS = {"slurm_partition": "gpu", "runtime": 1440, "mem_mb": 64000, "threads": 1
 
 def doctor(path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What `chord doctor` says with this PATH."""
-    command = [sys.executable, "-m", "chord.doctor", *arguments]
+    command = [sys.executable, "-m", "chord", "doctor", *arguments]
     return warm.run(command, cwd=ROOT, env=os.environ | {"PATH": path}, jobs="stubs")
 
 
@@ -116,7 +116,7 @@ def test_a_finding_says_what_to_do_only_where_there_is_something_to_do() -> None
     assert last_words("a\n\nb\n c \nd\n") == "b c d"
 
 
-# What chord.probe writes on a node with an H100 that is well.
+# What chord probe writes on a node with an H100 that is well.
 WELL = {
     "host": "n1",
     "cuda_of_torch": "13.0",

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from chord.provenance.environment import installed, installed_for, pinned, unpinned
+from chord.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["data", "train", "generate", "evaluate", "report"]
@@ -63,13 +64,13 @@ def declared(*extras: str) -> dict[str, Requirement]:
 
 def verbs(step: str) -> list[str]:
     """Those of a step that exist."""
-    return [verb for verb in lock.VERBS[step] if (ROOT / "chord" / f"{verb}.py").exists()]
+    return [verb for verb in lock.VERBS[step] if verb in VERBS]
 
 
 def imported(verb: str) -> set[str]:
     """Modules of other packages that the verb can import, lazily too; not those that only a type checker sees."""
     found: set[str] = set()
-    waiting, seen = [f"chord.{verb}"], set()
+    waiting, seen = [VERBS[verb].module], set()
     while waiting:
         path = ROOT.joinpath(*waiting.pop().split("."))
         source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
@@ -129,7 +130,7 @@ def test_a_verb_and_all_that_it_imports_load_where_nothing_but_the_pins_of_its_s
         for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
             if not (there / top).is_symlink():
                 (there / top).symlink_to(here / top)
-    names = sorted({name for verb in verbs(step) for name in (f"chord.{verb}", *imported(verb))})
+    names = sorted({name for verb in verbs(step) for name in (VERBS[verb].module, *imported(verb))})
     code = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]\n"
     code += TRIED.get(step, "") + "\nprint('all')"
     command = [python, "-W", "ignore", "-c", code, *names]
@@ -146,7 +147,7 @@ def test_every_verb_that_a_rule_starts_runs_with_the_environment_of_its_step() -
     found = {
         (verb, conda)
         for rule in rules
-        for verb in re.findall(r"python -m chord\.(\w+)", rule)
+        for verb in re.findall(r"python -m chord ([a-z-]+)", rule)
         for conda in re.findall(r'conda:\s+(?:"\.\./\.\./envs/|environment\(")(\w+)', rule) or ["none"]
     }
     assert found

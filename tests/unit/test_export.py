@@ -50,7 +50,7 @@ def study(tmp_path, monkeypatch):
     raw.parent.mkdir()
     raw.write_text("raw")
     problems = {"train": "data/problems/train.jsonl"}
-    job(folder, "chord.prepare", "data/problems/train", {"raw": raw}, problems, seeds={"data": 7})
+    job(folder, "chord prepare", "data/problems/train", {"raw": raw}, problems, seeds={"data": 7})
     if (child := os.fork()) == 0:
         train(folder, work=lambda: os._exit(9))
     os.waitpid(child, 0)
@@ -60,7 +60,7 @@ def study(tmp_path, monkeypatch):
     train(folder)
     scores = {"metrics": folder / "runs/sft-light/seed-1/metrics.jsonl"}
     outputs = {name: name for name in ("table1.json", "table1.md")}
-    job(folder, "chord.tabulate", "table1", scores, outputs, extra={"artefact": "table1"})
+    job(folder, "chord tabulate", "table1", scores, outputs, extra={"artefact": "table1"})
     (folder / "logs").mkdir()
     (folder / "logs" / "table1.log").write_text("a log, which no manifest names\n")
     (folder / "runs/sft-light/seed-1/state").mkdir()
@@ -91,7 +91,7 @@ def train(folder, fails_with=None, work=lambda: None):
 
     with Manifest.recording(
         run / "train.manifest.json",
-        verb="chord.train",
+        verb="chord train",
         inputs={"prompts": folder / "data" / "problems" / "train.jsonl"},
         outputs={"model": run / "model", "metrics": run / "metrics.jsonl"},
         seeds={"run": 1},
@@ -187,7 +187,7 @@ def test_a_study_with_failed_and_killed_attempts_passes_the_public_validator(stu
 def test_an_attempt_killed_outright_and_never_repeated_has_no_end_and_that_alone_is_said_against_it(study, complaints):
     name = "data/other"
     if (child := os.fork()) == 0:
-        job(study, "chord.prepare", name, {}, {"made": "data/other.json"}, work=lambda: os._exit(9))
+        job(study, "chord prepare", name, {}, {"made": "data/other.json"}, work=lambda: os._exit(9))
     os.waitpid(child, 0)
     killed = next(one for one in exported(study).values() if str(one.get("name")).endswith(name))
     assert "endTime" not in killed and killed["error"].startswith("no end was recorded")
@@ -293,7 +293,7 @@ def test_an_input_that_has_been_replaced_is_told_by_its_own_hash_and_not_as_the_
     problems = study / "data/problems/train.jsonl"
     before = hashlib.sha256(problems.read_bytes()).hexdigest()
     outputs = {"train": "data/problems/train.jsonl"}
-    job(study, "chord.prepare", "data/problems/train", {}, outputs, work=lambda: problems.write_text("new problems"))
+    job(study, "chord prepare", "data/problems/train", {}, outputs, work=lambda: problems.write_text("new problems"))
     graph = exported(study)
     assert f"#content-{before}" in names(actions_of(graph, "train")[-1]["object"])
     assert graph[f"#content-{before}"]["@type"] == "CreativeWork"
@@ -318,7 +318,7 @@ def test_every_attempt_is_an_action_with_its_end_and_its_reason(study):
     assert stopped["error"] == "stopped with exit code 75, its outputs not yet made"
     assert killed["error"].startswith("no end was recorded")
     lines = ledger.read(study / "provenance" / "ledger.jsonl")
-    starts = [line["time"] for line in lines if line["event"] == "start" and line["verb"] == "chord.train"]
+    starts = [line["time"] for line in lines if line["event"] == "start" and line["verb"] == "chord train"]
     assert killed["endTime"] == starts[1]  # when the next attempt at the same outputs began
     assert "error" not in made and names(failed["result"]) == {"provenance/ledger.jsonl"}
     controls = [one for one in graph.values() if one["@type"] == "ControlAction"]
@@ -365,23 +365,23 @@ def test_steps_are_the_rules_that_run_a_verb_in_their_order():
     assert [step.position for step in steps] == sorted({step.position for step in steps})
     assert {"train_base", "train", "generate", "score", "tabulate", "plot"} <= {step.name for step in steps}
     for verb, manifest, rule in (
-        ("chord.train", "models/base/train.manifest.json", "train_base"),
-        ("chord.train", "runs/grpo/seed-1/train.manifest.json", "train"),
-        ("chord.report", "report.manifest.json", "report"),
-        ("chord.tabulate", "report.manifest.json", "tabulate"),
-        ("chord.train", "elsewhere/by-hand.manifest.json", "chord.train without a rule"),
+        ("chord train", "models/base/train.manifest.json", "train_base"),
+        ("chord train", "runs/grpo/seed-1/train.manifest.json", "train"),
+        ("chord report", "report.manifest.json", "report"),
+        ("chord tabulate", "report.manifest.json", "tabulate"),
+        ("chord train", "elsewhere/by-hand.manifest.json", "chord train without a rule"),
     ):
         assert step_for(steps, verb, manifest, ["--tensorboard", "--threads"]).name == rule
     both = {step.name: step.flags for step in steps if step.name in ("train", "train_sft")}
     assert both["train_sft"] > both["train"] > set()
     for rule, flags in both.items():
-        assert step_for(steps, "chord.train", "runs/sft-light/seed-1/train.manifest.json", flags).name == rule
+        assert step_for(steps, "chord train", "runs/sft-light/seed-1/train.manifest.json", flags).name == rule
 
 
 def test_every_file_that_is_referred_to_is_in_the_crate_also_where_its_path_needs_quoting(study):
     place = "runs/sft-light+rl/seed-1/eval/a benchmark/scores"
     read = {"metrics": study / "runs/sft-light/seed-1/metrics.jsonl"}
-    job(study, "chord.score", place, read, {"scores": f"{place}.json"})
+    job(study, "chord score", place, read, {"scores": f"{place}.json"})
     graph = exported(study)
 
     def referred(value):

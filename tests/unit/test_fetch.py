@@ -37,7 +37,7 @@ def project(tmp_path: Path) -> Path:
 
 def command(project: Path, hub: Hub, *arguments: str) -> list[str]:
     return [
-        *(sys.executable, "-m", "chord.fetch", "--study", "demo", "--root", str(project)),
+        *(sys.executable, "-m", "chord", "fetch", "--study", "demo", "--root", str(project)),
         *("--mirror", hub.address, *arguments),
     ]
 
@@ -192,7 +192,7 @@ def test_a_repository_or_a_file_that_is_not_there_is_one_line(project: Path, hub
     hub.push(REPOSITORY, {"README.md": b"made up"})
     done = fetch(project, hub)
     assert "found no data/train-*.parquet, expected it there" in done.stderr
-    assert len([line for line in done.stderr.splitlines() if line.startswith("chord.fetch: ")]) == 1
+    assert len([line for line in done.stderr.splitlines() if line.startswith("chord fetch: ")]) == 1
     assert "Traceback" not in done.stderr
 
 
@@ -217,8 +217,8 @@ from types import SimpleNamespace
 shutil.disk_usage = lambda place: SimpleNamespace(free=1 << 29)
 from chord import fetch
 from chord.provenance.files import run_verb
-sys.argv = ["chord.fetch", *sys.argv[1:]]
-run_verb("chord.fetch", fetch.main)
+sys.argv = ["chord fetch", *sys.argv[1:]]
+run_verb("chord fetch", fetch.main)
 """
 
 

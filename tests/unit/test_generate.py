@@ -95,7 +95,7 @@ class Place:
         return [*(f"--{key}={value}" for key, value in given.items()), *ahead]
 
     def run(self, name: str, *siblings: str) -> bytes:
-        sys.argv = ["chord.generate", *self.arguments(name, siblings)]
+        sys.argv = ["chord generate", *self.arguments(name, siblings)]
         generate.main()
         return self.answers(name).read_bytes()
 
@@ -286,7 +286,7 @@ def test_a_prompt_that_does_not_fit_is_refused_with_the_file(place: Place, fake:
 
 
 def program(place: Place, name: str, *siblings: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "chord.generate", *place.arguments(name, siblings)]
+    command = [sys.executable, "-m", "chord", "generate", *place.arguments(name, siblings)]
     return warm.run(command, cwd=ROOT, env=os.environ | environment)
 
 
@@ -315,13 +315,13 @@ def test_input_that_cannot_be_used_ends_in_one_line_and_no_output(spoil: Callabl
     named = spoil(place)
     result = program(place, "harder")
     assert result.returncode == 2
-    assert result.stderr.startswith(f"chord.generate: {named}") and result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith(f"chord generate: {named}") and result.stderr.count("\n") == 1, result.stderr
     assert spoil is not no_weights or "found no *.safetensors" in result.stderr  # said before seconds of imports
     assert not place.left("harder")
 
 
 def test_a_sibling_named_in_another_form_is_refused_with_the_form(place: Place) -> None:
-    command = [sys.executable, "-m", "chord.generate", *place.arguments("harder", ()), "--ahead", "other-skill=x"]
+    command = [sys.executable, "-m", "chord", "generate", *place.arguments("harder", ()), "--ahead", "other-skill=x"]
     result = warm.run(command, cwd=ROOT)
     assert result.returncode == 2 and "expected NAME=PROBLEMS=ANSWERS" in result.stderr
 
@@ -340,7 +340,7 @@ def test_a_job_done_ahead_imports_nothing_heavy(place: Place, fake: Fake) -> Non
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of the demo's kind, much smaller, as `chord.train` would leave it."""
+    """A random Llama of the demo's kind, much smaller, as `chord train` would leave it."""
     from chord.learner.policy import blank_model, character_tokenizer
 
     described = load(ROOT, "demo").study.model
@@ -376,7 +376,7 @@ def test_a_real_model_answers_all_benchmarks_in_one_process_as_in_three_and_is_s
     assert all(answer.response_tokens == 96 for answer in answers if answer.finish == "length")
     scores = place.answers("harder").with_name("scores.json")
     given = {"answers": place.answers("harder"), "problems": place.problems("harder"), "scores": scores}
-    command = [sys.executable, "-m", "chord.score", "--study", str(place.root / "config/studies/demo.yaml")]
+    command = [sys.executable, "-m", "chord", "score", "--study", str(place.root / "config/studies/demo.yaml")]
     command += ["--benchmark", "harder", "--manifest", str(scores.with_suffix(".manifest.json"))]
     command += [part for key, value in given.items() for part in (f"--{key}", str(value))]
     result = warm.run(command, cwd=ROOT)
@@ -413,6 +413,6 @@ def test_a_model_file_that_is_cut_off_is_refused_in_one_line(place: Place, tiny:
     result = program(place, "harder")
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].startswith(
-        f"chord.generate: {place.model}: found a model that cannot be loaded"
+        f"chord generate: {place.model}: found a model that cannot be loaded"
     )
     assert "Traceback" not in result.stderr and not place.left("harder")

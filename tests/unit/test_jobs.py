@@ -41,7 +41,7 @@ def look(frame, event, _):
 for arguments in json.load(open(sys.argv[1])):
     child = os.fork()
     if child == 0:
-        sys.argv = ["chord.train", *arguments]
+        sys.argv = ["chord train", *arguments]
         sys.setprofile(look)
         code = chord.train.main() or 0
         sys.setprofile(None)
@@ -95,7 +95,7 @@ def test_every_function_that_a_training_runs_is_in_its_digest(tmp_path: Path) ->
     found = functions_of(tmp_path, [plan(tmp_path / name, name, start) for name in one_of_each.values()])
     for name, (code, ran) in zip(one_of_each.values(), found, strict=True):
         run = Run.read(tmp_path / name / "run.json")  # its values are smaller, and some name other entries
-        digest = set(contents(job_code("chord.train", of_training(run)).definitions))
+        digest = set(contents(job_code("chord train", of_training(run)).definitions))
         assert code == 0, name
         assert len(ran) > 80, name
         lacking = [one for one in ran - digest if not one.startswith(BESIDE)]
@@ -112,12 +112,12 @@ def test_the_code_around_deepspeed_decides_only_what_is_trained_with_it() -> Non
     execution = PROJECT.study.execution
     divided = execution.model_copy(update={"zero": Zero(stage=2)})
     changed = PROJECT.model_copy(update={"study": PROJECT.study.model_copy(update={"execution": divided})})
-    without, within = (reached("chord.train", of_training(one.run("chord-phi", 1))) for one in (PROJECT, changed))
+    without, within = (reached("chord train", of_training(one.run("chord-phi", 1))) for one in (PROJECT, changed))
     assert within - without == {"chord.learner.sharded"}
     now = expectations(changed, ROOT)
     for name, before in expectations(PROJECT, ROOT).items():
         after = now[name]
-        assert (after.uses != before.uses) is (after.verb == "chord.train"), name
+        assert (after.uses != before.uses) is (after.verb == "chord train"), name
 
 
 def trained_by(sampler: str) -> tuple[set[str], str]:
@@ -125,7 +125,7 @@ def trained_by(sampler: str) -> tuple[set[str], str]:
     execution = PROJECT.study.execution.model_copy(update={"sampler": sampler})
     project = PROJECT.model_copy(update={"study": PROJECT.study.model_copy(update={"execution": execution})})
     run = project.run("chord-phi", 1)
-    return reached("chord.train", of_training(run)), run.execution.model_dump_json()
+    return reached("chord train", of_training(run)), run.execution.model_dump_json()
 
 
 def test_a_training_depends_on_the_code_of_its_own_sampler_alone() -> None:
@@ -147,7 +147,7 @@ def test_a_training_depends_on_the_code_of_its_own_sampler_alone() -> None:
 
 
 def test_a_training_that_only_imitates_depends_on_no_grader_reward_or_advantage() -> None:
-    code = job_code("chord.train", of_training(PROJECT.run("sft-light", 1)))
+    code = job_code("chord train", of_training(PROJECT.run("sft-light", 1)))
     names = set(contents(code.definitions))
     assert "chord.training.rollouts.Feed" in names and "chord.objective.imitation" in names
     assert not {"chord.tasks.graders", "chord.tasks.rewards"} & set(code.definitions)
@@ -187,8 +187,8 @@ def test_every_job_of_the_study_has_one_entry_with_its_own_slice() -> None:
     seeds, benchmarks = len(PROJECT.seeds), len(PROJECT.study.benchmarks)
     arms = [name for name in PROJECT.trainable if PROJECT.arms[name].recipe]
     trainings = len(arms) * seeds + len(trained_starts(PROJECT.study))
-    assert sum(one.verb == "chord.train" for one in found.values()) == trainings
-    assert sum(one.verb == "chord.generate" for one in found.values()) == len(PROJECT.trainable) * seeds * benchmarks
+    assert sum(one.verb == "chord train" for one in found.values()) == trainings
+    assert sum(one.verb == "chord generate" for one in found.values()) == len(PROJECT.trainable) * seeds * benchmarks
     assert len(run_texts(PROJECT)) == trainings
     answers = found["runs/grpo/seed-1/eval/harder/answers.manifest.json"].decided_by
     assert (answers["benchmark"], answers["seed"]) == ("harder", 1)

@@ -23,7 +23,7 @@ SAYS = "import os, sys, signal, time\nrank = os.environ['RANK']\nprint('rank', r
 def started(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     """Two processes of the same code on this machine."""
     (folder / "code.py").write_text(SAYS + code)
-    command = ["-m", "chord.launch", "--per-node", "2", "--logs", str(folder / "logs"), "--", sys.executable]
+    command = ["-m", "chord", "launch", "--per-node", "2", "--logs", str(folder / "logs"), "--", sys.executable]
     return subprocess.run(
         [sys.executable, *command, str(folder / "code.py")], capture_output=True, text=True, timeout=120
     )
@@ -42,7 +42,7 @@ def test_a_process_that_is_killed_ends_the_others_and_is_named_with_its_log(tmp_
     done = started(tmp_path, f"if rank == '1':\n    {last}\ntime.sleep(100)\n")
     assert done.returncode == 1
     told = re.search(
-        r"chord\.launch: (rank 1 \(local rank 1 on \S+, process \d+\) was ended by SIGKILL; its log: (\S+))",
+        r"chord launch: (rank 1 \(local rank 1 on \S+, process \d+\) was ended by SIGKILL; its log: (\S+))",
         done.stderr,
     )
     assert told, done.stderr
@@ -94,13 +94,13 @@ def commands(folder: Path, *options: str) -> str:
 def test_gpus_of_servers_are_asked_for_and_have_no_rank(served: Path) -> None:
     planned = commands(served)
     assert re.search(r"Training grpo, seed 1; .*gres gpu:3;", planned), planned
-    assert "chord.launch" not in planned, "one GPU learns"
-    assert "python -m chord.launch --per-node 4 --beside 2 --logs results/demo/runs/grpo/seed-1/ranks -- python" in (
+    assert "chord launch" not in planned, "one GPU learns"
+    assert "python -m chord launch --per-node 4 --beside 2 --logs results/demo/runs/grpo/seed-1/ranks -- python" in (
         commands(served, "--set-resources", "train:gres=gpu:h100:4", "train:slurm_partition=gpu")
     )
     two_nodes = ("gres=gpu:4", "nodes=2", "tasks=2", "tasks_per_gpu=0", "mpi=srun")
     told = commands(served, "--set-resources", *(f"train:{one}" for one in two_nodes))
-    assert re.search(r"srun --nodes=2 .* python -m chord.launch --per-node 4 --beside 2 --logs", told), told
+    assert re.search(r"srun --nodes=2 .* python -m chord launch --per-node 4 --beside 2 --logs", told), told
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_the_first_node_starts_fewer_processes_where_servers_have_gpus_beside_th
     nodes = []
     for node in ("0", "1"):
         options = ["--per-node", "2", "--beside", "1", "--logs", str(tmp_path / node), "--", sys.executable]
-        command = [sys.executable, "-m", "chord.launch", *options, str(tmp_path / "code.py")]
+        command = [sys.executable, "-m", "chord", "launch", *options, str(tmp_path / "code.py")]
         environment = os.environ | slurm | {"SLURM_NODEID": node}
         nodes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
     said = [sorted(re.findall(r"rank \d of \d|local \d", node.communicate(timeout=300)[0])) for node in nodes]
@@ -154,7 +154,7 @@ def test_the_first_node_starts_fewer_processes_where_servers_have_gpus_beside_th
 
 
 def test_a_first_node_without_a_process_is_refused(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["chord.launch", "--per-node", "2", "--beside", "2", "--logs", "x", "--", "true"])
+    monkeypatch.setattr(sys, "argv", ["chord launch", "--per-node", "2", "--beside", "2", "--logs", "x", "--", "true"])
     with pytest.raises(SystemExit):
         launch.main()
     assert "found --beside 2 of --per-node 2, expected a process on the first node" in capsys.readouterr().err

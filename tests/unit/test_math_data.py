@@ -36,7 +36,7 @@ def run(folder: Path, verb: str, *arguments: object, **more: str) -> subprocess.
     dropped = {name for name in names if name.startswith("HF_")}
     environment = {name: value for name, value in os.environ.items() if name not in dropped} | more
     environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"chord.{verb}", *map(str, arguments)]
+    command = [sys.executable, "-m", "chord", verb, *map(str, arguments)]
     return warm.run(command, cwd=folder, env=environment, timeout=500)
 
 

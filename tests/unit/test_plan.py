@@ -256,7 +256,7 @@ def test_what_no_study_builds_is_priced_with_the_judge_that_it_needs(
 
 def test_the_command_plans_a_table_of_the_demo_and_refuses_what_it_does_not_know() -> None:
     def plan(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "chord.plan", *words]
+        command = [sys.executable, "-m", "chord", "plan", *words]
         return warm.run(command, cwd=ROOT)
 
     done = plan(

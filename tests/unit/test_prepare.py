@@ -190,7 +190,7 @@ def test_a_study_that_cannot_be_filled_is_one_line_and_leaves_no_file(
 ) -> None:
     done = prepare(write_study(tmp_path / "project", **changes), tmp_path / "data", "train")
     assert done.returncode == 2
-    assert said in done.stderr and done.stderr.startswith("chord.prepare: config/studies/demo.yaml: ")
+    assert said in done.stderr and done.stderr.startswith("chord prepare: config/studies/demo.yaml: ")
     assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.rglob("*.json*"))
 

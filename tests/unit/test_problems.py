@@ -191,8 +191,8 @@ def test_drawing_and_demonstrating_reach_no_grader(demo: Study) -> None:
         f"chord.tasks.{name}"
         for name in ("graders", "math_checker", "math_reading", "math_values", "tool_calls", "rewards")
     }
-    assert "chord.tasks.graders" in job_code("chord.validate", {}).definitions
-    uses = {"chord.prepare": of_problems(demo, "train"), "chord.demonstrate": of_traces(demo, "expert")}
+    assert "chord.tasks.graders" in job_code("chord validate", {}).definitions
+    uses = {"chord prepare": of_problems(demo, "train"), "chord demonstrate": of_traces(demo, "expert")}
     for verb, used in uses.items():
         assert not graders & job_code(verb, used).definitions.keys()
 

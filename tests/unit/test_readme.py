@@ -30,7 +30,7 @@ def test_every_path_of_the_repository_that_the_readme_names_exists() -> None:
 
 def test_every_option_that_the_readme_gives_to_training_is_one_that_training_knows() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    command = re.search(r"python -m chord\.train(.*?[^\\])\n", text, re.DOTALL)
+    command = re.search(r"python -m chord train(.*?[^\\])\n", text, re.DOTALL)
     assert command
     known = (ROOT / "chord" / "training" / "setup.py").read_text(encoding="utf-8")
     assert [option for option in re.findall(r"--(\w+)", command[1]) if f'("{option}", ' not in known] == []
@@ -45,7 +45,7 @@ def test_the_weight_and_the_schedule_that_contributing_shows_are_trained_with_no
     with (tmp_path / "chord/objective.py").open("a", encoding="utf-8") as objective:
         objective.write("".join(f"\n\n{block}" for block in shown))
     run = small_run(tmp_path / "run", **{"recipe.steps": 4}) / "run.json"
-    arguments = [sys.executable, "-m", "chord.train", *command(tmp_path / "run", tmp_path / "out")]
+    arguments = [sys.executable, "-m", "chord", "train", *command(tmp_path / "run", tmp_path / "out")]
     told = json.loads(run.read_text())
     told["recipe"]["mu"] = {"schedule": "half-life", "start": 0.8, "steps": 2}
     told["recipe"]["expert_tokens"] = {"weight": "p-power", "power": 0.5}

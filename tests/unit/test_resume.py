@@ -92,7 +92,7 @@ def no_slurm(folder: Path, monkeypatch) -> Path:
 def ledger_of(here: Path, job: str | None, end: bool) -> None:
     """A study with one attempt: in this Slurm job or in none, with an end or without."""
     path = here / "results/demo/provenance/ledger.jsonl"
-    ledger.append(path, "start", {"attempt": "a", "verb": "chord.train", "manifest": "m", "job": job})
+    ledger.append(path, "start", {"attempt": "a", "verb": "chord train", "manifest": "m", "job": job})
     if end:
         ledger.append(path, "end", {"attempt": "a", "outcome": "ok"})
 

@@ -298,7 +298,7 @@ def test_a_training_samples_and_teaches_up_to_the_end_of_a_turn(tmp_path):
     changes |= {"sampling.max_response_tokens": 48}
     folder = small_run(tmp_path / "run", **changes)
     start = tiny_model(tmp_path / "start", turn_ending_tokenizer(DATED + TURNS))
-    words = [sys.executable, "-m", "chord.train", *command(folder, tmp_path), "--start", str(start)]
+    words = [sys.executable, "-m", "chord", "train", *command(folder, tmp_path), "--start", str(start)]
     done = warm.run(words)
     assert done.returncode == 0, done.stderr
     answers = read_lines(tmp_path / "validation.jsonl", ValidationAnswer)

@@ -58,7 +58,7 @@ def command(paths: dict[str, Path], benchmark: str = "harder", *ahead: str) -> l
     given = [part for name, path in paths.items() for part in (f"--{name}", str(path))]
     siblings = [part for text in ahead for part in ("--ahead", text)]
     study = str(ROOT / "config/studies/demo.yaml")
-    return [sys.executable, "-m", "chord.score", "--study", study, "--benchmark", benchmark, *given, *siblings]
+    return [sys.executable, "-m", "chord", "score", "--study", study, "--benchmark", benchmark, *given, *siblings]
 
 
 def as_program(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
@@ -190,7 +190,7 @@ def test_a_file_that_holds_no_answers_ends_in_one_line_and_no_output(content: st
         paths["answers"].write_bytes(content.encode("latin-1"))
     result = as_program(command(paths))
     assert result.returncode == 2
-    assert result.stderr.startswith(f"chord.score: {paths['answers']}") and result.stderr.count("\n") == 1, (
+    assert result.stderr.startswith(f"chord score: {paths['answers']}") and result.stderr.count("\n") == 1, (
         result.stderr
     )
     assert {path.name for path in paths["scores"].parent.iterdir()} <= {"answers.jsonl"}
@@ -213,7 +213,7 @@ def test_scores_made_ahead_are_the_bytes_of_scores_made_directly(
     run(monkeypatch, other, "other-skill")
     assert other["scores"].read_bytes() == direct
     made_by = json.loads(other["manifest"].read_text())["extra"]["made_ahead_by"]
-    assert (made_by["pid"], made_by["command"][:3]) == (os.getpid(), ["python", "-m", "chord.score"])
+    assert (made_by["pid"], made_by["command"][:3]) == (os.getpid(), ["python", "-m", "chord", "score"])
     assert sorted(path.name for path in other["scores"].parent.iterdir()) == [
         "answers.jsonl",
         "scores.json",

@@ -148,11 +148,11 @@ def test_scores_that_cannot_be_used_are_refused_by_name_and_nothing_is_written(r
 
 def test_as_a_program_it_says_one_line_and_ends_with_2(results):
     scores(results, "grpo").unlink()
-    line = [sys.executable, "-m", "chord.tabulate", *command(results, results)]
+    line = [sys.executable, "-m", "chord", "tabulate", *command(results, results)]
     done = warm.run(line, cwd=ROOT)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"chord.tabulate: {scores(results, 'grpo')}: found no such file")
+    assert done.stderr.startswith(f"chord tabulate: {scores(results, 'grpo')}: found no such file")
 
 
 @pytest.mark.parametrize(("artefact", "nearest"), [("figure2", ""), ("table99", "`table9` (nearest) or ")])
@@ -204,7 +204,7 @@ def test_at_80_columns_each_arm_is_one_line(results, monkeypatch, capsys):
 
 def test_a_terminal_without_greek_letters_gets_their_names(results):
     tabulated(results)
-    line = [sys.executable, "-m", "chord.tabulate", "--show", str(results / "table1.json")]
+    line = [sys.executable, "-m", "chord", "tabulate", "--show", str(results / "table1.json")]
     env = {"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(line, cwd=ROOT, capture_output=True, env=env)
     assert done.returncode == 0, done.stderr
@@ -237,7 +237,7 @@ def test_showing_names_the_pictures_that_exist_and_the_verdicts_beside_the_table
 
 
 def test_showing_a_file_that_is_no_table_is_refused(results):
-    with pytest.raises(UserError, match=r"expected a table that chord\.tabulate wrote"):
+    with pytest.raises(UserError, match=r"expected a table that chord tabulate wrote"):
         tabulate.main(["--show", str(scores(results, "grpo"))])
 
 

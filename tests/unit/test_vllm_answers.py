@@ -117,7 +117,7 @@ def test_options_without_vllm_are_refused_and_the_default_stands_in_no_slice(tmp
 
 
 def test_answers_depend_on_the_code_of_what_gives_them_alone():
-    ours, vllms = (set(job_code("chord.generate", {"answers": (by,)}).definitions) for by in ("transformers", "vllm"))
+    ours, vllms = (set(job_code("chord generate", {"answers": (by,)}).definitions) for by in ("transformers", "vllm"))
     assert [name for name in ours if "vllm" in name] == []
     assert {"chord.sampling.transformers_sampler", "chord.learner.policy", "chord.sampling.harness"} <= ours
     assert [name for name in vllms if "transformers" in name or name.startswith("chord.learner")] == []

@@ -42,7 +42,7 @@ def ended(study: Path, attempt: str, outcome: str, **more: object) -> None:
     ledger.append(study / "provenance/ledger.jsonl", "end", {"attempt": attempt, "outcome": outcome, **more})
 
 
-def state(study: Path, key: str, verb: str = "chord.score") -> State:
+def state(study: Path, key: str, verb: str = "chord score") -> State:
     (job,) = progress.jobs_of(study, {key: verb})
     return job.state
 
@@ -55,7 +55,7 @@ def made(study: Path, key: str) -> None:
 def test_a_job_is_planned_then_runs_then_is_done(tmp_path: Path) -> None:
     key = "table1.manifest.json"
     assert state(tmp_path, key) is State.PLANNED
-    begun(tmp_path, key, "chord.score", "a")
+    begun(tmp_path, key, "chord score", "a")
     assert state(tmp_path, key) is State.RUNNING
     made(tmp_path, key)
     ended(tmp_path, "a", "ok", seconds=3.0)
@@ -74,27 +74,27 @@ def test_a_job_is_planned_then_runs_then_is_done(tmp_path: Path) -> None:
     ],
 )
 def test_how_an_attempt_ended_tells_failed_from_stopped(tmp_path: Path, outcome, more, expected) -> None:
-    begun(tmp_path, KEY, "chord.train", "a")
+    begun(tmp_path, KEY, "chord train", "a")
     ended(tmp_path, "a", outcome, **more)
-    assert state(tmp_path, KEY, "chord.train") is expected
-    begun(tmp_path, KEY, "chord.score", "b")  # tried again
+    assert state(tmp_path, KEY, "chord train") is expected
+    begun(tmp_path, KEY, "chord score", "b")  # tried again
     assert state(tmp_path, KEY) is State.RUNNING
 
 
 def test_an_attempt_without_an_end_runs_while_its_process_or_its_lease_lives(tmp_path: Path) -> None:
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "x/table1.manifest.json"])
-    begun(tmp_path, "table1.manifest.json", "chord.score", "a", pid=sleeper.pid, host=socket.gethostname())
+    begun(tmp_path, "table1.manifest.json", "chord score", "a", pid=sleeper.pid, host=socket.gethostname())
     assert state(tmp_path, "table1.manifest.json") is State.RUNNING
     sleeper.kill()
     sleeper.wait()
     assert state(tmp_path, "table1.manifest.json") is State.STOPPED
-    begun(tmp_path, KEY, "chord.train", "b")
-    assert state(tmp_path, KEY, "chord.train") is State.STOPPED
+    begun(tmp_path, KEY, "chord train", "b")
+    assert state(tmp_path, KEY, "chord train") is State.STOPPED
     lease = tmp_path / "runs/grpo/seed-1/state/lease.json"
     made(tmp_path, "runs/grpo/seed-1/state/lease.json")
-    assert state(tmp_path, KEY, "chord.train") is State.RUNNING
+    assert state(tmp_path, KEY, "chord train") is State.RUNNING
     os.utime(lease, (time.time() - 121, time.time() - 121))
-    assert state(tmp_path, KEY, "chord.train") is State.STOPPED
+    assert state(tmp_path, KEY, "chord train") is State.STOPPED
 
 
 def running(study: Path, steps: int | None = 40) -> progress.Training:
@@ -110,7 +110,7 @@ def running(study: Path, steps: int | None = 40) -> progress.Training:
     )
     times = [{"step": i, "seconds": {"sample": 0.2, "learn": 0.3}, "tokens_per_second": 100.0 * i} for i in range(1, 5)]
     (run / "state/abc/timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in times))
-    return progress.training(study, Job(KEY, "chord.train", State.RUNNING))
+    return progress.training(study, Job(KEY, "chord train", State.RUNNING))
 
 
 def test_a_training_tells_step_pace_curve_and_what_is_left(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_kind_that_ran_twice_as_slow_as_planned_goes_on_so_and_what_never_ran_
 
 
 def test_what_an_earlier_attempt_took_counts_to_a_finished_training(tmp_path: Path) -> None:
-    done = Job("train1", "chord.train", State.DONE, NOW - 1000, 50.0, earlier=150.0)
+    done = Job("train1", "chord train", State.DONE, NOW - 1000, 50.0, earlier=150.0)
     assert left_of({"train1": done}).ratios == {"train": 2}
     for attempt, outcome, seconds in (
         ("a", "ok", 1.0),
@@ -167,18 +167,18 @@ def test_what_an_earlier_attempt_took_counts_to_a_finished_training(tmp_path: Pa
         ("c", "stopped", 30.0),
         ("d", "ok", 4.0),
     ):
-        begun(tmp_path, KEY, "chord.train", attempt)
+        begun(tmp_path, KEY, "chord train", attempt)
         ended(tmp_path, attempt, outcome, seconds=seconds)
     made(tmp_path, KEY)
-    (job,) = progress.jobs_of(tmp_path, {KEY: "chord.train"})
+    (job,) = progress.jobs_of(tmp_path, {KEY: "chord train"})
     assert (job.state, job.seconds, job.earlier) == (State.DONE, 4, 50)  # "a" made a model that was thrown away
-    (job,) = progress.jobs_of(tmp_path, {KEY: "chord.score"})
+    (job,) = progress.jobs_of(tmp_path, {KEY: "chord score"})
     assert job.earlier == 0  # nothing but a training continues
 
 
 def test_a_training_half_way_goes_on_at_its_own_pace_and_tells_that_of_what_waits() -> None:
     half = Training("x", step=20, steps=40, tokens_per_second=None, seconds_per_step=1.0, metric="reward", curve=())
-    runs = Job("train1", "chord.train", State.RUNNING, since=NOW - 25)
+    runs = Job("train1", "chord train", State.RUNNING, since=NOW - 25)
     left = left_of({"train1": runs}, train1=half)
     # 20 steps of 1 s are left; 20 s were measured for half of 100 planned ones: a ratio of 0.4
     assert left.ratios == {"train": 0.4}
@@ -231,13 +231,13 @@ def test_jobs_are_priced_by_the_project_that_is_named_wherever_watch_was_started
     expected = {work.rule: cost(tools, PLANNING, layout, work).seconds for work in (asked, answered)}
     monkeypatch.chdir(tmp_path)  # neither config/ nor results/ is here
     keys = {
-        "data/traces/expert-second.manifest.json": "chord.ask_expert",
-        "runs/grpo/seed-1/eval/bfcl/answers.manifest.json": "chord.generate",
+        "data/traces/expert-second.manifest.json": "chord ask-expert",
+        "runs/grpo/seed-1/eval/bfcl/answers.manifest.json": "chord generate",
     }
     found = watch.priced(tools, PLANNING, ROOT, keys, "h100-80gb", 8)
     assert (found.layout, {one.kind: one.seconds for one in found.of.values()}) == (layout, expected)
     # One GPU does not hold a training of 7 B parameters: eight, as `chord plan` has it.
-    assert watch.priced(math, PLANNING, ROOT, {KEY: "chord.train"}).layout == layout
+    assert watch.priced(math, PLANNING, ROOT, {KEY: "chord train"}).layout == layout
 
 
 def test_the_newest_log_of_snakemake_counts_its_steps(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_curve_in_one_line_goes_from_its_lowest_to_its_highest(values, line: s
 
 
 def shown(root: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "chord.watch", "--once", "--root", str(root), *arguments]
+    command = [sys.executable, "-m", "chord", "watch", "--once", "--root", str(root), *arguments]
     done = warm.run(command, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -288,13 +288,13 @@ def test_a_study_that_was_begun_says_how_many_jobs_and_trainings_its_time_left_s
     results = tmp_path / "results/demo"
     for name in ("train", "validation"):
         key = f"data/problems/{name}.manifest.json"
-        begun(results, key, "chord.prepare", name)
+        begun(results, key, "chord prepare", name)
         made(results, key)
         ended(results, name, "ok", seconds=2.5)
     text = shown(tmp_path, "demo")
     assert re.search(r"about \d.* left, estimated from chord plan and 2 finished jobs\n", text)
     assert re.search(r"\(planned for 1 x cpu-core; [12](\.\d)? at once, as on average so far\)\n", text)
-    begun(results, KEY, "chord.train", "a")
+    begun(results, KEY, "chord train", "a")
     running(results)
     ended(results, "a", "signal", seconds=9.0)  # killed: it goes on from its checkpoint
     told = json.loads(shown(tmp_path, "demo", "--json"))
@@ -353,7 +353,8 @@ def test_a_study_that_runs_shows_its_training_as_it_learns(mini_copy: Path) -> N
     recipe["recipe"]["steps"] = 100_000
     (results / "runs/grpo/seed-1/run.json").write_text(json.dumps(recipe))
     data, run = results / "data/problems", results / "runs/grpo/seed-1"
-    command = [sys.executable, "-m", "chord.train", "--run", run / "run.json", "--start", results / "models/base/model",
+    command = [sys.executable, "-m", "chord", "train", "--run", run / "run.json",
+               "--start", results / "models/base/model",
                "--prompts", data / "train.jsonl", "--validation", data / "validation.jsonl", "--model", run / "model",
                "--metrics", run / "metrics.jsonl", "--timing", run / "timing.jsonl", "--manifest", results / KEY,
                "--state", run / "state"]  # fmt: skip
@@ -372,6 +373,6 @@ def test_a_study_that_runs_shows_its_training_as_it_learns(mini_copy: Path) -> N
 
 def test_times_of_the_ledger_are_read_as_they_are(tmp_path: Path) -> None:
     before = datetime.now(UTC).timestamp()
-    begun(tmp_path, KEY, "chord.score", "a")
-    (job,) = progress.jobs_of(tmp_path, {KEY: "chord.score"})
+    begun(tmp_path, KEY, "chord score", "a")
+    (job,) = progress.jobs_of(tmp_path, {KEY: "chord score"})
     assert before - 0.01 <= job.since <= datetime.now(UTC).timestamp()

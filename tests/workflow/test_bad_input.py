@@ -115,7 +115,7 @@ def test_a_target_that_cannot_be_made_ends_every_command_with_the_same_sentence(
     if target == "tabel1":
         commands += [("plan", target), ("resume", "--cores", "1", target)]
     for verb, *arguments in commands:
-        told = run(tree, sys.executable, "-m", f"chord.{verb}", *arguments)
+        told = run(tree, sys.executable, "-m", "chord", verb, *arguments)
         assert told.returncode == 2
         assert told.stdout.partition(": ")[2] == f"{sentence}\n", (verb, told.stdout)
     assert everything_below(tree) == before
@@ -135,7 +135,7 @@ def test_commands_beside_snakemake_say_the_same_and_touch_nothing(command: str, 
     tree = copied(tmp_path / "a tree")
     replace(tree / "config/benchmarks/harder.yaml", "doc_to_target: answer", "doc_to_target: answr")
     before = everything_below(tree)
-    told = run(tree, sys.executable, "-m", "chord.cli", command)
+    told = run(tree, sys.executable, "-m", "chord", command)
     reason = 'config/benchmarks/harder.yaml: doc_to_target is "answr", expected `answer` (nearest) or one of: answer'
     assert (told.returncode, told.stdout) == (2, f"chord {command}: {reason}\n")
     assert everything_below(tree) == before
@@ -150,5 +150,5 @@ def test_why_reads_its_command_line_as_config_is_read(tmp_path: Path) -> None:
             "--config seeds, line 1, column 2: found 'x' under the tag !!int, expected a value of that kind",
         ),
     ):
-        told = run(tree, sys.executable, "-m", "chord.cli", "why", "--config", given)
+        told = run(tree, sys.executable, "-m", "chord", "why", "--config", given)
         assert told.returncode == 2 and told.stdout.startswith(f"chord why: {said}") and told.stdout.count("\n") == 1

@@ -106,7 +106,7 @@ def test_a_training_job_that_receives_sigterm_is_continued_and_ends_with_the_sam
     data = folder / "results/demo/data"
     inputs = ["--run", str(base / "run.json"), "--traces", str(data / "traces/base.jsonl")]
     inputs += ["--validation", str(data / "problems/validation.jsonl")]
-    told = warm.run([sys.executable, "-m", "chord.train", *inputs, *words], cwd=ROOT)
+    told = warm.run([sys.executable, "-m", "chord", "train", *inputs, *words], cwd=ROOT)
     assert told.returncode == 0, told.stderr
     found = result(base)
     del found["model/.snakemake_timestamp"]  # Snakemake's own mark
@@ -117,7 +117,7 @@ def resuming(folder: Path) -> subprocess.Popen[str]:
     """`chord resume` at work; it writes into resume.log."""
     left_out = ("PYTHONPATH", "SNAKEMAKE_PROFILE")
     environment = {name: value for name, value in os.environ.items() if name not in left_out}
-    command = [sys.executable, "-m", "chord.resume", "--cores", "1", MODEL]
+    command = [sys.executable, "-m", "chord", "resume", "--cores", "1", MODEL]
     with (folder / "resume.log").open("w") as log:
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, text=True)
 
@@ -131,7 +131,7 @@ def test_after_a_kill_of_snakemake_alone_one_command_goes_on(folder: Path) -> No
     process.wait()
     assert orphan in job_processes(folder)
     again, log = resuming(folder), folder / "resume.log"
-    said = f"ending what the Snakemake before left running: chord.train (process {orphan})"
+    said = f"ending what the Snakemake before left running: chord train (process {orphan})"
     while said not in log.read_text() and again.poll() is None:
         time.sleep(0.01)  # until the log says that it was signalled; pytest ends a wait that is too long
     os.kill(orphan, signal.SIGCONT)
@@ -142,7 +142,7 @@ def test_after_a_kill_of_snakemake_alone_one_command_goes_on(folder: Path) -> No
     ends = [json.loads(line) for line in ledger.read_text().split("\n")[:-1]]
     assert [end["outcome"] for end in ends if end.get("exit_code") == 75] == ["stopped"]
     assert "from step 0" not in (folder / "results/demo/models/base/train.log").read_text()
-    assert sum(one["event"] == "start" and one["verb"] == "chord.prepare" for one in ends) == len(
+    assert sum(one["event"] == "start" and one["verb"] == "chord prepare" for one in ends) == len(
         list((folder / "results/demo/data/problems").glob("*.manifest.json"))
     ), "what was finished is not made again"
 

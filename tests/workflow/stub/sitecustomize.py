@@ -1,4 +1,4 @@
-"""Stands for every verb where only the graph is tested: `python -m chord.X` makes the files that its flags name.
+"""Stands for every verb where only the graph is tested: `python -m chord VERB` makes the files that its flags name.
 
 Python imports this module before anything else, where this folder is on PYTHONPATH. It computes nothing, but the
 manifest is a real one of the real verb: its code, settings, pins and files. So the project's own code may be edited.
@@ -10,7 +10,7 @@ import sys
 FLAGS = {
     "prepare": (("tokenizer",), ("problems", "counts")),
     "demonstrate": (("problems", "tokenizer"), ("traces", "counts")),
-    "ask_expert": (("problems", "expert", "tokenizer"), ("traces", "counts")),
+    "ask-expert": (("problems", "expert", "tokenizer"), ("traces", "counts")),
     "train": (
         ("run", "start", "prompts", "traces", "solved", "validation"),
         ("model/", "metrics", "timing", "tensorboard/", "validation-answers", "candidates/"),
@@ -59,7 +59,7 @@ def stand_in(verb: str, arguments: list[str]) -> None:
     }
     with Manifest.recording(
         manifest,
-        verb=f"chord.{verb}",
+        verb=f"chord {verb}",
         step=expected.step,
         decided_by=expected.decided_by,
         uses=expected.uses,
@@ -88,7 +88,9 @@ def more_inputs(verb, arguments, manifest, project):
         import importlib
 
         name = arguments[arguments.index("--artefact") + 1]
-        module = importlib.import_module(f"chord.{verb}")
+        from chord.verbs import VERBS
+
+        module = importlib.import_module(VERBS[verb].module)
         return module._inputs(project, project.artefacts[name], results)
     if verb == "judge":
         from chord.findings import needs
@@ -104,11 +106,11 @@ def more_inputs(verb, arguments, manifest, project):
 
 
 if "-m" in sys.orig_argv:
-    at = sys.orig_argv.index("-m") + 1
-    if at < len(sys.orig_argv) and sys.orig_argv[at].removeprefix("chord.") in FLAGS:
+    at = sys.orig_argv.index("-m") + 2
+    if sys.orig_argv[at - 1 : at] == ["chord"] and at < len(sys.orig_argv) and sys.orig_argv[at] in FLAGS:
         sys.path.insert(0, "")
         sys.argv = ["-m", *sys.orig_argv[at + 1 :]]
-        stand_in(sys.orig_argv[at].removeprefix("chord."), sys.orig_argv[at + 1 :])
+        stand_in(sys.orig_argv[at], sys.orig_argv[at + 1 :])
         sys.stdout.flush()
         import os
 

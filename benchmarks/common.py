@@ -21,9 +21,9 @@ import torch
 from transformers import PreTrainedModel
 
 from chord.config.load import load
-from chord.learner.batch import Sequence
-from chord.learner.policy import as_policy, blank_model, character_tokenizer, load_policy
-from chord.unpack import find, unpack
+from chord.data.unpack import find, unpack
+from chord.training.batch import Sequence
+from chord.training.policy import as_policy, blank_model, character_tokenizer, load_policy
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

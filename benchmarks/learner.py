@@ -22,12 +22,12 @@ from transformers import PreTrainedModel
 from benchmarks.common import MODELS, alternate, batch_of, device_here, model_of, show
 from chord.config.recipe import Recipe
 from chord.config.study import Arithmetic, PolicyLoss
-from chord.learner import policy
-from chord.learner.batch import Sequence
-from chord.learner.engine import Plain, World
-from chord.learner.gradient import accumulate_gradient
-from chord.learner.policy import DTYPES, computing_in, recompute_layers
 from chord.objective import MuConstant
+from chord.training import policy
+from chord.training.batch import Sequence
+from chord.training.engine import Plain, World
+from chord.training.gradient import accumulate_gradient
+from chord.training.policy import DTYPES, computing_in, recompute_layers
 
 MU = 0.1
 POLICY_LOSS = PolicyLoss(clip_low=0.2, clip_high=0.2, advantage_epsilon=1e-6)

@@ -22,11 +22,10 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.common import MODELS, alternate, device_here, model_of, show
-from chord.learner.policy import DTYPES, computing_in
 from chord.sampling.protocol import Request, Sampler
-from chord.sampling.transformers_sampler import TransformersSampler
-from chord.sampling.vllm_engine import Engine
-from chord.sampling.vllm_sampler import VllmSampler
+from chord.sampling.vllm_sampler import Engine, VllmSampler
+from chord.training.policy import DTYPES, computing_in
+from chord.training.transformers_sampler import TransformersSampler
 
 SAMPLERS = ("generate", "ours", "vllm")
 

@@ -29,10 +29,10 @@ from chord.config.sets import (
     trace_sets,
     trained_starts,
 )
-from chord.findings import packing
+from chord.evaluation.benchmarks import read_benchmark
+from chord.findings import rendering
 from chord.provenance.digest import Uses
 from chord.provenance.freshness import Expected
-from chord.tasks.benchmarks import read_benchmark
 
 ENDING = ".manifest.json"
 
@@ -62,7 +62,7 @@ def of_page(project: Project, root: Path = Path(".")) -> dict[str, Any]:
     studies = sorted(path.stem for path in (root / "config" / "studies").glob("*.yaml"))
     marked = [list(one) for one in ours(root / "config", files_with_ours(project))]
     code = root if (root / "chord").is_dir() else None
-    return slices.of_page(project, studies) | {"ours": marked, "web": packing.digests(code)}
+    return slices.of_page(project, studies) | {"ours": marked, "web": rendering.digests(code)}
 
 
 def files_with_ours(project: Project) -> list[str]:

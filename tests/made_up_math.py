@@ -112,7 +112,7 @@ def choices(count: int) -> list[dict[str, Any]]:
 
 def model_files(context: int = 1024, seed: int = 1) -> Files:
     """A random Llama of some thousand weights that reads and writes single characters."""
-    from chord.learner.policy import blank_model, character_tokenizer
+    from chord.training.policy import blank_model, character_tokenizer
 
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     tokenizer = character_tokenizer(string.printable)

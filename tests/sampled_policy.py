@@ -11,9 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from chord.config.load import load
-from chord.learner.policy import as_policy, blank_model, character_tokenizer
-from chord.sampling.vllm_engine import Engine
-from chord.sampling.vllm_sampler import VllmSampler
+from chord.sampling.vllm_sampler import Engine, VllmSampler
+from chord.training.policy import as_policy, blank_model, character_tokenizer
 
 MODEL = load(Path(__file__).parents[1], study="demo").study.model
 TOKENIZER = character_tokenizer(MODEL.alphabet)

@@ -37,7 +37,7 @@ DATED = """{%- if not date_string is defined %}
 
 def turn_ending_tokenizer(template: str = TURNS) -> "PreTrainedTokenizerFast":
     """A tokenizer as that of Qwen2.5's base model: a turn ends with a token that is not the end token, `<end>`."""
-    from chord.learner.policy import character_tokenizer
+    from chord.training.policy import character_tokenizer
 
     tokenizer = character_tokenizer(string.printable)
     tokenizer.add_special_tokens({"additional_special_tokens": [TURN_END, "<system>"]})
@@ -47,7 +47,7 @@ def turn_ending_tokenizer(template: str = TURNS) -> "PreTrainedTokenizerFast":
 
 def tiny_model(folder: Path, tokenizer: "PreTrainedTokenizerFast | None" = None, **architecture: Any) -> Path:
     """The folder, with the model and its tokenizer in it: the demo's of characters, if no other is given."""
-    from chord.learner.policy import blank_model, character_tokenizer
+    from chord.training.policy import blank_model, character_tokenizer
 
     described = load(ROOT, "demo").study.model
     assert described.alphabet is not None and described.architecture is not None

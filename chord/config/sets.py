@@ -18,7 +18,7 @@ from chord.settings import ConfigError
 
 BENCHMARK = "benchmark:"
 SPLITS = ("train", "validation", "expert")
-# The share of all hashes of prompts, in this order, whose prompts a purpose may ask; see chord.tasks.problems.
+# The share of all hashes of prompts, in this order, whose prompts a purpose may ask; see chord.data.problems.
 SIXTEENTHS = {"benchmark": 2, "validation": 2, "train": 4, "expert": 2, "base": 6}
 
 

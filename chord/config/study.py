@@ -324,7 +324,7 @@ class Benchmark(Frozen):
     `grading` is how its answers are read where that is not how the study's rewards read them.
     `parts` are shown in tables of the paper that have their columns; they need no answers of their own.
     `other_paper_columns` are columns of tables of the paper that lack `paper_column`. `categories` names what its
-    problems differ in: a fact that stands in their `source`, or one that is worked out, see `chord.findings.kinds`.
+    problems differ in: a fact that stands in their `source`, or one that is worked out, see `chord.findings.reading`.
     """
 
     label: str

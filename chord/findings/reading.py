@@ -5,6 +5,9 @@ Raises UserError for a missing, empty, cut or foreign file: the file, what was f
 
 import json
 import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chord.provenance.files import UserError
-from chord.records import Outcome, split_lines
+from chord.provenance.manifest import Manifest, read_manifest
+from chord.records import Outcome, Problem, read_lines, split_lines
+
+# --- reading -------------------------------------------------------------------------------------
 
 OUTCOMES = {outcome.value for outcome in Outcome}
 
@@ -134,3 +140,149 @@ def _is_scored(row: Any) -> bool:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
+
+
+# --- kinds ---------------------------------------------------------------------------------------
+
+# What tables of lengths and of categories need beside scores: how long traces are, of which category problems are.
+#
+# A category is a fact that stands in a problem's source, or one that is worked out of it. Knows no scores.
+
+FEWEST = 2  # problems of a category: one alone has no standard error
+
+
+def divided(file: Path, categories: str) -> dict[str, list[str]]:
+    """The ids of the problems in the file by category, categories in their natural order.
+
+    `categories` is `carries`, `letters`, or a key of `Problem.source`. Categories of fewer than two problems stand
+    together as `others`, and are left out if there is one such problem. Raises UserError for problems without the fact.
+    """
+    problems = read_lines(file, Problem)
+    found = {problem.id: _of(problem, categories, file) for problem in problems}
+    sizes = Counter(found.values())
+    kept = sorted((name for name in sizes if sizes[name] >= FEWEST), key=_natural)
+    rest = [problem for problem, name in found.items() if name not in kept]
+    ids = {name: [problem for problem, other in found.items() if other == name] for name in kept}
+    return ids | ({"others": rest} if len(rest) >= FEWEST else {})
+
+
+def expert_length(counts: Path) -> dict[str, Any]:
+    """How long the expert's traces are, out of the counts that `chord demonstrate` wrote."""
+    what, remedy = "counts that chord demonstrate wrote", "build it with snakemake"
+    found = read_json(counts, what, remedy)
+    if lacking := {"writer", "kept", "response_tokens", "length_measured_in"} - found.keys():
+        raise UserError(f"{counts}: found no {', '.join(sorted(lacking))}, expected {what}; {remedy}")
+    told = {"label": found["writer"], "mean": found["response_tokens"]["mean"], "traces": found["kept"]}
+    return told | {"measured_in": found["length_measured_in"]}
+
+
+def carries(problem: Problem) -> str | None:
+    """How often something is carried when the terms of a sum are added, place by place, from the right."""
+    expression = str(problem.source.get("expression", ""))
+    if not re.fullmatch(r"[0-9]+(\+[0-9]+)+", expression):
+        return None
+    terms = [term[::-1] for term in expression.split("+")]
+    count = carry = 0
+    for place in range(max(map(len, terms))):
+        carry = (sum(int(term[place]) for term in terms if place < len(term)) + carry) // 10
+        count += carry > 0
+    return f"{count} {'carry' if count == 1 else 'carries'}"
+
+
+def letters(problem: Problem) -> str | None:
+    """How many letters the word has."""
+    word = problem.source.get("word")
+    return f"{len(word)} letters" if isinstance(word, str) else None
+
+
+WORKED_OUT: dict[str, Callable[[Problem], str | None]] = {"carries": carries, "letters": letters}
+
+
+def _of(problem: Problem, categories: str, file: Path) -> str:
+    named = problem.source.get(categories)
+    found = WORKED_OUT[categories](problem) if categories in WORKED_OUT else (None if named is None else str(named))
+    if found is None:
+        expected = f"expected problems that have `{categories}`; change benchmarks.NAME.categories of the study"
+        raise UserError(f"{file}: found problem '{problem.id}' without it, {expected}")
+    return found
+
+
+def _natural(name: str) -> tuple[int, str]:
+    """Numbers in front by their size."""
+    number = re.match(r"[0-9]+", name)
+    return (int(number[0]) if number else 0, name)
+
+
+# --- history -------------------------------------------------------------------------------------
+
+# What was run, where and for how long, out of the manifests and timings of training runs. Trains nothing.
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run as its manifest and its timings tell it; nothing is known where there is no manifest."""
+
+    name: str
+    folder: Path
+    manifest: Manifest | None
+    timing: list[dict[str, Any]]
+
+    @property
+    def steps(self) -> int:
+        """The last step that was timed."""
+        return int(self.timing[-1]["step"]) if self.timing else 0
+
+    @property
+    def seconds(self) -> float:
+        """How long it took: the timed steps, also those before a restart; the last attempt if that is longer."""
+        return max(self.manifest.seconds if self.manifest else 0.0, sum(self.phases.values()))
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase, over the whole run."""
+        total: dict[str, float] = {}
+        for line in self.timing:
+            for phase, seconds in (line.get("seconds") or {}).items():
+                total[phase] = total.get(phase, 0.0) + float(seconds or 0)
+        return total
+
+
+def read_training(name: str, folder: Path) -> Training:
+    """The run in the folder; damaged records are refused, missing ones leave it unknown."""
+    manifest, timing = folder / "train.manifest.json", folder / "timing.jsonl"
+    return Training(
+        name,
+        folder,
+        read_manifest(manifest) if manifest.exists() else None,
+        read_metrics(timing) if timing.exists() else [],
+    )
+
+
+def device(manifest: Manifest) -> str:
+    """What computed: the device that training recorded, else the processor."""
+    found = manifest.extra.get("device")
+    if isinstance(found, Mapping):
+        found = found.get("name") or found.get("type")
+    processor = f"{manifest.machine.get('cpu', 'unknown processor')}, {manifest.machine.get('cores', '?')} cores"
+    return f"{found} ({processor})" if found and found != "cpu" else processor
+
+
+def commit(manifest: Manifest) -> str:
+    """The commit that was run, and whether the tree differed from it."""
+    if manifest.git.commit is None:
+        return f"unknown ({manifest.git.why})"
+    return manifest.git.commit[:12] + (" with uncommitted changes" if manifest.git.dirty else "")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def shared(values: Iterable[str]) -> str:
+    """All different values, in the order they come."""
+    return "; ".join(dict.fromkeys(values))

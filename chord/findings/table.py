@@ -1,19 +1,117 @@
-"""A table of the paper as plain data: one cell an arm and benchmark. Knows arms and scores; draws nothing."""
+"""Tables: what their cells hold, out of scores, and the verb that writes them."""
 
+import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
-from chord.config.paper import Lengths, Tabled, benchmarks_of, divisions
+from chord.config.paper import Cells, Elsewhere, Figure, Lengths, PaperClaim, Table, Tabled, benchmarks_of, divisions
 from chord.config.project import Project
-from chord.findings.reading import Scored, read_scores
+from chord.findings.reading import Scored, read_json, read_scores
 from chord.findings.statistics import Estimate, two_way
 from chord.provenance.files import UserError
+from chord.records import Answer, Problem
+
+# --- needs ---------------------------------------------------------------------------------------
+
+# What a claim needs of a study: arms, a benchmark, curves; or why it cannot be judged there. Reads no results.
+#
+# The Snakefile asks this too, so nothing here loads numpy.
+
+WHERE = {
+    "scores": "runs/{arm}/seed-{seed}/eval/{benchmark}/scores.json",
+    "metrics": "runs/{arm}/seed-{seed}/metrics.jsonl",
+    "validation": "runs/{arm}/seed-{seed}/validation.json",
+}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """`lacking` says why the claim is not run; else its arms' scores on `benchmark`, or, without one, their curves.
+
+    `artefact` is the chosen table or figure that shows these numbers, if one shows them all.
+    """
+
+    arms: tuple[str, ...] = ()
+    benchmark: str | None = None
+    artefact: str | None = None
+    lacking: str | None = None
+
+
+def needs(project: Project, claim: PaperClaim) -> Needs:
+    """What the claim is judged by, among what the chosen artefacts build anyway."""
+    rule = claim.rule
+    if isinstance(rule, Elsewhere):
+        return Needs(lacking=f"not run at this scale: it takes {rule.needs}")
+    arms = claim.arms
+    if claim.studies and project.study.name not in claim.studies:
+        return Needs(arms, lacking=f"the claim is about {_listed(claim.studies, 'study', 'studies')}")
+    return _of_scores(project, rule, arms) if isinstance(rule, Cells) else _of_curves(project, rule.metric, arms)
+
+
+def files(project: Project) -> list[str]:
+    """All that the judged claims are judged by, below results/STUDY."""
+    found: dict[str, None] = {}
+    for claim in project.claims.claims:
+        one = needs(project, claim)
+        for arm in one.arms if not one.lacking else ():
+            later = project.arms[arm].only_imitates or project.arms[arm].choose
+            kinds = ("scores",) if one.benchmark else ("metrics", *(("validation",) if later else ()))
+            for seed in project.seeds:
+                places = (WHERE[kind].format(arm=arm, seed=seed, benchmark=one.benchmark) for kind in kinds)
+                found |= dict.fromkeys(places)
+    return list(found)
+
+
+def _of_scores(project: Project, rule: Cells, arms: tuple[str, ...]) -> Needs:
+    study = project.study
+    fitting = [key for column in rule.columns for key, one in study.benchmarks.items() if one.paper_column == column]
+    if not fitting:
+        return Needs(arms, lacking=f"study {study.name} has no benchmark beside {' or '.join(rule.columns)}")
+    tables = _chosen_tables(project)
+    for benchmark in fitting:
+        shown = {name: set(one.arms) for name, one in tables.items() if benchmark in benchmarks_of(study, one)}
+        if set(arms) <= set().union(*shown.values()):
+            whole = [name for name, rows in shown.items() if set(arms) <= rows]
+            return Needs(arms, benchmark, whole[0] if whole else None)
+    rows = {arm for one in tables.values() for arm in one.arms}
+    missing = tuple(arm for arm in arms if arm not in rows) or arms
+    return Needs(arms, fitting[0], lacking=f"no table that was chosen has {_listed(missing, 'arm', 'arms')}")
+
+
+def _of_curves(project: Project, metric: str, arms: tuple[str, ...]) -> Needs:
+    built = {arm for name in project.choice.artefacts for arm in project.artefacts[name].arms}
+    if missing := tuple(arm for arm in arms if arm not in built):
+        return Needs(arms, lacking=f"no table or figure that was chosen has {_listed(missing, 'arm', 'arms')}")
+    if untrained := tuple(arm for arm in arms if project.arms[arm].same_as):
+        return Needs(arms, lacking=f"{_listed(untrained, 'arm', 'arms')}: not trained, so without a curve")
+    figures = {name: project.artefacts[name] for name in project.choice.artefacts}
+    fitting = (
+        name
+        for name, one in figures.items()
+        if isinstance(one, Figure) and set(arms) <= set(one.arms) and metric in {panel.metric for panel in one.panels}
+    )
+    return Needs(arms, artefact=next(fitting, None))
+
+
+def _chosen_tables(project: Project) -> dict[str, Table]:
+    chosen = {name: project.artefacts[name] for name in project.choice.artefacts}
+    return {name: one for name, one in chosen.items() if isinstance(one, Table)}
+
+
+def _listed(names: tuple[str, ...], one: str, more: str) -> str:
+    return f"{one if len(names) == 1 else more} {', '.join(names)}"
+
+
+# --- table ---------------------------------------------------------------------------------------
+
+# A table of the paper as plain data: one cell an arm and benchmark. Knows arms and scores; draws nothing.
 
 Grid = dict[tuple[str, str], "Cell"]  # by arm and column
 Divided = Mapping[str, Mapping[str, Collection[str]]]  # by benchmark and category, ids of problems
@@ -192,3 +290,95 @@ def _check_same(first: Scored, other: Scored, version: str) -> None:
             f"{other.path}: found other problems ({len(strange)} differ, such as '{strange[0]}'), expected those of"
             f" {first.path}; {remedy}"
         )
+
+
+# --- samples -------------------------------------------------------------------------------------
+
+# The first answers of each cell with their grades, few enough for a page. Reads no more of a file than it shows.
+
+ANSWERS = 32  # of one seed in one cell
+ANSWER_CHARACTERS, SEED_CHARACTERS = 6_000, 48_000
+_ANSWER, _PROBLEM = TypeAdapter(Answer), TypeAdapter(Problem)
+
+
+class Place(NamedTuple):
+    """The files of one model on one benchmark."""
+
+    scores: Path
+    answers: Path
+    problems: Path
+
+
+def place(results: Path, arm: str, seed: int, benchmark: str) -> Place:
+    """Where they lie."""
+    scores = scores_path(results, arm, seed, benchmark)
+    return Place(scores, scores.with_name("answers.jsonl"), results / "data" / "benchmarks" / f"{benchmark}.jsonl")
+
+
+def of_cell(results: Path, arm: str, benchmark: str, seeds: list[int], sha256: Mapping[Path, str]) -> list[Any]:
+    """For each seed whose answers are there: the first of them with their grades; see `findings/web/chain.js`.
+
+    `sha256` has the hash of each answers.jsonl as its maker recorded it.
+    """
+    found = []
+    for seed in seeds:
+        here = place(results, arm, seed, benchmark)
+        if not (here.answers.is_file() and here.scores.is_file()):
+            continue
+        scores = read_json(here.scores, f"the scores of benchmark '{benchmark}'", "score again")
+        grades = {row["id"]: row["outcomes"] for row in scores["problems"]}
+        found.append(
+            {
+                "seed": seed,
+                "file": f"results/{results.name}/{here.answers.relative_to(results).as_posix()}",
+                "sha256": sha256.get(here.answers.absolute()),
+                "total": sum(len(outcomes) for outcomes in grades.values()),
+                "problems": _by_problem(here, grades),
+            }
+        )
+    return found
+
+
+def _by_problem(here: Place, grades: Mapping[str, list[str]]) -> list[Any]:
+    """The problems in the file's order, each with its answers: sample, grade, tokens, end, text, what is cut off."""
+    found: dict[str, list[Any]] = {}
+    room, count = SEED_CHARACTERS, 0
+    for number, answer in enumerate(_first(here.answers, _ANSWER)):
+        text = answer.text[:ANSWER_CHARACTERS]
+        room, count = room - len(text), count + 1
+        if number and (room < 0 or count > ANSWERS):
+            break
+        outcomes = grades.get(answer.problem, [])
+        if answer.sample >= len(outcomes):
+            raise UserError(
+                f"{here.answers}, line {number + 1}: found sample {answer.sample} of {answer.problem}, which"
+                f" {here.scores.name} beside it has no grade for, expected answers and their own grades; score again"
+            )
+        line = [answer.sample, outcomes[answer.sample], answer.response_tokens, answer.finish, text]
+        found.setdefault(answer.problem, []).append([*line, len(answer.text) - len(text)])
+    return [[problem, samples] for problem, samples in found.items()]
+
+
+def problems(results: Path, benchmark: str, wanted: set[str]) -> dict[str, tuple[str, str]]:
+    """Prompt and right answer of these problems, as far as the benchmark's file is there."""
+    path = results / "data" / "benchmarks" / f"{benchmark}.jsonl"
+    found: dict[str, tuple[str, str]] = {}
+    for problem in _first(path, _PROBLEM) if path.is_file() else ():
+        if problem.id in wanted:
+            found[problem.id] = (problem.prompt[:ANSWER_CHARACTERS], problem.answer)
+        if len(found) == len(wanted):
+            break
+    return found
+
+
+def _first(path: Path, kind: TypeAdapter[Any]) -> Iterator[Any]:
+    """The records of a file, one by one."""
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield kind.validate_python(json.loads(line))
+            except (ValueError, ValidationError) as error:
+                raise UserError(
+                    f"{path}, line {number}: found something else than a record ({type(error).__name__}),"
+                    " expected one object a line; make the file again with snakemake"
+                ) from None

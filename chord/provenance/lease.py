@@ -19,8 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from chord.provenance.files import UserError, lock, write_atomically
-from chord.provenance.processes import Process, lives, this_process
+from chord.provenance.files import Process, UserError, lives, lock, this_process, write_atomically
 from chord.reach import decides_nothing
 
 HEARTBEAT_SECONDS = 10.0

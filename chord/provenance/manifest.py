@@ -1,8 +1,4 @@
-"""What a verb did, beside what it made: command, code, git, environment, seeds, and a hash of all it read and wrote.
-
-`Manifest.recording` wraps the work of a verb. Its last act is the manifest; how the attempt began and ended is in the
-study's ledger, also when it failed. The wall clock is in manifest and ledger and nowhere else.
-"""
+"""The parts of a manifest: files as they were, code, git, the attempt, what was installed. Reads and writes nothing."""
 
 import json
 import os
@@ -18,16 +14,87 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from chord.provenance import environment as env
 from chord.provenance import ledger as ledgers
 from chord.provenance.digest import PROJECT, Uses, job_code
-from chord.provenance.files import Terminated, UserError, write_atomically
-from chord.provenance.hashing import content_hash, files_below, size_bytes
-from chord.provenance.manifest_parts import Attempt, Code, Content, Git, Installed, Part, Root
-from chord.provenance.processes import this_process
+from chord.provenance.files import (
+    Terminated,
+    UserError,
+    content_hash,
+    files_below,
+    size_bytes,
+    this_process,
+    write_atomically,
+)
 from chord.reach import decides_nothing
+
+# --- manifest parts ------------------------------------------------------------------------------
+
+Root = Literal["study", "project", "code", "elsewhere"]
+
+
+class Part(BaseModel):
+    """Base of all parts of a manifest: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Content(Part):
+    """A file or folder as it was. `path` is relative to `root`, so that it holds after a move; see `locate`."""
+
+    path: str
+    root: Root = Field(description="study: results/STUDY; project: what holds results/; code: what holds chord/")
+    kind: Literal["file", "folder"]
+    bytes: int
+    sha256: str = Field(description="of the file's bytes; for a folder the Merkle root over its entries")
+
+
+class Code(Part):
+    """The code that this job can reach; see `chord.provenance.digest`."""
+
+    digest: str
+    uses: dict[str, tuple[str, ...]] = Field(description="of each plug point, the entries that the job uses")
+    definitions: dict[str, str] = Field(description="of each module, names and contents of what is reached; to tell")
+
+
+class Git(Part):
+    """State of the project's checkout when the verb began; `why` says why there is no commit."""
+
+    commit: str | None
+    dirty: bool | None
+    diff_sha256: str | None
+    untracked: int | None
+    why: str | None
+
+
+class Attempt(Part):
+    """Which line of the study's ledger this is; no line where the verb ran outside of a study."""
+
+    id: str
+    ledger_line_sha256: str | None
+    host: str
+    pid: int
+    job: str | None = Field(description="Slurm job id")
+
+
+class Installed(Part):
+    """Python and packages; `all_sha256` is over name and version of everything installed."""
+
+    python: str
+    packages: dict[str, str]
+    all_sha256: str
+    pinned: dict[str, str] = Field(description="what envs/STEP.txt pins for this step, version by package")
+    pins: dict[str, str] = Field(description="SHA-256 of each envs/*.txt")
+
+
+# --- manifest ------------------------------------------------------------------------------------
+
+# What a verb did, beside what it made: command, code, git, environment, seeds, and a hash of all it read and wrote.
+#
+# `Manifest.recording` wraps the work of a verb. Its last act is the manifest; how the attempt began and ended is in the
+# study's ledger, also when it failed. The wall clock is in manifest and ledger and nowhere else.
 
 FORMAT = "chord-manifest-3"
 _PLAIN = TypeAdapter(dict[str, Any])

@@ -1,19 +1,328 @@
-"""A sampler in vLLM, whose engine has weights of its own in this process: they are handed over, and can be compared.
+"""Samplers that ask vLLM: in this process, in the ranks of a training, or on a server that takes the weights.
 
-Its promise: with the same weights, the same requests in the same order give the same bits. A request's random numbers
-depend on its seed alone; but the rounding of its probabilities may depend on what else is in the batch, unless the
-engine is batch-invariant, so alone it may, rarely, be answered otherwise.
+The worker part runs inside vLLM's own processes: it loads weights and says what it holds by checksum.
 """
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import http.client
+import json
+import logging
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
+from chord.provenance.files import UserError
 from chord.sampling.protocol import Request, Sampled, check_prompts
-from chord.sampling.vllm_engine import Engine, as_guest, start_engine
+from chord.sampling.vllm_server import ON_A_CPU, OURS, Option, check_options, vllm_version
+
+# --- checksums -----------------------------------------------------------------------------------
+
+# Whether two sides hold the same weights, bit for bit, without moving them: 64-bit sums of the bits of each tensor.
+#
+# Sums of whole numbers have no rounding, so they are the same on every device and in every process.
+
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
+SPREAD = -7046029254386353131  # 2^64 / the golden ratio, odd: each place counts with a weight of its own
+CHUNK = 1 << 22  # elements at one time, of 8 bytes each
+
+
+def checksum(tensor: Tensor) -> int:
+    """A 64-bit sum of the tensor's bits, each element times an odd number of its place, and of its size; signed."""
+    flat = tensor.detach().contiguous().reshape(-1).view(BITS[tensor.element_size()])
+    total = torch.tensor(flat.numel(), dtype=torch.int64, device=flat.device)
+    for start in range(0, flat.numel(), CHUNK):
+        part = flat[start : start + CHUNK].to(torch.int64)
+        places = torch.arange(start, start + part.numel(), device=flat.device, dtype=torch.int64)
+        total += (part * (places * SPREAD | 1)).sum()
+    return int(total)
+
+
+def checksums(weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> dict[str, int]:
+    """The checksum of each weight as `dtype` holds it, by name."""
+    return {name: checksum(tensor.detach().to(dtype)) for name, tensor in weights}
+
+
+def combined(sums: Mapping[str, int]) -> str:
+    """One short hash for all of them, whatever their order."""
+    text = "\n".join(f"{name} {value}" for name, value in sorted(sums.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# --- vllm worker ---------------------------------------------------------------------------------
+
+# What vLLM's worker learns from us: to take a policy's weights, and to say which weights it computes with.
+#
+# vLLM adds `PolicyWeights` to its own worker class (option `worker_extension_cls`) and lets its methods be called by
+# name, in the same process or over HTTP. Knows vLLM's models by their attributes alone and imports none of it.
+#
+# On a CPU vLLM packs the matrices of linear layers and drops the originals. They are read back by applying the layer to
+# the identity: products with 1 and 0 are exact, so the result is the packed matrix, bit for bit.
+
+ROWS = 256  # of the identity at one time
+
+
+class PolicyWeights:
+    """Methods for vLLM's worker, whose `model_runner` and `reload_weights` they use."""
+
+    model_runner: Any
+    reload_weights: Any
+    policy_version: int = -1
+
+    def take_policy(
+        self, version: int, weights: Iterable[tuple[str, Tensor]] | None = None, folder: str | None = None
+    ) -> None:
+        """Takes all weights, given as such or as a folder of safetensors, and remembers which `version` they are."""
+        self.reload_weights(weights_iterator=weights, weights_path=folder)
+        repack_tied_head(self.model_runner.get_model())
+        self.policy_version = int(version)
+
+    def policy_checksums(self) -> dict[str, Any]:
+        """The version taken last, and a checksum of each weight that is computed with, by its name in a checkpoint."""
+        sums = {name: str(checksum(held)) for name, held in weights_held(self.model_runner.get_model())}
+        return {"version": self.policy_version, "dtype": str(self.model_runner.dtype), "checksums": sums}
+
+
+def repack_tied_head(model: nn.Module) -> None:
+    """Packs an output head anew whose weight is the embedding's.
+
+    vLLM 0.32 leaves it out when weights are loaded anew on a CPU: the head goes on with the weights of before.
+    """
+    head: Any = getattr(model, "lm_head", None)
+    embedding: Any = getattr(getattr(model, "model", None), "embed_tokens", None)
+    if head is None or embedding is None or not hasattr(head, "cpu_linear"):
+        return
+    if model.config.tie_word_embeddings:  # pyright: ignore[reportAttributeAccessIssue] # of every vLLM model
+        head.weight = embedding.weight
+        head.quant_method.process_weights_after_loading(head)
+
+
+def weights_held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Each weight by the name that it has in a checkpoint of transformers: fused ones taken apart, padding cut off."""
+    fused: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
+    for name, module in model.named_modules():
+        own: Any = module
+        for part, parameter in module.named_parameters(recurse=False):
+            held = parameter.detach()
+            if part == "weight" and hasattr(module, "cpu_linear") and not _only_looked_up(module):
+                held = _unpacked(own)
+            if hasattr(module, "org_vocab_size"):
+                held = held[: own.org_vocab_size]
+            head, _, last = name.rpartition(".")
+            names = fused.get(last, [last])
+            sizes = own.output_partition_sizes if len(names) > 1 else [held.shape[0]]
+            for one, tensor in zip(names, held.split(sizes), strict=True):
+                yield f"{head}.{one}.{part}".lstrip("."), tensor
+
+
+def _only_looked_up(module: nn.Module) -> bool:
+    """Whether rows of the weight are read as they are, as an embedding's are; an output head is multiplied with."""
+    return hasattr(module, "org_vocab_size") and type(module).__name__ != "ParallelLMHead"
+
+
+def _unpacked(module: Any) -> Tensor:
+    """The matrix that the layer multiplies with, (outputs, inputs)."""
+    inputs = getattr(module, "input_size_per_partition", None) or module.embedding_dim
+    dtype, bias = module.weight.dtype, None
+    columns = [
+        module.cpu_linear(part.contiguous(), module.weight, bias)
+        for part in torch.eye(inputs, dtype=dtype).split(ROWS)  # (rows, inputs) -> (rows, outputs)
+    ]
+    return torch.cat(columns).T
+
+
+# --- vllm setup ----------------------------------------------------------------------------------
+
+# What vLLM is told before an engine answers benchmarks in this process: its environment, its options, their limits.
+
+CPU_CACHE_BYTES = 2**30  # ours: of keys and values; vLLM would take a share of the machine's whole memory
+ONE_DEVICE = "nothing: each job of answers has one device; run several jobs at once"
+OURS_HERE = OURS | dict.fromkeys(("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"), ONE_DEVICE)
+INVARIANT_FROM = (8, 0)  # compute capability that VLLM_BATCH_INVARIANT needs
+
+
+def prepare_process(threads: int, batch_invariant: bool, where: str) -> None:
+    """Sets what vLLM reads when it is imported. Raises UserError for batch invariance on a device that lacks it."""
+    if batch_invariant and (not torch.cuda.is_available() or torch.cuda.get_device_capability() < INVARIANT_FROM):
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
+        raise UserError(
+            f"{where}: found true, expected false on {device}: vLLM {vllm_version()} has batch-invariant kernels only"
+            " for NVIDIA GPUs of compute capability 8.0 and above"
+        )
+    os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_OMP_THREADS_BIND="nobind", VLLM_NO_USAGE_STATS="1")
+    os.environ.update(DO_NOT_TRACK="1", OMP_NUM_THREADS=str(threads), VLLM_BATCH_INVARIANT=str(int(batch_invariant)))
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+
+def engine_settings(options: Mapping[str, Option], dtype: str, rows: int) -> dict[str, Any]:
+    """What lm-eval's class, and through it vLLM, is told; `options` have been checked, and have the last word."""
+    said: dict[str, Any] = {"dtype": dtype, "max_num_seqs": rows, "seed": 0}
+    said |= {"load_format": "safetensors", "generation_config": "vllm"}
+    if not torch.cuda.is_available():
+        said |= {"distributed_executor_backend": "uni", "enforce_eager": True}
+        said |= {"kv_cache_memory_bytes": CPU_CACHE_BYTES, **ON_A_CPU}
+    return said | dict(options)
+
+
+# --- vllm engine ---------------------------------------------------------------------------------
+
+# A vLLM engine inside this process, as a guest: it takes no processes, and what it changes of ours is put back.
+#
+# Knows vLLM's options; not what is sampled. vLLM seeds global generators, replaces `torch.set_num_threads`, and writes
+# environment variables that children would inherit (LD_PRELOAD, LOCAL_WORLD_SIZE).
+
+GUEST = {  # read by vLLM when it is imported
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in this process, and ends with it
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+SET_BY_TRAINING = (
+    "dtype distributed_executor_backend enforce_eager enable_sleep_mode generation_config gpu_memory_utilization"
+    " kv_cache_memory_bytes logprobs_mode max_model_len max_num_seqs seed skip_tokenizer_init worker_extension_cls"
+)
+CPU_CACHE_GB = 1.0  # of keys and values; vLLM would take a share of the host's whole memory
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How the engine is set up. `where` is what errors call these settings; `rows` are sampled at one time."""
+
+    dtype: str
+    rows: int
+    context: int
+    memory_share: float | None = None
+    cache_gb: float | None = None
+    eager: bool = True
+    sleep: bool = False
+    batch_invariant: bool = False
+    options: Mapping[str, Option] = field(default_factory=dict[str, Option])
+    where: str = "vllm"
+
+
+def engine_arguments(folder: Path, engine: Engine) -> dict[str, Any]:
+    """What vLLM is told. Raises UserError for an option that this vLLM lacks, or that is said elsewhere.
+
+    Log-probabilities are asked for as those of the distribution that is sampled from, after the temperature.
+    """
+    check_options(engine.options, f"{engine.where}.options")
+    for name in engine.options:
+        if name in SET_BY_TRAINING.split():
+            raise UserError(f"{engine.where}.options.{name}: found an option that is set by other keys, expected none")
+    said = {
+        "model": str(folder),
+        "load_format": "dummy",  # the weights are handed over before anything is sampled
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "logprobs_mode": "processed_logprobs",
+        "dtype": engine.dtype,
+        "max_model_len": engine.context,
+        "max_num_seqs": engine.rows,
+        "enforce_eager": engine.eager,
+        "enable_sleep_mode": engine.sleep,
+        "seed": 0,
+        "worker_extension_cls": f"{PolicyWeights.__module__}.{PolicyWeights.__qualname__}",
+    }
+    if not torch.cuda.is_available():
+        said |= ON_A_CPU
+    cache_gb = engine.cache_gb or (None if torch.cuda.is_available() else CPU_CACHE_GB)
+    if cache_gb is not None:
+        said["kv_cache_memory_bytes"] = int(cache_gb * 2**30)
+    if engine.memory_share is not None:
+        said["gpu_memory_utilization"] = engine.memory_share
+    return said | dict(engine.options)
+
+
+def check_device(engine: Engine) -> None:
+    """Raises UserError, by name, for what vLLM cannot do on this device."""
+    if engine.sleep and not torch.cuda.is_available():
+        raise UserError(f"{engine.where}.sleep: found true, expected false on a CPU: vLLM sleeps only on GPUs")
+    if not engine.batch_invariant:
+        return
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < INVARIANT_FROM:
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
+        raise UserError(
+            f"{engine.where}.batch_invariant: found true, expected false on {device}: vLLM {vllm_version()} has"
+            " batch-invariant kernels only for NVIDIA GPUs of compute capability 8.0 and above"
+        )
+
+
+def start_engine(folder: Path, engine: Engine) -> Any:
+    """A vLLM `LLM` of the model whose config.json is in `folder`, without its weights. Raises UserError as above."""
+    check_device(engine)
+    arguments = engine_arguments(folder, engine)
+    # Under torchrun each rank has an engine of its own, which must not take the ranks for parts of one.
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    arguments["distributed_executor_backend"] = "uni" if ranks == 1 else "external_launcher"
+    os.environ.update(GUEST)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    if engine.batch_invariant:
+        os.environ["VLLM_BATCH_INVARIANT"] = "1"
+    with as_guest(engine.eager):
+        from vllm import LLM
+
+        # It warns of every module without weights of its own at every hand-over; what was taken is read back instead.
+        logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
+
+        try:
+            return LLM(**arguments)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            found = " ".join(str(error).split())
+            raise UserError(f"{engine.where}: vLLM {vllm_version()} refuses these settings: {found:.600}") from None
+
+
+@contextmanager
+def as_guest(eager: bool) -> Iterator[None]:
+    """Within it vLLM may work; afterwards generators, environment and torch's settings are as they were.
+
+    `eager`: nothing is compiled, also not what vLLM compiles in spite of `enforce_eager`. On CUDA torch's deterministic
+    algorithms are off within, since vLLM calls some that have none: it has `batch_invariant` for the purpose.
+    """
+    environment, set_num_threads = dict(os.environ), torch.set_num_threads
+    drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
+    deterministic, on_gpu = torch.are_deterministic_algorithms_enabled(), torch.cuda.is_available()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []))
+        if eager:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if on_gpu:
+            torch.use_deterministic_algorithms(False)
+        try:
+            yield
+        finally:
+            random.setstate(drawn)
+            np.random.set_state(drawn_by_numpy)
+            torch.set_num_threads = set_num_threads
+            torch.use_deterministic_algorithms(deterministic)
+            for name in set(os.environ) | set(environment):
+                if not name.startswith("VLLM_") and os.environ.get(name) != environment.get(name):
+                    _put_back(name, environment.get(name))
+
+
+def _put_back(name: str, value: str | None) -> None:
+    if value is None:
+        del os.environ[name]
+    else:
+        os.environ[name] = value
+
+
+# --- vllm sampler --------------------------------------------------------------------------------
+
+# A sampler in vLLM, whose engine has weights of its own in this process: they are handed over, and can be compared.
+#
+# Its promise: with the same weights, the same requests in the same order give the same bits. A request's random numbers
+# depend on its seed alone; but the rounding of its probabilities may depend on what else is in the batch, unless the
+# engine is batch-invariant, so alone it may, rarely, be answered otherwise.
 
 SEEDS = 2**63  # vLLM takes seeds from 0 to below this one
 
@@ -113,3 +422,107 @@ def _sampled(output: Any) -> Sampled:
     if output.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"found a response that ended by '{output.finish_reason}', expected stop or length")
     return Sampled(ids, logp, output.finish_reason)
+
+
+# --- vllm server sampler -------------------------------------------------------------------------
+
+# A sampler that asks vLLM servers: token ids over HTTP, weights through a folder that they can read.
+#
+# Its promise is less than that of the engine in this process: requests arrive in whatever order the network gives them,
+# so that the rounding of probabilities, and rarely a token, may differ between two equal runs, unless the servers are
+# batch-invariant. Servers must have been started with `PolicyWeights` and vLLM's development routes (`NEEDED`).
+
+SECONDS = 3600.0  # for one answer; a server that is gone says so at once
+NEEDED = {"VLLM_SERVER_DEV_MODE": "1"}  # else no route hands weights over
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server listens, and the secret that it wants to hear."""
+
+    host: str
+    port: int
+    key: str
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON of its answer. Raises UserError where there is none, or the server is not content."""
+        method = "GET" if body is None else "POST"
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=SECONDS)
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            said = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise UserError(f"{self.host}:{self.port}{path}: found no vLLM server ({error}); see its log") from None
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise UserError(
+                f"{self.host}:{self.port}{path}: found answer {answer.status}, {said[:300]!r}, expected 200"
+            )
+        return json.loads(said) if said else None
+
+
+class ServerSampler:
+    """Samples from servers that hold one policy; `take` weights before the first `sample`."""
+
+    def __init__(
+        self, places: Sequence[Place], end_ids: Sequence[int], context: int, rows: int, folder: Path | None
+    ) -> None:
+        """`rows` is how many requests each server has at one time.
+
+        `folder` is where weights are written for the servers to read; none for a rank that only samples.
+        """
+        self.places, self.end_ids, self.context = list(places), list(end_ids), context
+        self.name: str = self.places[0].ask("/v1/models")["data"][0]["id"]
+        self.rows, self.folder = rows, folder
+        self.end: Callable[[], None] = lambda: None
+
+    def sample(self, requests: Sequence[Request], max_tokens: int, temperature: float) -> list[Sampled]:
+        """One response for each request, in order. Raises PromptError for an empty or over-long prompt."""
+        check_prompts(requests, max_tokens, self.context)
+        told = sampling_settings(requests, self.end_ids, max_tokens, temperature)
+        with ThreadPoolExecutor(self.rows * len(self.places)) as pool:
+            answers = [
+                pool.submit(self._answer, self.places[index % len(self.places)], request, settings)
+                for index, (request, settings) in enumerate(zip(requests, told, strict=True))
+            ]
+            return [answer.result() for answer in answers]
+
+    def take(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Writes the weights where the servers read them, and has each take them; a rank without a folder does not."""
+        if self.folder is None:
+            return
+        here = self.folder / f"version-{version}"
+        here.mkdir(parents=True, exist_ok=True)
+        save_file({name: one.detach().cpu().contiguous() for name, one in weights}, here / "model.safetensors")
+        asked = {"method": "take_policy", "kwargs": {"version": str(version), "folder": str(here.resolve())}}
+        for place in self.places:
+            place.ask("/collective_rpc", asked)
+            if not place.ask("/reset_prefix_cache", {})["success"]:
+                raise UserError(f"{place.host}:{place.port}: found requests of others, expected none between two steps")
+        shutil.rmtree(here)
+
+    def held(self) -> list[Held]:
+        """What each server computes with now."""
+        said = [place.ask("/collective_rpc", {"method": "policy_checksums"})["results"] for place in self.places]
+        return [read_held(worker) for workers in said for worker in workers]
+
+    def rest(self) -> None:
+        """A server has devices of its own, so it need not make room."""
+
+    def close(self) -> None:
+        """Ends the servers, if they were started here."""
+        self.end()
+
+    def _answer(self, place: Place, request: Request, settings: dict[str, Any]) -> Sampled:
+        body = settings | {"model": self.name, "prompt": list(request.prompt_ids), "return_token_ids": True}
+        del body["detokenize"]
+        choice = place.ask("/v1/completions", body | {"skip_special_tokens": False})["choices"][0]
+        ids, logp = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        if choice["finish_reason"] not in ("stop", "length") or len(ids) != len(logp):
+            raise UserError(
+                f"{request.id}: found an answer that ended by {choice['finish_reason']}, expected a whole one"
+            )
+        return Sampled(ids, logp, choice["finish_reason"])

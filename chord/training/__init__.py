@@ -1,1 +1,1 @@
-"""A training run: what a step is fed, how it is set up and told of, and where its weights go."""
+"""Training: one arm, from a start model to a trained one."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from chord.config.project import Run
-from chord.learner.gradient import Sums
 from chord.reach import decides_nothing
+from chord.training.gradient import Sums
 from chord.training.setup import Training
 
 if TYPE_CHECKING:

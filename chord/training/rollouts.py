@@ -16,16 +16,16 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from chord.config.project import Run
-from chord.learner.batch import Sequence, rows_at
-from chord.learner.engine import World
+from chord.data.prompts import prompt_ids, response_ids
 from chord.objective import ADVANTAGES
 from chord.provenance.files import UserError
 from chord.records import Outcome, Problem, Trace, ValidationAnswer, derive
 from chord.sampling.protocol import Request, Sampled, Sampler
-from chord.tasks.prompts import prompt_ids, response_ids
+from chord.training.batch import Sequence, rows_at
+from chord.training.engine import World
 
 if TYPE_CHECKING:
-    from chord.tasks.graders import Grader
+    from chord.grading.graders import Grader
 
 # --- feed ----------------------------------------------------------------------------------------
 
@@ -202,7 +202,7 @@ class Practice:
 
     def _reward(self, outcome: Outcome, text: str) -> float:
         assert self.feed.run.grading is not None
-        from chord.tasks.rewards import reward
+        from chord.grading.graders import reward
 
         return reward(outcome, text, self.feed.run.grading.reward)
 
@@ -217,7 +217,7 @@ class Practice:
 def practice_of(run: Run) -> "Iterator[Callable[[Feed, List[Problem]], Practice]]":
     """Makes the practice of a run; the grader that pays its rewards is open meanwhile."""
     assert run.grading is not None, "a recipe with rollouts is graded"
-    from chord.tasks.graders import Grader
+    from chord.grading.graders import Grader
 
     with Grader(run.grading) as grader:
         yield lambda feed, prompts: Practice(feed, grader, prompts)

@@ -20,10 +20,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from chord.config.project import Run
 from chord.config.study import Zero
 from chord.config.uses import of_training
-from chord.learner import checkpoint
-from chord.learner.checkpoint import Curves, LineLog, Progress
-from chord.learner.engine import Engine, Plain, World, adam
-from chord.learner.policy import (
+from chord.data.prompts import as_recorded, end_ids
+from chord.provenance.cli import Number
+from chord.provenance.digest import code_digest
+from chord.provenance.files import UserError, atomic_folder, content_hash, write_atomically
+from chord.provenance.lease import Lease
+from chord.reach import PlugPoint
+from chord.records import Problem, Trace, candidate_name, derive, read_lines
+from chord.sampling.protocol import Sampler
+from chord.training import checkpoint
+from chord.training.checkpoint import Curves, LineLog, Progress
+from chord.training.engine import Engine, Plain, World, adam
+from chord.training.policy import (
     DTYPES,
     as_policy,
     blank_model,
@@ -33,15 +41,6 @@ from chord.learner.policy import (
     recompute_layers,
     weights_dtype,
 )
-from chord.provenance.digest import code_digest
-from chord.provenance.files import UserError, atomic_folder, write_atomically
-from chord.provenance.hashing import content_hash
-from chord.provenance.lease import Lease
-from chord.provenance.options import Number
-from chord.reach import PlugPoint
-from chord.records import Problem, Trace, candidate_name, derive, read_lines
-from chord.sampling.protocol import Sampler
-from chord.tasks.prompts import as_recorded, end_ids
 from chord.training.rollouts import Feed
 
 if TYPE_CHECKING:
@@ -211,7 +210,7 @@ def _torch(run: Run, model: PreTrainedModel, world: World) -> Started:
 
 @ENGINES.entry("deepspeed")
 def _deepspeed(run: Run, model: PreTrainedModel, world: World) -> Started:
-    from chord.learner.sharded import Sharded, preflight
+    from chord.training.sharded import Sharded, preflight
 
     measured = preflight(model, run.execution, run.optimiser, world)
     return Sharded(model, run.recipe.learning_rate, run.optimiser, run.execution.zero, world), measured
@@ -241,7 +240,7 @@ def _by_transformers(
     ends: list[int],
     _world: World,
 ) -> Asked:
-    from chord.sampling.transformers_sampler import TransformersSampler
+    from chord.training.transformers_sampler import TransformersSampler
 
     execution = run.execution
     return TransformersSampler(model, ends, execution.sampler_rows, DTYPES[execution.compute_dtype]), None

@@ -21,14 +21,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chord.config.project import Run
 from chord.config.study import Vllm
-from chord.learner.engine import World
 from chord.provenance.files import UserError
-from chord.sampling.checksums import checksums, combined
 from chord.sampling.protocol import Sampler, StaleSampler
-from chord.sampling.server import LOOPBACK, Settings, serving, visible_devices
-from chord.sampling.vllm_engine import Engine, check_device, engine_arguments
-from chord.sampling.vllm_sampler import Held, VllmSampler
-from chord.sampling.vllm_server_sampler import NEEDED, Place, ServerSampler
+from chord.sampling.vllm_sampler import (
+    NEEDED,
+    Engine,
+    Held,
+    Place,
+    ServerSampler,
+    VllmSampler,
+    check_device,
+    checksums,
+    combined,
+    engine_arguments,
+)
+from chord.sampling.vllm_server import LOOPBACK, Settings, serving, visible_devices
+from chord.training.engine import World
 
 WHERE = "execution.vllm"
 SHOWN = 3  # names of weights in an error

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from chord.provenance.hashing import content_hash
+from chord.provenance.files import content_hash
 from tests import warm
 from tests.cluster.needs import why_not
 from tests.cluster.slurm import Cluster

@@ -11,7 +11,7 @@ import sys
 import torch
 from torch import Tensor
 
-from chord.sampling import transformers_sampler
+from chord.training import transformers_sampler
 
 
 def same_for_all(probabilities: Tensor) -> Tensor:

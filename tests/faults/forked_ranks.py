@@ -24,7 +24,7 @@ def main() -> None:
     words = sys.argv[1:]
     if words[0] == "--load":
         if not torch.cuda.is_available():
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # as chord.learner.sharded does before it loads DeepSpeed
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # as chord.training.sharded does before it loads DeepSpeed
         importlib.import_module(words[1])
         words = words[2:]
     gc.freeze()  # DeepSpeed collects garbage at each start: not again in every rank what this process has loaded

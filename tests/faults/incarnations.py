@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
-import chord.train
 import chord.training.setup
-from chord.learner import checkpoint, engine
-from chord.learner.checkpoint import LineLog
+import chord.training.train
 from chord.provenance.digest import job_code
-from chord.sampling.transformers_sampler import TransformersSampler
+from chord.training import checkpoint, engine
+from chord.training.checkpoint import LineLog
+from chord.training.transformers_sampler import TransformersSampler
 
 PLACES = {
     "sampling": (TransformersSampler, "_decode"),
@@ -36,9 +36,9 @@ PLACES = {
     "writing a checkpoint": (checkpoint, "save_file"),
     "hashing a checkpoint": (checkpoint, "file_sha256"),
     "dropping old checkpoints": (checkpoint.shutil, "rmtree"),
-    "outputs": (chord.train, "write_outputs"),
+    "outputs": (chord.training.train, "write_outputs"),
     "copying candidates": (chord.training.setup.shutil, "copyfile"),
-    "dropping the state": (chord.train, "drop_state"),
+    "dropping the state": (chord.training.train, "drop_state"),
 }
 
 job_code("chord train", {})  # all children keep what was parsed for it
@@ -72,7 +72,7 @@ def incarnation(arguments: list[str], death: list | None) -> str:
             elif death:
                 die_at(*death)
             sys.argv = ["chord train", *arguments]
-            code = chord.train.main()
+            code = chord.training.train.main()
         except SystemExit as stop:
             code = stop.code
         except BaseException as error:  # noqa: BLE001 # a child must never run on into the parent's loop

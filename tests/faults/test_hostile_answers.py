@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from chord.config.study import Grading
+from chord.grading import math_checker, math_worker
+from chord.grading.graders import MAX_TEXT_CHARACTERS, Grader
+from chord.grading.math_checker import MathChecker
 from chord.provenance.files import UserError
 from chord.records import Outcome
-from chord.tasks import math_checker, math_worker
-from chord.tasks.graders import MAX_TEXT_CHARACTERS, Grader
-from chord.tasks.math_checker import MathChecker
 
 ROOT = Path(__file__).parents[2]
 FULL = MAX_TEXT_CHARACTERS - 100  # texts just below the bound, so that all of it is read
@@ -213,7 +213,7 @@ def test_an_answer_that_grows_is_ended_within_the_childs_limit_on_memory(
 def test_an_answer_that_took_much_memory_has_no_verdict_whatever_came_of_it(tmp_path: Path) -> None:
     (tmp_path / "asked").write_text('[1, 1, [[0, "7", "\\\\frac{14}{2}"]]]\n')
     program = (
-        "import os, sys; from chord.tasks import math_worker as w; w.load(); w.load = lambda: None\n"
+        "import os, sys; from chord.grading import math_worker as w; w.load(); w.load = lambda: None\n"
         "for peak in (2**30, 1000):\n"
         "    if not os.fork():\n"
         "        w.MEASURED_PEAK_KIB, sys.stdin = peak, open('asked'); w.main(); os._exit(0)\n"
@@ -233,7 +233,7 @@ def test_an_answer_that_took_much_memory_has_no_verdict_whatever_came_of_it(tmp_
 def test_a_grader_in_a_large_process_works_as_in_a_small_one() -> None:
     # Linux counts a parent's memory as its child's peak (getrusage); a training process has gigabytes
     program = (
-        "from chord.tasks.math_checker import MathChecker; held = bytearray(b'1') * (700 << 20);"
+        "from chord.grading.math_checker import MathChecker; held = bytearray(b'1') * (700 << 20);"
         "print(MathChecker().equal('7', '\\\\frac{14}{2}'))"
     )
     ended = subprocess.run(
@@ -281,7 +281,7 @@ def test_the_child_has_limits_and_none_of_the_environments_secrets_and_ends_with
 def test_the_guard_ends_the_child_at_the_first_act_on_the_world(tmp_path: Path, act: str) -> None:
     (tmp_path / "kept").write_text("kept")
     program = (
-        "import os, socket, subprocess, sys; from chord.tasks import math_worker;"
+        "import os, socket, subprocess, sys; from chord.grading import math_worker;"
         f"sys.addaudithook(math_worker._guard); open('kept').read(); print('reads', flush=True); {act}; print('acted')"
     )
     ended = subprocess.run(
@@ -298,7 +298,7 @@ def test_the_guard_ends_the_child_at_the_first_act_on_the_world(tmp_path: Path, 
 
 def test_the_child_ends_when_its_parent_is_killed() -> None:
     program = (
-        "import time; from chord.tasks.math_checker import MathChecker; c = MathChecker();"
+        "import time; from chord.grading.math_checker import MathChecker; c = MathChecker();"
         "c.equal('1', '\\\\frac{2}{2}'); print(c._worker.pid, flush=True); time.sleep(600)"
     )
     with subprocess.Popen(
@@ -317,7 +317,7 @@ def test_the_child_ends_when_its_parent_is_killed() -> None:
 
 def test_a_busy_child_whose_parent_was_killed_ends_after_the_answers_that_it_is_at() -> None:
     program = (
-        "from chord.tasks.math_checker import MathChecker; c = MathChecker(); c.equal('1', '\\\\frac{2}{2}');"
+        "from chord.grading.math_checker import MathChecker; c = MathChecker(); c.equal('1', '\\\\frac{2}{2}');"
         f"print(c._worker.pid, flush=True); c.equal_all([('1', '{'{' * 30}1{'}' * 30}')] * 10_000)"
     )
     with subprocess.Popen(
@@ -340,6 +340,6 @@ def test_a_busy_child_whose_parent_was_killed_ends_after_the_answers_that_it_is_
 
 
 def test_a_child_that_cannot_start_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chord.tasks.math_checker.sys.executable", "/bin/echo")
+    monkeypatch.setattr("chord.grading.math_checker.sys.executable", "/bin/echo")
     with pytest.raises(UserError, match="expected it ready; install math-verify"):
         MathChecker().equal("1", "2")

@@ -16,10 +16,17 @@ from pathlib import Path
 import pytest
 
 from chord.provenance.files import UserError
-from chord.sampling import server as servers
+from chord.sampling import vllm_server as servers
 from chord.sampling.guard import below
-from chord.sampling.server import ServerError, Settings, device_groups, serving
-from chord.sampling.vllm_options import as_arguments, check_options, engine_options
+from chord.sampling.vllm_server import (
+    ServerError,
+    Settings,
+    as_arguments,
+    check_options,
+    device_groups,
+    engine_options,
+    serving,
+)
 from tests import warm
 from tests.tiny_model import tiny_model
 

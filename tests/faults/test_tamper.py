@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from chord import audit
-from chord.planning import snakemake
-from chord.provenance import rehash
+from chord.audit import audit
+from chord.provenance import commands, freshness
 from chord.provenance.manifest import Manifest
 from tests import mini_study as mini
 from tests.faults import tampers as t
@@ -258,7 +257,7 @@ def read_only(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, content: str) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    monkeypatch.setattr(rehash, "write_atomically", refuse)
+    monkeypatch.setattr(freshness, "write_atomically", refuse)
     for path in (project, *project.rglob("*")):
         path.chmod(path.stat().st_mode & ~0o222)
 
@@ -272,7 +271,12 @@ def offline(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def commented(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Comments in code, in config/ and in pins."""
-    for file in ("chord/findings/statistics.py", "chord/train.py", "config/studies/demo.yaml", "envs/report.txt"):
+    for file in (
+        "chord/findings/statistics.py",
+        "chord/training/train.py",
+        "config/studies/demo.yaml",
+        "envs/report.txt",
+    ):
         with (project / file).open("a") as text:
             text.write("# a comment\n")
 
@@ -333,7 +337,7 @@ def with_a_broken_rule(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def without_snakemake_installed(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(snakemake, "find_spec", lambda name: None)
+    monkeypatch.setattr(commands, "find_spec", lambda name: None)
     return "Snakemake is not installed"
 
 
@@ -369,7 +373,9 @@ def test_a_run_that_was_repeated_alarms_nobody(mini_copy: Path, capsys: pytest.C
 def test_an_audit_imports_no_torch_and_writes_nothing(mini_copy: Path) -> None:
     results = mini_copy / "results/demo"
     before = {path: path.stat().st_mtime_ns for path in mini_copy.rglob("*") if path.is_file()}
-    look = "import sys; from chord.audit import main; code = main(sys.argv[1:]); print(*sys.modules); sys.exit(code)"
+    look = (
+        "import sys; from chord.audit.audit import main; code = main(sys.argv[1:]); print(*sys.modules); sys.exit(code)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", look, str(results)], cwd=mini.ROOT, capture_output=True, text=True, check=False
     )

@@ -27,9 +27,9 @@ POLICY_LOSS = {"clip_low": 0.2, "clip_high": 0.2, "advantage_epsilon": 1e-6, "im
 PAST = 5  # steps, after which something happens to a run
 RUNS = """
 import json, os, signal, sys
-import chord.train
-from chord.sampling.vllm_engine import GUEST, as_guest
-from chord.sampling.vllm_worker import PolicyWeights
+import chord.training.train
+from chord.sampling.vllm_sampler import GUEST, as_guest
+from chord.sampling.vllm_sampler import PolicyWeights
 from tests.faults import forked_ranks
 
 os.environ.update(GUEST)
@@ -61,7 +61,7 @@ for arguments, kind, past, log in json.load(open(sys.argv[1])):
             ranks = kind == "ranks"
             if ranks:
                 sys.argv = ["forked_ranks", "chord", "train", *arguments]
-            code = (forked_ranks if ranks else chord.train).main() or 0
+            code = (forked_ranks if ranks else chord.training.train).main() or 0
         except SystemExit as stop:
             code = stop.code or 0
         except BaseException as error:

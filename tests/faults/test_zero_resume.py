@@ -33,7 +33,7 @@ pytestmark = [
 # Starts chord train where DeepSpeed has one fault; the rest of its code is its own.
 BROKEN = """
 import runpy, sys
-from chord.learner.sharded import deepspeed_module
+from chord.training.sharded import deepspeed_module
 deepspeed_module()
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer

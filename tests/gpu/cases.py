@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from chord.learner.engine import Plain, World, adam
-from chord.learner.gradient import accumulate_gradient
-from chord.learner.policy import recompute_layers
+from chord.training.engine import Plain, World, adam
+from chord.training.gradient import accumulate_gradient
+from chord.training.policy import recompute_layers
 from tests import warm
 from tests.faults.small_run import command, result, small_run
 from tests.faults.test_vllm_training import POLICY_LOSS, SIZES

@@ -2,7 +2,7 @@
 
 import pytest
 
-from chord.sampling.transformers_sampler import TransformersSampler
+from chord.training.transformers_sampler import TransformersSampler
 from tests.sampled_policy import random_policy
 from tests.unit import test_sampler as cases
 

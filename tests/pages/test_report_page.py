@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chord import report
+from chord.audit import report
 from chord.records import Answer, read_lines, write_lines
 from tests.mini_study import SEEDS
 from tests.pages.browser import CHROMIUM, Page, chromium

@@ -1,6 +1,6 @@
 """The step's loss written a second time: float64, one sequence after another, plain transformers, textbook formulas.
 
-Shares no code with chord.objective or chord.learner. Also builds the small models and batches of the parity tests.
+Shares no code with chord.objective or chord.training. Also builds the small models and batches of the parity tests.
 """
 
 import copy
@@ -12,9 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from chord.config.recipe import Recipe
 from chord.config.study import Execution, PolicyLoss
-from chord.learner import policy
-from chord.learner.batch import Sequence
 from chord.objective import MuConstant
+from chord.training import policy
+from chord.training.batch import Sequence
 
 VOCABULARY = 23
 POLICY = PolicyLoss(clip_low=0.2, clip_high=0.2, advantage_epsilon=1e-6)

@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from chord.learner.engine import Plain, World
-from chord.learner.gradient import NotFinite, accumulate_gradient
-from chord.learner.policy import recompute_layers, token_statistics
+from chord.training.engine import Plain, World
+from chord.training.gradient import NotFinite, accumulate_gradient
+from chord.training.policy import recompute_layers, token_statistics
 from tests import warm
 from tests.parity.reference import (
     POLICY,
@@ -194,7 +194,7 @@ def test_pure_grpo_is_bit_equal_to_a_plain_policy_gradient():
 
 def _all_logp(model, sequences):
     """Log-probabilities of all response tokens in one packed row, in the order of the plan (longest first)."""
-    from chord.learner.batch import pack, plan
+    from chord.training.batch import pack, plan
 
     order = plan([len(s) for s in sequences], 100_000)[0]
     batch = pack([sequences[index] for index in order], torch.device("cpu"), torch.float32)

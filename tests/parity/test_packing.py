@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chord.learner.batch import Sequence, pack, plan
-from chord.learner.policy import token_statistics
+from chord.training.batch import Sequence, pack, plan
+from chord.training.policy import token_statistics
 from tests.parity.reference import plain_copy, random_batch, small_model
 
 pytestmark = pytest.mark.numbers

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from chord.config.study import Optimiser, Zero
-from chord.learner.batch import IDLE, Sequence, pack
-from chord.learner.engine import Engine, Plain, World, adam, join_world, leave_world
-from chord.learner.gradient import accumulate_gradient
-from chord.learner.sharded import Sharded
+from chord.training.batch import IDLE, Sequence, pack
+from chord.training.engine import Engine, Plain, World, adam, join_world, leave_world
+from chord.training.gradient import accumulate_gradient
+from chord.training.sharded import Sharded
 from tests.parity.reference import POLICY, execution, random_batch, recipe, small_model
 
 OPTIMISER = Optimiser(beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.01, max_grad_norm=0.7, warmup_steps=0)

@@ -2,7 +2,7 @@ import multiprocessing
 import time
 from pathlib import Path
 
-from chord.provenance.ahead import claimed
+from chord.evaluation.ahead import claimed
 
 
 def hold(final: Path, held: "multiprocessing.synchronize.Event", seconds: float) -> None:

@@ -143,9 +143,9 @@ def train(folder, *more):
 
 IMITATE = {"init": "random", "mu": {"schedule": "constant", "value": 1.0}, "steps": 2, "learning_rate": 1e-3}
 NO_GRADER = """
-import sys, chord.train
+import sys, chord.training.train
 sys.argv[0] = "chord train"
-assert chord.train.main() == 0
+assert chord.training.train.main() == 0
 print(sorted(name for name in sys.modules if name.startswith("chord.")))
 """
 
@@ -155,7 +155,7 @@ def test_training_that_only_imitates_imports_no_grader_and_no_reward(tmp_path):
     done = warm.run([sys.executable, "-c", NO_GRADER, *command(tmp_path, tmp_path / "out")], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "chord.training.rollouts" in done.stdout
-    unwanted = ("rollout", "tasks.graders", "tasks.rewards", "tasks.math_checker")
+    unwanted = ("grading.graders", "grading.math_checker", "grading.tool_calls")
     assert not [name for name in unwanted if f"'chord.{name}'" in done.stdout]
 
 

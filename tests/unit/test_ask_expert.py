@@ -13,20 +13,27 @@ from typing import Any
 
 import pytest
 
-from chord.ask_expert import judge
-from chord.asking import asking_of
 from chord.config.load import load
 from chord.config.slices import of_traces
 from chord.config.study import ExpertServed
+from chord.data.ask_expert import (
+    Judged,
+    asking_of,
+    difficulty,
+    finish,
+    finished,
+    judge,
+    kept,
+    shard_of,
+    why_none,
+    yields,
+)
+from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Outcome, Problem, Trace, read_lines, write_lines
-from chord.sampling.completions import Completion
 from chord.sampling.guard import below
-from chord.sampling.server import Server
+from chord.sampling.vllm_server import Completion, Server
 from chord.settings import ConfigError
-from chord.tasks.graders import grade
-from chord.tasks.shards import finish, finished, shard_of
-from chord.tasks.verified import Judged, difficulty, kept, why_none, yields
 from tests import warm
 from tests.faults.test_server import listening
 from tests.tiny_model import DATED, TURN_END, TURNS, tiny_model, turn_ending_tokenizer

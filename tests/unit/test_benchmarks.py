@@ -14,10 +14,10 @@ from lm_eval.config.task import TaskConfig
 
 from chord.config.benchmarks import BenchmarkTask, Metric
 from chord.config.load import load
+from chord.evaluation.benchmarks import Benchmark, ask, measure, read_benchmark, read_problems
+from chord.evaluation.lm_eval_models import Response
 from chord.provenance.files import UserError
 from chord.records import Problem, RecordError, write_lines
-from chord.tasks.benchmarks import Benchmark, ask, measure, read_benchmark, read_problems
-from chord.tasks.stored import Response
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = load(ROOT, "demo").study
@@ -96,7 +96,7 @@ def test_asking_grades_nothing(benchmark: Benchmark, monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> None:
         raise AssertionError("graded")
 
-    monkeypatch.setattr("chord.tasks.stored.grade_all", refuse)
+    monkeypatch.setattr("chord.evaluation.lm_eval_models.grade_all", refuse)
     model = Recording()
     ask(model, benchmark, [problem(1, "1+2", "3")])
     assert len(model.prompts) == 4
@@ -144,16 +144,16 @@ BAD = [
         "metric_list.0: found aggregation 'maen' of avg@4, expected `mean`",
     ),
     (
-        "!function chord.tasks.stored.counted",
+        "!function chord.evaluation.lm_eval_models.counted",
         "mean",
         "metric_list.2: found 'mean', expected `!function chord.MOD",
     ),
     (
         "stored.counted",
         "stored.countd",
-        "no function 'countd' in chord.tasks.stored, expected `counted`",
+        "no function 'countd' in chord.evaluation.lm_eval_models, expected `counted`",
     ),
-    ("stored.counted", "stored.Counter", "found no function 'Counter' in chord.tasks.stored, expected"),
+    ("stored.counted", "stored.Counter", "found no function 'Counter' in chord.evaluation.lm_eval_models, expected"),
     (
         "stored.counted",
         "stored.process_results",
@@ -161,13 +161,13 @@ BAD = [
     ),
     ("stored.process_results", "stored.counted", "process_results: found a function of 1 arguments, expected one that"),
     (
-        "chord.tasks.stored.process_results",
+        "chord.evaluation.lm_eval_models.process_results",
         "chord.records.derive",
         "process_results: found a function annotated to return int, expected one that returns a dict",
     ),
     (
-        "chord.tasks.benchmarks.documents",
-        "chord.tasks.benchmarks.read_problems",
+        "chord.evaluation.benchmarks.documents",
+        "chord.evaluation.benchmarks.read_problems",
         "process_docs: found a function annotated to return list, expected one that returns a Dataset",
     ),
     (
@@ -176,23 +176,23 @@ BAD = [
         "metric_list.2: found a function annotated to return str | None, expected one that returns a dict",
     ),
     (
-        "chord.tasks.stored.process_results",
+        "chord.evaluation.lm_eval_models.process_results",
         "os.system",
         "process_results: found '!function os.system', ",
     ),
     (
-        "chord.tasks.stored.process_results",
+        "chord.evaluation.lm_eval_models.process_results",
         "chord..system",
         "found '!function chord..system', expected `!fun",
     ),
     (
-        "chord.tasks.stored.process_results",
+        "chord.evaluation.lm_eval_models.process_results",
         "chord.nothing.there",
         "found no module chord.nothing, expected",
     ),
     (
-        "!function chord.tasks.benchmarks.documents",
-        "chord.tasks.benchmarks.documents",
+        "!function chord.evaluation.benchmarks.documents",
+        "chord.evaluation.benchmarks.documents",
         "process_docs: found '",
     ),
     ("version: 1 ", "versionx: 1 ", "metadata.version is missing, expected a value"),
@@ -268,7 +268,7 @@ def test_reading_a_definition_imports_nothing_that_it_names(tmp_path: Path) -> N
     root = copied_config(tmp_path)
     code = (
         "import sys; from pathlib import Path; from chord.config.benchmarks import read_task;"
-        "read_task(Path(sys.argv[1]), 'x'); print(sorted({'chord.tasks', 'lm_eval', 'torch'} & set(sys.modules)))"
+        "read_task(Path(sys.argv[1]), 'x'); print(sorted({'chord.grading', 'lm_eval', 'torch'} & set(sys.modules)))"
     )
     file = root / "config/benchmarks/harder.yaml"
     done = subprocess.run([sys.executable, "-c", code, file], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from chord.config.study import AnswerForm
+from chord.grading import bfcl
+from chord.grading.graders import grade
 from chord.provenance.files import UserError
 from chord.records import Outcome
 from chord.settings import ConfigError
-from chord.tasks import bfcl
-from chord.tasks.graders import grade
 
 # Of the package's own first possible values these are refused by the package's own checker (2026.3.23).
 REFUSED_BY_ITSELF = 8

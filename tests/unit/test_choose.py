@@ -111,7 +111,7 @@ def test_a_candidate_without_its_model_or_the_weights_of_a_validated_step_is_nam
 
 
 def test_choosing_never_loads_torch() -> None:
-    code = "import sys, chord.choose; sys.exit('torch' in sys.modules or 'lm_eval' in sys.modules)"
+    code = "import sys, chord.evaluation.choose; sys.exit('torch' in sys.modules or 'lm_eval' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

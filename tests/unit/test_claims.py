@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from chord import judge
 from chord.config.load import load
 from chord.config.paper import Claims, PaperClaim
-from chord.findings import claims, needs, verdicts
-from chord.findings.comparisons import Judged, Part, turned
-from chord.findings.curves import Curve
+from chord.findings import claims, judge, rendering, table
+from chord.findings.claims import Judged, Part, turned
+from chord.findings.figures import Curve
 from chord.findings.statistics import LEVEL, one_way
 from chord.provenance.files import UserError
 from tests.draws import at_most, shifted
@@ -288,7 +287,7 @@ def test_what_is_not_run_says_what_is_missing_and_reads_nothing(tmp_path, rule, 
     found = judged(tmp_path, rule, **more)
     assert (found["verdict"], found["reason"]) == ("not run", reason)
     assert found["difference"] is None and found["p"] is None
-    assert needs.files(project(rule, **more)) == []
+    assert table.files(project(rule, **more)) == []
 
 
 def test_the_first_column_that_the_study_has_is_judged(tmp_path):
@@ -299,7 +298,7 @@ def test_the_first_column_that_the_study_has_is_judged(tmp_path):
 
 def test_the_files_that_are_named_are_those_that_are_read(tmp_path):
     whole = PROJECT.model_copy(update={"choice": PROJECT.choice.model_copy(update={"seeds": (1, 2)})})
-    named = needs.files(whole)
+    named = table.files(whole)
     assert len(named) == len(set(named)) > 50
     write_scores(tmp_path, whole)
     write_metrics(tmp_path, whole)
@@ -328,7 +327,7 @@ def test_a_changed_rule_changes_the_digest_and_a_changed_sentence_does_not():
     moved = first.model_copy(update={"rule": first.rule.model_copy(update={"margin": 1.0})})
     with_first = [PROJECT.claims.model_copy(update={"claims": (one, *others)}) for one in (worded, moved)]
     assert [one.as_dated for one in with_first] == [True, False]
-    told = verdicts.rule({"rules_dated": "2026-11-24", "rules_as_dated": False, "level": 0.05})
+    told = rendering.rule({"rules_dated": "2026-11-24", "rules_as_dated": False, "level": 0.05})
     assert "no longer those of that date" in told
 
 
@@ -347,7 +346,7 @@ def test_the_verb_writes_every_claim_once_in_the_shape_that_pages_read(tmp_path,
     keys = {"id", "sentence", "evidence", "verdict", "reason", "found", "difference", "se", "interval", "margin", "p",
             "p_corrected", "n_seeds", "n_problems", "seeds_needed", "unit", "artefact", "arms"}  # fmt: skip
     assert all(claim.keys() == keys for claim in found["claims"])
-    counts = verdicts.counted(found["claims"])
+    counts = rendering.counted(found["claims"])
     assert counts in (results / "claims.md").read_text() and counts in (results / "claims.html").read_text()
     judge.main(["--show", str(results / "claims.json")])
     assert counts in capsys.readouterr().out
@@ -363,7 +362,7 @@ def test_every_claim_with_a_rule_is_judged_where_a_study_builds_all_that_it_can(
         project = load(ROOT, name)
         built = [one for one in project.artefacts if not project.why_not(one)]
         project = load(ROOT, name, given={"artefacts": built})
-        judged[name] = {claim.id for claim in project.claims.claims if not needs.needs(project, claim).lacking}
+        judged[name] = {claim.id for claim in project.claims.claims if not table.needs(project, claim).lacking}
     ruled = {claim.id for claim in load(ROOT, "demo").claims.claims if claim.rule.compare != "elsewhere"}
     assert ruled == set().union(*judged.values())
     assert {"weak-model", "base-start-rises", "more-sft-data-then-rl"} <= judged["demo"] & judged["math"]
@@ -374,7 +373,7 @@ def test_words_of_a_claim_stand_in_markdown_as_they_are():
     words = "a | *b* <i>c</i>\nd `e` _f_"
     claim = {"verdict": "holds", "sentence": words, "evidence": words, "found": words, "reason": words}
     data = {"claims": [claim], "rules_dated": "2026-11-24", "rules_as_dated": True, "level": 0.05}
-    tokens = MarkdownIt("commonmark").parse(verdicts.markdown(data, words))
+    tokens = MarkdownIt("commonmark").parse(rendering.verdicts_markdown(data, words))
     told = ["".join(one.content for one in token.children) for token in tokens if token.type == "inline"]
     line = " ".join(words.split())
     assert told[-1] == f"holds: {line} ({line}; {line}) Paper: {line}"

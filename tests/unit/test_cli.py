@@ -59,7 +59,7 @@ def test_a_verb_has_a_module_that_says_what_it_takes(verb: str, monkeypatch, cap
     ("name", "near"),
     [
         ("audti", "`audit` (nearest) or "),
-        ("chord.audit", "`audit` (nearest) or "),
+        ("chord.audit.audit", "`audit` (nearest) or "),
         ("resmue", "`resume` (nearest) or "),
         ("traim", "`train` (nearest) or "),
         ("ask_expert", "`ask-expert` (nearest) or "),
@@ -120,7 +120,7 @@ import sys
 def main():
     print("µ = 0.5 ± 0.1, φ ≤ 1 “naïve” 中 ▁█")
     print("× \\udcff", file=sys.stderr)
-run_verb("chord.audit", main)
+run_verb("chord.audit.audit", main)
 """
 ASCII = (b'mu = 0.5 +- 0.1, phi <= 1 "naive" \\u4e2d _#\n', b"x \\udcff\n")
 

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from chord.provenance.files import UserError
-from chord.sampling import completions
-from chord.sampling.completions import Completion, Wish, complete, context_of
+from chord.sampling import vllm_server
 from chord.sampling.protocol import Request
-from chord.sampling.server import Server, ServerError
+from chord.sampling.vllm_server import Completion, Server, ServerError, Wish, complete, context_of
 
 END = 9
 WISH = Wish(max_tokens=4, temperature=0.7, top_p=0.9, end_ids=(END,), at_once=3, seconds=1.0)
@@ -60,7 +59,7 @@ def good(body: dict[str, Any], tried: int) -> tuple[int, Any]:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answerer], Fake]]:
-    monkeypatch.setattr(completions, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(vllm_server, "PAUSE_SECONDS", 0.01)
     made: list[Fake] = []
 
     def make(answer: Answerer) -> Fake:

@@ -14,13 +14,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from chord.config.load import load
+from chord.config.load import load, read_study
 from chord.config.project import Run
 from chord.config.reading import FUNCTION, FunctionName, read_yaml
 from chord.config.study import Zero
 from chord.objective import MuDecay
 from chord.settings import ConfigError, Raw
-from chord.tasks.studies import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = "claims.yaml"

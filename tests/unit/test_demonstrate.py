@@ -11,11 +11,10 @@ import pytest
 from chord.config.load import load
 from chord.config.sets import answered
 from chord.config.slices import of_traces
-from chord.demonstrate import Check
+from chord.data.demonstrate import Check, Solution
+from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
 from chord.records import Outcome, Problem, Trace, read_lines
-from chord.tasks.graders import grade
-from chord.tasks.solver import Solution
 from tests.unit.small_study import PARTS, demonstrate, prepare, write_study
 
 SOURCES, TRACES = ("train", "expert", "base"), ("expert", "aligned", "base")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from chord import diff
+from chord.audit import diff
+from chord.audit.diff import first_difference
 from chord.provenance.files import UserError
-from chord.provenance.tensors import first_difference
 from tests.faults.tampers import CELL, GRPO, SFT, edit_json
 
 
@@ -81,7 +81,7 @@ def test_two_arms_of_one_checkout_differ_in_arm_and_mu_and_not_in_code(
     assert "code" not in {one["what"] for one in found}
 
 
-@pytest.mark.parametrize("name", ["chord.learner.gradient.accumulate_gradient", "chord.objective.harmonise"])
+@pytest.mark.parametrize("name", ["chord.training.gradient.accumulate_gradient", "chord.objective.harmonise"])
 def test_a_real_difference_of_code_between_two_arms_comes_first(
     mini_study: Path, mini_copy: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -94,7 +94,7 @@ def test_a_real_difference_of_code_between_two_arms_comes_first(
 @pytest.mark.parametrize(
     ("first", "where", "change"),
     [
-        ("code", "chord.train.main", lambda m: change_definition(m, "chord.train.main")),
+        ("code", "chord.training.train.main", lambda m: change_definition(m, "chord.training.train.main")),
         ("environment", "packages.torch", lambda m: m["installed"]["packages"].update(torch="1.0")),
         ("environment", "python", lambda m: m["installed"].update(python="3.0")),
         ("environment", "variables.RANK", lambda m: m["environment"].update(RANK="1")),

@@ -450,8 +450,8 @@ def everywhere(old: str, new: str) -> Edit:
 
 
 def rename_a_module(tree: Path) -> None:
-    (tree / "chord/learner/batch.py").rename(tree / "chord/learner/sorting.py")
-    everywhere(r"chord\.learner\.batch\b", "chord.learner.sorting")(tree)
+    (tree / "chord/training/batch.py").rename(tree / "chord/training/sorting.py")
+    everywhere(r"chord\.training\.batch\b", "chord.training.sorting")(tree)
 
 
 def split_a_module(tree: Path) -> None:
@@ -463,19 +463,19 @@ def split_a_module(tree: Path) -> None:
     objective.write_text(text[:start], encoding="utf-8")
     gradient = "from chord.losses import LOSSES, Parts, TokenSum, imitation, policy_gradient, truncated_correction\n"
     everywhere(r"from chord\.objective import \(\n    LOSSES[^)]*\)\n", gradient)(tree)
-    edit(("chord/learner/gradient.py", gradient, f"{gradient}from chord.objective import ExpertTokens, TokenWeight\n"))(
-        tree
-    )
+    edit(
+        ("chord/training/gradient.py", gradient, f"{gradient}from chord.objective import ExpertTokens, TokenWeight\n")
+    )(tree)
 
 
 def merge_two_modules(tree: Path) -> None:
-    rewards, graders = tree / "chord/tasks/rewards.py", tree / "chord/tasks/graders.py"
-    lines = rewards.read_text(encoding="utf-8").split('"""', 2)[2]
-    text = graders.read_text(encoding="utf-8")
+    calls, graders = tree / "chord/grading/tool_calls.py", tree / "chord/grading/graders.py"
+    lines = calls.read_text(encoding="utf-8").split('"""', 2)[2]
+    text = re.sub("from chord.grading.tool_calls import .*\n", "", graders.read_text(encoding="utf-8"))
     start = text.index("\nimport ") + 1
     graders.write_text(text[:start] + lines + "\n" + text[start:], encoding="utf-8")
-    rewards.unlink()
-    everywhere(r"chord\.tasks\.rewards\b", "chord.tasks.graders")(tree)
+    calls.unlink()
+    everywhere(r"chord\.grading\.tool_calls\b", "chord.grading.graders")(tree)
 
 
 def move_a_function(tree: Path) -> None:
@@ -550,16 +550,16 @@ NOTHING: dict[str, Edit] = {
     ),
     "a new weight": edit(("chord/objective.py", "# --- advantages", f"{WEIGHT}# --- advantages")),
     "a new schedule": edit(("chord/objective.py", "# --- how much each", f"{SCHEDULE}# --- how much each")),
-    "a new reward": edit(("chord/tasks/rewards.py", "def reward(", f"{REWARD}def reward(")),
-    "a new grader": edit(("chord/tasks/graders.py", "class Grader:", f"{GRADER}class Grader:")),
+    "a new reward": edit(("chord/grading/graders.py", "def reward(", f"{REWARD}def reward(")),
+    "a new grader": edit(("chord/grading/graders.py", "class Grader:", f"{GRADER}class Grader:")),
     "a name in the list of rewards": edit(
         ("chord/config/study.py", '"last-number-format", "binary"', '"last-number-format", "none", "binary"')
     ),
     "another import style": edit(
-        ("chord/learner/batch.py", "from chord.records import derive", "from chord import records"),
-        ("chord/learner/batch.py", "derive(seed", "records.derive(seed"),
-        ("chord/learner/batch.py", "import numpy as np", "import numpy"),
-        ("chord/learner/batch.py", "np.random.Generator(np.random", "numpy.random.Generator(numpy.random"),
+        ("chord/training/batch.py", "from chord.records import derive", "from chord import records"),
+        ("chord/training/batch.py", "derive(seed", "records.derive(seed"),
+        ("chord/training/batch.py", "import numpy as np", "import numpy"),
+        ("chord/training/batch.py", "np.random.Generator(np.random", "numpy.random.Generator(numpy.random"),
     ),
     "an annotation": edit(
         ("chord/objective.py", "def shaped_imitation(logp: Tensor, ", 'def shaped_imitation(logp: "object", ')
@@ -623,24 +623,24 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
         trained(),
     ),
     "a default argument": (
-        edit(("chord/learner/checkpoint.py", "KEEP = ", "KEEP = 0 + ")),
+        edit(("chord/training/checkpoint.py", "KEEP = ", "KEEP = 0 + ")),
         trained(),
     ),
     "a constant of a reward": (
-        edit(("chord/tasks/rewards.py", "Outcome.UNPARSABLE: -0.1,", "Outcome.UNPARSABLE: -0.2,")),
+        edit(("chord/grading/graders.py", "Outcome.UNPARSABLE: -0.1,", "Outcome.UNPARSABLE: -0.2,")),
         trained(reward="paper-math"),
     ),
     "a decorator": (
-        edit(("chord/tasks/graders.py", "def marked_text(text", "@cache\ndef marked_text(text")),
+        edit(("chord/grading/graders.py", "def marked_text(text", "@cache\ndef marked_text(text")),
         trained(grader="marked-text") | jobs_of("score", "validate"),
     ),
     "a helper two calls deep": (
-        edit(("chord/tasks/graders.py", '("Cc", "Cf", "Cs", "Co", "Cn")', '("Cc", "Cf", "Cs", "Co")')),
+        edit(("chord/grading/graders.py", '("Cc", "Cf", "Cs", "Co", "Cn")', '("Cc", "Cf", "Cs", "Co")')),
         trained(grader="marked-text") | jobs_of("score", "validate"),
     ),
     "the body of an entry": (edit((OBJECTIVE, "if total > 0 else", "if total > 0.0 else")), trained(method="sasr")),
     "a nested function": (
-        edit(("chord/generate.py", "ids = sampled.ids[:-1]", "ids = sampled.ids[0:-1]")),
+        edit(("chord/evaluation/generate.py", "ids = sampled.ids[:-1]", "ids = sampled.ids[0:-1]")),
         jobs_of("generate"),
     ),
     "the policy gradient": (
@@ -651,7 +651,7 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
         edit((OBJECTIVE, "TokenSum(-(weight * logp)", "TokenSum(-1 * (weight * logp)")),
         trained(branch="experts"),
     ),
-    "the other grader": (edit(("chord/tasks/math_values.py", "DIGITS = ", "DIGITS = 0 + ")), set()),
+    "the other grader": (edit(("chord/grading/math_values.py", "DIGITS = ", "DIGITS = 0 + ")), set()),
     "what reads config/, whose marked comments the page shows": (
         edit(("chord/config/reading.py", "DEEPEST + 1", "1 + DEEPEST")),
         jobs_of("report"),

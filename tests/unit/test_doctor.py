@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from chord.cluster import Node, gpus_of, last_words, minutes_of
+from chord.cluster.doctor import _misfits, planned, profile_file
+from chord.cluster.probe import Finding, Node, _builds, described, gpus_of, last_words, minutes_of
+from chord.cluster.profile import held, wanted_gpus
+from chord.cluster.sizing import site_of
 from chord.config.load import load
-from chord.doctor import _misfits, planned, profile_file
-from chord.probe import Finding, _builds, described
-from chord.profile import held, wanted_gpus
 from chord.provenance.files import UserError
 from chord.settings import ConfigError
-from chord.sizing import site_of
 from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]

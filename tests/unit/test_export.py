@@ -16,12 +16,10 @@ from rocrate_validator import services
 from rocrate_validator.models import Severity, ValidationSettings
 from urllib3 import HTTPResponse
 
-from chord import export
+from chord.audit import export
+from chord.audit.crate_study import step_for, steps_of, without_places
 from chord.provenance import ledger
-from chord.provenance.crate_graph import without_places
-from chord.provenance.crate_steps import step_for, steps_of
-from chord.provenance.files import Terminated, UserError
-from chord.provenance.hashing import TIMESTAMP, tree_hash
+from chord.provenance.files import TIMESTAMP, Terminated, UserError, tree_hash
 from chord.provenance.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +28,7 @@ CONTEXT = ROOT / "tests" / "data" / "ro-crate-1.1-context.jsonld"
 RUN_TERMS = ["ParameterConnection", "ContainerImage", "DockerImage", "SIFImage", "connection", "sourceParameter"]
 RUN_TERMS += ["targetParameter", "md5", "sha1", "sha256", "sha512", "environment", "registry", "tag", "containerImage"]
 RUN_TERMS += ["resourceUsage"]
-# The one recommendation that no crate of a workflow can meet; see chord/provenance/crate.py.
+# The one recommendation that no crate of a workflow can meet; see chord/audit/export.py.
 UNMET = {("SoftwareApplication id", "crate/Snakefile")}
 SECRET = "hf_plantedForThisTest0123456789"
 
@@ -346,7 +344,9 @@ def test_a_job_tells_what_it_read_wrote_and_was_told_and_which_code_it_ran(study
     assert made["instrument"] in step["workExample"]
     assert names(step["buildInstructions"]) == {"crate/envs/train.yaml", "crate/envs/train.txt"}
     tool = graph[made["instrument"]["@id"]]
-    assert recorded["code"]["digest"] in tool["softwareVersion"] and tool["url"] == {"@id": "crate/chord/train.py"}
+    assert recorded["code"]["digest"] in tool["softwareVersion"] and tool["url"] == {
+        "@id": "crate/chord/training/train.py"
+    }
     assert tool["description"] == "The code in crate/chord has the digest of the code that ran."
     assert graph["table1.md"]["name"] == "table1: Table 1: all arms (table1.md)"
 

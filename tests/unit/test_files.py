@@ -14,8 +14,16 @@ from pathlib import Path
 import pytest
 
 from chord.provenance import files
-from chord.provenance.files import UserError, atomic_folder, write_atomically
-from chord.provenance.hashing import content_hash, file_sha256, files_below, size_bytes, tree_hash
+from chord.provenance.files import (
+    UserError,
+    atomic_folder,
+    content_hash,
+    file_sha256,
+    files_below,
+    size_bytes,
+    tree_hash,
+    write_atomically,
+)
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from chord.provenance import freshness, rehash
+from chord.provenance import freshness
 from chord.provenance.files import UserError
-from chord.provenance.freshness import Expected, differences, survey
+from chord.provenance.freshness import Expected, Hasher, differences, survey
 from chord.provenance.manifest import Manifest
-from chord.provenance.rehash import Hasher
 
 VERB = "chord.reach"  # a module with no imports stands for a verb
 FIRST, SECOND = "data/one.manifest.json", "model.manifest.json"
@@ -128,7 +127,7 @@ def test_a_link_to_the_same_content_is_fresh(study: Path) -> None:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The name of each file whose bytes are read, on a disk whose clock stands still between two writes for no time."""
-    monkeypatch.setattr(rehash, "SETTLED_NS", -(10**18))
+    monkeypatch.setattr(freshness, "SETTLED_NS", -(10**18))
     names: list[str] = []
     read = Hasher._read
     monkeypatch.setattr(Hasher, "_read", lambda hasher, path: names.append(path.name) or read(hasher, path))
@@ -163,7 +162,7 @@ def test_touched_and_copied_files_are_fresh_and_read_once(study: Path, tmp_path:
 
 
 def test_what_was_written_just_now_is_read_again(study: Path, reads: list[str], monkeypatch) -> None:
-    monkeypatch.setattr(rehash, "SETTLED_NS", 10**18)
+    monkeypatch.setattr(freshness, "SETTLED_NS", 10**18)
     for _ in range(2):
         reads.clear()
         assert stale(study) == {}

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from chord import generate
 from chord.config.load import load
 from chord.config.study import Study
+from chord.evaluation import generate
+from chord.evaluation.lm_eval_models import PolicyModel
 from chord.provenance.files import UserError
 from chord.records import Answer, Problem, derive, read_lines, write_lines
-from chord.sampling.harness import PolicyModel
 from chord.sampling.protocol import PromptError, Request, Sampled
 from tests import warm
 from tests.tiny_model import DATED, TURN_END, TURNS, tiny_model, turn_ending_tokenizer
@@ -193,7 +193,7 @@ def test_another_version_of_the_code_never_uses_answers_ahead(
     place: Place, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.run("other-skill", "harder")
-    monkeypatch.setattr("chord.generate.code_digest", lambda verb, uses: "another")
+    monkeypatch.setattr("chord.evaluation.generate.code_digest", lambda verb, uses: "another")
     place.run("harder")
     assert len(fake.calls) == 3
 
@@ -341,7 +341,7 @@ def test_a_job_done_ahead_imports_nothing_heavy(place: Place, fake: Fake) -> Non
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of the demo's kind, much smaller, as `chord train` would leave it."""
-    from chord.learner.policy import blank_model, character_tokenizer
+    from chord.training.policy import blank_model, character_tokenizer
 
     described = load(ROOT, "demo").study.model
     assert described.alphabet is not None and described.architecture is not None

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from chord.config.study import Grading
+from chord.grading import math_checker
+from chord.grading.graders import MOST_TRAPS, Grader, grade
+from chord.grading.math_checker import MathChecker
 from chord.provenance.files import UserError
 from chord.records import Outcome
-from chord.tasks import math_checker
-from chord.tasks.graders import MOST_TRAPS, Grader, grade
-from chord.tasks.math_checker import MathChecker
 
 RIGHT, WRONG, UNPARSABLE, TOO_LONG = Outcome.RIGHT, Outcome.WRONG, Outcome.UNPARSABLE, Outcome.TOO_LONG
 UNEVALUATED, KILLED = Outcome.UNEVALUATED, Outcome.KILLED
@@ -234,8 +234,8 @@ def test_a_grade_depends_on_no_cache_of_the_installation_and_on_nothing_graded_b
 
 def test_the_child_loads_all_that_comparing_imports_before_it_compares() -> None:
     program = (
-        "import csv, sys; from chord.tasks import math_worker as w; from chord.tasks.math_notation import plain;"
-        "from chord.tasks.math_reading import verdict; w.load(); loaded = set(sys.modules)\n"
+        "import csv, sys; from chord.grading import math_worker as w; from chord.grading.math_reading import plain;"
+        "from chord.grading.math_reading import verdict; w.load(); loaded = set(sys.modules)\n"
         "for name in sys.argv[1:]:\n"
         "    for row in csv.reader(open(name), delimiter='\\t', quoting=csv.QUOTE_NONE):\n"
         "        asked = verdict(plain(row[0]), plain(row[1]))\n"

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from chord.learner.engine import World
-from chord.sampling.checksums import checksums, combined
 from chord.sampling.protocol import StaleSampler
-from chord.sampling.vllm_sampler import Held
+from chord.sampling.vllm_sampler import Held, checksums, combined
+from chord.training.engine import World
 from chord.training.weight_sync import HandOver, difference, tied_names
 from tests.sampled_policy import random_policy
 

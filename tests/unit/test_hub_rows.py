@@ -12,10 +12,8 @@ import pytest
 
 from chord.config.load import load
 from chord.config.study import Filters, Study
+from chord.data.hub_rows import Lengths, Overlap, Row, Rules, Selection, question_key, read_rows, select
 from chord.provenance.files import UserError
-from chord.tasks.hub import Lengths, Rules, Selection, question_key, select
-from chord.tasks.overlap import Overlap
-from chord.tasks.rows import Row, read_rows
 from tests import made_up_math
 from tests.made_up_math import parquet, row, trace
 
@@ -163,8 +161,8 @@ MEASURE = """
 import json, resource, sys
 from pathlib import Path
 from chord.config.load import load
-from chord.tasks.hub import Lengths, Rules, select
-from chord.tasks.rows import read_rows
+from chord.data.hub_rows import Lengths, Rules, select
+from chord.data.hub_rows import read_rows
 study = load(Path(sys.argv[1]), study="math").study
 lengths = Lengths(len, lambda texts: [len(text) for text in texts])
 rules = Rules(study, "practised", "0" * 40, frozenset(), None, lengths)

@@ -13,8 +13,7 @@ from chord.config.sets import trained_starts
 from chord.config.study import Zero
 from chord.config.uses import of_training
 from chord.jobs import expectations, run_texts
-from chord.planning.snakemake import asked
-from chord.provenance.commands import texts, verb_of
+from chord.provenance.commands import asked, texts, verb_of
 from chord.provenance.digest import At, contents, job_code, package_of
 from chord.records import Problem, Trace, read_lines, write_lines
 from tests import warm
@@ -27,8 +26,8 @@ RECIPES = {name: arm.recipe for name, arm in PROJECT.arms.items() if arm.recipe}
 # Trains each plan in a forked child, and prints every function of this package that ran, by its definition.
 TRAIN = """
 import json, os, sys
-import chord.train, chord.training.rollouts, chord.sampling.transformers_sampler
-import chord.tasks.graders, chord.tasks.rewards
+import chord.training.train, chord.training.rollouts, chord.training.transformers_sampler
+import chord.grading.graders, chord.grading.graders
 
 FOLDER = os.path.dirname(chord.__file__)
 ran = set()
@@ -43,7 +42,7 @@ for arguments in json.load(open(sys.argv[1])):
     if child == 0:
         sys.argv = ["chord train", *arguments]
         sys.setprofile(look)
-        code = chord.train.main() or 0
+        code = chord.training.train.main() or 0
         sys.setprofile(None)
         print(json.dumps([code, sorted(ran)]), flush=True)
         os._exit(0)
@@ -82,7 +81,7 @@ def functions_of(folder: Path, plans: list[list[str]]) -> list[tuple[int, set[st
 
 # Parts of the package that read config/ or keep records: all they do for a job is marked as deciding nothing.
 CODE = package_of(str(ROOT), "chord")
-BESIDE = ("chord.config.", "chord.provenance.", "chord.settings.", "chord.reach.", "chord.plain.")
+BESIDE = ("chord.config.", "chord.provenance.", "chord.settings.", "chord.reach.", "chord.provenance.cli.")
 
 
 def test_every_function_that_a_training_runs_is_in_its_digest(tmp_path: Path) -> None:
@@ -113,7 +112,7 @@ def test_the_code_around_deepspeed_decides_only_what_is_trained_with_it() -> Non
     divided = execution.model_copy(update={"zero": Zero(stage=2)})
     changed = PROJECT.model_copy(update={"study": PROJECT.study.model_copy(update={"execution": divided})})
     without, within = (reached("chord train", of_training(one.run("chord-phi", 1))) for one in (PROJECT, changed))
-    assert within - without == {"chord.learner.sharded"}
+    assert within - without == {"chord.training.sharded"}
     now = expectations(changed, ROOT)
     for name, before in expectations(PROJECT, ROOT).items():
         after = now[name]
@@ -137,12 +136,12 @@ def test_a_training_depends_on_the_code_of_its_own_sampler_alone() -> None:
     theirs = (
         "chord.training.weight_sync",
         "chord.sampling.vllm_sampler",
-        "chord.sampling.vllm_worker",
-        "chord.sampling.checksums",
+        "chord.sampling.vllm_sampler",
+        "chord.sampling.vllm_sampler",
     )
-    assert not ours & {*theirs, "chord.sampling.server"}
-    assert "chord.sampling.transformers_sampler" in ours
-    assert "chord.sampling.transformers_sampler" not in vllms
+    assert not ours & {*theirs, "chord.sampling.vllm_server"}
+    assert "chord.training.transformers_sampler" in ours
+    assert "chord.training.transformers_sampler" not in vllms
     assert {*theirs} <= vllms
 
 
@@ -150,7 +149,7 @@ def test_a_training_that_only_imitates_depends_on_no_grader_reward_or_advantage(
     code = job_code("chord train", of_training(PROJECT.run("sft-light", 1)))
     names = set(contents(code.definitions))
     assert "chord.training.rollouts.Feed" in names and "chord.objective.imitation" in names
-    assert not {"chord.tasks.graders", "chord.tasks.rewards"} & set(code.definitions)
+    assert not {"chord.grading.graders"} & set(code.definitions)
     assert "chord.training.rollouts.Practice" not in names
     assert not {"chord.objective.group_advantages", "chord.objective.policy_gradient"} & names
 

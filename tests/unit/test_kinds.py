@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from chord import tabulate
+from chord.audit import page
+from chord.audit.inquiry import table_differences
 from chord.config.load import load
 from chord.config.paper import Categories, Lengths, Paper, Table, Tabled, benchmarks_of, divisions
 from chord.config.sets import below, why_not
-from chord.findings import kinds, rendering, scheme, sheet, table
-from chord.findings.recomputed import table_differences
+from chord.data.problems import draw
+from chord.findings import figures, reading, rendering, table, tabulate
 from chord.provenance.files import UserError
 from chord.records import Problem, write_lines
-from chord.tasks.problems import draw
 
 ROOT = Path(__file__).parents[2]
 PROJECT = load(ROOT, "demo")
@@ -95,14 +95,14 @@ def test_the_length_of_the_expert_is_told_with_the_papers(tmp_path: Path) -> Non
         "length_measured_in": "letters",
     }
     counts.write_text(json.dumps(told))
-    found = kinds.expert_length(counts) | {"paper": {"math": 6132.0, "tool use": "not published"}}
+    found = reading.expert_length(counts) | {"paper": {"math": 6132.0, "tool use": "not published"}}
     assert rendering.notes({"rows": [], "expert": found}) == [
         "Expert (scripted expert): 57.2 a trace, mean over 256 traces, in letters; the paper's: math 6132.0,"
         " tool use not published."
     ]
     counts.write_text("{}")
     with pytest.raises(UserError, match="found no kept, length_measured_in, response_tokens, writer"):
-        kinds.expert_length(counts)
+        reading.expert_length(counts)
 
 
 # --- categories --------------------------------------------------------------------------------
@@ -120,21 +120,21 @@ def test_the_length_of_the_expert_is_told_with_the_papers(tmp_path: Path) -> Non
     ],
 )
 def test_carries_are_counted_place_by_place(expression: str, said: str | None) -> None:
-    assert kinds.carries(problem("a", expression=expression)) == said
+    assert reading.carries(problem("a", expression=expression)) == said
 
 
 def test_problems_are_divided_in_natural_order_and_lone_ones_stand_together(tmp_path: Path) -> None:
     words = ("abc", "abcd", "abe", "abcdefghij", "abef", "abcde")
     file = written(tmp_path, *(problem(word, word=word) for word in words))
-    assert kinds.divided(file, "letters") == {
+    assert reading.divided(file, "letters") == {
         "3 letters": ["abc", "abe"],
         "4 letters": ["abcd", "abef"],
         "others": ["abcdefghij", "abcde"],
     }
     subjects = written(tmp_path, *(problem(str(n), subject="law" if n < 3 else "art") for n in range(4)))
-    assert kinds.divided(subjects, "subject") == {"law": ["0", "1", "2"]}  # a single one has no standard error
+    assert reading.divided(subjects, "subject") == {"law": ["0", "1", "2"]}  # a single one has no standard error
     with pytest.raises(UserError, match="found problem '0' without it, expected problems that have `carries`"):
-        kinds.divided(subjects, "carries")
+        reading.divided(subjects, "carries")
 
 
 def test_a_table_by_category_has_the_whole_benchmark_and_then_each_category(tmp_path: Path) -> None:
@@ -234,8 +234,8 @@ def test_an_arm_without_a_row_in_the_papers_table_has_a_dash_beside_it(tmp_path:
     for row in data["rows"]:
         for column in data["columns"][1:]:
             row["cells"][column["benchmark"]] |= {"paper": None, "not_published": False}
-    page = sheet.table_part(data, frozenset())
-    assert re.findall(r'<td class="paper">(.*?)</td>', page) == ["52.1", "–", "–", "–", "–", "–"]
+    html = page.table_part(data, frozenset())
+    assert re.findall(r'<td class="paper">(.*?)</td>', html) == ["52.1", "–", "–", "–", "–", "–"]
 
 
 def test_rows_without_an_arm_are_told_with_their_reason() -> None:
@@ -312,7 +312,7 @@ def test_the_scheme_shows_what_the_objective_computes() -> None:
 
     from chord.objective import ExpertTokens, WeightPhi, group_advantages
 
-    data = scheme.as_data(PROJECT, "figure3", PROJECT.artefacts["figure3"])
+    data = figures.scheme_data(PROJECT, "figure3", PROJECT.artefacts["figure3"])
     p = torch.tensor([one["p"] for one in data["expert_tokens"]], dtype=torch.float64)
     phi = torch.tensor([one["phi"] for one in data["expert_tokens"]], dtype=torch.float64)
     tokens = ExpertTokens(p.log(), p, 2)
@@ -323,9 +323,9 @@ def test_the_scheme_shows_what_the_objective_computes() -> None:
 
 
 def test_the_scheme_is_drawn_the_same_each_time() -> None:
-    from chord.plot import draw as drawn
+    from chord.findings.plot import draw as drawn
 
-    data = scheme.as_data(PROJECT, "figure3", PROJECT.artefacts["figure3"])
+    data = figures.scheme_data(PROJECT, "figure3", PROJECT.artefacts["figure3"])
     svg, png = drawn(data)
     assert drawn(data) == (svg, png)
     assert svg.startswith(b"<?xml") and png.startswith(b"\x89PNG")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from chord import launch, sizing
+from chord.cluster import launch, sizing
 from chord.config.load import load
 from chord.provenance.files import UserError
-from chord.sampling.server import Settings, device_groups
+from chord.sampling.vllm_server import Settings, device_groups
 from chord.training import weight_sync
 from tests import warm
 from tests.mini_study import edit_yaml

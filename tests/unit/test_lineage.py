@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from chord.provenance import rehash
-from chord.provenance.attempts import read_attempts
-from chord.provenance.files import UserError
-from chord.provenance.hashing import tree_hash
-from chord.provenance.lineage import Lineage, read_lineage, study_of
+from chord.audit.lineage import Lineage, read_lineage, study_of
+from chord.provenance import freshness
+from chord.provenance.files import UserError, tree_hash
+from chord.provenance.freshness import Hasher, total_bytes
+from chord.provenance.ledger import read_attempts
 from chord.provenance.manifest import Manifest
-from chord.provenance.rehash import Hasher, total_bytes
 
 
 @pytest.fixture
@@ -121,7 +120,7 @@ def test_a_hasher_reads_each_byte_once_and_tells_what_it_read(study: Path) -> No
 
 
 def test_only_a_quick_hasher_believes_what_it_kept(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rehash, "SETTLED_NS", -(10**18))  # not even what was written just now is read again
+    monkeypatch.setattr(freshness, "SETTLED_NS", -(10**18))  # not even what was written just now is read again
     first = Hasher(study)
     before = first.now(study / "table.json")
     first.keep()
@@ -138,7 +137,7 @@ def test_only_a_quick_hasher_believes_what_it_kept(study: Path, monkeypatch: pyt
 def test_a_quick_hasher_sees_what_a_link_leads_to(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, act: str
 ) -> None:
-    monkeypatch.setattr(rehash, "SETTLED_NS", -(10**18))
+    monkeypatch.setattr(freshness, "SETTLED_NS", -(10**18))
     disk = tmp_path / "disk"
     shutil.move(study / place, disk)
     (study / place).symlink_to(disk)

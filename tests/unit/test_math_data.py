@@ -152,7 +152,7 @@ def test_answers_and_prompts_are_those_of_the_rows(drawn: Path) -> None:
 
 
 def test_a_column_that_no_prompt_shows_divides_the_benchmark_into_its_categories(drawn: Path) -> None:
-    from chord.findings.kinds import divided
+    from chord.findings.reading import divided
 
     found = divided(drawn / "results/math/data/benchmarks/mmlu-pro.jsonl", "category")
     assert {name: len(ids) for name, ids in found.items()} == {"law": 2, "physics": 2}

@@ -9,17 +9,14 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig
 
-from chord import plan
+from chord.cluster import costs, plan
+from chord.cluster.costs import Bench, Setting, cache_bytes, dimensions, forward_operations, parameters, steps_of
+from chord.cluster.plan import estimated
+from chord.cluster.sizing import Layout, Site, Sizing, Work
 from chord.config.load import load
 from chord.config.planning import Dimensions, Planning
-from chord.plan import estimated
-from chord.planning import fitting, measured, memory
-from chord.planning.memory import Setting
-from chord.planning.model import cache_bytes, dimensions, forward_operations, parameters
-from chord.planning.snakemake import Planned
-from chord.planning.work import Bench, steps_of
+from chord.provenance.commands import Planned
 from chord.provenance.files import UserError
-from chord.sizing import Layout, Site, Sizing, Work
 from tests import warm
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +80,7 @@ def test_zero_shares_what_its_stage_says_and_offload_moves_the_moments_to_the_ho
     base = Setting(ranks=8, micro_batch_tokens=1024)
 
     def parts(**changes) -> dict[str, float]:
-        return memory.training_peak(study, shape, machine, replace(base, **changes)).device
+        return costs.training_peak(study, shape, machine, replace(base, **changes)).device
 
     plain = parts()
     assert plain["weights"] == pytest.approx(4 * billions)
@@ -94,13 +91,13 @@ def test_zero_shares_what_its_stage_says_and_offload_moves_the_moments_to_the_ho
     assert parts(zero_stage=2)["gradients"] == pytest.approx(4 * billions / 8)
     assert parts(zero_stage=3)["weights"] == pytest.approx(4 * billions / 8)
     assert parts(zero_stage=3)["whole weights to sample from"] == pytest.approx(4 * billions)
-    moved = memory.training_peak(study, shape, machine, replace(base, zero_stage=2, offload=True))
+    moved = costs.training_peak(study, shape, machine, replace(base, zero_stage=2, offload=True))
     assert "moments" not in moved.device
     assert moved.host["moments"] == pytest.approx(8 * billions / 8)
     asleep, awake = (replace(base, engine_share=0.25, engine_sleeps=sleeps) for sleeps in (True, False))
-    assert "vLLM" not in memory.training_peak(study, shape, machine, asleep).device
-    assert memory.training_peak(study, shape, machine, awake).device["vLLM"] == pytest.approx(20.0)
-    sampling = memory.sampling_peak(study, shape, machine, replace(asleep, zero_stage=2), 1024).device
+    assert "vLLM" not in costs.training_peak(study, shape, machine, asleep).device
+    assert costs.training_peak(study, shape, machine, awake).device["vLLM"] == pytest.approx(20.0)
+    sampling = costs.sampling_peak(study, shape, machine, replace(asleep, zero_stage=2), 1024).device
     assert sampling == pytest.approx({"weights": 4 * billions, "moments": billions, "libraries": 2.0, "vLLM": 20.0})
     assert parts(recompute=True)["activations"] < plain["activations"] / 5
 
@@ -115,24 +112,24 @@ def test_what_does_not_fit_is_named_with_the_first_change_that_would() -> None:
             )
         }
     )
-    said = fitting.verdict(study, shape, machine, Setting(ranks=8, micro_batch_tokens=16384), 16384)
+    said = costs.verdict(study, shape, machine, Setting(ranks=8, micro_batch_tokens=16384), 16384)
     assert said[0].startswith("does not fit 8 x 80 GB: a rank would hold 2")
     assert "execution.recompute_activations: true" in said[1]
     assert "execution.zero.stage" in said[1]
-    good = fitting.verdict(study, shape, machine, Setting(8, 2, False, True, 16384), 16384)
+    good = costs.verdict(study, shape, machine, Setting(8, 2, False, True, 16384), 16384)
     assert good[0].startswith("needs 8 x 80 GB: a rank holds ")
     tiny = machine.model_copy(update={"memory_gb": 3.0})
-    assert fitting.verdict(study, shape, tiny, Setting(8, 3, False, True, 16384), 16384)[-1].startswith("no setting")
+    assert costs.verdict(study, shape, tiny, Setting(8, 3, False, True, 16384), 16384)[-1].startswith("no setting")
 
 
 def test_the_papers_study_fits_the_machine_that_its_file_is_made_for() -> None:
     study, machine = load(ROOT, "math").study, PLANNING.machines["h100-80gb"]
     shape = PLANNING.models[study.model.name]
-    longest = fitting.longest_sequence(study, PLANNING.lengths["math"])
+    longest = costs.longest_sequence(study, PLANNING.lengths["math"])
     assert longest == 16384 + 1024
-    said = fitting.verdict(study, shape, machine, Setting.of(study, 8), longest)
+    said = costs.verdict(study, shape, machine, Setting.of(study, 8), longest)
     assert said[0].startswith("needs 8 x 80 GB: a rank holds 7")
-    assert fitting.verdict(study, shape, machine, Setting.of(study, 1), longest)[0].startswith("does not fit 1 x 80 GB")
+    assert costs.verdict(study, shape, machine, Setting.of(study, 1), longest)[0].startswith("does not fit 1 x 80 GB")
 
 
 def test_steps_and_shares_follow_the_recipe() -> None:
@@ -163,13 +160,13 @@ def test_estimates_stand_beside_what_a_study_measured(tmp_path: Path) -> None:
     place = "results/demo/runs/chord-phi/seed-1/train.manifest.json"
     jobs = [{"rule": "train", "place": place, "seconds": 25.0}, {"rule": "score", "place": place, "seconds": 5.0}]
     memory_of = {moment: {"device_gb": {"all": 1.0}} for moment in ("training", "sampling")}
-    found = measured.compared(tmp_path, jobs, memory_of)
+    found = plan.compared(tmp_path, jobs, memory_of)
     assert found["rules"] == {"train": {"jobs": 1, "measured_seconds": 50.0, "estimated_seconds": 25.0}}
     assert found["memory"] == {"measured_gb": 0.8, "estimated_gb": 1.0}
-    lines = list(measured.told(found))
+    lines = list(plan.measured_lines(found))
     assert lines[1].split() == ["train", "1", "50.0", "25.0", "0.50"]
     with pytest.raises(UserError, match="found no measured job"):
-        measured.compared(tmp_path / "nothing", jobs, memory_of)
+        plan.compared(tmp_path / "nothing", jobs, memory_of)
 
 
 def planned_jobs(*places: str) -> list[Planned]:
@@ -330,5 +327,5 @@ def test_a_plan_says_that_nothing_fits_also_where_it_is_sampling_that_does_not()
     study, machine = load(ROOT, "math").study, PLANNING.machines["h100-80gb"]
     shape, longest = PLANNING.models[study.model.name], 17408
     setting = replace(Setting.of(study, 8), engine_share=0.6)
-    assert memory.training_peak(study, shape, machine, replace(setting, micro_batch_tokens=longest)).device_gb < 73
-    assert fitting.verdict(study, shape, machine, setting, longest)[0].startswith("does not fit 8 x 80 GB")
+    assert costs.training_peak(study, shape, machine, replace(setting, micro_batch_tokens=longest)).device_gb < 73
+    assert costs.verdict(study, shape, machine, setting, longest)[0].startswith("does not fit 8 x 80 GB")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from chord import plot
 from chord.config.load import load
 from chord.config.paper import Panel
+from chord.findings import plot
 from chord.provenance.files import UserError
 from tests.unit.results_tree import write_metrics
 
@@ -235,6 +235,6 @@ def test_the_picture_is_one_column_wide_at_200_dots_per_inch(results):
 
 
 def test_a_window_has_a_centre():
-    from chord.findings.curves import window
+    from chord.findings.figures import window
 
     assert [window(Panel(metric="reward", label="reward", smooth_steps=n)) for n in (1, 2, 5, 6)] == [1, 3, 5, 7]

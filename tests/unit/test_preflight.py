@@ -5,9 +5,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from chord.config.study import Zero
-from chord.learner.batch import IDLE, pack
-from chord.learner.policy import as_policy, token_statistics
-from chord.learner.sharded import settings, tiny_like
+from chord.training.batch import IDLE, pack
+from chord.training.policy import as_policy, token_statistics
+from chord.training.sharded import settings, tiny_like
 
 SIZES = {
     "vocab_size": 1000,

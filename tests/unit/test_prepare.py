@@ -9,9 +9,9 @@ from chord.config.load import load
 from chord.config.sets import problem_sets
 from chord.config.slices import of_problems
 from chord.config.study import Study
+from chord.data.hub_rows import shared
 from chord.provenance.manifest import read_manifest
 from chord.records import Problem, read_lines, write_lines
-from chord.tasks.overlap import shared
 from tests.unit.small_study import ROOT, TASKS, prepare, run, write_study
 
 

@@ -9,11 +9,11 @@ from chord.config.load import load
 from chord.config.sets import part_sizes, problem_sets, task_sizes
 from chord.config.study import Benchmark, Split, Study, Task
 from chord.config.uses import of_problems, of_traces
+from chord.data.demonstrate import divided, shuffled
+from chord.data.problems import ELSEWHERE, OTHER_SHAPE, OUTSIDE, TOO_LONG, Draw, draw, owner, problem_id
 from chord.provenance.digest import job_code
 from chord.records import Problem, write_lines
 from chord.settings import ConfigError
-from chord.tasks.corpus import divided, shuffled
-from chord.tasks.problems import ELSEWHERE, OTHER_SHAPE, OUTSIDE, TOO_LONG, Draw, draw, owner, problem_id
 from tests.unit.small_study import write_study
 
 BENCHMARK = Benchmark(label="", problems=Split(task="sum-2", size=30), file="harder.yaml")
@@ -188,10 +188,10 @@ def test_the_base_corpus_repeats_small_tasks_and_asks_its_own_prompts_only(demo:
 
 def test_drawing_and_demonstrating_reach_no_grader(demo: Study) -> None:
     graders = {
-        f"chord.tasks.{name}"
+        f"chord.grading.{name}"
         for name in ("graders", "math_checker", "math_reading", "math_values", "tool_calls", "rewards")
     }
-    assert "chord.tasks.graders" in job_code("chord validate", {}).definitions
+    assert "chord.grading.graders" in job_code("chord validate", {}).definitions
     uses = {"chord prepare": of_problems(demo, "train"), "chord demonstrate": of_traces(demo, "expert")}
     for verb, used in uses.items():
         assert not graders & job_code(verb, used).definitions.keys()

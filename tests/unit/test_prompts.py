@@ -6,9 +6,9 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from chord.config.load import load
-from chord.learner.policy import character_tokenizer
+from chord.data.prompts import end_ids, prompt_ids, prompt_text, response_ids
 from chord.provenance.files import UserError
-from chord.tasks.prompts import end_ids, prompt_ids, prompt_text, response_ids
+from chord.training.policy import character_tokenizer
 from tests.tiny_model import DATED, TURN_END, TURNS, turn_ending_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ def test_the_piecewise_way_equals_the_direct_one_for_harmless_text(
     smollm2: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     direct = [prompt_ids(smollm2, text) for text in BENIGN]
-    monkeypatch.setattr("chord.tasks.prompts._names_one", lambda prompt, specials: True)
+    monkeypatch.setattr("chord.data.prompts._names_one", lambda prompt, specials: True)
     assert [prompt_ids(smollm2, text) for text in BENIGN] == direct
 
 

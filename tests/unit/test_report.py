@@ -11,10 +11,10 @@ import jinja2
 import pytest
 from docutils.core import publish_parts
 
-from chord import judge, plot, report, tabulate
+from chord.audit import page, report
 from chord.config.load import load
-from chord.findings import values
-from chord.findings.curves import window
+from chord.findings import judge, plot, tabulate
+from chord.findings.figures import window
 from chord.provenance.files import UserError
 from tests.unit.results_tree import write_history, write_metrics, write_scores
 
@@ -49,7 +49,7 @@ def results(made, tmp_path):
     return tmp_path / "demo"
 
 
-def page(results):
+def written(results):
     html = results / "report.html"
     report.main(given(results, "--artefacts", *CHOSEN, "--html", str(html)))
     return html.read_text()
@@ -86,7 +86,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_refers_to_nothing_but_itself(results):
-    found = Page(page(results))
+    found = Page(written(results))
     assert found.open == []
     assert len(found.ids) == len(set(found.ids))
     assert found.loads  # the drawings refer to their own parts
@@ -95,7 +95,7 @@ def test_the_page_is_whole_and_refers_to_nothing_but_itself(results):
 
 
 def test_the_page_shows_every_chosen_artefact_and_verdict(results):
-    text = page(results)
+    text = written(results)
     assert text.count("<figure ") == 4  # figure 3 is a scheme without curves
     for name in CHOSEN:
         assert PROJECT.artefacts[name].title in text
@@ -108,8 +108,8 @@ def test_the_page_shows_every_chosen_artefact_and_verdict(results):
 
 
 def test_the_page_says_what_ran_where_and_for_how_long(results):
-    text = page(results).replace("\N{NO-BREAK SPACE}", " ")
-    runs = [name for name in values.used_arms(PROJECT) if PROJECT.arms[name].recipe]
+    text = written(results).replace("\N{NO-BREAK SPACE}", " ")
+    runs = [name for name in page.used_arms(PROJECT) if PROJECT.arms[name].recipe]
     assert "mu-0.5" not in runs  # only figure 7 needs it
     assert f"{2 * len(runs) + 1} training runs" in text
     # 101 timed steps of 0.6 s are 60.6 s; the base model's manifest says 60 s, so the steps count
@@ -118,14 +118,14 @@ def test_the_page_says_what_ran_where_and_for_how_long(results):
 
 
 def test_the_page_gives_the_values_of_every_arm(results):
-    text = page(results)
+    text = written(results)
     mu = PROJECT.arms["chord-mu"].recipe.mu
     assert f"{mu.peak:g} → {mu.valley:g} over {mu.decay_steps} steps".replace(" ", "\N{NO-BREAK SPACE}") in text
     assert "<td>p(1-p)</td>" in text
 
 
 def test_the_page_lists_what_was_not_run(results):
-    text = page(results)
+    text = written(results)
     listed = text[text.index('<h2 id="not-run">') :]
     columns = "AIME25, BFCL live, BFCL non-live, BFCL"
     assert f"Columns of the paper&#x27;s Table 1 without a benchmark here: {columns}." in listed
@@ -135,13 +135,13 @@ def test_the_page_lists_what_was_not_run(results):
 
 def test_a_run_without_a_manifest_is_said_to_have_no_record(results):
     (results / "runs" / "grpo" / "seed-2" / "train.manifest.json").unlink()
-    text = page(results).replace("\N{NO-BREAK SPACE}", " ")
+    text = written(results).replace("\N{NO-BREAK SPACE}", " ")
     assert "<td>GRPO (pure RL)</td><td>1 of 2</td>" in text
     assert "<td>grpo/seed-2</td><td>no record</td>" in text
 
 
 def test_the_same_results_give_the_same_page(results):
-    assert page(results) == page(results)
+    assert written(results) == written(results)
 
 
 DAMAGE = {
@@ -159,7 +159,7 @@ DAMAGE = {
 def test_a_part_that_is_missing_or_damaged_is_named_and_no_page_is_written(results, name):
     DAMAGE[name](results / name)
     with pytest.raises(UserError) as refusal:
-        page(results)
+        written(results)
     assert str(results / name) in str(refusal.value)
     assert "expected" in str(refusal.value) or "train again" in str(refusal.value)
     assert not list(results.glob("report*"))

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from chord import resume
+from chord.cluster import resume
 from chord.provenance import ledger
-from chord.provenance.files import UserError
-from chord.provenance.processes import SNAKEMAKE_IN, job_processes
+from chord.provenance.files import SNAKEMAKE_IN, UserError, job_processes
 
 UUID = "679c34e4-6810-49c6-becf-455bf008fcd9"
 

@@ -1,7 +1,7 @@
 import pytest
 
+from chord.grading.graders import reward
 from chord.records import Outcome
-from chord.tasks.rewards import reward
 
 THOUGHT = "<think>a</think> b"
 

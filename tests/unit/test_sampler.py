@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from chord.config.project import Run
-from chord.learner.batch import Sequence, pack
-from chord.learner.engine import World
-from chord.learner.policy import token_statistics
+from chord.data.prompts import prompt_ids
 from chord.provenance.manifest import read_manifest
 from chord.records import Trace, ValidationAnswer, read_lines
 from chord.sampling.protocol import PromptError, Request
-from chord.sampling.transformers_sampler import TransformersSampler, running_sum_of_blocks
-from chord.tasks.prompts import prompt_ids
+from chord.training.batch import Sequence, pack
+from chord.training.engine import World
+from chord.training.policy import token_statistics
 from chord.training.rollouts import Feed
+from chord.training.transformers_sampler import TransformersSampler, running_sum_of_blocks
 from tests import warm
 from tests.draws import all_but_one_at_most, may_follow, shifted
 from tests.faults.small_run import command, small_run

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from chord import score
 from chord.config.load import load
+from chord.evaluation import score
+from chord.evaluation.benchmarks import measure, read_benchmark
+from chord.evaluation.lm_eval_models import StoredAnswers
 from chord.records import Answer, Problem, RecordError, write_lines
-from chord.tasks.benchmarks import measure, read_benchmark
-from chord.tasks.stored import StoredAnswers
 from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -209,7 +209,7 @@ def test_scores_made_ahead_are_the_bytes_of_scores_made_directly(
     own, other = two(tmp_path / "ahead")
     run(monkeypatch, own, "harder", sibling(other, "other-skill"))
     assert not other["scores"].exists()
-    monkeypatch.setattr("chord.score.scores_text", None)  # nothing may be scored any more
+    monkeypatch.setattr("chord.evaluation.score.scores_text", None)  # nothing may be scored any more
     run(monkeypatch, other, "other-skill")
     assert other["scores"].read_bytes() == direct
     made_by = json.loads(other["manifest"].read_text())["extra"]["made_ahead_by"]

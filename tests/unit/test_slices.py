@@ -7,9 +7,9 @@ from chord.config.load import load
 from chord.config.sets import answered, problem_sets, trace_sets
 from chord.config.slices import of_answers, of_problems, of_scores, of_traces
 from chord.config.study import Grading, Study
-from chord.demonstrate import Check, measured_in, write
+from chord.data.demonstrate import Check, measured_in, write
+from chord.data.problems import draw
 from chord.records import write_lines
-from chord.tasks.problems import draw
 from tests.unit.small_study import PARTS, TASKS, write_study
 
 SMALL = {

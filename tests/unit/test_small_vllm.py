@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from chord.config.load import load
+from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Outcome, Problem, Trace, read_lines
-from chord.tasks.graders import grade
 from tests.draws import may_agree
 from tests.unit.small_study import ROOT, prepare, run, smollm2, write_smollm2
 

@@ -3,10 +3,10 @@ import random
 import pytest
 
 from chord.config.study import Grading
+from chord.data.demonstrate import final_form, solve
+from chord.grading.graders import grade
 from chord.records import Outcome, Problem
 from chord.settings import ConfigError
-from chord.tasks.graders import grade
-from chord.tasks.solver import final_form, solve
 
 MARKED = Grading(grader="marked-text", mark="=", reward="paper-math")
 LAST = Grading(grader="last-number", reward="binary")

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from chord import tabulate
 from chord.config.load import load
-from chord.findings import rendering
+from chord.findings import rendering, tabulate
 from chord.findings.statistics import two_way
 from chord.provenance.files import UserError
 from tests import warm
@@ -165,7 +164,8 @@ def test_an_artefact_that_is_no_table_is_refused_with_the_tables_there_are(resul
 
 
 def test_verbs_that_show_findings_start_without_torch():
-    code = "import sys, chord.tabulate, chord.plot, chord.report; print({'torch', 'matplotlib'} & set(sys.modules))"
+    code = "import sys, chord.findings.tabulate, chord.findings.plot, chord.audit.report\n"
+    code += "print({'torch', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -274,7 +274,7 @@ def test_the_page_is_whole_and_loads_nothing(results):
 def test_labels_cannot_break_out_of_the_page(results):
     table = tabulated(results)
     table["rows"][0]["label"] = "<script>alert(1)</script>"
-    from chord.findings.page import table_page
+    from chord.findings.rendering import table_page
 
     assert "<script>" not in table_page(table)
 

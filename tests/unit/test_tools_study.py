@@ -18,18 +18,15 @@ from chord.config.load import load
 from chord.config.lock import Lock, LockedFile, LockedRepository, wanted_dataset
 from chord.config.slices import of_problems
 from chord.config.study import Study
+from chord.data.fetch import repository_folder
+from chord.data.hub_rows import Beside, hub_set, lacking, published, read_rows
+from chord.data.prepare import overlaps
+from chord.grading.bfcl import CATEGORIES, release
 from chord.jobs import expectations
-from chord.prepare import overlaps
 from chord.provenance.digest import job_code
-from chord.provenance.fetched import repository_folder
-from chord.provenance.files import UserError
-from chord.provenance.hashing import file_sha256
+from chord.provenance.files import UserError, file_sha256
 from chord.records import Answer, Problem, read_lines, write_lines
 from chord.settings import ConfigError
-from chord.tasks.bfcl import CATEGORIES, release
-from chord.tasks.hub_set import Beside, hub_set
-from chord.tasks.published import published
-from chord.tasks.rows import lacking, read_rows
 from tests.made_up_math import model_files
 from tests.tiny_model import tiny_model
 from tests.unit.small_study import ROOT, prepare, run
@@ -268,7 +265,7 @@ def test_the_slice_of_the_benchmark_has_what_its_items_depend_on(tmp_path: Path)
 
 def test_the_code_of_bfcl_decides_its_own_benchmark_alone() -> None:
     demo, tools = load(ROOT, "demo"), load(ROOT, "tools")
-    ours = {"chord.tasks.bfcl", "chord.tasks.packaged"}
+    ours = {"chord.data.bfcl"}
     for project in (demo, tools):
         reach = set()
         for name, one in expectations(project, ROOT).items():
@@ -277,8 +274,8 @@ def test_the_code_of_bfcl_decides_its_own_benchmark_alone() -> None:
         assert all("/bfcl." in name or "/eval/bfcl/" in name for name in reach)
         assert bool(reach) is (project is tools)
     drawn = job_code("chord prepare", uses.of_problems(tools.study, "benchmark:bfcl")).definitions
-    assert ours <= drawn.keys() and "chord.tasks.hub_set" not in drawn
-    assert "chord.tasks.bfcl" not in job_code("chord train", uses.of_training(tools.run("chord-phi", 1))).definitions
+    assert ours <= drawn.keys() and "chord.data.hub_rows" not in drawn
+    assert "chord.data.bfcl" not in job_code("chord train", uses.of_training(tools.run("chord-phi", 1))).definitions
 
 
 # --- what is refused ---------------------------------------------------------------------------

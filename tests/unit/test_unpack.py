@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from chord.config.study import Model
+from chord.data.unpack import find
 from chord.provenance.files import UserError
-from chord.unpack import find
 from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -73,5 +73,5 @@ def test_answers_that_are_not_whole_are_refused_and_nothing_is_written(said: str
 
 
 def test_validating_never_loads_torch() -> None:
-    code = "import sys, chord.validate; sys.exit('torch' in sys.modules or 'lm_eval' in sys.modules)"
+    code = "import sys, chord.evaluation.validate; sys.exit('torch' in sys.modules or 'lm_eval' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

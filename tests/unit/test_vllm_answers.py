@@ -9,12 +9,12 @@ import pytest
 
 from chord.config.load import load
 from chord.config.slices import how_answered
+from chord.evaluation.benchmarks import read_benchmark, read_problems
 from chord.provenance.digest import job_code
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Problem, derive, read_lines
-from chord.sampling.vllm_options import configured_ends_in
+from chord.sampling.vllm_server import configured_ends_in
 from chord.settings import ConfigError
-from chord.tasks.benchmarks import read_benchmark, read_problems
 from tests.draws import may_agree
 from tests.tiny_model import tiny_model
 from tests.unit.small_study import prepare, run, write_study
@@ -48,7 +48,7 @@ def taught(folder: Path, problems: Sequence[Problem]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from chord.tasks.prompts import prompt_ids, response_ids
+    from chord.data.prompts import prompt_ids, response_ids
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
@@ -119,9 +119,9 @@ def test_options_without_vllm_are_refused_and_the_default_stands_in_no_slice(tmp
 def test_answers_depend_on_the_code_of_what_gives_them_alone():
     ours, vllms = (set(job_code("chord generate", {"answers": (by,)}).definitions) for by in ("transformers", "vllm"))
     assert [name for name in ours if "vllm" in name] == []
-    assert {"chord.sampling.transformers_sampler", "chord.learner.policy", "chord.sampling.harness"} <= ours
-    assert [name for name in vllms if "transformers" in name or name.startswith("chord.learner")] == []
-    assert {"chord.sampling.vllm_harness", "chord.sampling.vllm_options", "chord.sampling.vllm_setup"} <= vllms
+    assert {"chord.training.transformers_sampler", "chord.training.policy", "chord.evaluation.lm_eval_models"} <= ours
+    assert [name for name in vllms if "transformers" in name or name.startswith("chord.training")] == []
+    assert {"chord.evaluation.vllm_model", "chord.sampling.vllm_server", "chord.sampling.vllm_sampler"} <= vllms
 
 
 def test_configured_end_tokens_are_those_of_the_settings_or_of_the_config_without_them(tmp_path):

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from chord.provenance.files import UserError
-from chord.sampling.checksums import CHUNK, checksum, checksums, combined
 from chord.sampling.protocol import Request
-from chord.sampling.vllm_engine import engine_arguments, start_engine
-from chord.sampling.vllm_options import vllm_version
+from chord.sampling.vllm_sampler import CHUNK, checksum, checksums, combined, engine_arguments, start_engine
+from chord.sampling.vllm_server import vllm_version
 from tests import warm
 from tests.sampled_policy import ENGINE, random_policy, write_config
 

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from chord import jobs, watch
+from chord import jobs
+from chord.cluster import watch
+from chord.cluster.plan import estimated
+from chord.cluster.sizing import Layout, Work, cost
+from chord.cluster.watch import Job, Left, Price, State, Training
 from chord.config.load import load
 from chord.config.planning import Planning
-from chord.findings import progress
-from chord.findings.progress import Job, Left, Price, State, Training
-from chord.plan import estimated
-from chord.planning.snakemake import Planned
 from chord.provenance import ledger
-from chord.sizing import Layout, Work, cost
+from chord.provenance.commands import Planned
 from tests import warm
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def ended(study: Path, attempt: str, outcome: str, **more: object) -> None:
 
 
 def state(study: Path, key: str, verb: str = "chord score") -> State:
-    (job,) = progress.jobs_of(study, {key: verb})
+    (job,) = watch.jobs_of(study, {key: verb})
     return job.state
 
 
@@ -97,7 +97,7 @@ def test_an_attempt_without_an_end_runs_while_its_process_or_its_lease_lives(tmp
     assert state(tmp_path, KEY, "chord train") is State.STOPPED
 
 
-def running(study: Path, steps: int | None = 40) -> progress.Training:
+def running(study: Path, steps: int | None = 40) -> watch.Training:
     """A training after 4 steps of 0.5 s each, with a torn last line."""
     run = study / "runs/grpo/seed-1"
     made(study, "runs/grpo/seed-1/state/lease.json")
@@ -110,7 +110,7 @@ def running(study: Path, steps: int | None = 40) -> progress.Training:
     )
     times = [{"step": i, "seconds": {"sample": 0.2, "learn": 0.3}, "tokens_per_second": 100.0 * i} for i in range(1, 5)]
     (run / "state/abc/timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in times))
-    return progress.training(study, Job(KEY, "chord train", State.RUNNING))
+    return watch.training(study, Job(KEY, "chord train", State.RUNNING))
 
 
 def test_a_training_tells_step_pace_curve_and_what_is_left(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def left_of(told: Mapping[str, Job | float], at_once: float = 2, **trainings: Tr
             return Job(key, "x", State.PLANNED)
         return one if isinstance(one, Job) else Job(key, "x", State.DONE, NOW - 1000, one)
 
-    return progress.time_left([job(key) for key in PRICES], trainings, PRICES, at_once, NOW)
+    return watch.time_left([job(key) for key in PRICES], trainings, PRICES, at_once, NOW)
 
 
 def test_where_nothing_has_run_the_time_left_is_the_plans_shared_between_the_cores() -> None:
@@ -170,9 +170,9 @@ def test_what_an_earlier_attempt_took_counts_to_a_finished_training(tmp_path: Pa
         begun(tmp_path, KEY, "chord train", attempt)
         ended(tmp_path, attempt, outcome, seconds=seconds)
     made(tmp_path, KEY)
-    (job,) = progress.jobs_of(tmp_path, {KEY: "chord train"})
+    (job,) = watch.jobs_of(tmp_path, {KEY: "chord train"})
     assert (job.state, job.seconds, job.earlier) == (State.DONE, 4, 50)  # "a" made a model that was thrown away
-    (job,) = progress.jobs_of(tmp_path, {KEY: "chord score"})
+    (job,) = watch.jobs_of(tmp_path, {KEY: "chord score"})
     assert job.earlier == 0  # nothing but a training continues
 
 
@@ -241,12 +241,12 @@ def test_jobs_are_priced_by_the_project_that_is_named_wherever_watch_was_started
 
 
 def test_the_newest_log_of_snakemake_counts_its_steps(tmp_path: Path) -> None:
-    assert progress.snakemake_steps(tmp_path) is None
+    assert watch.snakemake_steps(tmp_path) is None
     logs = tmp_path / ".snakemake/log"
     logs.mkdir(parents=True)
     (logs / "2026-01-01T000000.snakemake.log").write_text("9 of 9 steps (100%) done\n")
     (logs / "2026-01-02T000000.snakemake.log").write_text("1 of 40 steps (2%) done\n2 of 40 steps (5%) done\n")
-    assert progress.snakemake_steps(tmp_path) == (2, 40)
+    assert watch.snakemake_steps(tmp_path) == (2, 40)
 
 
 @pytest.mark.parametrize(
@@ -374,5 +374,5 @@ def test_a_study_that_runs_shows_its_training_as_it_learns(mini_copy: Path) -> N
 def test_times_of_the_ledger_are_read_as_they_are(tmp_path: Path) -> None:
     before = datetime.now(UTC).timestamp()
     begun(tmp_path, KEY, "chord score", "a")
-    (job,) = progress.jobs_of(tmp_path, {KEY: "chord score"})
+    (job,) = watch.jobs_of(tmp_path, {KEY: "chord score"})
     assert before - 0.01 <= job.since <= datetime.now(UTC).timestamp()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chord.provenance.processes import job_processes
+from chord.provenance.files import job_processes
 from tests import mini_study, warm
 from tests.conftest import made_once
 from tests.faults.small_run import result

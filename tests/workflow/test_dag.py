@@ -10,7 +10,7 @@ from pathlib import Path
 
 from chord.config.load import load
 from chord.config.project import Run
-from chord.provenance.hashing import tree_hash
+from chord.provenance.files import tree_hash
 from tests.workflow.expected import BENCHMARKS, CLAIMS, FIGURES, PAGE, TABLE, answered, scored
 from tests.workflow.tree import planned, snakemake
 

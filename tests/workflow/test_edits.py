@@ -69,10 +69,10 @@ def exchange_benchmarks(tree: Path) -> None:
 
 
 def rename_a_module(tree: Path) -> None:
-    (tree / "chord/learner/batch.py").rename(tree / "chord/learner/sorting.py")
+    (tree / "chord/training/batch.py").rename(tree / "chord/training/sorting.py")
     for file in (tree / "chord").rglob("*.py"):
         text = file.read_text(encoding="utf-8")
-        file.write_text(text.replace("chord.learner.batch ", "chord.learner.sorting "), encoding="utf-8")
+        file.write_text(text.replace("chord.training.batch ", "chord.training.sorting "), encoding="utf-8")
 
 
 def with_weight(weight: str) -> set[str]:
@@ -93,7 +93,7 @@ GRADED_AGAIN = grows_from({arm for arm in BUILT if samples(arm) or "choose" in A
 SFT_GRADES = set().union(*(graded(arm) for arm in BUILT))
 SCORES = TABLE.union(PAGE, CLAIMS, *(scored(arm) for arm in IN_TABLE))
 HARDER = TABLE.union(PAGE, CLAIMS, *(answered(arm, "harder") | scored(arm, "harder") for arm in IN_TABLE))
-OBJECTIVE, TASKS = "chord/objective.py", "chord/tasks"
+OBJECTIVE, TASKS = "chord/objective.py", "chord/grading"
 COMMON, TRAIN, EVALUATE = (f"workflow/rules/{name}.smk" for name in ("common", "train", "evaluate"))
 VALIDATED = 'inputs | {"validation": "results/{study}/data/problems/'
 LUFFY_READS = f'{VALIDATED}" + ("train" if wildcards.arm == "luffy" else "validation") + ".jsonl"}}'
@@ -242,7 +242,7 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
         made_again(GRADED_AGAIN) | SFT_GRADES | SCORES | artefact("figure2"),
     ),
     "the reward": (
-        edits((f"{TASKS}/rewards.py", "Outcome.UNPARSABLE: -0.1,", "Outcome.UNPARSABLE: -0.2,")),
+        edits((f"{TASKS}/graders.py", "Outcome.UNPARSABLE: -0.1,", "Outcome.UNPARSABLE: -0.2,")),
         made_again(RL),
     ),
     "which reward the study pays": (
@@ -286,7 +286,7 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
         CLAIMS | PAGE,
     ),
     "code that judges": (
-        edits(("chord/findings/comparisons.py", "return 100 if measure", "return 10 * 10 if measure")),
+        edits(("chord/findings/claims.py", "return 100 if measure", "return 10 * 10 if measure")),
         CLAIMS | PAGE,
     ),
     "a label in a figure, and how another is smoothed": (
@@ -311,7 +311,7 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
         benchmark_problems("harder") | HARDER,
     ),
     "code that draws figures": (
-        edits(("chord/plot.py", "MARKED_POINTS = 11", "MARKED_POINTS = 9")),
+        edits(("chord/findings/plot.py", "MARKED_POINTS = 11", "MARKED_POINTS = 9")),
         artefact(*FIGURES) | PAGE,
     ),
     "code that makes tables": (
@@ -601,7 +601,7 @@ def test_a_new_arm_adds_its_own_runs_and_leaves_the_others(tree: Path) -> None:
 def test_why_says_one_sentence_a_job_with_old_and_new_values(tree: Path) -> None:
     shutil.rmtree(tree / ".snakemake")  # as in a fresh clone: Snakemake's own records are not needed
     replace(tree / "config/arms.yaml", "peak: 0.9,", "peak: 0.77,")
-    replace(tree / "chord/plot.py", "MARKED_POINTS = 11", "MARKED_POINTS = 9")
+    replace(tree / "chord/findings/plot.py", "MARKED_POINTS = 11", "MARKED_POINTS = 9")
     (tree / "results/demo/runs/grpo/seed-1/eval/harder/scores.json").unlink()
     append("results/demo/runs/sft-light/seed-1/eval/harder/scores.json", " ")(tree)
     told = run(tree, sys.executable, "-m", "chord", "why", "table1", "figure4")
@@ -612,7 +612,7 @@ def test_why_says_one_sentence_a_job_with_old_and_new_values(tree: Path) -> None
     assert lines["generate runs/chord-mu/seed-1/eval/harder"].startswith("reads what is made again: runs/chord-mu/")
     assert lines["score runs/grpo/seed-1/eval/harder"] == "output scores.json: as made -> gone."
     assert lines["score runs/sft-light/seed-1/eval/harder"].startswith("output scores.json: ")
-    assert lines["plot figure4"].startswith("code chord.plot.MARKED_POINTS: ")
+    assert lines["plot figure4"].startswith("code chord.findings.plot.MARKED_POINTS: ")
     cells = [f"{rule} runs/chord-mu/seed-1/eval/{name}" for rule in ("generate", "score") for name in BENCHMARKS]
     changed = ["describe_run runs/chord-mu/seed-1", "train runs/chord-mu/seed-1", *cells]
     scores = [f"score runs/{arm}/seed-1/eval/harder" for arm in ("grpo", "sft-light")]

@@ -9,9 +9,11 @@ from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
-from chord import jobs, sizing
+from chord import jobs
+from chord.cluster import sizing
 from chord.config.load import load
 from chord.config.paper import Tabled, benchmarks_of, divisions
+from chord.config.project import refusal
 from chord.config.sets import (
     BENCHMARK,
     answered,
@@ -30,13 +32,11 @@ from chord.config.sets import (
     trace_sets,
     trained_starts,
 )
-from chord.findings import needs
-from chord.plain import settle_output
-from chord.planning.snakemake import answer, is_asked, told_by
-from chord.planning.targets import refusal
+from chord.findings import table
 from chord.provenance import commands, freshness
-from chord.provenance.files import UserError
-from chord.provenance.processes import SNAKEMAKE_IN
+from chord.provenance.cli import settle_output
+from chord.provenance.commands import answer, is_asked, told_by
+from chord.provenance.files import SNAKEMAKE_IN, UserError
 from chord.settings import ConfigError
 
 settle_output()
@@ -487,7 +487,7 @@ def starts_below(arms):
 
 def judged_results(wildcards):
     """The scores and metrics by which the paper's claims are judged, of what the chosen artefacts build."""
-    return [f"results/{{study}}/{file}" for file in needs.files(project)]
+    return [f"results/{{study}}/{file}" for file in table.files(project)]
 
 
 def page_parts(wildcards):

@@ -79,14 +79,14 @@ def _words() -> dict[str, int]:
 
 def _bfcl() -> dict[str, int]:
     """The items of each category."""
-    from chord.tasks.bfcl import CATEGORIES, items
+    from chord.data.bfcl import CATEGORIES, items
 
     return {category: sum(1 for _ in items([category], "")) for category in CATEGORIES}
 
 
 def _vllm() -> dict[str, Any]:
     """The options of its engine; a build for CPUs has those of the release."""
-    from chord.sampling.vllm_options import engine_options, vllm_version
+    from chord.sampling.vllm_server import engine_options, vllm_version
 
     return {"version": vllm_version().partition("+")[0], "options": sorted(engine_options())}
 

@@ -93,9 +93,9 @@ def more_inputs(verb, arguments, manifest, project):
         module = importlib.import_module(VERBS[verb].module)
         return module._inputs(project, project.artefacts[name], results)
     if verb == "judge":
-        from chord.findings import needs
+        from chord.findings import table
 
-        return {name: results / name for name in needs.files(project)}
+        return {name: results / name for name in table.files(project)}
     if verb == "report":
         files = [path for name in project.choice.artefacts for path in results.glob(f"{name}.*")]
         files.append(results / "claims.json")

@@ -1,0 +1,87 @@
+"""Why Snakemake would run what it would run for a target: one sentence a job, with old and new values.
+
+    chord why table1
+    chord why results/demo/figure2.svg --config seeds=[1]
+
+Arguments that are not ours are Snakemake's. Runs nothing and changes no result. Exit codes: 0, or 2 if Snakemake
+cannot plan the target.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chord import jobs
+from chord.config.load import load
+from chord.config.reading import assigned
+from chord.provenance import commands, freshness
+from chord.provenance.commands import Planned, asked, planned
+
+MADE_AGAIN = "reads what is made again"
+
+
+def main() -> None:
+    """Print the sentences, or with --json all that is known."""
+    parser = argparse.ArgumentParser(
+        prog="chord why", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "targets", nargs="*", metavar="TARGET", help="a table, a figure or a file (default: everything)"
+    )
+    parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
+    parser.add_argument("--json", action="store_true", help="print a list of jobs with their reasons as JSON")
+    args, others = parser.parse_known_args()
+    project = load(Path("."), given=assigned(args.config))
+    results = Path("results", project.study.name)
+    told = asked(Path("."), args.config)
+    stale = freshness.survey(results, jobs.expectations(project), jobs.run_texts(project) | commands.texts(told))
+    commands.add_changes(stale, told, results)
+    config = ["--config", *args.config] if args.config else []
+    reasons = explained(planned([*args.targets, *others, *config]), stale, results)
+    if args.json:
+        print(json.dumps([{"job": job, "because": why} for job, why in reasons.items()], indent=1))
+        return
+    for job, why in reasons.items():
+        print(f"{job}: {'; '.join(why)}.")
+    print(
+        f"{len(reasons)} jobs would run." if reasons else "Nothing would run: all is as the present project makes it."
+    )
+
+
+def explained(plan: list[Planned], stale: Mapping[str, list[freshness.Change]], results: Path) -> dict[str, list[str]]:
+    """The reasons of each job, causes before what follows: its own; else what it reads and is made again."""
+    made_again = {output for job in plan for output in job.outputs}
+    causes: dict[str, list[str]] = {}
+    follows: dict[str, list[str]] = {}
+    for job in plan:
+        keys = [Path(output).relative_to(results).as_posix() for output in job.outputs]
+        own = [str(change) for key in keys for change in stale.get(key, [])]
+        if len(job.missing) == len(job.outputs):
+            own = ["was never made"]
+        elif job.missing and not own:
+            own.append(f"{', '.join(job.missing)} is missing")
+        if own:
+            causes[_name(job, results)] = own
+        else:
+            follows[_name(job, results)] = [_follows(keys, results, made_again)]
+    return causes | follows
+
+
+def _name(job: Planned, results: Path) -> str:
+    """What a person calls the job: its rule, and where its first output lies."""
+    first = Path(job.outputs[0])
+    place = first.parent if first.parent != results else first.with_suffix("")
+    return f"{job.rule} {place.relative_to(results)}"
+
+
+def _follows(keys: list[str], results: Path, made_again: set[str]) -> str:
+    """Which of the files that the job read are made again."""
+    for key in keys:
+        manifest: dict[str, Any] | None = freshness.read(results / key) if key.endswith(".manifest.json") else None
+        read = [str(results / one["path"]) for one in manifest["inputs"].values()] if manifest else []
+        if again := [path for path in read if path in made_again]:
+            more = f" and {len(again) - 1} more" if len(again) > 1 else ""
+            return f"{MADE_AGAIN}: {Path(again[0]).relative_to(results)}{more}"
+    return MADE_AGAIN

@@ -1,0 +1,333 @@
+"""What a target would cost before anything is bought: jobs, hours, memory, disk, tokens. Runs and changes nothing.
+
+    chord plan table1 --study math --machine h100-80gb --devices 8
+    chord plan table1 --study demo --machine cpu-core --devices 1 --against results/demo
+
+Estimates from the model's shape, the budgets, and config/planning.yaml, which says where its own numbers are from.
+`--against` puts what a finished study measured beside them. Exit codes: 0, or 1 if a training does not fit.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any, NoReturn
+
+from chord.cluster import costs
+from chord.cluster.costs import Bench, Cost, named, parameters
+from chord.cluster.sizing import Layout, Work, cost, disk, lengths_of, machine_of, shape_of, start_below
+from chord.config.load import load
+from chord.config.planning import Dimensions, Lengths, Planning, Unbuilt
+from chord.config.project import Project
+from chord.config.sets import start_models
+from chord.config.study import Study
+from chord.provenance.cli import Number
+from chord.provenance.commands import Planned, planned
+from chord.provenance.files import UserError
+from chord.records import split_lines
+
+# --- measured ------------------------------------------------------------------------------------
+
+# What a finished study took, out of its own records, beside what was estimated for it.
+
+BENCHMARKS = {"train_base": "train", "train_sft": "train", "train": "train", "generate": "generate"}
+
+
+def compared(results: Path, jobs: list[dict[str, Any]], memory: dict[str, Any]) -> dict[str, Any]:
+    """For each rule: measured and estimated seconds of the same jobs; and the memory of trainings. Raises UserError."""
+    pairs: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    held: list[float] = []
+    for job in jobs:
+        found = _record(results, job)
+        if found is not None:
+            pairs[job["rule"]].append((found["seconds"], job["seconds"]))
+            if job["rule"] == "train":
+                held.append(found["memory_gb"])
+    if not pairs:
+        raise UserError(f"{results}: found no measured job of those planned, expected a finished study (and --all)")
+    rules = {
+        rule: {
+            "jobs": len(found),
+            "measured_seconds": sum(one for one, _ in found),
+            "estimated_seconds": sum(other for _, other in found),
+        }
+        for rule, found in pairs.items()
+    }
+    # On a processor the device's memory is the host's: samplers and learners live one after the other in one process.
+    estimated = max(sum(memory[moment]["device_gb"].values()) for moment in ("training", "sampling"))
+    return {"rules": rules, "memory": {"measured_gb": median(held) if held else None, "estimated_gb": estimated}}
+
+
+def _record(results: Path, job: dict[str, Any]) -> dict[str, float] | None:
+    """Seconds and the most memory of a job, by Snakemake's benchmark file beside its outputs."""
+    if job["rule"] not in BENCHMARKS:
+        return None
+    below = Path(*Path(job["place"]).parts[2:]).parent  # after results/STUDY
+    file = results / below / f"{BENCHMARKS[job['rule']]}.benchmark.tsv"
+    if not file.is_file():
+        return None
+    with file.open(encoding="utf-8", newline="") as table:
+        rows = list(csv.DictReader(table, delimiter="\t"))
+    timing = results / below / "timing.jsonl"
+    peak = float(rows[-1]["max_rss"]) / 1000
+    if timing.is_file():  # of a GPU, where there is one
+        lines = split_lines(timing.read_bytes().decode())
+        peak = max(json.loads(line)["peak_memory_mb"] for line in lines) / 1000
+    return {"seconds": float(rows[-1]["s"]), "memory_gb": peak}
+
+
+def measured_lines(found: dict[str, Any]) -> Iterator[str]:
+    """The comparison in lines."""
+    yield f"{'against what was measured':28}{'jobs':>6}{'measured s':>12}{'estimated s':>12}{'ratio':>8}"
+    for rule, one in found["rules"].items():
+        ratio = one["estimated_seconds"] / max(1e-9, one["measured_seconds"])
+        yield (
+            f"{rule:28}{one['jobs']:>6}{one['measured_seconds']:>12.1f}{one['estimated_seconds']:>12.1f}{ratio:>8.2f}"
+        )
+    memory = found["memory"]
+    if memory["measured_gb"]:
+        ratio = memory["estimated_gb"] / memory["measured_gb"]
+        numbers = f"{memory['measured_gb']:>12.2f}{memory['estimated_gb']:>12.2f}{ratio:>8.2f}"
+        yield f"{'memory of a training, GB':28}{'':>6}{numbers}"
+
+
+# --- telling -------------------------------------------------------------------------------------
+
+# A plan in lines for a terminal.
+
+SUMS = ("jobs", "hours", "device_hours", "learned_tokens", "sampled_tokens")
+
+
+def told(estimate: dict[str, Any]) -> Iterator[str]:
+    """The estimate in lines for a terminal."""
+    many = f"{estimate['devices']} x {estimate['machine']}"
+    yield f"study {estimate['study']}: {estimate['parameters'] / 1e6:,.1f} M parameters, trained on {many}"
+    yield from (estimate["not_built"],) if "not_built" in estimate else ()
+    yield ""
+    yield f"{'rule':18}{'jobs':>6}{'hours':>10}{'device h':>10}{'tokens learned':>16}{'tokens sampled':>16}"
+    total = {"rule": "together"} | dict.fromkeys(SUMS, 0)
+    for rule in estimate["rules"]:
+        yield _line(rule)
+        total |= {key: total[key] + rule[key] for key in SUMS}
+    yield _line(total)
+    yield ""
+    for moment in ("training", "sampling"):
+        parts = estimate["memory"][moment]["device_gb"]
+        listed = ", ".join(f"{name} {value:.1f}" for name, value in parts.items() if value >= 0.05)
+        yield f"memory of a rank while {moment}: {sum(parts.values()):.1f} GB ({listed})"
+    host = estimate["memory"]["host_gb"]
+    yield (
+        f"memory of the host: {host['each rank']:.1f} GB for each rank while it reads the weights,"
+        f" {host['the first rank']:.1f} GB for the first while it saves"
+    )
+    disk = estimate["disk_gb"]
+    more = disk["one_training_in_progress"]
+    yield f"disk: {disk['models']:.1f} GB of models stay; {more:.1f} GB more for each training in progress"
+    yield from ("", *estimate["verdict"])
+    for start, model in estimate["models"].items() if len(estimate["models"]) > 1 else ():
+        yield f"{start}, {model['name']}, {model['parameters'] / 1e6:,.1f} M parameters: {'; '.join(model['verdict'])}"
+    if "against" in estimate:
+        yield from ("", *measured_lines(estimate["against"]))
+
+
+def _line(rule: dict[str, Any]) -> str:
+    return (
+        f"{rule['rule']:18}{rule['jobs']:>6}{rule['hours']:>10.2f}{rule['device_hours']:>10.2f}"
+        f"{rule['learned_tokens']:>16,.0f}{rule['sampled_tokens']:>16,.0f}"
+    )
+
+
+# --- unbuilt -------------------------------------------------------------------------------------
+
+# What a table or figure that no study builds would cost, from what config/planning.yaml says of its training.
+
+
+def as_trained(study: Study, target: Unbuilt) -> Study:
+    """The study with the rollouts that the paper has for this table or figure."""
+    rollouts = {
+        "prompts_per_step": target.prompts_per_step,
+        "per_prompt": target.per_prompt,
+        "max_prompt_tokens": target.max_prompt_tokens,
+        "max_response_tokens": target.max_response_tokens,
+    }
+    return study.model_copy(update={"rollouts": study.rollouts.model_copy(update=rollouts)})
+
+
+def costs_of(
+    project: Project, planning: Planning, target: Unbuilt, bench: Bench, answering: int
+) -> Iterator[tuple[str, str, Cost]]:
+    """Rule, arm and cost of every training and benchmark, and of the judge where there is one, for one seed.
+
+    `bench` has the study of `as_trained`; the judge grades on as many devices as learn, `answering` ones answer.
+    """
+    tested = Bench(bench.study, bench.shape, bench.machine, bench.lengths, answering)
+    for arm in target.arms:
+        recipe = project.arms[arm].recipe
+        length = bench.lengths.of(arm) if recipe else bench.lengths.base
+        graded = float(target.answers)
+        if recipe:
+            if recipe.needs_rollouts:
+                recipe = recipe.model_copy(update={"steps": target.steps})
+                graded += target.steps * target.prompts_per_step * target.per_prompt
+            yield "train", arm, bench.training(arm, recipe, target.expert_rows_per_step)
+        yield "generate", arm, tested.answering(target.answers, length)
+        if target.judge:
+            lengths = bench.lengths.model_copy(update={"prompt": target.judge.prompt + length})
+            shape = named(target.judge.model, planning)
+            judge = Bench(bench.study, shape, bench.machine, lengths, bench.devices)
+            yield "judge", arm, judge.answering(round(graded), target.judge.verdict)
+
+
+# --- plan ----------------------------------------------------------------------------------------
+
+# What a target would cost before anything is bought: jobs, hours, memory, disk, tokens. Runs and changes nothing.
+#
+#     chord plan table1 --study math --machine h100-80gb --devices 8
+#     chord plan table1 --study demo --machine cpu-core --devices 1 --against results/demo
+#
+# Estimates from the model's shape, the budgets, and config/planning.yaml, which says where its own numbers are from.
+# `--against` puts what a finished study measured beside them. Exit codes: 0, or 1 if a training does not fit.
+
+
+def main() -> None:
+    """Print the estimate, or with --json all numbers of it."""
+    args = _arguments()
+    root = Path(".")
+    planning = Planning.read(root)
+    machine = machine_of(planning, args.machine, "--machine")
+    project = load(root, args.study, tuple(args.seeds or ()))
+    lengths_of(project.study, planning)
+    layout = Layout(args.machine, machine, args.devices, args.answering_devices)
+    if unbuilt := [name for name in args.targets if name in planning.unbuilt and project.why_not(name)]:
+        if len(args.targets) > 1 or args.against:
+            raise UserError(f"{unbuilt[0]}: no study builds it, expected it alone and without --against")
+        _tell(_of_unbuilt(project, planning, layout, unbuilt[0]), args.json)
+    config = [f"study={project.study.name}", *([f"seeds={args.seeds}"] if args.seeds else [])]
+    jobs = planned([*args.targets, *(["--forceall"] if args.all or args.against else []), "--config", *config])
+    estimate = estimated(project, planning, layout, jobs)
+    if args.against:
+        estimate["against"] = compared(args.against, estimate["jobs"], estimate["memory"])
+    _tell(estimate, args.json)
+
+
+def _tell(estimate: dict[str, Any], as_json: bool) -> NoReturn:
+    """Print it and end."""
+    print(json.dumps(estimate, indent=1) if as_json else "\n".join(told(estimate)))
+    sys.exit(0 if estimate["fits"] else 1)
+
+
+def _of_unbuilt(project: Project, planning: Planning, layout: Layout, name: str) -> dict[str, Any]:
+    """The estimate for a table or figure that no study builds, as that of `estimated`."""
+    target = planning.unbuilt[name]
+    project = (
+        project if project.study.name == target.study else load(Path("."), target.study, project.choice.seeds or ())
+    )
+    study, shape = as_trained(project.study, target), named(target.model, planning)
+    bench = Bench(study, shape, layout.machine, target.lengths, layout.devices, study.execution.recompute_activations)
+    found = list(costs_of(project, planning, target, bench, layout.answering))
+    jobs = [(Planned(rule, (arm,), ()), cost) for seed in project.seeds for rule, arm, cost in found]
+    model = _of_shape(study, target.lengths, layout, target.model, shape)
+    size = costs.saved_gb(shape, study.execution.compute_dtype)
+    trainings = sum(job.rule == "train" for job, _ in jobs)
+    return {
+        "study": study.name,
+        "machine": layout.name,
+        "devices": layout.devices,
+        "parameters": model["parameters"],
+        "not_built": f"{name} is not built: {project.why_not(name)}",
+        "rules": [_of_rule(rule, jobs) for rule in dict.fromkeys(job.rule for job, _ in jobs)],
+        "jobs": [{"rule": job.rule, "place": job.outputs[-1], **asdict(cost)} for job, cost in jobs],
+        "models": {target.model: model},
+        "memory": model["memory"],
+        "disk_gb": {"models": size * trainings, "one_training_in_progress": 5 * size},
+        "fits": model["fits"],
+        "verdict": model["verdict"],
+    }
+
+
+def estimated(project: Project, planning: Planning, layout: Layout, jobs: list[Planned]) -> dict[str, Any]:
+    """All numbers of the plan, as plain data."""
+    study = project.study
+    used = dict.fromkeys(start for job in jobs if (start := start_below(project, _work(job)))) or {"base": None}
+    shapes = {start: shape_of(study, planning, start, start_models(study)[start]) for start in used}
+    costs = [(job, cost(project, planning, layout, _work(job), shapes)) for job in jobs]
+    models = {start: _of_model(project, planning, layout, start, shape) for start, shape in shapes.items()}
+    first = models.get("base") or next(iter(models.values()))
+    return {
+        "study": study.name,
+        "machine": layout.name,
+        "devices": layout.devices,
+        "parameters": first["parameters"],
+        "rules": [_of_rule(rule, costs) for rule in dict.fromkeys(job.rule for job, _ in costs)],
+        "jobs": [{"rule": job.rule, "place": job.outputs[-1], **asdict(cost)} for job, cost in costs],
+        "models": models,
+        "memory": first["memory"],
+        "disk_gb": disk(project, shapes, [_work(job) for job in jobs]),
+        "fits": all(one["fits"] for one in models.values()),
+        "verdict": first["verdict"],
+    }
+
+
+def _of_model(project: Project, planning: Planning, layout: Layout, start: str, shape: Dimensions) -> dict[str, Any]:
+    """What training from this start model needs of a rank's memory, and whether a device holds it."""
+    study = project.study
+    return _of_shape(study, planning.lengths[study.name], layout, start_models(study)[start].name, shape)
+
+
+def _of_shape(study: Study, lengths: Lengths, layout: Layout, name: str, shape: Dimensions) -> dict[str, Any]:
+    """As above, of a model of this name and shape."""
+    setting, longest = costs.Setting.of(study, layout.devices), costs.longest_sequence(study, lengths)
+    sentences = costs.verdict(study, shape, layout.machine, setting, longest)
+    peak = costs.training_peak(study, shape, layout.machine, setting)
+    sampling = costs.sampling_peak(study, shape, layout.machine, setting, longest)
+    return {
+        "name": name,
+        "parameters": parameters(shape),
+        "memory": {
+            "training": {"device_gb": peak.device, "host_gb": peak.host},
+            "sampling": {"device_gb": sampling.device, "host_gb": sampling.host},
+            "host_gb": costs.host_gb(shape),
+        },
+        "fits": not sentences[0].startswith("does not fit"),
+        "verdict": sentences,
+    }
+
+
+def _work(job: Planned) -> Work:
+    return Work.of_job(job.rule, job.outputs[0])
+
+
+def _of_rule(rule: str, costs: list[tuple[Planned, Cost]]) -> dict[str, Any]:
+    """The sum over the jobs of a rule."""
+    of_rule = [cost for job, cost in costs if job.rule == rule]
+    return {
+        "rule": rule,
+        "jobs": len(of_rule),
+        "hours": sum(cost.seconds for cost in of_rule) / 3600,
+        "device_hours": sum(cost.device_hours for cost in of_rule),
+        "learned_tokens": sum(cost.learned_tokens for cost in of_rule),
+        "sampled_tokens": sum(cost.sampled_tokens for cost in of_rule),
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="chord plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="a table or figure (default: all of config.yaml)")
+    parser.add_argument("--study", help="a file in config/studies/ (default: that of config.yaml)")
+    parser.add_argument("--seeds", action=Number, least=0, nargs="+", help="training seeds (default: the study's)")
+    parser.add_argument("--machine", default="h100-80gb", help="a machine of config/planning.yaml (default: h100-80gb)")
+    parser.add_argument("--devices", action=Number, default=8, help="devices of one training (default: 8)")
+    parser.add_argument(
+        "--answering-devices", action=Number, default=1, help="devices of one answering job (default: 1)"
+    )
+    parser.add_argument("--all", action="store_true", help="also what is made already; as with --against")
+    parser.add_argument("--against", type=Path, metavar="RESULTS", help="a finished study, measured beside estimated")
+    parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
+    return parser.parse_args()

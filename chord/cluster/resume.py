@@ -1,0 +1,235 @@
+"""Go on after Snakemake itself was killed: end what it left behind, keep what that finished, start Snakemake again.
+
+    chord resume --cores 2 table1                 on this machine
+    chord resume --profile slurm table1           on a cluster
+
+All arguments are Snakemake's. In this order: nothing is done while another Snakemake works in this folder; jobs that a
+killed one left in Slurm's queue or running on this machine are ended (a training saves first) and waited for; the
+folder is unlocked; files of jobs that ended well while nobody watched are no longer taken for incomplete, if their
+manifests and hashes agree with the present project; then `snakemake` runs. So nothing is written twice at a time and
+nothing finished is made again. Slurm is asked where it is installed; it must answer only where jobs were sent to it:
+Snakemake's records, Slurm's logs or the ledger have one, or the command line names it.
+"""
+
+import argparse
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import yaml
+
+from chord import jobs
+from chord.config.load import load
+from chord.provenance import freshness
+from chord.provenance.commands import why_refused
+from chord.provenance.files import JobProcess, UserError, job_processes
+from chord.provenance.ledger import read_attempts
+
+# The plugin names a job PREFIX_UUID, or UUID alone.
+NAME = re.compile(r"(\S+_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+ENDED = ("CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "DEADLINE")
+SHELLS = ("bash", "sh", "dash")
+PATIENCE_SECONDS = 300
+POLL_SECONDS = 1.0
+
+
+def main() -> None:
+    """End, wait, unlock, then become Snakemake."""
+    arguments, here = sys.argv[1:], Path.cwd()
+    if arguments in (["-h"], ["--help"]):
+        print(f"usage: chord resume [OPTION OF SNAKEMAKE ...] [TARGET ...]\n\n{__doc__}")
+        sys.exit(0)
+    if others := list(snakemakes(here)):
+        raise UserError(
+            f"{here}: found Snakemake at work (process {', '.join(map(str, others))}), expected none: it goes on by"
+            " itself"
+        )
+    end_jobs(here, arguments)
+    end_processes(here)
+    snakemake = [sys.executable, "-m", "snakemake"]
+    unlocked = subprocess.run([*snakemake, "--unlock", *arguments], capture_output=True, text=True, check=False)
+    if unlocked.returncode:
+        raise UserError(why_refused(unlocked.stderr, f"snakemake --unlock {' '.join(arguments)}"))
+    study = next((word.partition("=")[2] for word in arguments if word.startswith("study=")), None)
+    for path in keep_finished(here, study):
+        print(f"chord resume: {path} was finished while nobody watched", file=sys.stderr)
+    os.execv(sys.executable, [*snakemake, *arguments])
+
+
+def snakemakes(folder: Path) -> Iterator[int]:
+    """Processes on this machine that are a Snakemake of this folder; those inside its jobs have a `--mode`."""
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (place / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            named = any(Path(word).name == "snakemake" for word in words[:3]) and "--mode" not in words
+            if named and (place / "cwd").resolve() == folder.resolve() and int(place.name) != os.getpid():
+                yield int(place.name)
+
+
+def end_processes(folder: Path) -> None:
+    """End what a Snakemake of this folder left running on this machine, and wait until it is gone.
+
+    A verb is told first and the shell around it ends with it, so that a training saves and what it started ends in
+    order. Raises UserError if something is still there after five minutes.
+    """
+    told: set[int] = set()
+    end = time.monotonic() + PATIENCE_SECONDS
+    while left := job_processes(folder):
+        if not told:
+            print(f"chord resume: ending what the Snakemake before left running: {_listed(left)}", file=sys.stderr)
+        for number in _to_tell(left) - told:
+            told.add(number)
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGTERM)
+        if time.monotonic() > end:
+            raise UserError(
+                f"{folder}: found {_listed(left)} still running after {PATIENCE_SECONDS} s, expected them to end;"
+                f" end them yourself: kill -9 {' '.join(map(str, left))}"
+            )
+        time.sleep(POLL_SECONDS / 10)
+
+
+def _to_tell(left: Mapping[int, JobProcess]) -> set[int]:
+    """The topmost programs; shells and Snakemakes around them only where nothing else is left."""
+    programs = {number for number, process in left.items() if not _is_around(process.command)}
+
+    def is_below_another(number: int) -> bool:
+        above = left[number].parent
+        while above in left:
+            if above in programs:
+                return True
+            above = left[above].parent
+        return False
+
+    return {number for number in programs if not is_below_another(number)} or set(left)
+
+
+def _is_around(command: Sequence[str]) -> bool:
+    return Path(command[0]).name in SHELLS or any(Path(word).name == "snakemake" for word in command[:3])
+
+
+def _listed(left: Mapping[int, JobProcess]) -> str:
+    """The programs by name and number."""
+    programs = {number: process.command for number, process in left.items() if not _is_around(process.command)}
+    names = {
+        number: next((f"chord {verb}" for word, verb in pairwise(command) if word == "chord"), Path(command[0]).name)
+        for number, command in (programs or {number: process.command for number, process in left.items()}).items()
+    }
+    return ", ".join(f"{name} (process {number})" for number, name in names.items())
+
+
+def end_jobs(folder: Path, arguments: Sequence[str] = ()) -> None:
+    """Cancel the jobs that a Snakemake of this folder left in Slurm's queue, and wait until they are gone.
+
+    Raises UserError if they are still there after five minutes, or if Slurm does not answer though it was used here.
+    """
+    if not shutil.which("squeue"):
+        return
+    try:
+        left = queued(folder)
+    except UserError:
+        if used := why_slurm(folder, arguments):
+            print(f"chord resume: Slurm must answer, since {used}", file=sys.stderr)
+            raise
+        return
+    if not left:
+        return
+    print(f"chord resume: cancelling {len(left)} jobs of the Snakemake before: {' '.join(left)}", file=sys.stderr)
+    subprocess.run(["scancel", *left], check=True)
+    end = time.monotonic() + PATIENCE_SECONDS
+    while left := queued(folder):
+        if time.monotonic() > end:
+            raise UserError(
+                f"found jobs {' '.join(left)} still in the queue after {PATIENCE_SECONDS} s, expected them to end"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def queued(folder: Path) -> list[str]:
+    """Ids of this user's jobs that a Snakemake started from this folder and that have not ended."""
+    command = ["squeue", "--me", "--noheader", "--states=all", "--format=%i\t%T\t%j\t%Z"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(
+            f"squeue: found no answer ({done.stderr.strip()}), expected the queue; try again when Slurm is back"
+        )
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    return [
+        number
+        for number, state, name, place in rows
+        if state not in ENDED and NAME.fullmatch(name) and Path(place).resolve() == folder.resolve()
+    ]
+
+
+def why_slurm(folder: Path, arguments: Sequence[str]) -> str | None:
+    """What says that jobs of this folder were, or are to be, sent to Slurm; None where nothing does."""
+    given = argparse.ArgumentParser(add_help=False)
+    given.add_argument("--profile", default=os.environ.get("SNAKEMAKE_PROFILE"))
+    given.add_argument("--executor", "-e")
+    named, _ = given.parse_known_args(arguments)
+    if named.executor == "slurm":
+        return "the command line names it"
+    if named.profile and any(
+        _sends_to_slurm(place) for place in (Path(named.profile), Path("profiles", named.profile))
+    ):
+        return f"profile {named.profile} names it"
+    records = folder / ".snakemake"
+    if any((records / "slurm_logs").rglob("*.log")):
+        return f"{records / 'slurm_logs'} has logs of its jobs"
+    for output, mark in _marks(records / "incomplete"):
+        with suppress(ValueError):
+            if number := json.loads(mark.read_bytes()).get("external_jobid"):
+                return f"job {number} was to make {output}"
+    for path in sorted((folder / "results").glob("*/provenance/ledger.jsonl")):
+        attempts = read_attempts(path)
+        for start in attempts.starts.values():
+            if start.get("job") and start.get("attempt") not in attempts.ends:
+                return f"{path.relative_to(folder)} has no end of what job {start['job']} began"
+    return None
+
+
+def _sends_to_slurm(profile: Path) -> bool:
+    """Whether the config of a profile names Slurm as its executor."""
+    for file in sorted(profile.glob("config*.yaml")):
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("executor") == "slurm":
+            return True
+    return False
+
+
+def keep_finished(folder: Path, study: str | None) -> list[Path]:
+    """Outputs that Snakemake takes for incomplete though their job wrote its manifest last; it no longer does."""
+    marks = dict(_marks(folder / ".snakemake" / "incomplete"))
+    if not marks:
+        return []
+    project = load(folder, study)
+    results = Path("results", project.study.name)
+    expected, texts = jobs.expectations(project), jobs.run_texts(project)
+    stale = freshness.survey(results, expected, texts)
+    finished = {str(results / key) for key in texts if (results / key).exists() and key not in stale}
+    for key in expected:
+        if key not in stale and (job := freshness.made(results / key)):
+            finished |= {str(job.path), *(os.path.relpath(place.path) for place in job.outputs.values())}
+    kept = [Path(path) for path in marks if path in finished]
+    for path in kept:
+        marks[str(path)].unlink()
+    return kept
+
+
+def _marks(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Each output that is marked incomplete, with Snakemake's mark: its path in base 64, long ones cut into folders."""
+    for mark in folder.rglob("*"):
+        if mark.is_file():
+            coded = "".join(part.removeprefix("@") for part in mark.relative_to(folder).parts)
+            with suppress(ValueError):
+                yield base64.urlsafe_b64decode(coded).decode(), mark

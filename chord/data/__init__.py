@@ -1,0 +1,1 @@
+"""Data: problems, expert traces and models."""

@@ -1,0 +1,80 @@
+"""A model that `chord fetch` brought -> its folder in the study, checked against the lock file.
+
+chord adopt --study config/studies/math.yaml [--of base-weak] --model OUT --manifest OUT
+
+Files are linked where results/ lies on the same file system, else copied: a model is not kept twice without need.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+
+from chord.config import slices
+from chord.config.load import read_study
+from chord.config.lock import read_lock, wanted_model
+from chord.config.sets import models_from
+from chord.data.fetch import checked_files
+from chord.provenance.files import UserError, atomic_folder
+from chord.provenance.manifest import Manifest
+
+VERB = "chord adopt"
+
+
+def main() -> None:
+    """Checks every file of the model, then puts it where the study's trainings start from."""
+    args = _arguments()
+    root, study = args.study.resolve().parents[2], read_study(args.study)
+    fetched = models_from(study, "hub")
+    if args.of not in fetched:
+        raise UserError(
+            f"--of: found '{args.of}', which is no model of source `hub` in config/studies/{study.name}.yaml,"
+            f" expected one that was fetched: {', '.join(fetched) or 'there is none'}"
+        )
+    lock = read_lock(root, study.name)
+    with Manifest.recording(
+        args.manifest,
+        verb=VERB,
+        step="data",
+        decided_by=slices.of_fetched(study, lock, args.of),
+        inputs={},
+        outputs={"model": args.model},
+    ):
+        files = checked_files(root, study.name, lock, wanted_model(fetched[args.of]))
+        _check_chat(files)
+        with atomic_folder(args.model) as made:
+            for name, path in files:
+                _place(path, made / name)
+    print(f"{fetched[args.of].name}: {len(files)} files as in the lock file", flush=True)
+
+
+def _check_chat(files: list[tuple[str, Path]]) -> None:
+    """Raises UserError for a model that cannot be asked: no chat template, no end token."""
+    named = dict(files)
+    file = named.get("tokenizer_config.json")
+    found = json.loads(file.read_text(encoding="utf-8")) if file else {}
+    has_template = bool(found.get("chat_template")) or any(name.startswith("chat_template.") for name in named)
+    if not has_template or not found.get("eos_token"):
+        raise UserError(
+            f"{file or 'tokenizer_config.json'}: found no chat template or no end token, expected the model of a chat;"
+            " name another in `model`"
+        )
+
+
+def _place(path: Path, target: Path) -> None:
+    """`target` is the file `path`: the same one where that can be, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(path, target)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=VERB, description="Take a fetched model as one of a study's.")
+    parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
+    parser.add_argument("--of", default="base", help="which: base (default), base-NAME of other_models, an expert")
+    parser.add_argument("--model", type=Path, required=True, help="folder to put the model and its tokenizer in")
+    parser.add_argument("--manifest", type=Path, required=True, help="JSON: where the model comes from")
+    return parser.parse_args()

@@ -1,0 +1,559 @@
+"""Rows of datasets on a hub -> problems, without those that a benchmark holds too; and published traces."""
+
+import hashlib
+import heapq
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from string import Formatter
+from typing import Any, NamedTuple
+
+from chord.config.lock import Lock, Wanted, wanted_dataset
+from chord.config.sets import BENCHMARK, drawn_as
+from chord.config.sets import hub_split_of as split_of
+from chord.config.study import NEEDED, OF_GENERATIONS, Filters, Split, Study, Task
+from chord.data.fetch import checked_files
+from chord.data.problems import problem_id
+from chord.grading.graders import Grader
+from chord.grading.tool_calls import read_calls
+from chord.provenance.files import UserError
+from chord.records import Outcome, Problem, Trace, derive, read_lines
+from chord.settings import ConfigError
+
+# --- rows ----------------------------------------------------------------------------------------
+
+# Rows of Parquet and JSON-lines files, one at a time: a file of any size needs the memory of a few rows.
+#
+# Whatever stands in a row is hostile until it was looked at: values may be missing, of another type, or huge.
+
+BATCH = 32  # rows of a Parquet file that are in memory at one time, as Python objects
+
+
+class Row(NamedTuple):
+    """One row: its place in the dataset, and its values under the names of this project."""
+
+    file: str
+    number: int
+    values: dict[str, Any]
+
+
+def read_rows(files: list[tuple[str, Path]], columns: Mapping[str, str]) -> Iterator[Row]:
+    """Every row of the files in their order, of each the `columns` (name: column in the file).
+
+    Raises UserError for a file that cannot be read or has no such column at all; a value that only a row lacks is None.
+    """
+    for name, path in files:
+        found = _parquet(path, columns) if path.suffix == ".parquet" else _json_lines(path, columns)
+        for number, values in enumerate(found):
+            yield Row(name, number, values)
+
+
+def lacking(files: list[tuple[str, Path]], columns: Mapping[str, str]) -> list[str]:
+    """Which of the `columns` (name: column in the file) some file has not at all. Raises UserError as `read_rows`."""
+    found: set[str] = set()
+    for _, path in files if columns else []:
+        there = _columns_of_parquet(path) if path.suffix == ".parquet" else _keys_of_json_lines(path)
+        found |= {name for name, column in columns.items() if column not in there}
+    return sorted(found)
+
+
+def _columns_of_parquet(path: Path) -> set[str]:
+    import pyarrow
+    from pyarrow.parquet import read_schema
+
+    try:
+        return set(read_schema(path).names)
+    except pyarrow.ArrowException as error:
+        raise UserError(_no_parquet(path, error)) from None
+
+
+def _keys_of_json_lines(path: Path) -> set[str]:
+    with path.open("rb") as file:
+        return {key for number, line in enumerate(file, start=1) for key in _json_object(path, number, line)}
+
+
+def _parquet(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            missing = sorted(set(columns.values()) - set(file.schema_arrow.names))
+            if missing:
+                raise UserError(_no_column(path, missing[0], file.schema_arrow.names))
+            wanted = list(dict.fromkeys(columns.values()))
+            for batch in file.iter_batches(batch_size=BATCH, columns=wanted):
+                for row in batch.to_pylist():
+                    yield {name: row[column] for name, column in columns.items()}
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise UserError(_no_parquet(path, error)) from None
+
+
+def _json_lines(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    row: Any = {}
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            row = _json_object(path, number, line)
+            seen |= row.keys() & set(columns.values())
+            yield {name: row.get(column) for name, column in columns.items()}
+    missing = sorted(set(columns.values()) - seen)
+    if row and missing:
+        raise UserError(_no_column(path, missing[0], sorted(row)))
+
+
+def _json_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}, line {number}: found text that is not JSON ({error!s:.200})") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{path}, line {number}: found no JSON object, expected one a line")
+    return row
+
+
+def _no_parquet(path: Path, error: Exception) -> str:
+    return f"{path}: found no Parquet that can be read ({' '.join(str(error).split()):.200})"
+
+
+def _no_column(path: Path, column: str, found: list[str]) -> str:
+    return f"{path}: found columns {', '.join(found)}, expected '{column}' among them; change `columns` of the dataset"
+
+
+# --- published -----------------------------------------------------------------------------------
+
+# Expert traces that stand in a dataset: for each problem one of its kept generations, drawn by a seed of its own.
+
+
+def published(problems: Sequence[Problem], rows: Iterable[Row], seed: int, expert: str, file: Path) -> Iterator[Trace]:
+    """One trace for each problem, in the order of `rows`. `file` is where the problems were read from.
+
+    Raises UserError if the problems were drawn without traces, or the rows are not those that they were drawn from.
+    """
+    if not any(one.source.get("kept") for one in problems):
+        raise UserError(
+            f"{file}: found no problem that was drawn with a trace, expected columns of generations and verdicts in"
+            " their dataset: they are among `may_lack` and not there. Only arms that read these traces need them"
+            " (aligned ones: luffy). Name the right columns in `columns` of the dataset and draw again, or take those"
+            " arms out of `arms` in config/experiments; all others are built without"
+        )
+    waiting = {(str(one.source.get("file")), one.source.get("row")): one for one in problems}
+    for row in rows:
+        problem = waiting.pop((row.file, row.number), None)
+        if problem is not None:
+            yield _trace(problem, row, seed, expert, file)
+        if not waiting:
+            return
+    if waiting:
+        first = min(problem.id for problem in waiting.values())
+        raise UserError(
+            f"{file}: found {len(waiting)} problems without a row in the dataset, '{first}' first, expected each to be"
+            " drawn from it; run chord prepare again"
+        )
+
+
+def _trace(problem: Problem, row: Row, seed: int, expert: str, file: Path) -> Trace:
+    texts, kept = row.values["generations"], problem.source.get("kept")
+    same = str(row.values["question"]).strip() == problem.source.get("question")
+    if not same or not kept or not isinstance(texts, list) or max(kept) >= len(texts):
+        raise UserError(
+            f"{file}: found problem '{problem.id}' not to be row {row.number} of {row.file}, expected it drawn from"
+            " there with the generations that were kept; run chord prepare again"
+        )
+    place = kept[derive(seed, "published trace", problem.id) % len(kept)]
+    return Trace(f"{problem.id}.{place}", problem.id, problem.prompt, texts[place], expert)
+
+
+# --- overlap -------------------------------------------------------------------------------------
+
+# Which problems of one set stand in another: how a benchmark that is trained on is found.
+#
+# By the whole prompt or question, and by words in a row where questions are texts.
+
+WORD = re.compile(r"\w+")
+WORDS = 8  # in a row, where no filter of the task names a number; as in open-r1's decontamination
+
+
+class Shared(NamedTuple):
+    """The problems of a set that stand in another: as they are, and those that share words in a row with one there."""
+
+    same: list[Problem]
+    words: list[Problem]
+
+    @property
+    def all(self) -> list[Problem]:
+        """Those of either kind, once each."""
+        return list({problem.id: problem for problem in [*self.same, *self.words]}.values())
+
+
+def shared(problems: Sequence[Problem], others: Sequence[Problem], words: int) -> Shared:
+    """Which of `problems` stand among `others`, of any source; white space does not count.
+
+    Words in a row are compared where neither is made by a generator, whose prompts share their wording by design.
+    """
+    keys = {key for other in others for key in _keys(other)}
+    grams = Overlap([question_of(other) for other in others if _is_written(other)], words)
+    same = [problem for problem in problems if keys & _keys(problem)]
+    return Shared(same, [problem for problem in problems if _is_written(problem) and question_of(problem) in grams])
+
+
+def question_of(problem: Problem) -> str:
+    """What overlap is looked for in: the question without the text around it that all prompts of a task share."""
+    return str(problem.source.get("question", problem.prompt))
+
+
+def question_key(question: str) -> str:
+    """The same for questions that differ in white space alone."""
+    return problem_id("question", " ".join(question.split()))
+
+
+def _keys(problem: Problem) -> set[str]:
+    return {question_key(problem.prompt), question_key(question_of(problem))}
+
+
+def _is_written(problem: Problem) -> bool:
+    return "generator" not in problem.source
+
+
+class Overlap:
+    """The n-grams of words of some questions. Case, punctuation and layout do not count.
+
+    A question of fewer than n words is one n-gram: it is found where it is the whole other question.
+    """
+
+    def __init__(self, questions: Iterable[str], words: int) -> None:
+        self.words = words
+        self._grams = {gram for question in questions for gram in self._of(question)}
+
+    def __contains__(self, question: str) -> bool:
+        return not self._grams.isdisjoint(self._of(question))
+
+    def _of(self, question: str) -> set[int]:
+        found = WORD.findall(question.casefold())
+        starts = range(max(1, len(found) - self.words + 1))
+        return {_hash(" ".join(found[start : start + self.words])) for start in starts} if found else set()
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "big")
+
+
+# --- hub -----------------------------------------------------------------------------------------
+
+# Problems of a study out of a dataset of a hub: which rows become problems, and why others do not.
+#
+# As in arXiv:2508.11408, A.2, and the authors' data script (examples/mix_chord/get_openr1_data.py of Trinity-RFT), but
+# with a seed, without benchmark questions, and with traces kept only if the study's own grader finds them right.
+# Of the rows that fit, those are drawn whose seeded hash is lowest; so a larger set contains the smaller one.
+
+INTEGER = re.compile(r"-?[0-9]{1,64}")  # as many digits as the graders read
+CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
+CHARACTERS_A_TOKEN = 64  # text with more of them for each allowed token is too long without being counted
+
+UNUSABLE = "a row without a usable question, answer or column of its prompt"
+FLAGS = "as many verdicts as generations are not there"
+CHINESE = "a question with Chinese characters (filters.script)"
+NOT_INTEGER = "an answer that is no integer (filters.answers)"
+NOT_CALLS = "an answer that is no list of tool calls (filters.answers)"
+ELSEWHERE = "a question of another set"
+REPEATED = "a question already in this set"
+OVERLAP = "words in a row shared with a benchmark (filters.overlap_words)"
+FEW = "too few generations that are verified and fit (filters.generations)"
+LONG = "prompt over rollouts.max_prompt_tokens"
+SPARE = "fits, but the set is full"
+
+
+@dataclass
+class Selection:
+    """The problems of one set in the order of their dataset; how many rows were dropped, and generations, and why."""
+
+    problems: list[Problem] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    generations: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens by the tokenizer of the study's model: of prompts as they are asked, of generations as they are."""
+
+    prompt: Callable[[str], int]
+    generations: Callable[[Sequence[str]], list[int]]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What decides whether a row becomes a problem. `lengths` is None for benchmarks, which are asked as they are."""
+
+    study: Study
+    name: str
+    commit: str
+    apart: frozenset[str]  # problems of other sets, by the hash of their question
+    overlap: Overlap | None
+    lengths: Lengths | None
+    has_generations: bool = True  # False where the files lack them, as datasets.NAME.may_lack allows
+
+    @property
+    def task(self) -> Task:
+        """The task called `name`."""
+        return self.study.tasks[self.name]
+
+    @property
+    def filters(self) -> Filters:
+        """Its filters, or those that drop nothing; without generations those that need none."""
+        filters = self.task.filters or Filters()
+        without = {"generations": 0, "generation_tokens": None}
+        return filters if self.has_generations else filters.model_copy(update=without)
+
+
+def select(rows: Iterable[Row], rules: Rules, wanted: tuple[str, int]) -> Selection:
+    """The set `wanted`: its name, and how many problems it has at most. Reads all rows and keeps only problems."""
+    purpose, size = wanted
+    chosen: list[tuple[int, int, Problem]] = []
+    found, seen = Selection(), set[str]()
+    with Grader(rules.study.grading.form) as grader:
+        for place, row in enumerate(rows):
+            made = _problem(row, rules, seen, grader, found.generations)
+            if isinstance(made, str):
+                found.dropped[made] += 1
+                continue
+            # The lowest hashes win; heapq keeps the lowest first, so the one to give up is the lowest negated hash.
+            entry = (-derive(rules.study.data.seed, "rows", purpose, made.id), place, made)
+            if len(chosen) < size:
+                heapq.heappush(chosen, entry)
+            else:
+                heapq.heappushpop(chosen, entry)
+                found.dropped[SPARE] += 1
+    found.problems = [problem for _, _, problem in sorted(chosen, key=lambda entry: entry[1])]
+    return found
+
+
+def _problem(row: Row, rules: Rules, seen: set[str], grader: Grader, generations: Counter[str]) -> Problem | str:
+    """The row as a problem, or why it is none: the cheapest reasons first."""
+    facts = _facts(row.values, rules.task, rules.study.name)
+    if facts is None:
+        return UNUSABLE
+    question, answer = facts["question"], facts["answer"]
+    key = question_key(question)
+    reason = _unfit(question, answer, key, rules, seen)
+    if reason:
+        return reason
+    prompt = rules.task.prompt.format_map(facts)
+    lengths, limit = rules.lengths, rules.study.rollouts.max_prompt_tokens
+    if lengths and (len(prompt) > CHARACTERS_A_TOKEN * limit or lengths.prompt(prompt) > limit):
+        return LONG
+    source: dict[str, Any] = {"repository": rules.study.datasets[rules.task.dataset].repository}
+    source |= {"commit": rules.commit, "file": row.file, "row": row.number, "question": question}
+    source |= {name: facts[name] for name in _told(row.values, rules.task)}
+    if rules.filters.generations:
+        kept = _kept(row.values, answer, rules, grader, generations)
+        if isinstance(kept, str):
+            return kept
+        source["kept"] = kept
+    seen.add(key)
+    return Problem(problem_id(rules.name, prompt), rules.name, prompt, answer, source)
+
+
+def _unfit(question: str, answer: str, key: str, rules: Rules, seen: set[str]) -> str | None:
+    """Why the study cannot use this question, whatever was generated for it."""
+    filters = rules.filters
+    if filters.script == "no-cjk" and CJK.search(question):
+        return CHINESE
+    if filters.answers == "integer" and not INTEGER.fullmatch(answer):
+        return NOT_INTEGER
+    if filters.answers == "calls" and read_calls(answer) is None:
+        return NOT_CALLS
+    if key in rules.apart:
+        return ELSEWHERE
+    if key in seen:
+        return REPEATED
+    return OVERLAP if rules.overlap and question in rules.overlap else None
+
+
+def _kept(
+    values: Mapping[str, Any], answer: str, rules: Rules, grader: Grader, counts: Counter[str]
+) -> list[int] | str:
+    """Which generations of a row are traces: verified, not too long, right to the grader; or why too few are."""
+    texts, verified = values.get("generations"), values.get("verified")
+    if not isinstance(texts, list) or not isinstance(verified, list) or len(texts) != len(verified):
+        return FLAGS
+    told = [place for place, right in enumerate(verified) if right is True and _is_text(texts[place])]
+    counts["not verified"] += len(texts) - len(told)
+    short = _within(told, texts, rules)
+    counts["over filters.generation_tokens"] += len(told) - len(short)
+    outcomes = grader.grade_all([(texts[place], "stop", answer) for place in short])
+    kept = [place for place, outcome in zip(short, outcomes, strict=True) if outcome is Outcome.RIGHT]
+    counts["not right to the grader of the study"] += len(short) - len(kept)
+    counts["kept"] += len(kept)
+    return kept if len(kept) >= rules.filters.generations else FEW
+
+
+def _within(places: list[int], texts: Sequence[str], rules: Rules) -> list[int]:
+    """Those of the texts in `places` that have at most `generation_tokens` tokens."""
+    limit = rules.filters.generation_tokens
+    if limit is None or rules.lengths is None:
+        return places
+    near = [place for place in places if len(texts[place]) <= CHARACTERS_A_TOKEN * limit]
+    lengths = rules.lengths.generations([texts[place] for place in near]) if near else []
+    return [place for place, length in zip(near, lengths, strict=True) if length <= limit]
+
+
+def _facts(values: Mapping[str, Any], task: Task, study: str) -> dict[str, str] | None:
+    """The texts that the prompt may name, and the answer; None if one of them cannot be told."""
+    needed = {*NEEDED, *_named(task.prompt), *_told(values, task)}
+    unknown = sorted(needed - values.keys())
+    if unknown:
+        raise ConfigError(
+            f"config/studies/{study}.yaml: found '{unknown[0]}' in braces in the prompt of a task of"
+            f" datasets.{task.dataset}, expected one of its columns: {', '.join(values)}"
+        )
+    facts = {name: shown for name in needed if (shown := _shown(values[name])) is not None}
+    return facts if len(facts) == len(needed) and all(facts.values()) else None
+
+
+def _told(values: Mapping[str, Any], task: Task) -> list[str]:
+    """Columns that no prompt shows and no filter reads: what a problem is, such as its subject."""
+    return sorted(values.keys() - {*NEEDED, *OF_GENERATIONS, *_named(task.prompt)})
+
+
+def _named(prompt: str) -> Iterator[str]:
+    """What stands in braces in a prompt."""
+    return (name for _, name, _, _ in Formatter().parse(prompt) if name)
+
+
+def _shown(value: Any) -> str | None:
+    """A value as a prompt shows it: a number without a needless point, a list of texts as lines numbered from 0."""
+    if isinstance(value, list):
+        lines = [_shown(item) for item in value]
+        texts = [f"{number}. {line}" for number, line in enumerate(lines) if line is not None]
+        return "\n".join(texts) if texts and len(texts) == len(value) else None
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else str(value) if math.isfinite(value) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value.strip() if isinstance(value, str) and _is_text(value) else None
+
+
+def _is_text(value: Any) -> bool:
+    """Whether the value is a text that can be written as UTF-8."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# --- hub set -------------------------------------------------------------------------------------
+
+# One set of problems out of a fetched dataset, and counts of all that was dropped. Rules are in `chord.data.hub_rows`.
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The files beside which a set is drawn: sets to be apart from, benchmarks not to overlap, the model's folder."""
+
+    apart_from: Sequence[Path]
+    benchmarks: Sequence[Path]
+    tokenizer: Path | None
+
+
+def hub_set(
+    study: Study, name: str, root: Path, lock: Lock | None, beside: Beside
+) -> tuple[list[Problem], dict[str, Any]]:
+    """The problems of the set called `name`, and what is told of them. Raises ConfigError if there are too few."""
+    split = split_of(study, name)
+    task = study.tasks[split.task]
+    wanted = wanted_dataset(study, task.dataset)
+    files = checked_files(root, study.name, lock, wanted)
+    dataset = study.datasets[task.dataset]
+    absent = lacking(files, {one: dataset.columns[one] for one in dataset.may_lack})
+    columns = {one: column for one, column in dataset.columns.items() if one not in absent}
+    rules = replace(_rules(study, name, split.task, _commit(lock, wanted), beside), has_generations=not absent)
+    found = select(read_rows(files, columns), rules, (drawn_as(name), split.size))
+    told = counts(name, found, f"{wanted.name} at {rules.commit}", beside)
+    told |= {"columns_lacking": [dataset.columns[one] for one in absent]} if absent else {}
+    if len(found.problems) < split.size and not split.or_fewer:
+        raise ConfigError(_too_few(study, name, split, found))
+    if not found.problems:
+        raise ConfigError(_too_few(study, name, split, found))
+    return found.problems, told
+
+
+def counts(name: str, found: Selection, source: str, beside: Beside) -> dict[str, Any]:
+    """What was read, what was dropped and why, what was kept."""
+    return {
+        "set": name,
+        "source": source,
+        "drawn": len(found.problems) + found.dropped.total(),
+        "dropped": dict(sorted(found.dropped.items())),
+        "generations": dict(sorted(found.generations.items())),
+        "apart_from": sorted(path.stem for path in beside.apart_from),
+        "no_overlap_with": sorted(path.stem for path in beside.benchmarks),
+        "kept": len(found.problems),
+        "kept_by_task": dict(Counter(problem.task for problem in found.problems)),
+        "distinct_prompts": len({problem.prompt for problem in found.problems}),
+    }
+
+
+def token_lengths(folder: Path, date: str | None = None) -> Lengths:
+    """Lengths by the tokenizer in `folder`, of prompts that show `date`.
+
+    Text that looks like a special token is counted as the text that it is.
+    """
+    from transformers import AutoTokenizer
+
+    from chord.data.prompts import prompt_ids
+
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(f"{folder}: found no tokenizer.json, expected the folder of the study's model")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+    def generations(texts: Sequence[str]) -> list[int]:
+        encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    return Lengths(lambda prompt: len(prompt_ids(tokenizer, prompt, date=date)), generations)
+
+
+def _rules(study: Study, name: str, task: str, commit: str, beside: Beside) -> Rules:
+    """The rules for a set; a benchmark has no lengths and overlaps nothing, since it is asked as it is."""
+    filters = study.tasks[task].filters
+    words = filters.overlap_words if filters else None
+    is_benchmark = name.startswith(BENCHMARK)
+    if not is_benchmark and beside.tokenizer is None:
+        raise UserError(f"--tokenizer: found nothing, expected the folder of the study's model to measure {name} with")
+    if not is_benchmark and {path.stem for path in beside.benchmarks} != set(study.benchmarks):
+        found = ", ".join(path.stem for path in beside.benchmarks) or "none"
+        raise UserError(f"--benchmarks: found {found}, expected all of them: {', '.join(study.benchmarks)}")
+    apart = (one for path in beside.apart_from for one in read_lines(path, Problem))
+    asked = [question_of(one) for path in beside.benchmarks for one in read_lines(path, Problem)]
+    model = None if is_benchmark else beside.tokenizer
+    return Rules(
+        study=study,
+        name=task,
+        commit=commit,
+        apart=frozenset(question_key(question_of(one)) for one in apart),
+        overlap=Overlap(asked, words) if words and not is_benchmark else None,
+        lengths=token_lengths(model, study.prompt_date) if model else None,
+    )
+
+
+def _commit(lock: Lock | None, wanted: Wanted) -> str:
+    locked = lock.find(wanted) if lock else None
+    assert locked is not None, "its files were checked"
+    return locked.commit
+
+
+def _too_few(study: Study, name: str, split: Split, found: Selection) -> str:
+    why = ", ".join(f"{reason}: {count}" for reason, count in found.dropped.most_common()) or "nothing"
+    key = f"benchmarks.{name.removeprefix(BENCHMARK)}.problems" if name.startswith(BENCHMARK) else f"data.{name}"
+    key = f"other_experts.{name.removeprefix('expert-')}" if name.startswith("expert-") else key
+    return (
+        f"config/studies/{study.name}.yaml: {key} asks for {split.size} problems of '{split.task}', found"
+        f" {len(found.problems)} that fit (dropped: {why}); expected a smaller size, `or_fewer: true` or other filters"
+    )

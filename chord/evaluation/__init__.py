@@ -1,0 +1,1 @@
+"""Evaluation: answers to benchmarks, and their scores."""

@@ -1,0 +1,1 @@
+"""Grading: whether an answer is right, and what reward it earns."""

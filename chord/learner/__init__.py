@@ -1,1 +1,0 @@
-"""From sequences to gradients: packing, the policy forward, distributed sums, checkpoints."""

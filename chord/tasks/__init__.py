@@ -1,1 +1,0 @@
-"""Problems, prompts, answers, tool calls, rewards, benchmarks: all that knows text; imports no torch."""

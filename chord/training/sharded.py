@@ -1,0 +1,363 @@
+"""DeepSpeed's ZeRO as an engine: optimiser state, gradients and weights divided among the ranks. The same sums as ours.
+
+The only place that writes a configuration of DeepSpeed. What has to agree with `Plain`, and how it does:
+
+- Our loss is a sum over the global batch, DeepSpeed averages gradients over ranks: the loss is multiplied by their
+  number, and that average is our sum (exact where it is a power of two).
+- Micro-batches differ in number from step to step: accumulation is 1 for DeepSpeed, and the last pass of a step is
+  told to it (`set_gradient_accumulation_boundary`). Stages 2 and 3 meet in every pass, so all ranks make the same
+  number of them, idle ones included.
+- bfloat16 is the autocast of `chord.training.policy` on float32 weights, as without DeepSpeed; no loss is scaled.
+- Clipping is DeepSpeed's, by the same global norm.
+
+Stage 3 holds only parts of the weights, and sampling would have to meet in every token; so each rank has a whole copy
+to sample from, brought up to date by `hand_over`. Checkpoints are whole float32 tensors by name, made by DeepSpeed's
+public functions for that.
+"""
+
+import copy
+import math
+import os
+import random
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers import PreTrainedModel
+
+from chord.config.recipe import Recipe
+from chord.config.study import Arithmetic, Optimiser, PolicyLoss, Zero
+from chord.objective import MuConstant, WeightOne
+from chord.provenance.files import UserError
+from chord.training.batch import IDLE, Packed, Sequence, pack
+from chord.training.engine import Engine, Plain, World, adam, set_rate
+from chord.training.gradient import accumulate_gradient
+from chord.training.policy import TokenStatistics, as_policy, full_weights, output_head, token_statistics
+
+# --- zero ----------------------------------------------------------------------------------------
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def settings(zero: Zero, max_grad_norm: float, parameters: int) -> dict[str, Any]:
+    """The configuration that DeepSpeed is given for a model of so many parameters."""
+    divided: dict[str, Any] = {
+        "stage": zero.stage,
+        "overlap_comm": False,
+        "contiguous_gradients": True,
+        "reduce_scatter": True,
+        "round_robin_gradients": False,
+        # The default, or less for a smaller model: DeepSpeed makes a buffer of this size, in ZeRO-1 and 2 in each pass.
+        "reduce_bucket_size": min(500_000_000, parameters),
+    }
+    if zero.offload == "optimiser":
+        divided["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if zero.stage == 3:
+        # ours: DeepSpeed leaves tensors of up to 100,000 numbers whole, which is all of a small model
+        divided["stage3_param_persistence_threshold"] = min(100_000, parameters // 1000)
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": max_grad_norm,
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+        "communication_data_type": "fp32",
+        "fp16": {"enabled": False},
+        "bf16": {"enabled": False},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+        "zero_optimization": divided,
+    }
+
+
+def deepspeed_module() -> Any:
+    """The package, set up before its first use: the right device, and no compiler at the start.
+
+    Raises UserError where it is not installed.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    try:
+        import deepspeed
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"execution.zero: found no DeepSpeed that can be imported ({error}), expected it for a stage above 0:"
+            " `make install-engines`, or leave `zero` out"
+        ) from None
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled in 88 s, and a stale lock waits for ever
+    deepspeed.utils.logger.setLevel("ERROR")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # a line in every pass
+    return deepspeed
+
+
+class _Policy(nn.Module):
+    """What DeepSpeed runs: packed rows in, statistics of their response tokens out."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Packed, chunk_tokens: int, dtype: torch.dtype, temperature: float) -> tuple[Tensor, ...]:
+        """Log-probabilities and entropies, (N,) each."""
+        return tuple(token_statistics(self.model, batch, chunk_tokens, dtype, temperature))
+
+
+class Sharded:
+    """An Engine under ZeRO stage 1, 2 or 3. The model is DeepSpeed's from then on."""
+
+    def __init__(self, model: PreTrainedModel, rate: float, optimiser: Optimiser, zero: Zero, world: World) -> None:
+        deepspeed = deepspeed_module()
+        self.model, self.world = model, world
+        self.readable = copy.deepcopy(model).requires_grad_(False) if zero.stage == 3 else model
+        self._adam = adam(model, rate, optimiser)
+        os.environ.setdefault("LOCAL_RANK", "0")
+        self._engine = deepspeed.initialize(
+            model=_Policy(model),
+            optimizer=self._adam,
+            config=settings(zero, optimiser.max_grad_norm, sum(p.numel() for p in model.parameters())),
+            dist_init_required=False,
+        )[0]
+        if zero.stage == 3:
+            deepspeed.zero.register_external_parameter(self._engine.module, output_head(model).weight)
+        self._learned = False  # whether this step had a backward pass
+        self._handed_over = True
+
+    def statistics(
+        self, batch: Packed, chunk_tokens: int, compute_dtype: torch.dtype, temperature: float
+    ) -> TokenStatistics:
+        """See Engine."""
+        return TokenStatistics(*self._engine(batch, chunk_tokens, compute_dtype, temperature))
+
+    def rounds(self, mine: int) -> int:
+        """As many as the rank with the most."""
+        return max(self.world.gather(mine))
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """See Engine."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss * self.world.size)
+        self._learned = True
+
+    def collect(self) -> None:
+        """Nothing to do: DeepSpeed added up in the last pass."""
+
+    def update(self, rate: float, max_norm: float) -> float:
+        """See Engine; `max_norm` is in the configuration. Without a finite norm DeepSpeed steps over the update."""
+        if not self._learned:
+            return 0.0
+        set_rate(self._adam, rate)
+        self._engine.step()
+        self._learned = self._handed_over = False
+        return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else float("inf")
+
+    def hand_over(self) -> None:
+        """See Engine."""
+        if self._handed_over or self.readable is self.model:
+            return
+        own = dict(self.readable.named_parameters())
+        for name, weight in full_weights(self.model):
+            own[name].data.copy_(weight)
+        self._handed_over = True
+
+    def weights(self) -> dict[str, Tensor]:
+        """See Engine."""
+        found = {}
+        for name, weight in full_weights(self.model):
+            if self.world.leads:
+                found[name] = weight.cpu().clone()
+        return found
+
+    def moments(self) -> dict[str, Tensor]:
+        """See Engine."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        if not self._adam.state:
+            return {}
+        step = next(iter(self._adam.state.values()))["step"].cpu()
+        found = {}
+        for name, parameter in self.model.named_parameters():
+            whole: dict[str, Any] = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+            if self.world.leads:
+                found[f"{name}|step"] = step.clone()
+                found |= {f"{name}|{key}": value.detach().cpu().clone() for key, value in whole.items()}
+        return found
+
+    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
+        """See Engine. An update by nothing, at the rate 0, makes DeepSpeed's buffers first."""
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        if not moments:
+            return
+        batch = pack([IDLE], self.model.device, torch.float32)
+        self.backward(self.statistics(batch, 1, torch.float32, 1.0).logp.sum() * 0, last=True)
+        self.update(0.0, 0.0)
+        steps = {name: value for name, value in moments.items() if name.endswith("|step")}
+        for state in self._adam.state.values():
+            state["step"].copy_(next(iter(steps.values())))
+        for name, parameter in self.model.named_parameters():
+            for key in MOMENTS:
+                value = moments[f"{name}|{key}"].to(parameter.device)
+                if hasattr(parameter, "ds_id"):
+                    safe_set_local_optimizer_state(parameter, self._part(value, parameter), key)
+                else:
+                    safe_set_full_optimizer_state(parameter, value, key)
+
+    def _part(self, value: Tensor, parameter: Any) -> Tensor:
+        """What of a whole tensor this rank holds under stage 3; the last rank's end is padding."""
+        size = parameter.ds_tensor.ds_numel
+        flat = pad(value.flatten(), (0, size * self.world.size - value.numel()))
+        return flat[size * self.world.rank :][:size]
+
+    def close(self) -> None:
+        """Frees what DeepSpeed holds."""
+        self._engine.destroy()
+
+
+# --- preflight -----------------------------------------------------------------------------------
+
+# Whether DeepSpeed, as installed and as set, adds up what it should; measured in seconds, before hours are spent.
+#
+# Several of its versions lost the gradients of all micro-batches but one, with optimiser offload and without a word
+# (deepspeedai/DeepSpeed, pull requests 6550, 7967 and 7981); results of papers came from it (arXiv:2604.23747). So each
+# training under ZeRO first takes two steps on a tiny model of its own architecture, on its own ranks, with its own
+# stage, offload and dtype: in uneven micro-batches under DeepSpeed, and in one batch in PyTorch alone.
+
+# ours: float32 sums in another order differ by 1e-6 here; a bfloat16 product is rounded to 3 digits before it is added
+# up, and another split into micro-batches rounds others. A lost micro-batch is an error of 0.1 and more.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
+STEPS = 2
+PER_RANK = 3  # sequences, each a micro-batch of its own; the leading rank has one more
+VOCABULARY = 64
+MU, RATE = 0.5, 1e-3
+EPSILON = 1e-2  # ours: with a small one Adam makes a step of full length out of the rounding of a gradient near zero
+POLICY_LOSS = PolicyLoss(clip_low=0.2, clip_high=0.2, advantage_epsilon=1e-6)
+
+
+def preflight(model: PreTrainedModel, execution: Arithmetic, optimiser: Optimiser, world: World) -> dict[str, Any]:
+    """What was measured, for the manifest. Raises UserError where DeepSpeed gives another gradient or another update.
+
+    The gradient is read from Adam's first moment, which after one update is a multiple of it; all errors are relative,
+    in the norm over all parameters.
+    """
+    smooth = optimiser.model_copy(update={"epsilon": EPSILON})
+    found, expected = _measured(tiny_like(model), execution, smooth, world)
+    errors = {name: _distance(found[name], expected[name]) for name in expected}
+    errors = world.from_leader(errors)  # which alone has whole tensors
+    settings = {
+        "deepspeed": version("deepspeed"),
+        "stage": execution.zero.stage,
+        "offload": execution.zero.offload,
+        "compute_dtype": execution.compute_dtype,
+        "ranks": world.size,
+    }
+    limit = TOLERANCE[execution.compute_dtype]
+    worst = max(errors, key=lambda name: errors[name])
+    if errors[worst] > limit:
+        raise UserError(
+            f"execution.zero: found that DeepSpeed {settings['deepspeed']} with stage {settings['stage']}, offload"
+            f" {settings['offload']}, {settings['compute_dtype']} on {world.size} rank(s) gives another {worst} in"
+            f" several micro-batches than PyTorch in one batch, relative error {errors[worst]:.3g}, expected at most"
+            f" {limit:g}: it would train another model than it is told to; install another version of DeepSpeed, or"
+            " change execution.zero"
+        )
+    return {**settings, "relative_error": errors, "allowed": limit}
+
+
+def tiny_like(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same class and settings with two narrow layers and random weights, the same on every rank."""
+    config = copy.deepcopy(model.config)
+    heads = 2 * max(1, min(4, config.num_attention_heads // config.num_key_value_heads))
+    changes = {
+        "num_hidden_layers": 2,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "hidden_size": 8 * heads,
+        "intermediate_size": 48,
+        "vocab_size": VOCABULARY,
+        "max_window_layers": 2,
+    }
+    for name, value in changes.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(config, name, None)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:2]
+    with torch.random.fork_rng(devices=[]):
+        tiny = type(model)(config)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in tiny.parameters():
+        torch.nn.init.normal_(parameter, std=0.4, generator=generator)
+    torch.nn.Module.to(tiny, device=model.device, dtype=torch.float32)
+    return as_policy(tiny)
+
+
+def _measured(
+    tiny: PreTrainedModel, execution: Arithmetic, optimiser: Optimiser, world: World
+) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Mapping[str, Tensor]]]:
+    """What some steps give under DeepSpeed, and without it; numbers only on the leading rank."""
+    plain = copy.deepcopy(tiny)
+    whole = execution.model_copy(update={"micro_batch_tokens": 10**6})
+    split = execution.model_copy(update={"micro_batch_tokens": 1})  # each sequence is a micro-batch
+    alone = Plain(plain, adam(plain, RATE, optimiser), World(world.rank))
+    expected = _steps(alone, [_sequences(step, world.size) for step in range(STEPS)], whole, optimiser)
+    sharded = Sharded(tiny, RATE, optimiser, execution.zero, world)
+    mine = [_sequences(step, world.size)[world.rank :: world.size] for step in range(STEPS)]
+    found = _steps(sharded, mine, split, optimiser)
+    sharded.close()
+    return found, expected
+
+
+def _sequences(step: int, ranks: int) -> list[Sequence]:
+    """Rollouts and experts of uneven lengths, one more for the leading rank than for the others."""
+    chance = random.Random(step)
+    made = []
+    for index in range(PER_RANK * ranks + 1):
+        prompt, response = (tuple(chance.randrange(VOCABULARY) for _ in range(chance.randrange(2, 9))) for _ in "ab")
+        advantage = 0.0 if index % 2 else chance.choice((-1.0, 1.5))
+        logp = () if index % 2 else (-1.0,) * len(response)
+        made.append(Sequence(f"preflight {index}", prompt, response, bool(index % 2), advantage, logp))
+    return made
+
+
+def _steps(
+    engine: Engine, batches: list[list[Sequence]], execution: Arithmetic, optimiser: Optimiser
+) -> dict[str, Mapping[str, Tensor]]:
+    """The gradient of the first step, its norm, and what all steps change."""
+    recipe = Recipe(
+        init="base",
+        mu=MuConstant(value=MU),
+        expert_tokens=WeightOne(),
+        steps=STEPS,
+        learning_rate=RATE,
+        keep="last",
+    )
+    start, result = _kept(engine.weights()), {}
+    for batch in batches:
+        accumulate_gradient(engine, batch, MU, recipe, POLICY_LOSS, execution, 1.0)
+        norm = engine.update(RATE, optimiser.max_grad_norm)
+        if not result:
+            result["norm of the gradient"] = {"": torch.tensor(norm)}
+            result["gradient"] = {k: v for k, v in _kept(engine.moments()).items() if k.endswith("exp_avg")}
+    changed = engine.weights()
+    result["update"] = {name: changed[name] - start[name] for name in start}
+    return result
+
+
+def _kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that no later step changes."""
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _distance(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The relative distance of two lists of tensors; infinite where it is no number."""
+    apart = sum(float((found[name] - expected[name]).double().square().sum()) for name in expected)
+    size = sum(float(value.double().square().sum()) for value in expected.values())
+    distance = math.sqrt(apart / size) if size else 0.0
+    return distance if math.isfinite(distance) else math.inf

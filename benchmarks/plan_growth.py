@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from chord.provenance.files import UserError
+from chord.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("Snakefile", "workflow", "profiles", "config", "envs", "chord")

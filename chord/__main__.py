@@ -5,8 +5,8 @@ import importlib  # not followed: the digest of a job begins at its verb
 import sys
 from importlib.metadata import version
 
+from chord import VERBS
 from chord.provenance.files import run_verb
-from chord.verbs import VERBS
 
 
 def main() -> int:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from chord.errors import RecordError
+
 # --- seeds ---------------------------------------------------------------------------------------
 
 # Every random draw has its own seed, derived from what it is for. No global generator exists anywhere.
@@ -23,10 +25,6 @@ def derive(seed: int, purpose: str, *items: int | str) -> int:
 
 
 # --- records -------------------------------------------------------------------------------------
-
-
-class RecordError(Exception):
-    """A file that should hold records does not; the message names file, line, what was found and expected."""
 
 
 class Outcome(StrEnum):

@@ -32,10 +32,6 @@ Name = Annotated[str, Field(pattern=NAME)]
 Raw: TypeAlias = "dict[str, Raw] | list[Raw] | str | int | float | bool | None"  # what YAML and JSON can say
 
 
-class ConfigError(Exception):
-    """One or more things in `config/` that cannot be run; the message lists all of them, one a line."""
-
-
 class Frozen(BaseModel):
     """Base of every configuration record: immutable, strict about keys and types."""
 

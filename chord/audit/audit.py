@@ -26,10 +26,10 @@ from tqdm import tqdm
 from chord.audit import chain, inquiry
 from chord.audit.inquiry import Question, answered, asked
 from chord.audit.lineage import Proof
+from chord.errors import UserError
 from chord.findings import rendering
 from chord.findings.reading import read_json
 from chord.provenance import commands
-from chord.provenance.files import UserError
 from chord.provenance.freshness import Hasher, total_bytes
 
 BROKEN = 1

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from rocrate.model import ContextEntity, Dataset, File
 from rocrate.rocrate import ROCrate
 
+from chord.errors import UserError
 from chord.provenance import ledger as ledgers
 from chord.provenance.digest import PROJECT
 from chord.provenance.environment import scrubbed
-from chord.provenance.files import TIMESTAMP, UserError, content_hash, files_below
+from chord.provenance.files import TIMESTAMP, content_hash, files_below
 from chord.provenance.files import size_bytes as bytes_in
 from chord.provenance.manifest import Content, Manifest, read_manifest
 

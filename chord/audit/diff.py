@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from chord.audit.lineage import ENDING, Job
 from chord.config.project import nearest
-from chord.provenance.files import UserError
+from chord.errors import UserError
 from chord.provenance.freshness import Change, code_differences, differences
 from chord.provenance.manifest import Code, Content, read_manifest
 from chord.records import split_lines

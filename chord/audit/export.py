@@ -23,6 +23,7 @@ import yaml
 from pydantic import JsonValue
 from rocrate.rocrate import ROCrate
 
+from chord import module_of
 from chord.audit.crate_study import (
     COPIED,
     METADATA,
@@ -45,10 +46,10 @@ from chord.audit.crate_study import (
     title_of,
     without_places,
 )
+from chord.errors import UserError
 from chord.provenance.digest import code_digest
-from chord.provenance.files import TIMESTAMP, UserError, atomic_folder, file_sha256, files_below, write_atomically
+from chord.provenance.files import TIMESTAMP, atomic_folder, file_sha256, files_below, write_atomically
 from chord.provenance.manifest import Content, Manifest
-from chord.verbs import module_of
 
 # --- crate about ---------------------------------------------------------------------------------
 

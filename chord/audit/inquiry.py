@@ -30,11 +30,12 @@ from chord.config.load import load
 from chord.config.paper import Figure, Panel, Paper, Scheme
 from chord.config.project import Project, nearest
 from chord.config.reading import expected
+from chord.errors import UserError
 from chord.findings import claims, figures, table
 from chord.findings.reading import read_json, read_scores
 from chord.provenance import commands
 from chord.provenance.digest import PROJECT
-from chord.provenance.files import UserError, size_bytes
+from chord.provenance.files import size_bytes
 from chord.provenance.freshness import Change, Hasher, changes, differences
 from chord.provenance.ledger import read_attempts
 

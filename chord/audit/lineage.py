@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from chord.provenance.files import UserError, files_below
+from chord.errors import UserError
+from chord.provenance.files import files_below
 from chord.provenance.freshness import Hasher, Now
 from chord.provenance.ledger import Attempts, fault, ledger_for
 from chord.provenance.manifest import Content, Manifest, locate, read_manifest

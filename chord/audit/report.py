@@ -15,10 +15,11 @@ from chord.audit.lineage import Job
 from chord.audit.page import Shown, document
 from chord.config.load import load, ours
 from chord.config.project import Project
+from chord.errors import UserError
 from chord.findings import reading, rendering, table
 from chord.findings.reading import read_json
 from chord.provenance.cli import Number
-from chord.provenance.files import UserError, write_atomically
+from chord.provenance.files import write_atomically
 from chord.provenance.freshness import Hasher
 from chord.provenance.manifest import Manifest
 

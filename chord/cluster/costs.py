@@ -10,7 +10,7 @@ from chord.config.planning import Dimensions, Lengths, Machine, Planning
 from chord.config.recipe import Recipe
 from chord.config.sets import answered, split_of
 from chord.config.study import Model, Study
-from chord.provenance.files import UserError
+from chord.errors import UserError
 
 # --- model ---------------------------------------------------------------------------------------
 

@@ -30,8 +30,8 @@ from chord.cluster.probe import Finding, ask_a_node
 from chord.cluster.profile import held, wanted_gpus
 from chord.cluster.sizing import Work
 from chord.config.load import load
+from chord.errors import UserError
 from chord.provenance.cli import Number
-from chord.provenance.files import UserError
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scancel", "sinfo", "scontrol")
 PACKAGES = {

@@ -26,9 +26,9 @@ from chord.config.planning import Dimensions, Lengths, Planning, Unbuilt
 from chord.config.project import Project
 from chord.config.sets import start_models
 from chord.config.study import Study
+from chord.errors import UserError
 from chord.provenance.cli import Number
 from chord.provenance.commands import Planned, planned
-from chord.provenance.files import UserError
 from chord.records import split_lines
 
 # --- measured ------------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from chord.errors import UserError
 from chord.provenance.environment import accelerator, installed_for
-from chord.provenance.files import UserError, write_atomically
+from chord.provenance.files import write_atomically
 
 # --- cluster -------------------------------------------------------------------------------------
 

@@ -30,9 +30,10 @@ import yaml
 
 from chord import jobs
 from chord.config.load import load
+from chord.errors import UserError
 from chord.provenance import freshness
 from chord.provenance.commands import why_refused
-from chord.provenance.files import JobProcess, UserError, job_processes
+from chord.provenance.files import JobProcess, job_processes
 from chord.provenance.ledger import read_attempts
 
 # The plugin names a job PREFIX_UUID, or UUID alone.

@@ -18,8 +18,8 @@ from chord.config.project import Project
 from chord.config.reading import validated
 from chord.config.sets import answered, asked_expert, corpus_of_start, expert_of, split_of, start_models, start_of
 from chord.config.study import Execution, Model, Study
+from chord.errors import UserError
 from chord.evaluation.benchmarks import read_benchmark
-from chord.provenance.files import UserError
 from chord.settings import Count, CountOrNone, Frozen
 
 TRAINS = ("train_base", "train_sft", "train")

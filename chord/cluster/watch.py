@@ -37,11 +37,10 @@ from chord.config.load import load
 from chord.config.planning import Planning
 from chord.config.project import Project
 from chord.config.sets import start_models
+from chord.errors import ConfigError, UserError
 from chord.findings import reading
 from chord.provenance import ledger as ledgers
 from chord.provenance.cli import Number
-from chord.provenance.files import UserError
-from chord.settings import ConfigError
 
 # --- progress ------------------------------------------------------------------------------------
 

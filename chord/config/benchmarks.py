@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 from chord.config.reading import FUNCTION, FunctionName, expected, read_yaml, validated
-from chord.settings import ConfigError, Frozen, Raw, Temperature, Text, Tokens
+from chord.errors import ConfigError
+from chord.settings import Frozen, Raw, Temperature, Text, Tokens
 
 # --- benchmarks ----------------------------------------------------------------------------------
 

@@ -22,9 +22,9 @@ from chord.config.reading import composed, expected, kind_of, one_line, parsed, 
 from chord.config.recipe import Arm
 from chord.config.sets import below, why_not
 from chord.config.study import Study
-from chord.provenance.files import UserError
+from chord.errors import ConfigError, UserError
 from chord.reach import decides_nothing
-from chord.settings import NAME, ConfigError, Number, Raw
+from chord.settings import NAME, Number, Raw
 
 # --- loading -------------------------------------------------------------------------------------
 

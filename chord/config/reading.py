@@ -17,8 +17,9 @@ from yaml.reader import Reader
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
+from chord.errors import ConfigError
 from chord.reach import decides_nothing
-from chord.settings import ConfigError, Raw
+from chord.settings import Raw
 
 # --- messages ------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from chord.config.paper import Artefact, Categories, Lengths, Table, benchmark_b
 from chord.config.reading import expected
 from chord.config.recipe import Arm
 from chord.config.study import BaseCorpus, Expert, Model, Split, Study
-from chord.settings import ConfigError
+from chord.errors import ConfigError
 
 # --- sets ----------------------------------------------------------------------------------------
 

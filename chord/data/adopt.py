@@ -16,7 +16,8 @@ from chord.config.load import read_study
 from chord.config.lock import read_lock, wanted_model
 from chord.config.sets import models_from
 from chord.data.fetch import checked_files
-from chord.provenance.files import UserError, atomic_folder
+from chord.errors import UserError
+from chord.provenance.files import atomic_folder
 from chord.provenance.manifest import Manifest
 
 VERB = "chord adopt"

@@ -24,9 +24,10 @@ from chord.config.lock import read_lock
 from chord.config.sets import asked_expert, expert_of
 from chord.config.slices import of_traces
 from chord.config.study import ExpertServed, Study
+from chord.errors import ConfigError, UserError
 from chord.grading.graders import Grader
 from chord.provenance.cli import Number
-from chord.provenance.files import UserError, tree_hash, write_atomically
+from chord.provenance.files import tree_hash, write_atomically
 from chord.provenance.lease import Lease
 from chord.provenance.manifest import Manifest
 from chord.records import Answer, Outcome, Problem, Trace, derive, read_lines, write_lines
@@ -43,7 +44,6 @@ from chord.sampling.vllm_server import (
     serving,
     vllm_version,
 )
-from chord.settings import ConfigError
 
 # --- shards --------------------------------------------------------------------------------------
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from chord.config.sets import BENCHMARK, split_of
 from chord.config.study import Study
 from chord.data.problems import Draw, problem_id
+from chord.errors import ConfigError
 from chord.grading import bfcl
 from chord.records import Problem, derive
-from chord.settings import ConfigError
 
 SPARE = "fits, but the set is full"
 

@@ -25,11 +25,11 @@ from chord.config.lock import Lock, read_lock, wanted_dataset
 from chord.config.sets import corpus_of, expert_of, is_published, part_sizes, purpose, task_sizes
 from chord.config.slices import of_traces
 from chord.config.study import BaseCorpus, CorpusPart, Grading, Study
-from chord.provenance.files import UserError, write_atomically
+from chord.errors import ConfigError, UserError
+from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
 from chord.records import Outcome, Problem, Trace, derive, read_lines, write_lines
-from chord.settings import ConfigError
 
 # --- solver --------------------------------------------------------------------------------------
 

@@ -18,11 +18,10 @@ from chord.config.sets import hub_split_of as split_of
 from chord.config.study import NEEDED, OF_GENERATIONS, Filters, Split, Study, Task
 from chord.data.fetch import checked_files
 from chord.data.problems import problem_id
+from chord.errors import ConfigError, UserError
 from chord.grading.graders import Grader
 from chord.grading.tool_calls import read_calls
-from chord.provenance.files import UserError
 from chord.records import Outcome, Problem, Trace, derive, read_lines
-from chord.settings import ConfigError
 
 # --- rows ----------------------------------------------------------------------------------------
 

@@ -29,11 +29,11 @@ from chord.config.slices import of_problems
 from chord.config.study import Study
 from chord.data.hub_rows import WORDS, shared
 from chord.data.problems import Draw, draw, owner
-from chord.provenance.files import UserError, write_atomically
+from chord.errors import ConfigError, UserError
+from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
 from chord.records import Problem, read_lines, write_lines
-from chord.settings import ConfigError
 
 
 def main() -> None:

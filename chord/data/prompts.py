@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from chord.provenance.files import UserError
+from chord.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

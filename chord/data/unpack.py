@@ -19,9 +19,9 @@ from chord.config import slices
 from chord.config.load import read_study
 from chord.config.sets import models_from
 from chord.config.study import Model, Study
-from chord.provenance.files import UserError, atomic_folder, file_sha256
+from chord.errors import ConfigError, UserError
+from chord.provenance.files import atomic_folder, file_sha256
 from chord.provenance.manifest import Manifest
-from chord.settings import ConfigError
 
 VERB = "chord unpack"
 

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chord.provenance.files import UserError, this_process, write_atomically
+from chord.errors import UserError
+from chord.provenance.files import this_process, write_atomically
 from chord.provenance.manifest import command_of, read_manifest
 
 

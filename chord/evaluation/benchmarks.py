@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from chord.config.benchmarks import read_task
 from chord.config.study import AnswerForm, Study
-from chord.provenance.files import UserError
-from chord.records import Problem, RecordError, read_lines
-from chord.settings import ConfigError
+from chord.errors import ConfigError, RecordError, UserError
+from chord.records import Problem, read_lines
 
 if TYPE_CHECKING:
     from datasets import Dataset

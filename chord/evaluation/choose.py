@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from chord.provenance.files import TIMESTAMP, UserError, atomic_folder, write_atomically
+from chord.errors import UserError
+from chord.provenance.files import TIMESTAMP, atomic_folder, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.records import candidate_name
 

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from chord.config import slices, uses
 from chord.config.load import read_study
 from chord.config.study import Study
+from chord.errors import UserError
 from chord.evaluation import ahead
 from chord.evaluation.benchmarks import Benchmark, ask, keep_offline, read_benchmark, read_problems
 from chord.provenance.cli import Number
 from chord.provenance.digest import code_digest
 from chord.provenance.environment import key_packages
-from chord.provenance.files import UserError, file_sha256, tree_hash, write_atomically
+from chord.provenance.files import file_sha256, tree_hash, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
-from chord.records import Problem, RecordError, write_lines
-from chord.settings import ConfigError
+from chord.records import Problem, write_lines
 
 if TYPE_CHECKING:
     from chord.evaluation.lm_eval_models import PolicyModel
@@ -94,7 +94,7 @@ def main() -> None:
                 if mine and not ahead.is_done(answers, sibling.key):
                     text, template = answer(sibling)
                     ahead.leave(answers, sibling.key, text, VERB, ran_on | {"template": template})
-        except (UserError, ConfigError, RecordError) as error:
+        except UserError as error:
             print(f"{VERB}: {name} is left to its own job: {error}", file=sys.stderr)
 
 

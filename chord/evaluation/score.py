@@ -22,14 +22,14 @@ from typing import Any
 from chord.config import slices, uses
 from chord.config.load import read_study
 from chord.config.study import AnswerForm, Study
+from chord.errors import RecordError, UserError
 from chord.evaluation import ahead
 from chord.evaluation.benchmarks import Benchmark, keep_offline, measure, read_benchmark, read_problems
 from chord.provenance.digest import code_digest
 from chord.provenance.environment import key_packages
-from chord.provenance.files import UserError, file_sha256, write_atomically
+from chord.provenance.files import file_sha256, write_atomically
 from chord.provenance.manifest import Manifest
-from chord.records import Answer, Outcome, Problem, RecordError, read_lines
-from chord.settings import ConfigError
+from chord.records import Answer, Outcome, Problem, read_lines
 
 VERB = "chord score"
 
@@ -72,7 +72,7 @@ def main() -> None:
         try:
             if answers.exists():
                 _score_ahead(_job(study, read_benchmark(root, study, name), answers, problems, scores))
-        except (UserError, ConfigError, RecordError) as error:
+        except UserError as error:
             print(f"{VERB}: {name} is left to its own job: {error}", file=sys.stderr)
 
 

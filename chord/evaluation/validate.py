@@ -15,10 +15,11 @@ from typing import Any
 
 from chord.config import slices, uses
 from chord.config.load import read_study
+from chord.errors import RecordError
 from chord.grading.graders import Grader
 from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
-from chord.records import Outcome, Problem, RecordError, ValidationAnswer, read_lines
+from chord.records import Outcome, Problem, ValidationAnswer, read_lines
 
 VERB = "chord validate"
 

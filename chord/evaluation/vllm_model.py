@@ -11,8 +11,8 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.models import vllm_causallms
 
+from chord.errors import UserError
 from chord.evaluation.lm_eval_models import UnfitPrompt, asked_of
-from chord.provenance.files import UserError
 from chord.records import Answer
 from chord.sampling.protocol import PromptError, Sampled, check_prompts
 from chord.sampling.vllm_server import vllm_version

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from chord.config.paper import Figure, Panel, Paper, Scheme
 from chord.config.project import Project
+from chord.errors import UserError
 from chord.findings.reading import read_metrics, read_validation
 from chord.findings.statistics import moving_mean, over_seeds
-from chord.provenance.files import UserError
 
 # --- curves --------------------------------------------------------------------------------------
 

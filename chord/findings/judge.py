@@ -11,10 +11,11 @@ from pathlib import Path
 
 from chord.config import slices
 from chord.config.load import load
+from chord.errors import UserError
 from chord.evaluation.benchmarks import read_benchmark
 from chord.findings import claims, rendering, table
 from chord.provenance.cli import Number
-from chord.provenance.files import UserError, write_atomically
+from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
 
 

@@ -16,9 +16,10 @@ from chord.config import slices
 from chord.config.load import load
 from chord.config.paper import Figure, Scheme
 from chord.config.project import Project
+from chord.errors import UserError
 from chord.findings import figures
 from chord.provenance.cli import Number
-from chord.provenance.files import UserError, write_atomically
+from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
 
 WIDTH_INCHES, PANEL_INCHES, LEGEND_LINE_INCHES, PNG_DPI = 3.5, 2.1, 0.17, 200

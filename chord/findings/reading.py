@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chord.provenance.files import UserError
+from chord.errors import UserError
 from chord.provenance.manifest import Manifest, read_manifest
 from chord.records import Outcome, Problem, read_lines, split_lines
 

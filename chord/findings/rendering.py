@@ -17,9 +17,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from chord.errors import UserError
 from chord.findings.reading import read_json
 from chord.provenance.cli import plain as in_ascii
-from chord.provenance.files import UserError
 
 # --- rendering -----------------------------------------------------------------------------------
 

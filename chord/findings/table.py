@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from chord.config.paper import Cells, Elsewhere, Figure, Lengths, PaperClaim, Table, Tabled, benchmarks_of, divisions
 from chord.config.project import Project
+from chord.errors import UserError
 from chord.findings.reading import Scored, read_json, read_scores
 from chord.findings.statistics import Estimate, two_way
-from chord.provenance.files import UserError
 from chord.records import Answer, Problem
 
 # --- needs ---------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ from chord.config.load import load
 from chord.config.paper import Lengths, Tabled, benchmarks_of, divisions
 from chord.config.project import Project
 from chord.config.reading import expected
+from chord.errors import UserError
 from chord.evaluation.benchmarks import read_benchmark
 from chord.findings import reading, rendering, table
 from chord.provenance.cli import Number
-from chord.provenance.files import UserError, write_atomically
+from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
 
 

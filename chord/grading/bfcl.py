@@ -14,10 +14,9 @@ from importlib.resources import files
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from chord.errors import ConfigError, UserError
 from chord.grading.tool_calls import listed_calls
-from chord.provenance.files import UserError
 from chord.records import split_lines
-from chord.settings import ConfigError
 
 PACKAGE = "bfcl_eval"
 # The eight of the paper: simple, multiple, parallel, both; from real users ("live") and made for the leaderboard.

@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from chord.config.study import AnswerForm
+from chord.errors import UserError
 from chord.grading.math_checker import MathChecker
 from chord.grading.math_reading import plain, verdict
 from chord.grading.tool_calls import same_calls, thinks_once
-from chord.provenance.files import UserError
 from chord.reach import PlugPoint
 from chord.records import Outcome
 

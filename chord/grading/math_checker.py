@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import chord
+from chord.errors import UserError
 from chord.grading import math_worker
-from chord.provenance.files import UserError
 
 START_SECONDS = 600.0  # imports alone; they are slow on a busy machine or a network file system
 SILENT_SECONDS = 600.0  # no comparison needs so long: each ends itself over its processor time

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from chord.provenance.files import UserError
+from chord.errors import UserError
 
 MAX_CALLS_CHARACTERS = 100_000
 MAX_NUMBER_CHARACTERS = 64

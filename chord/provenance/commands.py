@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from chord.errors import UserError
 from chord.provenance.environment import REMOVED, scrubbed_command
-from chord.provenance.files import UserError
 from chord.provenance.freshness import Change, read
 
 if TYPE_CHECKING:

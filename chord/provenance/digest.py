@@ -24,9 +24,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from chord.provenance.files import UserError, write_atomically
+from chord import module_of
+from chord.errors import UserError
+from chord.provenance.files import write_atomically
 from chord.reach import decides_nothing
-from chord.verbs import module_of
 
 PROJECT = Path(__file__).resolve().parents[2]
 MAIN = "main"  # what a verb's module runs

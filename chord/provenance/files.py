@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from chord.errors import UserError
 from chord.provenance.cli import settle_output
 from chord.reach import decides_nothing
 
@@ -38,10 +39,6 @@ _DISK = {
     errno.EROFS: "found a read-only file system, expected one that can be written",
     errno.EACCES: "found no permission, expected to be allowed to read or write it",
 }
-
-
-class UserError(Exception):
-    """Something the caller of a verb can mend; the message says what was found, what was expected, what to do."""
 
 
 class Terminated(SystemExit):
@@ -190,16 +187,9 @@ def run_verb(name: str, main: Callable[[], int | None]) -> NoReturn:
         if error.errno not in _DISK:
             raise
         _complain(name, f"{error.filename or 'while writing'}: {_DISK[error.errno]}")
-    except _mendable() as error:
+    except UserError as error:
         _complain(name, str(error))
     sys.exit(code)
-
-
-def _mendable() -> tuple[type[Exception], ...]:
-    from chord.records import RecordError
-    from chord.settings import ConfigError
-
-    return UserError, ConfigError, RecordError
 
 
 def _complain(name: str, message: str) -> NoReturn:

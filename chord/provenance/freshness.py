@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from chord.errors import UserError
 from chord.provenance import environment as env
 from chord.provenance.digest import PROJECT, JobCode, Uses, contents, job_code, package_of
-from chord.provenance.files import UserError, content_hash, size_bytes, write_atomically
+from chord.provenance.files import content_hash, size_bytes, write_atomically
 from chord.provenance.manifest import as_plain, read_manifest, roots_of
 
 # --- rehash --------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from chord.provenance.files import Process, UserError, lives, lock, this_process, write_atomically
+from chord.errors import UserError
+from chord.provenance.files import Process, lives, lock, this_process, write_atomically
 from chord.reach import decides_nothing
 
 HEARTBEAT_SECONDS = 10.0

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chord.provenance.files import UserError, lock, sync_folder
+from chord.errors import UserError
+from chord.provenance.files import lock, sync_folder
 
 if TYPE_CHECKING:
     from chord.provenance.manifest import Manifest

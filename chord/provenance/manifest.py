@@ -16,18 +16,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
+from chord.errors import UserError
 from chord.provenance import environment as env
 from chord.provenance import ledger as ledgers
 from chord.provenance.digest import PROJECT, Uses, job_code
-from chord.provenance.files import (
-    Terminated,
-    UserError,
-    content_hash,
-    files_below,
-    size_bytes,
-    this_process,
-    write_atomically,
-)
+from chord.provenance.files import Terminated, content_hash, files_below, size_bytes, this_process, write_atomically
 from chord.reach import decides_nothing
 
 # --- manifest parts ------------------------------------------------------------------------------

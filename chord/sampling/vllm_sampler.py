@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from chord.provenance.files import UserError
+from chord.errors import UserError
 from chord.sampling.protocol import Request, Sampled, check_prompts
 from chord.sampling.vllm_server import ON_A_CPU, OURS, Option, check_options, vllm_version
 

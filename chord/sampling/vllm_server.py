@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from chord.provenance.files import UserError
+from chord.errors import UserError
 from chord.sampling import guard
 from chord.sampling.protocol import Request
 

@@ -24,7 +24,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor, nn
 
-from chord.provenance.files import UserError, atomic_folder, file_sha256
+from chord.errors import UserError
+from chord.provenance.files import atomic_folder, file_sha256
 from chord.records import split_lines
 
 # --- checkpoint ----------------------------------------------------------------------------------

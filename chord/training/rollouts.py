@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from chord.config.project import Run
 from chord.data.prompts import prompt_ids, response_ids
+from chord.errors import UserError
 from chord.objective import ADVANTAGES
-from chord.provenance.files import UserError
 from chord.records import Outcome, Problem, Trace, ValidationAnswer, derive
 from chord.sampling.protocol import Request, Sampled, Sampler
 from chord.training.batch import Sequence, rows_at

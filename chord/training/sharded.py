@@ -31,8 +31,8 @@ from transformers import PreTrainedModel
 
 from chord.config.recipe import Recipe
 from chord.config.study import Arithmetic, Optimiser, PolicyLoss, Zero
+from chord.errors import UserError
 from chord.objective import MuConstant, WeightOne
-from chord.provenance.files import UserError
 from chord.training.batch import IDLE, Packed, Sequence, pack
 from chord.training.engine import Engine, Plain, World, adam, set_rate
 from chord.training.gradient import accumulate_gradient

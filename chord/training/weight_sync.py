@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chord.config.project import Run
 from chord.config.study import Vllm
-from chord.provenance.files import UserError
+from chord.errors import UserError
 from chord.sampling.protocol import Sampler, StaleSampler
 from chord.sampling.vllm_sampler import (
     NEEDED,

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from chord.config.study import Grading
+from chord.errors import UserError
 from chord.grading import math_checker, math_worker
 from chord.grading.graders import MAX_TEXT_CHARACTERS, Grader
 from chord.grading.math_checker import MathChecker
-from chord.provenance.files import UserError
 from chord.records import Outcome
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from chord.provenance.files import UserError
+from chord.errors import UserError
 from chord.sampling import vllm_server as servers
 from chord.sampling.guard import below
 from chord.sampling.vllm_server import (

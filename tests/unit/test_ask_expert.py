@@ -28,12 +28,12 @@ from chord.data.ask_expert import (
     why_none,
     yields,
 )
+from chord.errors import ConfigError
 from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Outcome, Problem, Trace, read_lines, write_lines
 from chord.sampling.guard import below
 from chord.sampling.vllm_server import Completion, Server
-from chord.settings import ConfigError
 from tests import warm
 from tests.faults.test_server import listening
 from tests.tiny_model import DATED, TURN_END, TURNS, tiny_model, turn_ending_tokenizer

@@ -13,8 +13,8 @@ import pytest
 
 from chord.audit import audit, inquiry
 from chord.config.load import load
+from chord.errors import UserError
 from chord.provenance import freshness, ledger
-from chord.provenance.files import UserError
 from chord.provenance.manifest import Manifest
 from tests.faults.tampers import CELL, GRPO, SCORES, edit_json, flip_in_place
 from tests.mini_study import git, run

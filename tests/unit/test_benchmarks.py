@@ -14,10 +14,10 @@ from lm_eval.config.task import TaskConfig
 
 from chord.config.benchmarks import BenchmarkTask, Metric
 from chord.config.load import load
+from chord.errors import RecordError, UserError
 from chord.evaluation.benchmarks import Benchmark, ask, measure, read_benchmark, read_problems
 from chord.evaluation.lm_eval_models import Response
-from chord.provenance.files import UserError
-from chord.records import Problem, RecordError, write_lines
+from chord.records import Problem, write_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = load(ROOT, "demo").study

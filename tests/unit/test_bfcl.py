@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from chord.config.study import AnswerForm
+from chord.errors import ConfigError, UserError
 from chord.grading import bfcl
 from chord.grading.graders import grade
-from chord.provenance.files import UserError
 from chord.records import Outcome
-from chord.settings import ConfigError
 
 # Of the package's own first possible values these are refused by the package's own checker (2026.3.23).
 REFUSED_BY_ITSELF = 8

@@ -9,11 +9,11 @@ from markdown_it import MarkdownIt
 
 from chord.config.load import load
 from chord.config.paper import Claims, PaperClaim
+from chord.errors import UserError
 from chord.findings import claims, judge, rendering, table
 from chord.findings.claims import Judged, Part, turned
 from chord.findings.figures import Curve
 from chord.findings.statistics import LEVEL, one_way
-from chord.provenance.files import UserError
 from tests.draws import at_most, shifted
 from tests.unit.results_tree import write_metrics, write_scores
 

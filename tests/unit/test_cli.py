@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chord.verbs import VERBS
+from chord import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = """

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from chord.provenance.files import UserError
+from chord.errors import UserError
 from chord.sampling import vllm_server
 from chord.sampling.protocol import Request
 from chord.sampling.vllm_server import Completion, Server, ServerError, Wish, complete, context_of

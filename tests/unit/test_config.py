@@ -18,8 +18,9 @@ from chord.config.load import load, read_study
 from chord.config.project import Run
 from chord.config.reading import FUNCTION, FunctionName, read_yaml
 from chord.config.study import Zero
+from chord.errors import ConfigError
 from chord.objective import MuDecay
-from chord.settings import ConfigError, Raw
+from chord.settings import Raw
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS = "claims.yaml"

@@ -9,7 +9,7 @@ import pytest
 
 from chord.audit import diff
 from chord.audit.diff import first_difference
-from chord.provenance.files import UserError
+from chord.errors import UserError
 from tests.faults.tampers import CELL, GRPO, SFT, edit_json
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from chord import jobs
 from chord.config.load import load
+from chord.errors import UserError
 from chord.provenance import digest
 from chord.provenance.digest import Package, code_digest, contents, job_code
-from chord.provenance.files import UserError
 from chord.provenance.freshness import code_differences
 from chord.provenance.unfollowed import unfollowed
 

@@ -15,8 +15,7 @@ from chord.cluster.probe import Finding, Node, _builds, described, gpus_of, last
 from chord.cluster.profile import held, wanted_gpus
 from chord.cluster.sizing import site_of
 from chord.config.load import load
-from chord.provenance.files import UserError
-from chord.settings import ConfigError
+from chord.errors import ConfigError, UserError
 from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]

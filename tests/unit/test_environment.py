@@ -19,8 +19,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from chord import VERBS
 from chord.provenance.environment import installed, installed_for, pinned, unpinned
-from chord.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["data", "train", "generate", "evaluate", "report"]

@@ -18,8 +18,9 @@ from urllib3 import HTTPResponse
 
 from chord.audit import export
 from chord.audit.crate_study import step_for, steps_of, without_places
+from chord.errors import UserError
 from chord.provenance import ledger
-from chord.provenance.files import TIMESTAMP, Terminated, UserError, tree_hash
+from chord.provenance.files import TIMESTAMP, Terminated, tree_hash
 from chord.provenance.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from chord.errors import UserError
 from chord.provenance import files
 from chord.provenance.files import (
-    UserError,
     atomic_folder,
     content_hash,
     file_sha256,
@@ -188,7 +188,8 @@ def test_a_link_or_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
 VERB = """
 import os, sys, time
 from pathlib import Path
-from chord.provenance.files import UserError, atomic_folder, run_verb
+from chord.errors import UserError
+from chord.provenance.files import atomic_folder, run_verb
 def main():
     {body}
 run_verb("chord.test", main)

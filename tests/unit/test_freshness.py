@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from chord.errors import UserError
 from chord.provenance import freshness
-from chord.provenance.files import UserError
 from chord.provenance.freshness import Expected, Hasher, differences, survey
 from chord.provenance.manifest import Manifest
 

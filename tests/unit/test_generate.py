@@ -13,9 +13,9 @@ import pytest
 
 from chord.config.load import load
 from chord.config.study import Study
+from chord.errors import UserError
 from chord.evaluation import generate
 from chord.evaluation.lm_eval_models import PolicyModel
-from chord.provenance.files import UserError
 from chord.records import Answer, Problem, derive, read_lines, write_lines
 from chord.sampling.protocol import PromptError, Request, Sampled
 from tests import warm

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from chord.config.study import Grading
+from chord.errors import UserError
 from chord.grading import math_checker
 from chord.grading.graders import MOST_TRAPS, Grader, grade
 from chord.grading.math_checker import MathChecker
-from chord.provenance.files import UserError
 from chord.records import Outcome
 
 RIGHT, WRONG, UNPARSABLE, TOO_LONG = Outcome.RIGHT, Outcome.WRONG, Outcome.UNPARSABLE, Outcome.TOO_LONG

@@ -10,7 +10,7 @@ import yaml
 
 from chord.config.load import load
 from chord.config.lock import repositories
-from chord.settings import ConfigError
+from chord.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef" * 2 + "01234567"

@@ -13,7 +13,7 @@ import pytest
 from chord.config.load import load
 from chord.config.study import Filters, Study
 from chord.data.hub_rows import Lengths, Overlap, Row, Rules, Selection, question_key, read_rows, select
-from chord.provenance.files import UserError
+from chord.errors import UserError
 from tests import made_up_math
 from tests.made_up_math import parquet, row, trace
 

@@ -12,8 +12,8 @@ from chord.config.load import load
 from chord.config.paper import Categories, Lengths, Paper, Table, Tabled, benchmarks_of, divisions
 from chord.config.sets import below, why_not
 from chord.data.problems import draw
+from chord.errors import UserError
 from chord.findings import figures, reading, rendering, table, tabulate
-from chord.provenance.files import UserError
 from chord.records import Problem, write_lines
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 
 from chord.cluster import launch, sizing
 from chord.config.load import load
-from chord.provenance.files import UserError
+from chord.errors import UserError
 from chord.sampling.vllm_server import Settings, device_groups
 from chord.training import weight_sync
 from tests import warm

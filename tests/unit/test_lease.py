@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from chord.errors import UserError
 from chord.provenance import lease as leases
-from chord.provenance.files import UserError
 from chord.provenance.lease import Lease
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -113,7 +113,7 @@ def test_of_many_that_find_a_dead_owner_exactly_one_follows(tmp_path):
     code = """
 import os, sys, time
 from pathlib import Path
-from chord.provenance.files import UserError
+from chord.errors import UserError
 from chord.provenance.lease import Lease
 print("ready", flush=True)
 for line in sys.stdin:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from chord.errors import UserError
 from chord.provenance import ledger as ledgers
-from chord.provenance.files import UserError
 from chord.provenance.ledger import append, check, ledger_for, line_hashes, read
 
 PROJECT = Path(__file__).resolve().parents[2]

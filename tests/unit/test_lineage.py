@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from chord.audit.lineage import Lineage, read_lineage, study_of
+from chord.errors import UserError
 from chord.provenance import freshness
-from chord.provenance.files import UserError, tree_hash
+from chord.provenance.files import tree_hash
 from chord.provenance.freshness import Hasher, total_bytes
 from chord.provenance.ledger import read_attempts
 from chord.provenance.manifest import Manifest

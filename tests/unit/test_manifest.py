@@ -13,10 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from chord.errors import UserError
 from chord.provenance import environment, ledger
 from chord.provenance.digest import code_digest, job_code
 from chord.provenance.environment import scrubbed
-from chord.provenance.files import UserError, tree_hash
+from chord.provenance.files import tree_hash
 from chord.provenance.manifest import Manifest, command_of, locate, read_manifest
 
 PROJECT = Path(__file__).resolve().parents[2]

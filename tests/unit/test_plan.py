@@ -15,8 +15,8 @@ from chord.cluster.plan import estimated
 from chord.cluster.sizing import Layout, Site, Sizing, Work
 from chord.config.load import load
 from chord.config.planning import Dimensions, Planning
+from chord.errors import UserError
 from chord.provenance.commands import Planned
-from chord.provenance.files import UserError
 from tests import warm
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ from PIL import Image
 
 from chord.config.load import load
 from chord.config.paper import Panel
+from chord.errors import UserError
 from chord.findings import plot
-from chord.provenance.files import UserError
 from tests.unit.results_tree import write_metrics
 
 ROOT = Path(__file__).parents[2]

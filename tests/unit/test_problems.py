@@ -11,9 +11,9 @@ from chord.config.study import Benchmark, Split, Study, Task
 from chord.config.uses import of_problems, of_traces
 from chord.data.demonstrate import divided, shuffled
 from chord.data.problems import ELSEWHERE, OTHER_SHAPE, OUTSIDE, TOO_LONG, Draw, draw, owner, problem_id
+from chord.errors import ConfigError
 from chord.provenance.digest import job_code
 from chord.records import Problem, write_lines
-from chord.settings import ConfigError
 from tests.unit.small_study import write_study
 
 BENCHMARK = Benchmark(label="", problems=Split(task="sum-2", size=30), file="harder.yaml")

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from chord.config.load import load
 from chord.data.prompts import end_ids, prompt_ids, prompt_text, response_ids
-from chord.provenance.files import UserError
+from chord.errors import UserError
 from chord.training.policy import character_tokenizer
 from tests.tiny_model import DATED, TURN_END, TURNS, turn_ending_tokenizer
 

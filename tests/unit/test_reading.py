@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from chord.config import reading
 from chord.config.load import ours
 from chord.config.reading import LONGEST, FunctionName, assigned, parsed, read_json, read_yaml
-from chord.settings import ConfigError
+from chord.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 # As in https://yaml.org/spec/1.2.2/, section 10.3.2, where YAML 1.1 has other values for most of them.

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from chord.records import Problem, RecordError, Trace, read_lines, split_lines, write_lines
+from chord.errors import RecordError
+from chord.records import Problem, Trace, read_lines, split_lines, write_lines
 
 TRACE = Trace("t1", "p1", "1+2", ">120:3=3", "scripted expert")
 PROBLEM = Problem("p1", "sum-1", "1+2", "3", {"dataset": "chain_sum", "é": [1, {"a": None}]})

@@ -13,9 +13,9 @@ from docutils.core import publish_parts
 
 from chord.audit import page, report
 from chord.config.load import load
+from chord.errors import UserError
 from chord.findings import judge, plot, tabulate
 from chord.findings.figures import window
-from chord.provenance.files import UserError
 from tests.unit.results_tree import write_history, write_metrics, write_scores
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from chord.cluster import resume
+from chord.errors import UserError
 from chord.provenance import ledger
-from chord.provenance.files import SNAKEMAKE_IN, UserError, job_processes
+from chord.provenance.files import SNAKEMAKE_IN, job_processes
 
 UUID = "679c34e4-6810-49c6-becf-455bf008fcd9"
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from chord.config.load import load
+from chord.errors import RecordError
 from chord.evaluation import score
 from chord.evaluation.benchmarks import measure, read_benchmark
 from chord.evaluation.lm_eval_models import StoredAnswers
-from chord.records import Answer, Problem, RecordError, write_lines
+from chord.records import Answer, Problem, write_lines
 from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]

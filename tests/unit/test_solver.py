@@ -4,9 +4,9 @@ import pytest
 
 from chord.config.study import Grading
 from chord.data.demonstrate import final_form, solve
+from chord.errors import ConfigError
 from chord.grading.graders import grade
 from chord.records import Outcome, Problem
-from chord.settings import ConfigError
 
 MARKED = Grading(grader="marked-text", mark="=", reward="paper-math")
 LAST = Grading(grader="last-number", reward="binary")

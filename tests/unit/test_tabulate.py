@@ -13,9 +13,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 from chord.config.load import load
+from chord.errors import UserError
 from chord.findings import rendering, tabulate
 from chord.findings.statistics import two_way
-from chord.provenance.files import UserError
 from tests import warm
 from tests.unit.results_tree import write_scores
 

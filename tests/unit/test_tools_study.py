@@ -21,12 +21,12 @@ from chord.config.study import Study
 from chord.data.fetch import repository_folder
 from chord.data.hub_rows import Beside, hub_set, lacking, published, read_rows
 from chord.data.prepare import overlaps
+from chord.errors import ConfigError, UserError
 from chord.grading.bfcl import CATEGORIES, release
 from chord.jobs import expectations
 from chord.provenance.digest import job_code
-from chord.provenance.files import UserError, file_sha256
+from chord.provenance.files import file_sha256
 from chord.records import Answer, Problem, read_lines, write_lines
-from chord.settings import ConfigError
 from tests.made_up_math import model_files
 from tests.tiny_model import tiny_model
 from tests.unit.small_study import ROOT, prepare, run

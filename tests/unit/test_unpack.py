@@ -10,7 +10,7 @@ import pytest
 
 from chord.config.study import Model
 from chord.data.unpack import find
-from chord.provenance.files import UserError
+from chord.errors import UserError
 from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from chord.provenance.files import UserError
+from chord.errors import UserError
 from chord.sampling.protocol import Request
 from chord.sampling.vllm_sampler import CHUNK, checksum, checksums, combined, engine_arguments, start_engine
 from chord.sampling.vllm_server import vllm_version

@@ -36,8 +36,9 @@ from chord.findings import table
 from chord.provenance import commands, freshness
 from chord.provenance.cli import settle_output
 from chord.provenance.commands import answer, is_asked, told_by
-from chord.provenance.files import SNAKEMAKE_IN, UserError
-from chord.settings import ConfigError
+from chord.errors import UserError
+from chord.provenance.files import SNAKEMAKE_IN
+from chord.errors import ConfigError
 
 settle_output()
 
@@ -172,7 +173,7 @@ def site_of_profile():
     try:
         site = sizing.site_of(OVERRIDES)
         return site and sizing.Sizing.of(project, Path("."), site)
-    except (ConfigError, UserError) as error:
+    except UserError as error:
         end_here(str(error))
 
 

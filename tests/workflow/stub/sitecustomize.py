@@ -88,7 +88,7 @@ def more_inputs(verb, arguments, manifest, project):
         import importlib
 
         name = arguments[arguments.index("--artefact") + 1]
-        from chord.verbs import VERBS
+        from chord import VERBS
 
         module = importlib.import_module(VERBS[verb].module)
         return module._inputs(project, project.artefacts[name], results)

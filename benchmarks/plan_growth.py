@@ -92,14 +92,14 @@ def forge(tree: Path) -> None:
 
 def stand_in_for_all() -> None:
     """In a copy: does what the tests' stub does for one verb, for every command, those first whose inputs are there."""
-    from chord import jobs
     from chord.config.load import load
+    from chord.steps import Dag
 
     spec = importlib.util.spec_from_file_location("stub", ROOT / "tests/workflow/stub/sitecustomize.py")
     assert spec and spec.loader
     stub = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(stub)
-    for key, text in jobs.run_texts(load(Path("."))).items():
+    for key, text in Dag(load(Path("."))).run_texts.items():
         path = Path("results/demo", key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")

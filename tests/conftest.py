@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from chord.cluster import snakemake
 from tests import warm
 from tests.draws import SHIFT
 
@@ -122,12 +123,11 @@ def made_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path]
 @pytest.fixture(scope="session", autouse=True)
 def plans_are_forked() -> None:
     """What this process asks a Snakemake is answered by one that is forked where its packages are loaded already."""
-    from chord.provenance import commands
 
     def run(command: list[str], capture_output: bool, text: bool, check: bool, **more: Any) -> object:
         return warm.run(command, **more)
 
-    commands.subprocess = SimpleNamespace(run=run)  # pyright: ignore[reportAttributeAccessIssue]
+    snakemake.subprocess = SimpleNamespace(run=run)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.fixture(scope="session")
@@ -159,9 +159,7 @@ def rules_read_once(monkeypatch: pytest.MonkeyPatch) -> dict[object, object]:
 
     Gives what is kept, to be cleared by a test that changes anything else that the rules depend on.
     """
-    from chord.provenance import commands
-
-    ask = commands.asked
+    ask = snakemake.asked
 
     def asked(root: Path, config: list[str]) -> object:
         files = [root / "Snakefile", *sorted((root / "workflow").rglob("*.*")), *sorted((root / "config").rglob("*.*"))]
@@ -170,7 +168,7 @@ def rules_read_once(monkeypatch: pytest.MonkeyPatch) -> dict[object, object]:
             READ[key] = ask(root, config)
         return READ[key]
 
-    monkeypatch.setattr(commands, "asked", asked)
+    monkeypatch.setattr(snakemake, "asked", asked)
     return READ
 
 

@@ -26,10 +26,10 @@ from tqdm import tqdm
 from chord.audit import chain, inquiry
 from chord.audit.inquiry import Question, answered, asked
 from chord.audit.lineage import Proof
+from chord.cluster import snakemake
 from chord.errors import UserError
 from chord.findings import rendering
 from chord.findings.reading import read_json
-from chord.provenance import commands
 from chord.provenance.freshness import Hasher, total_bytes
 
 BROKEN = 1
@@ -72,7 +72,7 @@ def _with_rules(question: Question) -> Question:
         return question
     root, config = question.lineage.project, [f"study={question.lineage.study.name}"]
     try:
-        return replace(question, told=commands.asked(root, config))
+        return replace(question, told=snakemake.asked(root, config))
     except UserError as error:
         return replace(question, untold=str(error))
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from chord import jobs
 from chord.audit.lineage import (
     LEDGER,
     Evidence,
@@ -38,6 +37,7 @@ from chord.provenance.digest import PROJECT
 from chord.provenance.files import size_bytes
 from chord.provenance.freshness import Change, Hasher, changes, differences
 from chord.provenance.ledger import read_attempts
+from chord.steps import Dag
 
 # --- recomputed ----------------------------------------------------------------------------------
 
@@ -328,7 +328,7 @@ def _changes(question: Question) -> dict[Path, list[str]]:
     lineage, project = question.lineage, question.project
     if project is None:
         return {}
-    expected = jobs.expectations(project, lineage.project)
+    expected = Dag(project, lineage.project).specs
     code = lineage.project if (lineage.project / "chord").is_dir() else PROJECT
     found: dict[Path, list[str]] = {}
     for path, job in lineage.jobs.items():
@@ -344,7 +344,7 @@ def _changes(question: Question) -> dict[Path, list[str]]:
 def _recipes(question: Question) -> dict[Path, list[str]]:
     """For each run.json in the way: what config/ says otherwise now."""
     lineage, project = question.lineage, question.project
-    texts = jobs.run_texts(project) | commands.texts(question.told) if project else {}
+    texts = Dag(project).run_texts | commands.texts(question.told) if project else {}
     found: dict[Path, list[str]] = {}
     for path in question.files:
         text = texts.get(lineage.place(path)) if path.is_relative_to(lineage.study) else None

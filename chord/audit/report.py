@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from chord import jobs
 from chord.audit import chain, inquiry, page
 from chord.audit.lineage import Job
 from chord.audit.page import Shown, document
@@ -22,6 +21,7 @@ from chord.provenance.cli import Number
 from chord.provenance.files import write_atomically
 from chord.provenance.freshness import Hasher
 from chord.provenance.manifest import Manifest
+from chord.steps import files_with_ours, of_page
 
 HASHED_BYTES = 1 << 30  # ours: larger files and models are not read for a page; `chord audit` reads them
 REMEDY = "build it with snakemake"
@@ -35,9 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shown, makers = read(given.root, project, given.results)
     with Manifest.recording(
         given.manifest or given.html.with_suffix(".manifest.json"),
-        verb="chord report",
-        step="report",
-        decided_by=jobs.of_page(project, given.root),
+        of_page(project, given.root),
         inputs=_inputs(shown, makers, given.results),
         outputs={given.html.name: given.html},
         extra={"study": project.study.name, "training_seeds": list(project.seeds)},
@@ -67,7 +65,7 @@ def read(root: Path, project: Project, results: Path) -> tuple[Shown, list[Job]]
         jobs=[job.manifest for job in makers.values()],
         chain=chain.links_data(proof, large, judged),
         answers=_answers(artefacts, results, recorded),
-        ours=ours(root / "config", jobs.files_with_ours(project)),
+        ours=ours(root / "config", files_with_ours(project)),
         not_run=list(page.not_run(root, project)),
     )
     return shown, list(makers.values())

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chord import jobs
+from chord.cluster.snakemake import Planned, asked, planned
 from chord.config.load import load
 from chord.config.reading import assigned
 from chord.provenance import commands, freshness
-from chord.provenance.commands import Planned, asked, planned
+from chord.steps import Dag
 
 MADE_AGAIN = "reads what is made again"
 
@@ -36,7 +36,8 @@ def main() -> None:
     project = load(Path("."), given=assigned(args.config))
     results = Path("results", project.study.name)
     told = asked(Path("."), args.config)
-    stale = freshness.survey(results, jobs.expectations(project), jobs.run_texts(project) | commands.texts(told))
+    dag = Dag(project)
+    stale = freshness.survey(results, dag.specs, dag.run_texts | commands.texts(told))
     commands.add_changes(stale, told, results)
     config = ["--config", *args.config] if args.config else []
     reasons = explained(planned([*args.targets, *others, *config]), stale, results)

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from chord.cluster import costs
 from chord.cluster.costs import Bench, Cost, named, parameters
 from chord.cluster.sizing import Layout, Work, cost, disk, lengths_of, machine_of, shape_of, start_below
+from chord.cluster.snakemake import Planned, planned
 from chord.config.load import load
 from chord.config.planning import Dimensions, Lengths, Planning, Unbuilt
 from chord.config.project import Project
@@ -28,7 +29,6 @@ from chord.config.sets import start_models
 from chord.config.study import Study
 from chord.errors import UserError
 from chord.provenance.cli import Number
-from chord.provenance.commands import Planned, planned
 from chord.records import split_lines
 
 # --- measured ------------------------------------------------------------------------------------

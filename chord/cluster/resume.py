@@ -28,13 +28,13 @@ from pathlib import Path
 
 import yaml
 
-from chord import jobs
+from chord.cluster.snakemake import why_refused
 from chord.config.load import load
 from chord.errors import UserError
 from chord.provenance import freshness
-from chord.provenance.commands import why_refused
 from chord.provenance.files import JobProcess, job_processes
 from chord.provenance.ledger import read_attempts
+from chord.steps import Dag
 
 # The plugin names a job PREFIX_UUID, or UUID alone.
 NAME = re.compile(r"(\S+_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -215,7 +215,8 @@ def keep_finished(folder: Path, study: str | None) -> list[Path]:
         return []
     project = load(folder, study)
     results = Path("results", project.study.name)
-    expected, texts = jobs.expectations(project), jobs.run_texts(project)
+    dag = Dag(project)
+    expected, texts = dag.specs, dag.run_texts
     stale = freshness.survey(results, expected, texts)
     finished = {str(results / key) for key in texts if (results / key).exists() and key not in stale}
     for key in expected:

@@ -29,7 +29,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from chord import jobs
 from chord.cluster import costs
 from chord.cluster.costs import Setting
 from chord.cluster.sizing import Layout, Work, cost, lengths_of, machine_of, shape_of, start_below
@@ -41,6 +40,7 @@ from chord.errors import ConfigError, UserError
 from chord.findings import reading
 from chord.provenance import ledger as ledgers
 from chord.provenance.cli import Number
+from chord.steps import ENDING, Dag
 
 # --- progress ------------------------------------------------------------------------------------
 
@@ -368,7 +368,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     chosen = {"artefacts": given.artefacts} if given.artefacts else {}
     project = load(given.root, given.study, tuple(given.seeds or ()), chosen)
-    plan = {key: one.verb for key, one in jobs.planned(project, given.root).items()}
+    dag = Dag(project, given.root)
+    plan = {key: job.step.verb for key, job in dag.planned.items() if job.step.verb}
     prices = _prices(given, project, plan)
     console = Console(highlight=False)
     view = look(given.root, project, plan, prices)
@@ -453,7 +454,7 @@ def priced(
 def _work(project: Project, key: str, verb: str) -> Work:
     """The job of a manifest, with the rule that makes it."""
     rule = verb.removeprefix("chord ").replace("-", "_")
-    place = f"results/{project.study.name}/{key.removesuffix(jobs.ENDING)}"
+    place = f"results/{project.study.name}/{key.removesuffix(ENDING)}"
     if rule == "train" and key.startswith("models/"):
         rule = "train_base"
     elif rule == "train" and project.arms[Work.of_job(rule, place).of].only_imitates:

@@ -11,7 +11,6 @@ import os
 import shutil
 from pathlib import Path
 
-from chord.config import slices
 from chord.config.load import read_study
 from chord.config.lock import read_lock, wanted_model
 from chord.config.sets import models_from
@@ -19,6 +18,7 @@ from chord.data.fetch import checked_files
 from chord.errors import UserError
 from chord.provenance.files import atomic_folder
 from chord.provenance.manifest import Manifest
+from chord.steps import of_fetched
 
 VERB = "chord adopt"
 
@@ -36,9 +36,7 @@ def main() -> None:
     lock = read_lock(root, study.name)
     with Manifest.recording(
         args.manifest,
-        verb=VERB,
-        step="data",
-        decided_by=slices.of_fetched(study, lock, args.of),
+        of_fetched(study, lock, args.of),
         inputs={},
         outputs={"model": args.model},
     ):

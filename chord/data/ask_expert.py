@@ -18,11 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from chord.config import uses
 from chord.config.load import read_study
 from chord.config.lock import read_lock
 from chord.config.sets import asked_expert, expert_of
-from chord.config.slices import of_traces
 from chord.config.study import ExpertServed, Study
 from chord.errors import ConfigError, UserError
 from chord.grading.graders import Grader
@@ -44,6 +42,7 @@ from chord.sampling.vllm_server import (
     serving,
     vllm_version,
 )
+from chord.steps import of_traces
 
 # --- shards --------------------------------------------------------------------------------------
 
@@ -309,15 +308,12 @@ def main() -> None:
     args = _arguments()
     study = read_study(args.study)
     expert, lock = _served(study, args.traces_of), read_lock(args.study.resolve().parents[2], study.name)
-    decided_by = of_traces(study, args.traces_of, lock)
+    decided = of_traces(study, args.traces_of, lock)
     problems = read_lines(args.problems, Problem)
     inputs = {"problems": args.problems, "expert": args.expert}
     with Manifest.recording(
         args.manifest,
-        verb=VERB,
-        step="engines",
-        uses=uses.of_traces(study, args.traces_of),
-        decided_by=decided_by,
+        decided,
         inputs=inputs | ({"tokenizer": args.tokenizer} if args.tokenizer else {}),
         outputs={"traces": args.traces, "counts": args.counts},
         seeds={"data": study.data.seed},

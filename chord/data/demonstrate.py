@@ -19,17 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chord.config import uses
 from chord.config.load import read_study
 from chord.config.lock import Lock, read_lock, wanted_dataset
 from chord.config.sets import corpus_of, expert_of, is_published, part_sizes, purpose, task_sizes
-from chord.config.slices import of_traces
 from chord.config.study import BaseCorpus, CorpusPart, Grading, Study
 from chord.errors import ConfigError, UserError
 from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
 from chord.records import Outcome, Problem, Trace, derive, read_lines, write_lines
+from chord.steps import of_traces
 
 # --- solver --------------------------------------------------------------------------------------
 
@@ -227,16 +226,13 @@ def main() -> None:
     args = _arguments()
     root, study = args.study.resolve().parents[2], read_study(args.study)
     lock = read_lock(root, study.name)
-    decided_by = of_traces(study, args.traces_of, lock)
+    decided = of_traces(study, args.traces_of, lock)
     problems, of_hub = read_lines(args.problems, Problem), is_published(study, args.traces_of)
     recording = nullcontext()
     if args.manifest:
         recording = Manifest.recording(
             args.manifest,
-            verb="chord demonstrate",
-            step="data",
-            uses=uses.of_traces(study, args.traces_of),
-            decided_by=decided_by,
+            decided,
             inputs={"problems": args.problems} | ({"tokenizer": args.tokenizer} if args.tokenizer else {}),
             outputs={"traces": args.traces, "counts": args.counts},
             seeds={"data": study.data.seed} if purpose(args.traces_of) == "base" or of_hub else {},

@@ -21,11 +21,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from chord.config import uses
 from chord.config.load import read_study
 from chord.config.lock import Lock, read_lock
 from chord.config.sets import BENCHMARK, beside_benchmark, problem_sets, purpose, source_of, split_of
-from chord.config.slices import of_problems
 from chord.config.study import Study
 from chord.data.hub_rows import WORDS, shared
 from chord.data.problems import Draw, draw, owner
@@ -34,6 +32,7 @@ from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
 from chord.records import Problem, read_lines, write_lines
+from chord.steps import of_problems
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
     args = _arguments()
     root, study = args.study.resolve().parents[2], read_study(args.study)
     lock = read_lock(root, study.name)
-    decided_by = of_problems(study, args.set, lock)
+    decided = of_problems(study, args.set, lock)
     inputs = {f"apart from {path.stem}": path for path in args.apart_from}
     inputs |= {f"benchmark {path.stem}": path for path in args.benchmarks}
     inputs |= {f"trained {path.stem}": path for path in args.trained}
@@ -50,10 +49,7 @@ def main() -> None:
     if args.manifest:
         recording = Manifest.recording(
             args.manifest,
-            verb="chord prepare",
-            step="data",
-            uses=uses.of_problems(study, args.set),
-            decided_by=decided_by,
+            decided,
             inputs=inputs,
             outputs={"problems": args.problems, "counts": args.counts},
             seeds={"data": study.data.seed},

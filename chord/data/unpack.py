@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from chord.config import slices
 from chord.config.load import read_study
 from chord.config.sets import models_from
 from chord.config.study import Model, Study
 from chord.errors import ConfigError, UserError
 from chord.provenance.files import atomic_folder, file_sha256
 from chord.provenance.manifest import Manifest
+from chord.steps import of_package
 
 VERB = "chord unpack"
 
@@ -44,9 +44,7 @@ def main() -> None:
     model, where = _wanted(study, args.of)
     recording = Manifest.recording(
         args.manifest,
-        verb=VERB,
-        step="train",
-        decided_by=slices.of_package(study, args.of),
+        of_package(study, args.of),
         inputs={},
         outputs={"model": args.model},
     )

@@ -19,6 +19,7 @@ from chord.errors import UserError
 from chord.provenance.files import TIMESTAMP, atomic_folder, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.records import candidate_name
+from chord.steps import of_choice
 
 RULE = "the highest validation accuracy after any update; among equals the earlier candidate, and its earlier step"
 ON_TEST = "the highest mean on the benchmark of the weights after the last update; among equals the earlier candidate"
@@ -39,10 +40,10 @@ def main() -> None:
     args = _arguments()
     with Manifest.recording(
         args.manifest,
-        verb="chord choose",
-        step="train",
-        decided_by={"candidates": [run.absolute().parent.name for run in args.candidates]}
-        | ({"on": "test", "benchmark": args.scores[0].absolute().parent.name} if args.scores else {}),
+        of_choice(
+            [run.absolute().parent.name for run in args.candidates],
+            args.scores[0].absolute().parent.name if args.scores else None,
+        ),
         inputs={f"{name} of {run}": run / name for run in args.candidates for name in PARTS}
         | {f"scores of {run}": file for run, file in zip(args.candidates, args.scores, strict=False)},
         outputs={name: getattr(args, name) for name in ("model", "metrics", "validation", "chosen")},

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from chord.config import slices, uses
 from chord.config.load import read_study
 from chord.config.study import Study
 from chord.errors import UserError
@@ -30,6 +29,7 @@ from chord.provenance.files import file_sha256, tree_hash, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
 from chord.records import Problem, write_lines
+from chord.steps import of_answers
 
 if TYPE_CHECKING:
     from chord.evaluation.lm_eval_models import PolicyModel
@@ -61,20 +61,17 @@ def main() -> None:
     root, study = args.study.resolve().parents[2], read_study(args.study)
     benchmark = read_benchmark(root, study, args.benchmark)
     threads, by = args.threads or study.execution.cpu_threads, study.execution.answers
-    reached = uses.of_answers(study, benchmark.definition)
+    decided = of_answers(study, benchmark.name, benchmark.definition, args.seed)
     with Manifest.recording(
         args.manifest,
-        verb=VERB,
-        step="engines" if by == "vllm" else "generate",
-        uses=reached,
+        decided,
         inputs={"model": args.model, "problems": args.problems},
         outputs={"answers": args.answers},
-        decided_by=slices.of_answers(study, benchmark.name, benchmark.definition, args.seed),
         seeds={"evaluate": args.seed},
         extra={"cpu_threads": threads},
     ) as recording:
         _check_model(args.model)
-        alike = {"code": code_digest(VERB, reached), "packages": key_packages(), "model": tree_hash(args.model)}
+        alike = {"code": code_digest(VERB, decided.uses), "packages": key_packages(), "model": tree_hash(args.model)}
         job = _job(study, benchmark, args.problems, args.answers, args.seed, alike)
         recording.extra["key"] = job.key
         with ahead.claimed(args.answers, wait=True):
@@ -203,7 +200,7 @@ def _job(study: Study, benchmark: Benchmark, file: Path, answers: Path, seed: in
     """The job, with its problems read and checked; `alike` is what it shares with the model's other benchmarks."""
     problems = read_problems(file)
     own = {
-        "decided_by": slices.of_answers(study, benchmark.name, benchmark.definition, seed),
+        "decided_by": of_answers(study, benchmark.name, benchmark.definition, seed).decided_by,
         "problems": file_sha256(file),
     }
     return Job(benchmark, file, tuple(problems), seed, answers, ahead.key_of(alike | own))

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chord.config import slices, uses
 from chord.config.load import read_study
 from chord.config.study import AnswerForm, Study
 from chord.errors import RecordError, UserError
@@ -30,6 +29,7 @@ from chord.provenance.environment import key_packages
 from chord.provenance.files import file_sha256, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.records import Answer, Outcome, Problem, read_lines
+from chord.steps import of_scores
 
 VERB = "chord score"
 
@@ -53,12 +53,9 @@ def main() -> None:
     benchmark = read_benchmark(root, study, args.benchmark)
     with Manifest.recording(
         args.manifest,
-        verb=VERB,
-        step="evaluate",
-        uses=uses.of_scores(study, benchmark.name, benchmark.definition),
+        of_scores(study, benchmark.name, benchmark.definition),
         inputs={"answers": args.answers, "problems": args.problems},
         outputs={"scores": args.scores},
-        decided_by=slices.of_scores(study, benchmark.name, benchmark.definition),
     ) as recording:
         job = _job(study, benchmark, args.answers, args.problems, args.scores)
         recording.extra["key"] = job.key
@@ -86,10 +83,11 @@ def _job(study: Study, benchmark: Benchmark, answers: Path, problems: Path, scor
     """The job, with everything it reads checked."""
     asked, answered = read_problems(problems), read_lines(answers, Answer)
     check_answers(answers, answered, asked, benchmark)
+    decided = of_scores(study, benchmark.name, benchmark.definition)
     parts = {
-        "code": code_digest(VERB, uses.of_scores(study, benchmark.name, benchmark.definition)),
+        "code": code_digest(VERB, decided.uses),
         "packages": key_packages(),
-        "decided_by": slices.of_scores(study, benchmark.name, benchmark.definition),
+        "decided_by": decided.decided_by,
         "answers": file_sha256(answers),
         "problems": file_sha256(problems),
     }
@@ -137,7 +135,7 @@ def _misfit(answer: Answer, prompts: dict[str, str], benchmark: Benchmark) -> st
 def scores_text(job: Job) -> str:
     """The content of scores.json. Raises RuntimeError if lm-eval's numbers do not follow from its outcomes."""
     keep_offline()
-    from chord.evaluation.lm_eval_models import StoredAnswers
+    from chord.evaluation.stored import StoredAnswers
 
     results = measure(StoredAnswers(job.answers), job.benchmark, job.problems, job.form)
     tokens = {(answer.problem, answer.sample): answer.response_tokens for answer in job.answers}

@@ -13,13 +13,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from chord.config import slices, uses
 from chord.config.load import read_study
 from chord.errors import RecordError
 from chord.grading.graders import Grader
 from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
 from chord.records import Outcome, Problem, ValidationAnswer, read_lines
+from chord.steps import of_validation
 
 VERB = "chord validate"
 
@@ -30,10 +30,7 @@ def main() -> None:
     study = read_study(args.study)
     with Manifest.recording(
         args.manifest,
-        verb=VERB,
-        step="evaluate",
-        uses=uses.of_grading(study.grading.form),
-        decided_by=slices.of_validation(study),
+        of_validation(study),
         inputs={"answers": args.answers, "problems": args.problems},
         outputs={"validation": args.validation},
     ):

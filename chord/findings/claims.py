@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from chord.config.paper import Cells, Curves, Elsewhere, PaperClaim, Rise, Turn
-from chord.config.project import Project
+from chord.config.project import WHERE, Needs, Project, needs
 from chord.errors import UserError
 from chord.findings import figures
 from chord.findings.figures import Array, Curve
 from chord.findings.reading import Scored, read_scores
 from chord.findings.statistics import LEVEL, Estimate, difference, holm, one_way, seeds_needed
-from chord.findings.table import WHERE, Needs, needs
 
 # --- comparisons ---------------------------------------------------------------------------------
 

@@ -9,14 +9,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from chord.config import slices
 from chord.config.load import load
+from chord.config.project import judged_files
 from chord.errors import UserError
 from chord.evaluation.benchmarks import read_benchmark
-from chord.findings import claims, rendering, table
+from chord.findings import claims, rendering
 from chord.provenance.cli import Number
 from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
+from chord.steps import of_claims
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,10 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     with Manifest.recording(
         given.manifest or given.json.with_suffix(".manifest.json"),
-        verb="chord judge",
-        step="report",
-        decided_by=slices.of_claims(project),
-        inputs={name: given.results / name for name in table.files(project)},
+        of_claims(project),
+        inputs={name: given.results / name for name in judged_files(project)},
         outputs={path.name: path for path in outputs},
         extra={"study": study.name, "training_seeds": list(project.seeds)},
     ):

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from chord.config import slices
 from chord.config.load import load
 from chord.config.paper import Figure, Scheme
 from chord.config.project import Project
@@ -21,6 +20,7 @@ from chord.findings import figures
 from chord.provenance.cli import Number
 from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
+from chord.steps import of_artefact
 
 WIDTH_INCHES, PANEL_INCHES, LEGEND_LINE_INCHES, PNG_DPI = 3.5, 2.1, 0.17, 200
 LEGEND_MARGIN_INCHES = 0.06  # left and right: what matplotlib leaves there
@@ -87,9 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     outputs: dict[Path, str | bytes] = {given.json: text, given.svg: svg, given.png: png}
     with Manifest.recording(
         given.manifest or given.json.with_suffix(".manifest.json"),
-        verb="chord plot",
-        step="report",
-        decided_by=slices.of_artefact(project, given.artefact),
+        of_artefact(project, given.artefact),
         inputs=_inputs(project, figure, given.results),
         outputs={path.name: path for path in outputs},
         extra={"study": project.study.name, "artefact": given.artefact, "training_seeds": list(project.seeds)},

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from chord.config import slices
 from chord.config.load import load
 from chord.config.paper import Lengths, Tabled, benchmarks_of, divisions
 from chord.config.project import Project
@@ -17,6 +16,7 @@ from chord.findings import reading, rendering, table
 from chord.provenance.cli import Number
 from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
+from chord.steps import of_artefact
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,9 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     manifest = given.manifest or given.json.with_suffix(".manifest.json")
     with Manifest.recording(
         manifest,
-        verb="chord tabulate",
-        step="report",
-        decided_by=slices.of_artefact(project, given.artefact),
+        of_artefact(project, given.artefact),
         inputs=_inputs(project, artefact, given.results),
         outputs={path.name: path for path in outputs},
         extra={"study": project.study.name, "artefact": given.artefact, "training_seeds": list(project.seeds)},

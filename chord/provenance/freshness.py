@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from chord.errors import UserError
 from chord.provenance import environment as env
-from chord.provenance.digest import PROJECT, JobCode, Uses, contents, job_code, package_of
+from chord.provenance.digest import PROJECT, JobCode, contents, job_code, package_of
 from chord.provenance.files import content_hash, size_bytes, write_atomically
-from chord.provenance.manifest import as_plain, read_manifest, roots_of
+from chord.provenance.manifest import JobSpec, as_plain, read_manifest, roots_of
 
 # --- rehash --------------------------------------------------------------------------------------
 
@@ -140,15 +140,6 @@ NO_HASH = "none: "
 READ = Path(".snakemake", "read")  # in the project, by study: hashes of what was read, see `Hasher`
 
 
-class Expected(NamedTuple):
-    """What should decide a job today; see the fields of `Manifest` with these names."""
-
-    verb: str
-    uses: Uses
-    step: str
-    decided_by: Mapping[str, Any]
-
-
 class Change(NamedTuple):
     """One thing that is not as it was when a job ran. `what`: code, settings, pins, input, output or manifest."""
 
@@ -174,7 +165,7 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def changes(
-    manifest: Mapping[str, Any], expected: Expected, root: Path = PROJECT, kept: Path | None = None
+    manifest: Mapping[str, Any], expected: JobSpec, root: Path = PROJECT, kept: Path | None = None
 ) -> list[Change]:
     """What of code, settings and pins is not as it was when the manifest was written. Looks at no result.
 
@@ -286,10 +277,10 @@ def _made(path: Path) -> Made:
     return Made(path, content, placed("inputs"), placed("outputs"))
 
 
-def survey(study: Path, expected: Mapping[str, Expected], run_texts: Mapping[str, str]) -> dict[str, list[Change]]:
+def survey(study: Path, expected: Mapping[str, JobSpec], run_texts: Mapping[str, str]) -> dict[str, list[Change]]:
     """What is stale in results/STUDY and why, by manifest (or run.json) relative to it; nothing for what is not there.
 
-    `expected` and `run_texts`: see `chord.jobs`. Changes nothing below results/. Raises UserError for a folder that is
+    `expected` and `run_texts`: see `chord.steps`. Changes nothing below results/. Raises UserError for a folder that is
     a link to nothing, as where a disk is not mounted.
     """
     _refuse_links_to_nothing(study / key for key in (*run_texts, *expected))

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
@@ -93,6 +94,15 @@ FORMAT = "chord-manifest-3"
 _PLAIN = TypeAdapter(dict[str, Any])
 
 
+class JobSpec(NamedTuple):
+    """What decides a job beside its inputs; `chord.steps` says it of each kind of job."""
+
+    verb: str
+    step: str = ""  # whose pins hold: envs/STEP.txt
+    decided_by: Mapping[str, Any] = MappingProxyType({})
+    uses: Uses = MappingProxyType({})  # entries of plug points, see `job_code`
+
+
 @decides_nothing("it records what a job read, ran on and wrote")
 class Manifest(Part):
     """What one verb read, ran on and wrote. Written last, so where it stands the outputs are whole."""
@@ -121,29 +131,25 @@ class Manifest(Part):
     def recording(
         cls,
         path: Path,
+        job: JobSpec,
         *,
-        verb: str,
         inputs: Mapping[str, Path],
         outputs: Mapping[str, Path],
-        step: str = "",
-        decided_by: Mapping[str, Any] | None = None,
         seeds: Mapping[str, int] | None = None,
         extra: Mapping[str, Any] | None = None,
         ledger: Path | None = None,
-        uses: Uses | None = None,
     ) -> "AbstractContextManager[Recording]":
         """A block of work whose manifest is written to `path` when it ends well, and whose end the ledger learns.
 
         Inputs are hashed when the block begins, outputs when it ends; an input that changed meanwhile is an error.
-        `step` and `decided_by` say what else decides the outputs: the pins of envs/STEP.txt, and a slice of config/.
-        `ledger` is found from `path` unless given. `uses`: see `job_code`. A block left by an exception, by
-        a signal or by `sys.exit` (also 0: work to be continued) writes no manifest. One process of a group records.
+        `ledger` is found from `path` unless given. A block left by an exception, by a signal or by `sys.exit` (also 0:
+        work to be continued) writes no manifest. One process of a group records.
         """
-        decided = as_plain(decided_by or {})
+        decided = as_plain(job.decided_by)
         recording = Recording(
-            path, verb, step, decided, dict(inputs), dict(outputs), dict(seeds or {}), dict(extra or {})
+            path, job.verb, job.step, decided, dict(inputs), dict(outputs), dict(seeds or {}), dict(extra or {})
         )
-        return _recorded(recording, ledger or ledgers.ledger_for(path), uses or {})
+        return _recorded(recording, ledger or ledgers.ledger_for(path), job.uses)
 
 
 @dataclass

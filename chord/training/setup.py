@@ -19,7 +19,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chord.config.project import Run
 from chord.config.study import Zero
-from chord.config.uses import of_training
 from chord.data.prompts import as_recorded, end_ids
 from chord.errors import UserError
 from chord.provenance.cli import Number
@@ -29,6 +28,7 @@ from chord.provenance.lease import Lease
 from chord.reach import PlugPoint
 from chord.records import Problem, Trace, candidate_name, derive, read_lines
 from chord.sampling.protocol import Sampler
+from chord.steps import of_training
 from chord.training import checkpoint
 from chord.training.checkpoint import Curves, LineLog, Progress
 from chord.training.engine import Engine, Plain, World, adam
@@ -426,6 +426,6 @@ def _state_digest(run: Run, inputs: dict[str, Path]) -> str:
     How the sums are divided among ranks is left out: one state is continued by any of them.
     """
     told = run.model_copy(update={"execution": run.execution.model_copy(update={"zero": Zero()})}).model_dump_json()
-    code = code_digest("chord train", {**of_training(run), "engine": ENGINES.names})
+    code = code_digest("chord train", {**of_training(run).uses, "engine": ENGINES.names})
     parts = [f"{name} {content_hash(path)}" for name, path in sorted(inputs.items()) if name != "run"]
     return hashlib.sha256("\n".join([*parts, f"run {told}", f"code {code}"]).encode()).hexdigest()[:16]

@@ -31,12 +31,12 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from chord.config.project import Run
-from chord.config.uses import of_training
 from chord.objective import Step
 from chord.provenance.lease import Lease
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
 from chord.sampling.protocol import StaleSampler
+from chord.steps import of_training
 from chord.training.batch import Sequence
 from chord.training.engine import World, join_world, leave_world
 from chord.training.gradient import NotFinite, accumulate_gradient
@@ -86,9 +86,7 @@ def _lead(args: argparse.Namespace, run: Run, world: World, inputs: dict[str, Pa
     """Trains as the rank that owns the state and writes all files; gives the exit code."""
     recording = Manifest.recording(
         args.manifest,
-        verb="chord train",
-        step="train",
-        uses=of_training(run),
+        of_training(run),
         inputs=inputs,
         outputs=outputs,
         seeds={"run": run.seed},

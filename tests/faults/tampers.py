@@ -12,7 +12,7 @@ from unittest import mock
 from chord.audit.lineage import Job, read_lineage
 from chord.provenance import ledger as ledgers
 from chord.provenance.files import content_hash
-from chord.provenance.manifest import Manifest
+from chord.provenance.manifest import JobSpec, Manifest
 
 GRPO, SFT = "runs/grpo/seed-1", "runs/sft-light/seed-1"
 CELL = f"{GRPO}/eval/in-distribution"
@@ -136,10 +136,7 @@ def remade(results: Path, output: str, change: Callable[[Path], Any]) -> None:
         mock.patch.object(sys, "argv", command),
         Manifest.recording(
             job.path,
-            verb=was.verb,
-            step=was.step,
-            decided_by=was.decided_by,
-            uses=was.code.uses,
+            JobSpec(was.verb, was.step, was.decided_by, was.code.uses),
             seeds=was.seeds,
             extra=was.extra,
             inputs=dict(zip(was.inputs, job.inputs, strict=True)),

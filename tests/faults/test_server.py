@@ -37,7 +37,7 @@ import signal, sys, time
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 from chord.provenance.files import run_verb
-from chord.sampling import server as servers
+from chord.sampling import vllm_server as servers
 from tests.faults import test_server
 def main():
     servers.command, servers.visible_devices = test_server.stand_in({kind!r}), list

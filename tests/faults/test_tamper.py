@@ -15,7 +15,7 @@ import pytest
 
 from chord.audit import audit
 from chord.provenance import commands, freshness
-from chord.provenance.manifest import Manifest
+from chord.provenance.manifest import JobSpec, Manifest
 from tests import mini_study as mini
 from tests.faults import tampers as t
 from tests.faults.tampers import ANSWERS, CELL, GRPO, LEDGER, SCORES, SFT
@@ -204,7 +204,7 @@ def test_one_flipped_bit_in_500_megabytes_is_found_and_the_file_read_once(
     model, size = tmp_path / "results/big/model", 500_000_000
     model.mkdir(parents=True)
     path = model.parent / "train.manifest.json"
-    with Manifest.recording(path, verb="chord.records", inputs={}, outputs={"model": model}):
+    with Manifest.recording(path, JobSpec("chord.records"), inputs={}, outputs={"model": model}):
         (model / "weights").write_bytes(os.urandom(1 << 20))
         os.truncate(model / "weights", size)
     code, told = audited(capsys, model)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from chord.config.project import Project
-from chord.provenance.manifest import Manifest
+from chord.provenance.manifest import JobSpec, Manifest
 from chord.records import derive
 
 # Share right per benchmark at the end, in the order of the study's benchmarks.
@@ -105,7 +105,7 @@ def write_history(results: Path, project: Project) -> None:
     seed.parent.mkdir(parents=True, exist_ok=True)
     seed.write_text("made up")
     one = results / "one.manifest.json"
-    with Manifest.recording(one, verb="chord.config", inputs={}, outputs={"made": seed}, extra={"device": "cpu"}):
+    with Manifest.recording(one, JobSpec("chord.config"), inputs={}, outputs={"made": seed}, extra={"device": "cpu"}):
         pass
     told = json.loads(one.read_text())
     folders = [results / "models" / "base"] + [

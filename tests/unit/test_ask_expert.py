@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from chord.config.load import load
-from chord.config.slices import of_traces
 from chord.config.study import ExpertServed
 from chord.data.ask_expert import (
     Judged,
@@ -34,6 +33,7 @@ from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Outcome, Problem, Trace, read_lines, write_lines
 from chord.sampling.guard import below
 from chord.sampling.vllm_server import Completion, Server
+from chord.steps import of_traces
 from tests import warm
 from tests.faults.test_server import listening
 from tests.tiny_model import DATED, TURN_END, TURNS, tiny_model, turn_ending_tokenizer
@@ -239,14 +239,14 @@ def flags(place: Path, out: Path) -> list[str]:
 def test_an_option_that_this_vllm_lacks_is_refused_by_name_and_nothing_is_started(place, tmp_path):
     (tmp_path / "project").mkdir()
     study = write_study(tmp_path / "project", **CHANGES | {"expert": EXPERT | {"options": {"swap_spaces": 4}}})
-    told = run("ask_expert", *flags(place, tmp_path), "--study", study)
+    told = run("ask-expert", *flags(place, tmp_path), "--study", study)
     assert told.returncode == 2
     assert "studies/demo.yaml: expert.options.swap_spaces: found an option that vLLM 0.32" in told.stderr
     assert not (tmp_path / "state").exists()
 
 
 def test_another_expert_is_asked_by_another_verb(place, tmp_path):
-    told = run("ask_expert", *flags(place, tmp_path), "--study", write_study(tmp_path / "project"))
+    told = run("ask-expert", *flags(place, tmp_path), "--study", write_study(tmp_path / "project"))
     assert told.returncode == 2 and "expert.source is scripted, expected served" in told.stderr
 
 
@@ -278,7 +278,7 @@ def test_a_run_that_is_killed_goes_on_after_the_last_finished_shard_and_leaves_n
     assert 1 <= done < 4 and not (out / "expert.jsonl").exists()
 
     asked = log.read_text().count("POST /v1/completions")
-    second = run("ask_expert", *flags(place, out))
+    second = run("ask-expert", *flags(place, out))
     assert second.returncode == 0, second.stderr
     told = read_manifest(out / "expert.manifest.json").extra["served"]
     assert told["shards"] == {"found": done, "made": 4 - done}
@@ -286,7 +286,7 @@ def test_a_run_that_is_killed_goes_on_after_the_last_finished_shard_and_leaves_n
     assert {name: (out / "state" / name).read_bytes() for name in notes} == notes
 
     traces = (out / "expert.jsonl").read_bytes()
-    third = run("ask_expert", *flags(place, out))  # nothing is left to ask, so no server is started
+    third = run("ask-expert", *flags(place, out))  # nothing is left to ask, so no server is started
     assert third.returncode == 0, third.stderr
     assert (out / "expert.jsonl").read_bytes() == traces
     assert log.read_text().count("POST /v1/completions") - asked == told["requests"]

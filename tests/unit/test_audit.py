@@ -15,7 +15,7 @@ from chord.audit import audit, inquiry
 from chord.config.load import load
 from chord.errors import UserError
 from chord.provenance import freshness, ledger
-from chord.provenance.manifest import Manifest
+from chord.provenance.manifest import JobSpec, Manifest
 from tests.faults.tampers import CELL, GRPO, SCORES, edit_json, flip_in_place
 from tests.mini_study import git, run
 
@@ -178,10 +178,11 @@ def remade(results: Path, **changes: Any) -> None:
     was = json.loads(path.read_text())
     inputs = {name: results / one["path"] for name, one in was["inputs"].items()}
     outputs = {name: results / one["path"] for name, one in was["outputs"].items()}
-    asked = {"decided_by": was["decided_by"], "extra": was["extra"], "uses": was["code"]["uses"]} | changes
+    asked = {"extra": was["extra"]} | changes
+    spec = JobSpec("chord tabulate", "report", asked.pop("decided_by", was["decided_by"]), was["code"]["uses"])
     with (
         mock.patch.object(sys, "argv", ["-m", *was["command"][4:]]),
-        Manifest.recording(path, verb="chord tabulate", step="report", inputs=inputs, outputs=outputs, **asked),
+        Manifest.recording(path, spec, inputs=inputs, outputs=outputs, **asked),
     ):
         pass
 

@@ -16,7 +16,7 @@ from chord.config.benchmarks import BenchmarkTask, Metric
 from chord.config.load import load
 from chord.errors import RecordError, UserError
 from chord.evaluation.benchmarks import Benchmark, ask, measure, read_benchmark, read_problems
-from chord.evaluation.lm_eval_models import Response
+from chord.evaluation.stored import Response
 from chord.records import Problem, write_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +96,7 @@ def test_asking_grades_nothing(benchmark: Benchmark, monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> None:
         raise AssertionError("graded")
 
-    monkeypatch.setattr("chord.evaluation.lm_eval_models.grade_all", refuse)
+    monkeypatch.setattr("chord.evaluation.stored.grade_all", refuse)
     model = Recording()
     ask(model, benchmark, [problem(1, "1+2", "3")])
     assert len(model.prompts) == 4
@@ -144,16 +144,16 @@ BAD = [
         "metric_list.0: found aggregation 'maen' of avg@4, expected `mean`",
     ),
     (
-        "!function chord.evaluation.lm_eval_models.counted",
+        "!function chord.evaluation.stored.counted",
         "mean",
         "metric_list.2: found 'mean', expected `!function chord.MOD",
     ),
     (
         "stored.counted",
         "stored.countd",
-        "no function 'countd' in chord.evaluation.lm_eval_models, expected `counted`",
+        "no function 'countd' in chord.evaluation.stored, expected `counted`",
     ),
-    ("stored.counted", "stored.Counter", "found no function 'Counter' in chord.evaluation.lm_eval_models, expected"),
+    ("stored.counted", "stored.Counter", "found no function 'Counter' in chord.evaluation.stored, expected"),
     (
         "stored.counted",
         "stored.process_results",
@@ -161,7 +161,7 @@ BAD = [
     ),
     ("stored.process_results", "stored.counted", "process_results: found a function of 1 arguments, expected one that"),
     (
-        "chord.evaluation.lm_eval_models.process_results",
+        "chord.evaluation.stored.process_results",
         "chord.records.derive",
         "process_results: found a function annotated to return int, expected one that returns a dict",
     ),
@@ -171,22 +171,22 @@ BAD = [
         "process_docs: found a function annotated to return list, expected one that returns a Dataset",
     ),
     (
-        "stored.counted",
-        "graders.last_boxed",
+        "evaluation.stored.counted",
+        "grading.graders.last_boxed",
         "metric_list.2: found a function annotated to return str | None, expected one that returns a dict",
     ),
     (
-        "chord.evaluation.lm_eval_models.process_results",
+        "chord.evaluation.stored.process_results",
         "os.system",
         "process_results: found '!function os.system', ",
     ),
     (
-        "chord.evaluation.lm_eval_models.process_results",
+        "chord.evaluation.stored.process_results",
         "chord..system",
         "found '!function chord..system', expected `!fun",
     ),
     (
-        "chord.evaluation.lm_eval_models.process_results",
+        "chord.evaluation.stored.process_results",
         "chord.nothing.there",
         "found no module chord.nothing, expected",
     ),

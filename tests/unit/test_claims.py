@@ -9,8 +9,9 @@ from markdown_it import MarkdownIt
 
 from chord.config.load import load
 from chord.config.paper import Claims, PaperClaim
+from chord.config.project import judged_files, needs
 from chord.errors import UserError
-from chord.findings import claims, judge, rendering, table
+from chord.findings import claims, judge, rendering
 from chord.findings.claims import Judged, Part, turned
 from chord.findings.figures import Curve
 from chord.findings.statistics import LEVEL, one_way
@@ -287,7 +288,7 @@ def test_what_is_not_run_says_what_is_missing_and_reads_nothing(tmp_path, rule, 
     found = judged(tmp_path, rule, **more)
     assert (found["verdict"], found["reason"]) == ("not run", reason)
     assert found["difference"] is None and found["p"] is None
-    assert table.files(project(rule, **more)) == []
+    assert judged_files(project(rule, **more)) == []
 
 
 def test_the_first_column_that_the_study_has_is_judged(tmp_path):
@@ -298,7 +299,7 @@ def test_the_first_column_that_the_study_has_is_judged(tmp_path):
 
 def test_the_files_that_are_named_are_those_that_are_read(tmp_path):
     whole = PROJECT.model_copy(update={"choice": PROJECT.choice.model_copy(update={"seeds": (1, 2)})})
-    named = table.files(whole)
+    named = judged_files(whole)
     assert len(named) == len(set(named)) > 50
     write_scores(tmp_path, whole)
     write_metrics(tmp_path, whole)
@@ -362,7 +363,7 @@ def test_every_claim_with_a_rule_is_judged_where_a_study_builds_all_that_it_can(
         project = load(ROOT, name)
         built = [one for one in project.artefacts if not project.why_not(one)]
         project = load(ROOT, name, given={"artefacts": built})
-        judged[name] = {claim.id for claim in project.claims.claims if not table.needs(project, claim).lacking}
+        judged[name] = {claim.id for claim in project.claims.claims if not needs(project, claim).lacking}
     ruled = {claim.id for claim in load(ROOT, "demo").claims.claims if claim.rule.compare != "elsewhere"}
     assert ruled == set().union(*judged.values())
     assert {"weak-model", "base-start-rises", "more-sft-data-then-rl"} <= judged["demo"] & judged["math"]

@@ -10,11 +10,11 @@ import pytest
 
 from chord.config.load import load
 from chord.config.sets import answered
-from chord.config.slices import of_traces
 from chord.data.demonstrate import Check, Solution
 from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
 from chord.records import Outcome, Problem, Trace, read_lines
+from chord.steps import of_traces
 from tests.unit.small_study import PARTS, demonstrate, prepare, write_study
 
 SOURCES, TRACES = ("train", "expert", "base"), ("expert", "aligned", "base")
@@ -161,7 +161,7 @@ def test_the_manifest_names_the_problems_and_what_of_the_study_decided_the_trace
             "problems": f"{answered(study, name)}.jsonl"
         }
         assert set(manifest.outputs) == {"traces", "counts"}
-        assert (manifest.step, manifest.decided_by) == ("data", of_traces(study, name))
+        assert (manifest.step, manifest.decided_by) == ("data", of_traces(study, name).decided_by)
 
 
 def test_traces_that_the_study_does_not_have_are_one_line(again: Callable[..., Any]) -> None:

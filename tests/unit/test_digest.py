@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from chord import jobs
 from chord.config.load import load
 from chord.errors import UserError
 from chord.provenance import digest
 from chord.provenance.digest import Package, code_digest, contents, job_code
 from chord.provenance.freshness import code_differences
 from chord.provenance.unfollowed import unfollowed
+from chord.steps import Dag
 
 PROJECT = Path(__file__).resolve().parents[2]
 MARKS = (PROJECT / "chord" / "reach.py").read_text(encoding="utf-8")
@@ -428,7 +428,7 @@ def test_no_room_to_keep_modules_is_no_error(tmp_path: Path) -> None:
 
 Edit = Callable[[Path], None]
 DEMO = load(PROJECT, "demo")
-EXPECTED = jobs.expectations(DEMO, PROJECT)
+EXPECTED = Dag(DEMO, PROJECT).specs
 
 
 def edit(*changes: tuple[str, str, str]) -> Edit:

@@ -21,7 +21,7 @@ from chord.audit.crate_study import step_for, steps_of, without_places
 from chord.errors import UserError
 from chord.provenance import ledger
 from chord.provenance.files import TIMESTAMP, Terminated, tree_hash
-from chord.provenance.manifest import Manifest
+from chord.provenance.manifest import JobSpec, Manifest
 
 ROOT = Path(__file__).parents[2]
 CONTEXT = ROOT / "tests" / "data" / "ro-crate-1.1-context.jsonld"
@@ -70,7 +70,7 @@ def study(tmp_path, monkeypatch):
 def job(folder, verb, name, inputs, outputs, work=lambda: None, **options):
     """What a verb does: the outputs by path in the study, then `work`."""
     made = {key: folder / path for key, path in outputs.items()}
-    with Manifest.recording(folder / f"{name}.manifest.json", verb=verb, inputs=inputs, outputs=made, **options):
+    with Manifest.recording(folder / f"{name}.manifest.json", JobSpec(verb), inputs=inputs, outputs=made, **options):
         for path in made.values():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"title": "Table 1: all arms", "of": path.name}))
@@ -90,11 +90,10 @@ def train(folder, fails_with=None, work=lambda: None):
 
     with Manifest.recording(
         run / "train.manifest.json",
-        verb="chord train",
+        JobSpec("chord train", decided_by={"recipe": {"mu": 0.5, "phi": "p(1-p)"}}),
         inputs={"prompts": folder / "data" / "problems" / "train.jsonl"},
         outputs={"model": run / "model", "metrics": run / "metrics.jsonl"},
         seeds={"run": 1},
-        decided_by={"recipe": {"mu": 0.5, "phi": "p(1-p)"}},
     ):
         weights()
 

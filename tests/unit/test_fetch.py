@@ -215,7 +215,7 @@ ROOM = """
 import shutil, sys
 from types import SimpleNamespace
 shutil.disk_usage = lambda place: SimpleNamespace(free=1 << 29)
-from chord import fetch
+from chord.data import fetch
 from chord.provenance.files import run_verb
 sys.argv = ["chord fetch", *sys.argv[1:]]
 run_verb("chord fetch", fetch.main)

@@ -9,16 +9,16 @@ import pytest
 
 from chord.errors import UserError
 from chord.provenance import freshness
-from chord.provenance.freshness import Expected, Hasher, differences, survey
-from chord.provenance.manifest import Manifest
+from chord.provenance.freshness import Hasher, differences, survey
+from chord.provenance.manifest import JobSpec, Manifest
 
 VERB = "chord.reach"  # a module with no imports stands for a verb
 FIRST, SECOND = "data/one.manifest.json", "model.manifest.json"
 
 
-def expected(**changes) -> dict[str, Expected]:
+def expected(**changes) -> dict[str, JobSpec]:
     usual = {"verb": VERB, "uses": {}, "step": "data", "decided_by": {"size": 3, "names": ["a", "b"]}}
-    return {FIRST: Expected(**(usual | changes)), SECOND: Expected(VERB, {}, "data", {})}
+    return {FIRST: JobSpec(**(usual | changes)), SECOND: JobSpec(VERB, "data")}
 
 
 @pytest.fixture
@@ -31,9 +31,7 @@ def study(tmp_path: Path) -> Path:
         (SECOND, {"one": one}, {"model": model}, {}),
     ]
     for key, inputs, outputs, decided in jobs:
-        with Manifest.recording(
-            folder / key, verb=VERB, step="data", decided_by=decided, inputs=inputs, outputs=outputs
-        ):
+        with Manifest.recording(folder / key, JobSpec(VERB, "data", decided), inputs=inputs, outputs=outputs):
             for path in outputs.values():
                 file = path if path.suffix else path / "weights"
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +39,7 @@ def study(tmp_path: Path) -> Path:
     return folder
 
 
-def stale(study: Path, given: dict[str, Expected] | None = None) -> dict[str, list[str]]:
+def stale(study: Path, given: dict[str, JobSpec] | None = None) -> dict[str, list[str]]:
     return {key: [str(one) for one in found] for key, found in survey(study, given or expected(), {}).items()}
 
 
@@ -204,9 +202,7 @@ def test_a_job_that_read_another_content_is_stale_though_its_maker_is_fresh(stud
     one = study / "data" / "one.jsonl"
     with Manifest.recording(
         study / FIRST,
-        verb=VERB,
-        step="data",
-        decided_by={"size": 3, "names": ["a", "b"]},
+        JobSpec(VERB, "data", {"size": 3, "names": ["a", "b"]}),
         inputs={},
         outputs={"o": one},
     ):

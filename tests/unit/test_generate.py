@@ -329,7 +329,7 @@ def test_a_sibling_named_in_another_form_is_refused_with_the_form(place: Place) 
 def test_a_job_done_ahead_imports_nothing_heavy(place: Place, fake: Fake) -> None:
     place.run("other-skill", "harder")
     code = (
-        "import sys; from chord import generate; generate.main();"
+        "import sys; from chord.evaluation import generate; generate.main();"
         "sys.exit(sorted({'torch', 'lm_eval', 'datasets', 'transformers', 'numpy'} & set(sys.modules)) or 0)"
     )
     command = [sys.executable, "-c", code, *place.arguments("harder", ())]

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from chord.cluster.snakemake import asked
 from chord.config.load import load
 from chord.config.project import Run
 from chord.config.sets import trained_starts
 from chord.config.study import Zero
-from chord.config.uses import of_training
-from chord.jobs import expectations, run_texts
-from chord.provenance.commands import asked, texts, verb_of
+from chord.provenance.commands import texts, verb_of
 from chord.provenance.digest import At, contents, job_code, package_of
 from chord.records import Problem, Trace, read_lines, write_lines
+from chord.steps import Dag, of_training
 from tests import warm
 from tests.faults.small_run import command, small_run
 
@@ -89,12 +89,12 @@ def test_every_function_that_a_training_runs_is_in_its_digest(tmp_path: Path) ->
     assert [code for code, _ in functions_of(tmp_path, [plan(tmp_path / "base", "sft-light", None)])] == [0]
     start = tmp_path / "base" / "out" / "model"
     runs = {name: PROJECT.run(name, 1) for name in RECIPES}
-    one_of_each = {tuple(sorted(of_training(run).items())): name for name, run in runs.items()}
+    one_of_each = {tuple(sorted(of_training(run).uses.items())): name for name, run in runs.items()}
     assert len(one_of_each) > 10
     found = functions_of(tmp_path, [plan(tmp_path / name, name, start) for name in one_of_each.values()])
     for name, (code, ran) in zip(one_of_each.values(), found, strict=True):
         run = Run.read(tmp_path / name / "run.json")  # its values are smaller, and some name other entries
-        digest = set(contents(job_code("chord train", of_training(run)).definitions))
+        digest = set(contents(job_code("chord train", of_training(run).uses).definitions))
         assert code == 0, name
         assert len(ran) > 80, name
         lacking = [one for one in ran - digest if not one.startswith(BESIDE)]
@@ -111,10 +111,10 @@ def test_the_code_around_deepspeed_decides_only_what_is_trained_with_it() -> Non
     execution = PROJECT.study.execution
     divided = execution.model_copy(update={"zero": Zero(stage=2)})
     changed = PROJECT.model_copy(update={"study": PROJECT.study.model_copy(update={"execution": divided})})
-    without, within = (reached("chord train", of_training(one.run("chord-phi", 1))) for one in (PROJECT, changed))
+    without, within = (reached("chord train", of_training(one.run("chord-phi", 1)).uses) for one in (PROJECT, changed))
     assert within - without == {"chord.training.sharded"}
-    now = expectations(changed, ROOT)
-    for name, before in expectations(PROJECT, ROOT).items():
+    now = Dag(changed, ROOT).specs
+    for name, before in Dag(PROJECT, ROOT).specs.items():
         after = now[name]
         assert (after.uses != before.uses) is (after.verb == "chord train"), name
 
@@ -124,7 +124,7 @@ def trained_by(sampler: str) -> tuple[set[str], str]:
     execution = PROJECT.study.execution.model_copy(update={"sampler": sampler})
     project = PROJECT.model_copy(update={"study": PROJECT.study.model_copy(update={"execution": execution})})
     run = project.run("chord-phi", 1)
-    return reached("chord train", of_training(run)), run.execution.model_dump_json()
+    return reached("chord train", of_training(run).uses), run.execution.model_dump_json()
 
 
 def test_a_training_depends_on_the_code_of_its_own_sampler_alone() -> None:
@@ -146,7 +146,7 @@ def test_a_training_depends_on_the_code_of_its_own_sampler_alone() -> None:
 
 
 def test_a_training_that_only_imitates_depends_on_no_grader_reward_or_advantage() -> None:
-    code = job_code("chord train", of_training(PROJECT.run("sft-light", 1)))
+    code = job_code("chord train", of_training(PROJECT.run("sft-light", 1)).uses)
     names = set(contents(code.definitions))
     assert "chord.training.rollouts.Feed" in names and "chord.objective.imitation" in names
     assert not {"chord.grading.graders"} & set(code.definitions)
@@ -157,9 +157,9 @@ def test_a_training_that_only_imitates_depends_on_no_grader_reward_or_advantage(
 @pytest.mark.parametrize("study", ["demo", "math"])
 def test_for_every_job_there_is_a_rule_that_gives_its_verb_and_its_manifest(study: str) -> None:
     project = load(ROOT, study)
-    told, expected = asked(ROOT, [f"study={study}"]), expectations(project, ROOT)
-    assert told.keys() == expected.keys() | run_texts(project).keys()
-    assert texts(told) == run_texts(project)
+    told, expected = asked(ROOT, [f"study={study}"]), Dag(project, ROOT).specs
+    assert told.keys() == expected.keys() | Dag(project).run_texts.keys()
+    assert texts(told) == Dag(project).run_texts
     for key, one in expected.items():
         verb, words = verb_of(told[key].shell)
         assert verb == one.verb, key
@@ -171,8 +171,8 @@ def test_an_arm_that_is_chosen_on_the_first_benchmark_is_decided_by_which_that_i
     benchmarks = dict(sorted(PROJECT.study.benchmarks.items()))
     assert list(benchmarks) != list(PROJECT.study.benchmarks)
     sorted_study = PROJECT.study.model_copy(update={"benchmarks": benchmarks})
-    other = expectations(PROJECT.model_copy(update={"study": sorted_study}), ROOT)
-    ours = expectations(PROJECT, ROOT)
+    other = Dag(PROJECT.model_copy(update={"study": sorted_study}), ROOT).specs
+    ours = Dag(PROJECT, ROOT).specs
     assert (ours[key].decided_by["benchmark"], other[key].decided_by["benchmark"]) == ("in-distribution", "harder")
     assert ours["table1.manifest.json"].decided_by != other["table1.manifest.json"].decided_by
     assert ours["claims.manifest.json"].decided_by != other["claims.manifest.json"].decided_by
@@ -182,13 +182,13 @@ def test_an_arm_that_is_chosen_on_the_first_benchmark_is_decided_by_which_that_i
 
 
 def test_every_job_of_the_study_has_one_entry_with_its_own_slice() -> None:
-    found = expectations(PROJECT, ROOT)
+    found = Dag(PROJECT, ROOT).specs
     seeds, benchmarks = len(PROJECT.seeds), len(PROJECT.study.benchmarks)
     arms = [name for name in PROJECT.trainable if PROJECT.arms[name].recipe]
     trainings = len(arms) * seeds + len(trained_starts(PROJECT.study))
     assert sum(one.verb == "chord train" for one in found.values()) == trainings
     assert sum(one.verb == "chord generate" for one in found.values()) == len(PROJECT.trainable) * seeds * benchmarks
-    assert len(run_texts(PROJECT)) == trainings
+    assert len(Dag(PROJECT).run_texts) == trainings
     answers = found["runs/grpo/seed-1/eval/harder/answers.manifest.json"].decided_by
     assert (answers["benchmark"], answers["seed"]) == ("harder", 1)
     assert "cpu_threads" not in json.dumps(answers)

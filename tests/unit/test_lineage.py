@@ -12,7 +12,7 @@ from chord.provenance import freshness
 from chord.provenance.files import tree_hash
 from chord.provenance.freshness import Hasher, total_bytes
 from chord.provenance.ledger import read_attempts
-from chord.provenance.manifest import Manifest
+from chord.provenance.manifest import JobSpec, Manifest
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def study(tmp_path: Path) -> Path:
 def made(folder: Path, name: str, inputs: dict[str, str], file: str, output: str = "") -> None:
     paths = {key: folder / place for key, place in inputs.items()}
     outputs = {"made": folder / (output or file)}
-    with Manifest.recording(folder / f"{name}.manifest.json", verb="chord.records", inputs=paths, outputs=outputs):
+    with Manifest.recording(folder / f"{name}.manifest.json", JobSpec("chord.records"), inputs=paths, outputs=outputs):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(name)
 
@@ -102,7 +102,10 @@ def test_a_place_outside_of_results_is_refused(tmp_path: Path) -> None:
 
 
 def test_attempts_are_counted_by_how_they_ended(study: Path) -> None:
-    with pytest.raises(ValueError), Manifest.recording(study / "x.json", verb="chord.records", inputs={}, outputs={}):
+    with (
+        pytest.raises(ValueError),
+        Manifest.recording(study / "x.json", JobSpec("chord.records"), inputs={}, outputs={}),
+    ):
         raise ValueError
     assert read_attempts(study / "provenance/ledger.jsonl").outcomes == {"ok": 4, "failed": 1}
     assert read_attempts(study / "no ledger").is_missing

@@ -18,7 +18,7 @@ from chord.provenance import environment, ledger
 from chord.provenance.digest import code_digest, job_code
 from chord.provenance.environment import scrubbed
 from chord.provenance.files import tree_hash
-from chord.provenance.manifest import Manifest, command_of, locate, read_manifest
+from chord.provenance.manifest import JobSpec, Manifest, command_of, locate, read_manifest
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +37,7 @@ def record(study: Path, work=lambda: None, **options) -> Path:
     """A verb that reads the study's data and writes runs/sft/model."""
     out = study / "runs" / "sft"
     inputs = {"train": study / "data" / "train.jsonl", "parts": study / "data" / "parts"}
-    asked = {"verb": "chord.records", "inputs": inputs, "outputs": {"model": out / "model"}, **options}
+    asked = {"job": JobSpec("chord.records"), "inputs": inputs, "outputs": {"model": out / "model"}, **options}
     with Manifest.recording(out / "train.manifest.json", **asked):
         (out / "model").mkdir(parents=True, exist_ok=True)
         (out / "model" / "weights").write_text("w" * 10)
@@ -68,7 +68,10 @@ def test_a_manifest_holds_code_seeds_machine_and_what_the_verb_adds(study, monke
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setenv("HOMEMADE_SETTING", "not on the list")
     path = record(
-        study, seeds={"run": 7}, extra={"device": {"name": "cpu"}}, uses={"functions": ("chord.records.derive",)}
+        study,
+        seeds={"run": 7},
+        extra={"device": {"name": "cpu"}},
+        job=JobSpec("chord.records", uses={"functions": ("chord.records.derive",)}),
     )
     manifest = read_manifest(path)
     uses = {"functions": ("chord.records.derive",)}
@@ -105,7 +108,7 @@ def test_the_hash_over_all_packages_and_pins_shows_one_change(tmp_path, monkeypa
 
 
 def test_a_verb_may_add_to_its_manifest_while_it_works(study):
-    with Manifest.recording(study / "a.json", verb="chord.records", inputs={}, outputs={}) as recording:
+    with Manifest.recording(study / "a.json", JobSpec("chord.records"), inputs={}, outputs={}) as recording:
         recording.extra["resumed_from_step"] = 20
         recording.seeds["sampling"] = 3
     manifest = read_manifest(study / "a.json")
@@ -187,9 +190,9 @@ import sys, time
 from pathlib import Path
 from types import SimpleNamespace
 from chord.provenance.files import run_verb
-from chord.provenance.manifest import Manifest
+from chord.provenance.manifest import JobSpec, Manifest
 def main():
-    with Manifest.recording(Path(sys.argv[1]), verb="chord.records", inputs={}, outputs={}):
+    with Manifest.recording(Path(sys.argv[1]), JobSpec("chord.records"), inputs={}, outputs={}):
         print("ready", flush=True)
         time.sleep(60)
 run_verb("chord.records", main)
@@ -240,12 +243,12 @@ def test_where_the_ledger_cannot_be_written_there_is_no_manifest_either(study, m
 
 
 def test_outside_of_a_study_there_is_a_manifest_and_no_ledger_unless_one_is_given(tmp_path):
-    with Manifest.recording(tmp_path / "a.json", verb="chord.records", inputs={}, outputs={}):
+    with Manifest.recording(tmp_path / "a.json", JobSpec("chord.records"), inputs={}, outputs={}):
         pass
     assert read_manifest(tmp_path / "a.json").attempt.ledger_line_sha256 is None
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     with Manifest.recording(
-        tmp_path / "b.json", verb="chord.records", inputs={}, outputs={}, ledger=tmp_path / "l.jsonl"
+        tmp_path / "b.json", JobSpec("chord.records"), inputs={}, outputs={}, ledger=tmp_path / "l.jsonl"
     ):
         pass
     assert len(ledger.read(tmp_path / "l.jsonl")) == 2
@@ -305,12 +308,12 @@ VERB = """
 import os, sys
 from pathlib import Path
 from types import SimpleNamespace
-from chord.provenance.manifest import Manifest
+from chord.provenance.manifest import JobSpec, Manifest
 study = Path(sys.argv[1])
 extra = {"where": "https://user:urlpassword@example.org/x?token=querysecret", "note": [os.environ["HF_TOKEN"]]}
-with Manifest.recording(study / "a.json", verb="chord.records", inputs={}, outputs={}, extra=extra):
+with Manifest.recording(study / "a.json", JobSpec("chord.records"), inputs={}, outputs={}, extra=extra):
     pass
-with Manifest.recording(study / "b.json", verb="chord.records", inputs={}, outputs={}):
+with Manifest.recording(study / "b.json", JobSpec("chord.records"), inputs={}, outputs={}):
     raise ValueError("could not log in with " + os.environ["WANDB_API_KEY"])
 """
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from chord import jobs
 from chord.config.load import Ours, load, ours
+from chord.steps import Dag, files_with_ours
 
 ROOT = Path(__file__).parents[2]
 TEXT = """
@@ -35,7 +35,7 @@ def test_a_mark_gives_key_value_and_reason_at_the_end_of_a_line_or_above_it(tmp_
 
 def test_every_mark_of_the_studies_has_a_key_and_a_reason() -> None:
     for study in ("demo", "small"):
-        found = ours(ROOT / "config", jobs.files_with_ours(load(ROOT, study)))
+        found = ours(ROOT / "config", files_with_ours(load(ROOT, study)))
         assert found and all(one.reason for one in found)
         # Marks between the claims of the list are of rules, not of a key.
         assert [one for one in found if not one.key and one.file != "claims.yaml"] == []
@@ -45,6 +45,6 @@ def test_every_mark_of_the_studies_has_a_key_and_a_reason() -> None:
 
 def test_the_page_and_no_other_job_is_decided_by_marks_and_by_its_style_and_script() -> None:
     project = load(ROOT, "small")
-    decided = {key: str(one.decided_by) for key, one in jobs.expectations(project, ROOT).items()}
+    decided = {key: str(one.decided_by) for key, one in Dag(project, ROOT).specs.items()}
     assert [key for key, text in decided.items() if "a fifth of the training" in text] == ["report.manifest.json"]
     assert [key for key, text in decided.items() if "page.css" in text] == ["report.manifest.json"]

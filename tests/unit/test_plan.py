@@ -13,10 +13,10 @@ from chord.cluster import costs, plan
 from chord.cluster.costs import Bench, Setting, cache_bytes, dimensions, forward_operations, parameters, steps_of
 from chord.cluster.plan import estimated
 from chord.cluster.sizing import Layout, Site, Sizing, Work
+from chord.cluster.snakemake import Planned
 from chord.config.load import load
 from chord.config.planning import Dimensions, Planning
 from chord.errors import UserError
-from chord.provenance.commands import Planned
 from tests import warm
 
 ROOT = Path(__file__).parents[2]

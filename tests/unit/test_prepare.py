@@ -7,11 +7,11 @@ import pytest
 
 from chord.config.load import load
 from chord.config.sets import problem_sets
-from chord.config.slices import of_problems
 from chord.config.study import Study
 from chord.data.hub_rows import shared
 from chord.provenance.manifest import read_manifest
 from chord.records import Problem, read_lines, write_lines
+from chord.steps import of_problems
 from tests.unit.small_study import ROOT, TASKS, prepare, run, write_study
 
 
@@ -163,7 +163,7 @@ def test_the_manifest_names_what_was_written_and_what_of_the_study_decided_it(de
         "counts": "harder.json",
     }
     assert manifest.inputs == {}
-    assert (manifest.step, manifest.decided_by) == ("data", of_problems(demo, "benchmark:harder"))
+    assert (manifest.step, manifest.decided_by) == ("data", of_problems(demo, "benchmark:harder").decided_by)
     assert manifest.seeds == {"data": demo.data.seed}
 
 

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from chord.config.load import load
 from chord.config.sets import part_sizes, problem_sets, task_sizes
 from chord.config.study import Benchmark, Split, Study, Task
-from chord.config.uses import of_problems, of_traces
 from chord.data.demonstrate import divided, shuffled
 from chord.data.problems import ELSEWHERE, OTHER_SHAPE, OUTSIDE, TOO_LONG, Draw, draw, owner, problem_id
 from chord.errors import ConfigError
 from chord.provenance.digest import job_code
 from chord.records import Problem, write_lines
+from chord.steps import of_problems, of_traces
 from tests.unit.small_study import write_study
 
 BENCHMARK = Benchmark(label="", problems=Split(task="sum-2", size=30), file="harder.yaml")
@@ -192,9 +192,8 @@ def test_drawing_and_demonstrating_reach_no_grader(demo: Study) -> None:
         for name in ("graders", "math_checker", "math_reading", "math_values", "tool_calls", "rewards")
     }
     assert "chord.grading.graders" in job_code("chord validate", {}).definitions
-    uses = {"chord prepare": of_problems(demo, "train"), "chord demonstrate": of_traces(demo, "expert")}
-    for verb, used in uses.items():
-        assert not graders & job_code(verb, used).definitions.keys()
+    for spec in (of_problems(demo, "train"), of_traces(demo, "expert")):
+        assert not graders & job_code(spec.verb, spec.uses).definitions.keys()
 
 
 def test_prompts_that_the_model_cannot_read_are_dropped_and_counted(demo: Study) -> None:

@@ -15,7 +15,7 @@ from chord.config.load import load
 from chord.errors import RecordError
 from chord.evaluation import score
 from chord.evaluation.benchmarks import measure, read_benchmark
-from chord.evaluation.lm_eval_models import StoredAnswers
+from chord.evaluation.stored import StoredAnswers
 from chord.records import Answer, Problem, write_lines
 from tests import warm
 
@@ -50,7 +50,7 @@ def placed(folder: Path, given: list[Answer], benchmark: str = "harder") -> dict
 def run(
     monkeypatch: pytest.MonkeyPatch, paths: dict[str, Path], benchmark: str = "harder", *ahead: str
 ) -> dict[str, Any]:
-    monkeypatch.setattr("sys.argv", command(paths, benchmark, *ahead)[2:])
+    monkeypatch.setattr("sys.argv", command(paths, benchmark, *ahead)[3:])
     score.main()
     return json.loads(paths["scores"].read_text())
 
@@ -97,7 +97,7 @@ def test_what_a_task_is_called_in_lists_is_no_part_of_its_scores(
     file = tmp_path / "config/benchmarks/harder.yaml"
     file.write_text(file.read_text().replace("task: harder\n", "task: harder\ntask_alias: Hard\ntag: [sums]\n"))
     paths = placed(tmp_path / "b", answers(TEXTS))
-    line = [word.replace(str(ROOT), str(tmp_path)) for word in command(paths)[2:]]
+    line = [word.replace(str(ROOT), str(tmp_path)) for word in command(paths)[3:]]
     monkeypatch.setattr("sys.argv", line)
     score.main()
     assert json.loads(paths["scores"].read_text()) == ours
@@ -214,7 +214,7 @@ def test_scores_made_ahead_are_the_bytes_of_scores_made_directly(
     run(monkeypatch, other, "other-skill")
     assert other["scores"].read_bytes() == direct
     made_by = json.loads(other["manifest"].read_text())["extra"]["made_ahead_by"]
-    assert (made_by["pid"], made_by["command"][:3]) == (os.getpid(), ["python", "-m", "chord", "score"])
+    assert (made_by["pid"], made_by["command"][:4]) == (os.getpid(), ["python", "-m", "chord", "score"])
     assert sorted(path.name for path in other["scores"].parent.iterdir()) == [
         "answers.jsonl",
         "scores.json",
@@ -253,10 +253,10 @@ def test_a_job_done_ahead_imports_neither_lm_eval_nor_torch(tmp_path: Path, monk
     own, other = two(tmp_path)
     run(monkeypatch, own, "harder", sibling(other, "other-skill"))
     code = (
-        "import sys; from chord import score; score.main();"
+        "import sys; from chord.evaluation import score; score.main();"
         "sys.exit(sorted({'torch', 'lm_eval', 'datasets', 'transformers'} & set(sys.modules)) or 0)"
     )
-    line = [sys.executable, "-c", code, *command(other, "other-skill")[3:]]
+    line = [sys.executable, "-c", code, *command(other, "other-skill")[4:]]
     result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
 

@@ -5,11 +5,11 @@ import pytest
 
 from chord.config.load import load
 from chord.config.sets import answered, problem_sets, trace_sets
-from chord.config.slices import of_answers, of_problems, of_scores, of_traces
 from chord.config.study import Grading, Study
 from chord.data.demonstrate import Check, measured_in, write
 from chord.data.problems import draw
 from chord.records import write_lines
+from chord.steps import of_answers, of_problems, of_scores, of_traces
 from tests.unit.small_study import PARTS, TASKS, write_study
 
 SMALL = {
@@ -138,7 +138,7 @@ def test_what_only_names_or_describes_a_task_decides_no_answer_and_no_score(
     for slice_of in (lambda told: of_answers(small, "harder", told, 1), lambda told: of_scores(small, "harder", told)):
         assert (slice_of(task) != slice_of(task | more)) is decides
     custom = {"custom_dataset": "!function a.b", "metadata": {"version": 1, "length": 3}}
-    assert of_scores(small, "harder", custom)["task"] == custom
+    assert of_scores(small, "harder", custom).decided_by["task"] == custom
 
 
 def test_another_grader_wants_other_traces_and_the_same_problems(small: Study) -> None:
@@ -147,7 +147,7 @@ def test_another_grader_wants_other_traces_and_the_same_problems(small: Study) -
     for name in trace_sets(small):
         assert of_traces(math, name) != of_traces(words, name)
     for name in problem_sets(small):
-        assert of_problems(math, name) == of_problems(small, name)
+        assert of_problems(math, name).decided_by == of_problems(small, name).decided_by
 
 
 def test_what_a_chat_model_reads_is_not_limited_by_characters(small: Study) -> None:

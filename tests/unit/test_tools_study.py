@@ -13,20 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from chord.config import uses
 from chord.config.load import load
 from chord.config.lock import Lock, LockedFile, LockedRepository, wanted_dataset
-from chord.config.slices import of_problems
 from chord.config.study import Study
 from chord.data.fetch import repository_folder
 from chord.data.hub_rows import Beside, hub_set, lacking, published, read_rows
 from chord.data.prepare import overlaps
 from chord.errors import ConfigError, UserError
 from chord.grading.bfcl import CATEGORIES, release
-from chord.jobs import expectations
-from chord.provenance.digest import job_code
+from chord.provenance.digest import contents, job_code
 from chord.provenance.files import file_sha256
 from chord.records import Answer, Problem, read_lines, write_lines
+from chord.steps import Dag, of_problems, of_training
 from tests.made_up_math import model_files
 from tests.tiny_model import tiny_model
 from tests.unit.small_study import ROOT, prepare, run
@@ -265,17 +263,17 @@ def test_the_slice_of_the_benchmark_has_what_its_items_depend_on(tmp_path: Path)
 
 def test_the_code_of_bfcl_decides_its_own_benchmark_alone() -> None:
     demo, tools = load(ROOT, "demo"), load(ROOT, "tools")
-    ours = {"chord.data.bfcl"}
+    ours = {"chord.data.bfcl", "chord.grading.bfcl"}
     for project in (demo, tools):
         reach = set()
-        for name, one in expectations(project, ROOT).items():
+        for name, one in Dag(project, ROOT).specs.items():
             if one.verb in ("chord prepare", "chord score", "chord train", "chord validate"):
                 reach |= {name} if ours & job_code(one.verb, one.uses).definitions.keys() else set()
         assert all("/bfcl." in name or "/eval/bfcl/" in name for name in reach)
         assert bool(reach) is (project is tools)
-    drawn = job_code("chord prepare", uses.of_problems(tools.study, "benchmark:bfcl")).definitions
-    assert ours <= drawn.keys() and "chord.data.hub_rows" not in drawn
-    assert "chord.data.bfcl" not in job_code("chord train", uses.of_training(tools.run("chord-phi", 1))).definitions
+    drawn = job_code("chord prepare", of_problems(tools.study, "benchmark:bfcl").uses).definitions
+    assert ours <= drawn.keys() and "chord.data.hub_rows.hub_set" not in contents(drawn)
+    assert "chord.data.bfcl" not in job_code("chord train", of_training(tools.run("chord-phi", 1)).uses).definitions
 
 
 # --- what is refused ---------------------------------------------------------------------------

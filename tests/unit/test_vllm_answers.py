@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from chord.config.load import load
-from chord.config.slices import how_answered
 from chord.errors import ConfigError
 from chord.evaluation.benchmarks import read_benchmark, read_problems
 from chord.provenance.digest import job_code
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Problem, derive, read_lines
 from chord.sampling.vllm_server import configured_ends_in
+from chord.steps import how_answered
 from tests.draws import may_agree
 from tests.tiny_model import tiny_model
 from tests.unit.small_study import prepare, run, write_study

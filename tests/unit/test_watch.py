@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from chord import jobs
 from chord.cluster import watch
 from chord.cluster.plan import estimated
 from chord.cluster.sizing import Layout, Work, cost
+from chord.cluster.snakemake import Planned
 from chord.cluster.watch import Job, Left, Price, State, Training
 from chord.config.load import load
 from chord.config.planning import Planning
 from chord.provenance import ledger
-from chord.provenance.commands import Planned
+from chord.steps import Dag
 from tests import warm
 
 ROOT = Path(__file__).parents[2]
@@ -208,7 +208,7 @@ def test_jobs_at_once_are_those_of_the_time_in_which_any_ran() -> None:
 
 def test_every_job_has_the_price_of_chord_plan() -> None:
     demo, machine = load(ROOT, "demo"), PLANNING.machines["cpu-core"]
-    keys = {key: one.verb for key, one in jobs.planned(demo, ROOT).items()}
+    keys = {key: job.step.verb for key, job in Dag(demo, ROOT).planned.items() if job.step.verb}
     found = watch.priced(demo, PLANNING, ROOT, keys)
     assert found.layout == Layout("cpu-core", machine, 1, 1)  # the smallest that holds it
     assert found.of.keys() == keys.keys()

@@ -14,11 +14,14 @@ from pydantic import BaseModel
 
 from chord import objective
 from chord.config import paper, recipe, study
+from chord.config.load import load
 from chord.config.reading import read_yaml
+from chord.steps import STEPS, Dag, step_of
 from tests.workflow.tree import ROOT
 
 RULES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "workflow/rules").glob("*.smk"))}
 RULES["Snakefile"] = (ROOT / "Snakefile").read_text(encoding="utf-8")
+READS_NOTHING = ("unpack", "adopt", "describe_run", "describe_base")
 SCHEMAS = {
     "config": ["config/config.yaml"],
     "arms": ["config/arms.yaml"],
@@ -29,26 +32,38 @@ SCHEMAS = {
 
 
 def rules() -> dict[str, str]:
-    """The text of every rule with a name, by that name."""
+    """The text of every rule with a name, by that name; of one made from another, behind the text of that one."""
     found = {}
+    heads = r"^(?:rule|use rule (\w+) as) (\w+)(?: with)?:\n((?:    .*\n|\n)+)"
     for text in RULES.values():
-        for name, body in re.findall(r"^rule (\w+):\n((?:    .*\n|\n)+)", text + "\n", flags=re.MULTILINE):
-            found[name] = body
+        for base, name, body in re.findall(heads, text + "\n", flags=re.MULTILINE):
+            found[name] = found.get(base, "") + body
     return found
 
 
-def test_rules_are_one_command_each_without_python_in_them() -> None:
-    assert len(rules()) == 22
+def test_each_step_of_the_table_has_a_rule_of_one_command_and_a_rule_says_what_the_table_says() -> None:
+    found = rules()
+    assert found.keys() == STEPS.keys() | {"all", "everything"}
     for name, text in RULES.items():
         assert not re.search(r"\blambda\b|^\s*(?:run|script|notebook|wrapper):", text, flags=re.MULTILINE), name
-    for name, body in rules().items():
-        if name not in ("all", "everything"):
-            assert "    log:\n" in body and "    shell:\n" in body and "    conda:\n" in body, name
-        if "python -m" in body:
-            assert re.search(r"python -m chord [a-z-]+ ", body), name
-        if name != "all" and "    output:\n" in body:
-            assert re.search(r'because=because\("[^"]*(?:manifest|run)\.json"\)', body), name
-            assert re.search(r'        (?:manifest|run)="[^"]*\.json",\n    log:', body), name  # chord why goes by it
+    for name, step in STEPS.items():
+        body, shown = found[name], re.sub(r"\s+", "", found[name])
+        assert all(f"    {part}:\n" in body for part in ("log", "shell", "conda")), name
+        assert f'because=because("{name}")' in shown and f'made("{name}"' in shown, name
+        assert (f'unpack(reads("{name}"))' in shown) is (step.rule not in READS_NOTHING), name
+        assert not step.wildcards or f'only("{name}")' in shown, name
+        assert step.verb is None or f"python -m {step.verb} " in body, name
+
+
+def test_what_a_step_says_of_its_jobs_is_what_their_specs_say() -> None:
+    for name in ("demo", "small", "math", "tools"):
+        dag = Dag(load(ROOT, name), ROOT)
+        for key, job in dag.jobs.items():
+            if job.step.verb:
+                assert job.spec.verb == job.step.verb, key
+                assert step_of(job.spec.verb, key, job.step.outputs) == job.step, key
+        assert [path for path in dag.makers if path.count("//")] == []
+        assert len(dag.makers) == sum(len(job.outputs) for job in dag.jobs.values()), "one job writes each file"
 
 
 def test_what_the_snakefile_imports_loads_no_torch() -> None:

@@ -21,7 +21,7 @@ def jobs(folder: Path, study: str, *targets: str) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     ("study", "base", "other"),
-    [("demo", {"describe_base", "train_base"}, {"unpack_base"}), ("small", {"unpack_base"}, {"train_base"})],
+    [("demo", {"describe_base", "train_base"}, {"unpack"}), ("small", {"unpack"}, {"train_base"})],
 )
 def test_a_study_has_the_jobs_of_its_own_source_once(tmp_path, study, base, other):
     found = jobs(copied(tmp_path / "project"), study)
@@ -60,7 +60,7 @@ def test_a_served_expert_is_unpacked_and_asked_and_a_change_of_its_machines_asks
     lines = study.read_text(encoding="utf-8").splitlines(keepends=True)
     study.write_text("".join(SERVED if line.startswith("expert:") else line for line in lines), encoding="utf-8")
     found = jobs(folder, "demo")
-    assert (found["unpack_expert"], found["ask_expert"], found["demonstrate"]) == (1, 2, 1)  # the corpus is scripted
+    assert (found["unpack"], found["ask_expert"], found["demonstrate"]) == (1, 2, 1)  # the corpus is scripted
     wanted = ("--cores", "1", "--quiet", "all", "--", "results/demo/data/traces/expert.jsonl")
     assert snakemake(folder, *wanted).returncode == 0
     file = folder / "results/demo/data/traces/expert.jsonl"

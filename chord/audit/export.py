@@ -15,16 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chord import module_of
-from chord.audit.crate import (
-    COPIED,
-    README,
-    README_TEXT,
-    Attempt,
-    Study,
-    metadata_of,
-    parts_of,
-    without_places,
-)
+from chord.audit.crate import COPIED, README, README_TEXT, Attempt, Study, metadata_of, parts_of, without_places
 from chord.config.reading import read_yaml
 from chord.errors import UserError
 from chord.provenance import ledger as ledgers
@@ -33,7 +24,7 @@ from chord.provenance.files import TIMESTAMP, atomic_folder, content_hash, files
 from chord.provenance.manifest import Content, Manifest, read_manifest
 
 METADATA = "ro-crate-metadata.json"
-# What a crate keeps of the project.
+# What a crate keeps of the project: workflow, configuration, code, pins.
 FILES = ("CITATION.cff", "LICENSE", "README.md", "Snakefile", "pyproject.toml")
 FOLDERS = ("chord", "config", "envs", "profiles", "workflow")
 UNFINISHED = "state"  # of an interrupted training; no output
@@ -101,9 +92,6 @@ def _hard_link(source: str | Path, target: str | Path) -> None:
         raise UserError(f"{target}: found no way to link to {source} ({error.strerror}); use --copy") from None
 
 
-# --- the study on disk ---------------------------------------------------------------------------
-
-
 def read_study(folder: Path, verify: bool) -> Study:
     """All that a crate of `folder` tells. Raises UserError for no study, a damaged record, an output that was changed.
 
@@ -123,7 +111,7 @@ def read_study(folder: Path, verify: bool) -> Study:
 
 def _attempts(lines: list[dict[str, Any]], manifests: Mapping[str, Manifest]) -> list[Attempt]:
     """Every attempt in the ledger or in a manifest, by the time at which it began."""
-    made = {manifest.attempt.id: manifest for manifest in manifests.values()}
+    made = {one.attempt.id: one for one in manifests.values()}
     ends = {line["attempt"]: line for line in lines if line["event"] == "end"}
     starts = {
         one.attempt.id: {"verb": one.verb, "manifest": path, "command": one.command, "time": one.started}
@@ -133,14 +121,15 @@ def _attempts(lines: list[dict[str, Any]], manifests: Mapping[str, Manifest]) ->
     found: list[Attempt] = []
     for name, start in starts.items():
         end, manifest = ends.get(name), made.get(name)
-        started, ended = start["time"], end["time"] if end else None
+        started, problem = start["time"], None if manifest else _problem(end)
         if manifest:
             started, ended = manifest.started, manifest.ended
-        elif not end:
-            same = (other["time"] for other in starts.values() if other["manifest"] == start["manifest"])
-            ended = min((time for time in same if time > started), default=None)
+        elif end:
+            ended = end["time"]
+        else:
+            later = [one for one in starts.values() if one["manifest"] == start["manifest"] and one["time"] > started]
+            ended = min((one["time"] for one in later), default=None)
         source = f"{module_of(start['verb']).replace('.', '/')}.py"
-        problem = None if manifest else _problem(end)
         about = (name, start["verb"], source, start["manifest"], tuple(start["command"]), started, ended)
         found.append(Attempt(*about, end_recorded=bool(end or manifest), problem=problem, made=manifest))
     return sorted(found, key=lambda attempt: (attempt.started, attempt.id))
@@ -161,15 +150,15 @@ def _problem(end: Mapping[str, Any] | None) -> str | None:
 
 def _stands(folder: Path, manifests: Mapping[str, Manifest], verify: bool) -> dict[str, Content]:
     """Every file and recorded folder of the study by its path, with the hash that its maker wrote down."""
-    makers: dict[str, list[Content]] = {}
-    readers: dict[str, list[Content]] = {}
+    made: dict[str, list[Content]] = {}
+    read: dict[str, list[Content]] = {}
     for manifest in manifests.values():
-        for recorded, contents in ((makers, manifest.outputs), (readers, manifest.inputs)):
+        for recorded, contents in ((made, manifest.outputs), (read, manifest.inputs)):
             for content in contents.values():
                 if content.root == "study" and (folder / content.path).exists():
                     recorded.setdefault(content.path, []).append(content)
     # Where nobody recorded making a file, its readers say what it is.
-    found = {path: _standing(folder / path, some, path in makers, verify) for path, some in (readers | makers).items()}
+    found = {path: _standing(folder, records, path in made, verify) for path, records in (read | made).items()}
     whole = {path for path, content in found.items() if content.kind == "folder"}
     for path in _walk(folder):
         if path not in found and whole.isdisjoint(map(str, Path(path).parents)):
@@ -177,10 +166,10 @@ def _stands(folder: Path, manifests: Mapping[str, Manifest], verify: bool) -> di
     return dict(sorted(found.items()))
 
 
-def _standing(path: Path, recorded: list[Content], is_output: bool, verify: bool) -> Content:
+def _standing(folder: Path, records: list[Content], is_output: bool, verify: bool) -> Content:
     """What the records say of a file if they agree with each other and with the file; else what its bytes say."""
-    first, size = recorded[0], _size(path)
-    agree = all(content.sha256 == first.sha256 for content in recorded)
+    first, path = records[0], folder / records[0].path
+    size, agree = _size(path), all(one.sha256 == first.sha256 for one in records)
     if agree and size == first.bytes and (not verify or content_hash(path) == first.sha256):
         return first
     if agree and is_output:
@@ -213,17 +202,15 @@ def _walk(folder: Path) -> Iterator[str]:
         named = Path(os.path.normpath(inside.absolute().parent / os.readlink(inside)))
         return not (named.is_relative_to(folder.absolute()) or inside.resolve().is_relative_to(folder.resolve()))
 
-    for path in files_below(folder, is_part):
-        exported = path == folder / METADATA or (
-            path == folder / README and path.read_text("utf-8").startswith(README_TEXT.splitlines()[0])
-        )
-        if path.is_file() and not (exported or path.name.startswith(".") or ".ahead." in path.name):
-            yield path.relative_to(folder).as_posix()
+    for file in files_below(folder, is_part):
+        is_left_out = file.name.startswith(".") or ".ahead." in file.name or file == folder / METADATA
+        if file == folder / README:
+            is_left_out = file.read_text("utf-8").startswith(README_TEXT.splitlines()[0])
+        if file.is_file() and not is_left_out:
+            yield file.relative_to(folder).as_posix()
 
 
 def _copies(project: Path) -> dict[str, Content]:
-    """Files of the project that make the crate complete: workflow, configuration, code, pins."""
-
     def is_kept(path: Path) -> bool:
         return not path.is_symlink() and not path.name.startswith((".", "__pycache__"))
 

@@ -221,9 +221,10 @@ def _copies(project: Path) -> dict[str, Content]:
 
 
 def _citation(path: Path) -> dict[str, Any]:
-    cited = read_yaml(path, str(path))
+    shown = f"{path}, which gives a crate its title, license and authors"
+    cited = read_yaml(path, shown)
     if lacking := {"title", "license", "authors"} - cited.keys():
-        raise UserError(f"{path}: found no {', '.join(sorted(lacking))}, expected all three, which the crate names")
+        raise UserError(f"{shown}: found no {', '.join(sorted(lacking))}, expected all three")
     return cited
 
 

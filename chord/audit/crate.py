@@ -155,7 +155,9 @@ def _add(crate: ROCrate, identifier: str, kind: str, /, **about: Any) -> Entity:
 
 def _tidy(about: Mapping[str, Any]) -> dict[str, Any]:
     """Without what is None or empty; a list names an entity once, and RO-Crate 1.1 wants no list of one."""
-    lists = {key: [*{one["@id"]: one for one in some}.values()] for key, some in about.items() if type(some) is list}
+    lists = {
+        key: [*{one["@id"]: one for one in some}.values()] for key, some in about.items() if isinstance(some, list)
+    }
     plain = {key: some[0] if len(some) == 1 else some for key, some in lists.items()}
     return {key: value for key, value in {**about, **plain}.items() if value not in (None, [], "")}
 

@@ -1,7 +1,6 @@
 """The lock file of a study: what of a model hub it stands on, to the byte. `chord fetch` writes it, jobs go by it."""
 
-from collections.abc import Iterator
-from fnmatch import fnmatch
+from fnmatch import filter as matching
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -16,19 +15,9 @@ from chord.settings import Frozen, Name
 COMMIT = r"^[0-9a-f]{40}$"
 # Weights as safetensors alone: no pickle, and no code of a repository, is ever fetched.
 MODEL_FILES = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.*",
-    "vocab.json",
-    "merges.txt",
-    "LICENSE*",
-    "USE_POLICY*",
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.*", "vocab.json"),
+    *("merges.txt", "LICENSE*", "USE_POLICY*"),
 )
 
 
@@ -59,7 +48,7 @@ class Lock(Frozen):
         """The pinned repository that `wanted` asks for, as far as it is the same revision and has such files."""
         for one in self.repositories:
             same = (one.kind, one.name, one.revision) == (wanted.kind, wanted.name, wanted.revision)
-            if same and all(any(fnmatch(file, pattern) for file in one.files) for pattern in wanted.required):
+            if same and all(matching(one.files, pattern) for pattern in wanted.required):
                 return one
         return None
 
@@ -72,6 +61,9 @@ class Wanted(NamedTuple):
     revision: str
     patterns: tuple[str, ...]
     required: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
 
 
 def lock_path(root: Path, study: str) -> Path:
@@ -92,13 +84,12 @@ def read_lock(root: Path, study: str) -> Lock | None:
 def repositories(study: Study) -> list[Wanted]:
     """Every repository of a hub that the study needs, each once: its models and its datasets."""
     found: dict[tuple[str, str, str], Wanted] = {}
-    for wanted in _wanted(study):
-        key = wanted[:3]
-        before = found.get(key, wanted)
-        both = [
-            tuple(dict.fromkeys(getattr(before, name) + getattr(wanted, name))) for name in ("patterns", "required")
-        ]
-        found[key] = Wanted(*key, *both)
+    models = [wanted_model(model) for model in models_from(study, "hub").values()]
+    for one in [*models, *(wanted_dataset(study, dataset) for dataset in study.datasets)]:
+        if before := found.get(one[:3]):
+            patterns = tuple(dict.fromkeys(before.patterns + one.patterns))
+            one = one._replace(patterns=patterns, required=tuple(dict.fromkeys(before.required + one.required)))
+        found[one[:3]] = one
     return list(found.values())
 
 
@@ -113,10 +104,3 @@ def wanted_dataset(study: Study, dataset: str) -> Wanted:
     """The repository of one of the study's datasets."""
     one = study.datasets[dataset]
     return Wanted("dataset", one.repository, one.revision, one.files, one.files)
-
-
-def _wanted(study: Study) -> Iterator[Wanted]:
-    for model in models_from(study, "hub").values():
-        yield wanted_model(model)
-    for dataset in study.datasets:
-        yield wanted_dataset(study, dataset)

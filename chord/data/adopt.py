@@ -44,7 +44,11 @@ def main() -> None:
         _check_chat(files)
         with atomic_folder(args.model) as made:
             for name, path in files:
-                _place(path, made / name)
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(path.resolve(), made / name)
+                except OSError:  # another file system, or one without hard links
+                    shutil.copyfile(path, made / name)
     print(f"{fetched[args.of].name}: {len(files)} files as in the lock file", flush=True)
 
 
@@ -53,21 +57,12 @@ def _check_chat(files: list[tuple[str, Path]]) -> None:
     named = dict(files)
     file = named.get("tokenizer_config.json")
     found = json.loads(file.read_text(encoding="utf-8")) if file else {}
-    has_template = bool(found.get("chat_template")) or any(name.startswith("chat_template.") for name in named)
+    has_template = found.get("chat_template") or any(name.startswith("chat_template.") for name in named)
     if not has_template or not found.get("eos_token"):
         raise UserError(
             f"{file or 'tokenizer_config.json'}: found no chat template or no end token, expected the model of a chat;"
             " name another in `model`"
         )
-
-
-def _place(path: Path, target: Path) -> None:
-    """`target` is the file `path`: the same one where that can be, else a copy."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(path.resolve(), target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(path, target)
 
 
 def _arguments() -> argparse.Namespace:

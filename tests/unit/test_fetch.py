@@ -1,14 +1,15 @@
 """`chord fetch` against a hub on this machine: what arrives is pinned to the byte, whatever happens on the way."""
 
+import fcntl
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,8 @@ from tests.unit.test_hub_config import hub_study
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "datasets/made-up/sums"
 LARGE = bytes(range(256)) * 50_000  # 12.8 MB; huggingface_hub writes 10 MiB at a time
-FILES = {"data/train-0.parquet": LARGE, "data/train-1.parquet": b"small", "README.md": b"made up", "run.py": b"exit()"}
+WANTED = {"data/train-0.parquet": LARGE, "data/train-1.parquet": b"small"}
+FILES = WANTED | {"README.md": b"made up", "run.py": b"exit()"}
 TOKEN = "hf_abcdefghijklmnop"
 
 
@@ -36,10 +38,8 @@ def project(tmp_path: Path) -> Path:
 
 
 def command(project: Path, hub: Hub, *arguments: str) -> list[str]:
-    return [
-        *(sys.executable, "-m", "chord", "fetch", "--study", "demo", "--root", str(project)),
-        *("--mirror", hub.address, *arguments),
-    ]
+    place = ("--root", str(project), "--mirror", hub.address)
+    return [sys.executable, "-m", "chord", "fetch", "--study", "demo", *place, *arguments]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -47,8 +47,16 @@ def environment(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in unwanted} | more
 
 
-def fetch(project: Path, hub: Hub, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return warm.run(command(project, hub, *arguments), cwd=ROOT, env=environment(**more), timeout=200)
+def fetch(project: Path, hub: Hub, *arguments: str, code: int = 0, **more: str) -> str:
+    """What is printed where all goes well; with another exit code the complaints."""
+    done = warm.run(command(project, hub, *arguments), cwd=ROOT, env=environment(**more), timeout=200)
+    assert done.returncode == code, done.stderr
+    assert "hf_" not in done.stdout + done.stderr and "Traceback" not in done.stderr
+    return "".join(line for line in done.stderr.splitlines(True) if line.startswith("chord")) if code else done.stdout
+
+
+def started(project: Path, hub: Hub) -> subprocess.Popen[str]:
+    return subprocess.Popen(command(project, hub), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
 
 
 def fetched(project: Path, commit: str) -> dict[str, bytes]:
@@ -60,170 +68,158 @@ def lock_file(project: Path) -> Path:
     return project / "config" / "locks" / "demo.json"
 
 
+def pinned(project: Path) -> Any:
+    return json.loads(lock_file(project).read_text())["repositories"]
+
+
 def test_what_arrives_is_pinned_and_a_second_time_nothing_is_brought(project: Path, hub: Hub) -> None:
     commit = hub.push(REPOSITORY, FILES)
-    done = fetch(project, hub)
-    assert done.returncode == 0, done.stderr
-    assert fetched(project, commit) == {name: FILES[name] for name in FILES if name.endswith(".parquet")}
-    (pinned,) = json.loads(lock_file(project).read_text())["repositories"]
-    assert (pinned["commit"], pinned["revision"]) == (commit, "main")
-    assert pinned["files"] == {
-        name: {"size": len(FILES[name]), "sha256": hashlib.sha256(FILES[name]).hexdigest()}
-        for name in ("data/train-0.parquet", "data/train-1.parquet")
-    }
+    fetch(project, hub)
+    assert fetched(project, commit) == WANTED
+    told = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in WANTED.items()}
+    one = {"kind": "dataset", "name": "made-up/sums", "revision": "main", "commit": commit, "files": told}
+    assert pinned(project) == [one]
     before, asked = lock_file(project).read_bytes(), len(hub.asked)
-    again = fetch(project, hub)
-    assert again.returncode == 0 and "as in config/locks/demo.json" in again.stdout
-    assert [path for path, _, _ in hub.asked[asked:] if not path.startswith("api/")] == []
+    assert "as in config/locks/demo.json" in fetch(project, hub)
+    assert all(path.startswith("api/") for path, _, _ in hub.asked[asked:])
     assert lock_file(project).read_bytes() == before
 
 
 def test_a_branch_that_moved_on_changes_nothing_until_it_is_asked_for(project: Path, hub: Hub) -> None:
     old = hub.push(REPOSITORY, FILES)
-    assert fetch(project, hub).returncode == 0
+    fetch(project, hub)
     new = hub.push(REPOSITORY, FILES | {"data/train-1.parquet": b"other"})
-    assert fetch(project, hub).returncode == 0
-    assert json.loads(lock_file(project).read_text())["repositories"][0]["commit"] == old
-    assert fetch(project, hub, "--update").returncode == 0
-    assert json.loads(lock_file(project).read_text())["repositories"][0]["commit"] == new
+    fetch(project, hub)
+    assert pinned(project)[0]["commit"] == old
+    hub.commits[REPOSITORY].pop(old)
+    told = fetch(project, hub, code=2)
+    assert f"found no revision {old}, expected it on the hub; it is pinned by the lock file" in told
+    fetch(project, hub, "--update")
+    assert pinned(project)[0]["commit"] == new
     assert fetched(project, new)["data/train-1.parquet"] == b"other"
 
 
-def test_a_pinned_commit_that_is_gone_is_refused(project: Path, hub: Hub) -> None:
-    old = hub.push(REPOSITORY, FILES)
-    assert fetch(project, hub).returncode == 0
-    hub.commits[REPOSITORY].pop(old)
-    hub.push(REPOSITORY, FILES | {"more": b"1"})
-    done = fetch(project, hub)
-    assert done.returncode == 2
-    assert f"found no revision {old}, expected it on the hub; it is pinned by the lock file" in done.stderr
+def test_another_folder_may_be_named_for_what_is_fetched(project: Path, hub: Hub, tmp_path: Path) -> None:
+    commit = hub.push(REPOSITORY, FILES)
+    fetch(project, hub, CHORD_HUB=str(tmp_path / "scratch"))
+    assert (tmp_path / "scratch" / REPOSITORY / commit / "data/train-1.parquet").read_bytes() == b"small"
+    assert not (project / "hub").exists()
 
 
 def test_other_bytes_under_the_pinned_commit_are_refused_and_not_kept(project: Path, hub: Hub) -> None:
     commit = hub.push(REPOSITORY, FILES)
-    assert fetch(project, hub).returncode == 0
-    file = project / "hub" / REPOSITORY / commit / "data" / "train-1.parquet"
-    file.unlink()
+    fetch(project, hub)
+    (project / "hub" / REPOSITORY / commit / "data/train-1.parquet").unlink()
     hub.commits[REPOSITORY][commit]["data/train-1.parquet"] = b"evil!"
     before = lock_file(project).read_bytes()
-    done = fetch(project, hub)
-    assert done.returncode == 2
-    assert "as in the lock file: the hub has other bytes now; it was not kept" in done.stderr
-    assert not file.exists() and not file.with_name("train-1.parquet.part").exists()
+    told = fetch(project, hub, code=2)
+    assert "as in the lock file: the hub has other bytes now; it was not kept" in told
+    assert fetched(project, commit) == {"data/train-0.parquet": LARGE}
     assert lock_file(project).read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["data/train-0.parquet", "data/train-1.parquet"])
+@pytest.mark.parametrize("name", WANTED)
 def test_a_file_damaged_on_the_way_is_refused_and_pins_nothing(name: str, project: Path, hub: Hub) -> None:
     commit = hub.push(REPOSITORY, FILES)
     hub.damaged = {name}
-    done = fetch(project, hub)
-    assert done.returncode == 2
-    assert f"{name}: found " in done.stderr and "it was damaged on the way; it was not kept" in done.stderr
+    told = fetch(project, hub, code=2)
+    assert f"{name}: found " in told and "it was damaged on the way; it was not kept" in told
     assert name not in fetched(project, commit)
     assert not lock_file(project).exists()
     hub.damaged = set()
-    assert fetch(project, hub).returncode == 0
-    assert fetched(project, commit)[name] == FILES[name]
+    fetch(project, hub)
+    assert fetched(project, commit) == WANTED
 
 
 def test_a_killed_download_goes_on_where_it_ended(project: Path, hub: Hub) -> None:
     commit = hub.push(REPOSITORY, FILES)
     hub.stops_after = 11_000_000
     part = project / "hub" / REPOSITORY / commit / "data" / "train-0.parquet.part"
-    child = subprocess.Popen(
-        command(project, hub), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    for _ in range(600):
-        if part.exists() and part.stat().st_size:
-            break
-        time.sleep(0.1)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    with started(project, hub) as child:
+        for _ in range(600):
+            if part.exists() and part.stat().st_size:
+                break
+            time.sleep(0.1)
+        child.kill()
     there = part.stat().st_size
     assert 0 < there < len(LARGE)
     hub.stops_after, asked = None, len(hub.asked)
-    assert fetch(project, hub).returncode == 0
+    fetch(project, hub)
     ranges = [wanted for path, wanted, _ in hub.asked[asked:] if path.endswith("train-0.parquet")]
     assert set(ranges) == {f"bytes={there}-"}
-    assert fetched(project, commit)["data/train-0.parquet"] == LARGE
-    assert not part.exists()
+    assert fetched(project, commit) == WANTED
+
+
+def test_a_file_that_another_process_brings_meanwhile_is_not_brought_again(project: Path, hub: Hub) -> None:
+    commit = hub.push(REPOSITORY, FILES)
+    part = project / "hub" / REPOSITORY / commit / "data" / "train-0.parquet.part"
+    part.parent.mkdir(parents=True)
+    with part.open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        child = started(project, hub)
+        assert child.stderr and "train-0.parquet (1 of 2" in child.stderr.readline()
+        time.sleep(0.5)
+        held.write(LARGE)
+        held.flush()
+        part.rename(part.with_suffix(""))
+    _, told = child.communicate(timeout=100)
+    assert child.returncode == 0, told
+    assert not any(path.endswith("train-0.parquet") for path, _, _ in hub.asked)
+    assert fetched(project, commit) == WANTED
 
 
 def test_offline_checks_what_is_there_and_names_what_is_not(project: Path, hub: Hub) -> None:
     commit = hub.push(REPOSITORY, FILES)
-    done = fetch(project, hub, HF_HUB_OFFLINE="1")
-    assert done.returncode == 2 and "found no entry in config/locks/demo.json" in done.stderr
-    assert fetch(project, hub).returncode == 0
+    assert "found no lock file config/locks/demo.json" in fetch(project, hub, code=2, HF_HUB_OFFLINE="1")
+    fetch(project, hub)
     asked = len(hub.asked)
-    done = fetch(project, hub, "--offline")
-    assert done.returncode == 0 and "2 files of 1 repositories are here" in done.stdout
-    file = project / "hub" / REPOSITORY / commit / "data" / "train-1.parquet"
-    file.write_bytes(b"smalL")
-    done = fetch(project, hub, "--offline")
-    assert done.returncode == 2
-    assert "train-1.parquet: found SHA-256 " in done.stderr and "the file was altered" in done.stderr
-    file.unlink()
-    assert "found no such file, expected 5 bytes" in fetch(project, hub, "--offline").stderr
+    assert "2 files of 1 repositories are here" in fetch(project, hub, "--offline")
+    folder = project / "hub" / REPOSITORY / commit / "data"
+    (folder / "train-0.parquet").unlink()
+    (folder / "train-1.parquet").write_bytes(b"smalL")
+    missing, altered = fetch(project, hub, "--offline", code=2).splitlines()
+    assert f"train-0.parquet: found no such file, expected {len(LARGE)} bytes" in missing
+    assert "train-1.parquet: found SHA-256 " in altered and "the file was altered; run `chord fetch" in altered
+    (folder / "train-1.parquet").write_bytes(b"smaller")
+    assert "found 7 bytes, expected 5 as in the lock file" in fetch(project, hub, "--offline", code=2)
     assert len(hub.asked) == asked
-    assert fetch(project, hub).returncode == 0
-    assert file.read_bytes() == b"small"
+    fetch(project, hub)
+    assert fetched(project, commit) == WANTED
 
 
 def test_the_token_opens_a_closed_repository_and_is_in_no_file_and_no_message(project: Path, hub: Hub) -> None:
     hub.push(REPOSITORY, FILES)
     hub.closed_without[REPOSITORY] = TOKEN
-    done = fetch(project, hub)
-    assert done.returncode == 2 and "found it closed, expected access; accept its terms and set HF_TOKEN" in done.stderr
-    wrong = fetch(project, hub, HF_TOKEN="hf_wrong")
-    assert wrong.returncode == 2 and "hf_wrong" not in wrong.stdout + wrong.stderr
-    done = fetch(project, hub, HF_TOKEN=TOKEN)
-    assert done.returncode == 0, done.stderr
+    told = fetch(project, hub, code=2)
+    assert "found it closed, expected access; accept its terms and set HF_TOKEN" in told
+    fetch(project, hub, code=2, HF_TOKEN="hf_wrong")
+    fetch(project, hub, HF_TOKEN=TOKEN)
     assert {token for path, _, token in hub.asked if path.startswith("datasets/")} == {TOKEN}
-    assert TOKEN not in done.stdout + done.stderr
-    for path in project.rglob("*"):
-        assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
+    assert not any(TOKEN.encode() in path.read_bytes() for path in project.rglob("*") if path.is_file())
 
 
 def test_a_repository_or_a_file_that_is_not_there_is_one_line(project: Path, hub: Hub) -> None:
-    done = fetch(project, hub)
-    assert done.returncode == 2
-    assert "dataset made-up/sums: found no such repository" in done.stderr
+    told = fetch(project, hub, code=2)
+    assert "dataset made-up/sums: found no such repository" in told
     hub.push(REPOSITORY, {"README.md": b"made up"})
-    done = fetch(project, hub)
-    assert "found no data/train-*.parquet, expected it there" in done.stderr
-    assert len([line for line in done.stderr.splitlines() if line.startswith("chord fetch: ")]) == 1
-    assert "Traceback" not in done.stderr
-
-
-def test_a_disk_without_room_is_told_before_anything_is_brought(project: Path, hub: Hub) -> None:
-    hub.push(REPOSITORY, FILES)
-    code = subprocess.run(
-        [sys.executable, "-c", ROOM, *command(project, hub)[3:]],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert code.returncode == 2
-    assert "found 0.5 GiB free, expected 1.0 GiB for what study demo lacks" in code.stderr
-    assert not (project / "hub").exists()
+    told = fetch(project, hub, code=2)
+    assert "found no data/train-*.parquet, expected it there" in told and told.count("\n") == 1
 
 
 ROOM = """
-import shutil, sys
+import shutil
 from types import SimpleNamespace
 shutil.disk_usage = lambda place: SimpleNamespace(free=1 << 29)
 from chord.data import fetch
 from chord.provenance.files import run_verb
-sys.argv = ["chord fetch", *sys.argv[1:]]
 run_verb("chord fetch", fetch.main)
 """
 
 
-def test_another_folder_may_be_named_for_what_is_fetched(project: Path, hub: Hub, tmp_path: Path) -> None:
-    commit = hub.push(REPOSITORY, FILES)
-    assert fetch(project, hub, CHORD_HUB=str(tmp_path / "scratch")).returncode == 0
-    assert (tmp_path / "scratch" / REPOSITORY / commit / "data/train-1.parquet").read_bytes() == b"small"
+def test_a_disk_without_room_is_told_before_anything_is_brought(project: Path, hub: Hub) -> None:
+    hub.push(REPOSITORY, FILES)
+    code = [sys.executable, "-c", ROOM, *command(project, hub)[4:]]
+    done = subprocess.run(code, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True, timeout=100)
+    assert done.returncode == 2
+    assert "found 0.5 GiB free, expected 1.0 GiB for what study demo lacks" in done.stderr
     assert not (project / "hub").exists()

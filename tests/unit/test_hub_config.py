@@ -26,14 +26,7 @@ def hub_study(root: Path, **changes: Any) -> Path:
     file = root / "config" / "studies" / "demo.yaml"
     study: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     columns = {"question": "problem", "answer": "answer", "generations": "generations", "verified": "right"}
-    study["datasets"] = {
-        "sums": {
-            "repository": "made-up/sums",
-            "revision": "main",
-            "files": ["data/train-*.parquet"],
-            "columns": columns,
-        }
-    }
+    study["datasets"] = {"sums": DATASET | {"columns": columns}}
     study["tasks"]["published"] = {"source": "hub", "dataset": "sums", "filters": dict(FILTERS), "prompt": "{question}"}
     study["data"] |= {name: dict(SPLIT) for name in ("train", "expert")} | {"validation": SPLIT | {"size": 128}}
     study["expert"] = {"source": "published", "name": "made-up expert"}
@@ -64,76 +57,34 @@ def test_models_of_other_arms_and_served_experts_are_fetched_with_the_studys_own
     assert all("*.safetensors" in one.required for found in needed.values() for one in found if one.kind == "model")
 
 
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "a dataset that is not there": (
-        {"tasks__published__dataset": "sum"},
-        "tasks.published.dataset is 'sum', expected `sums` (nearest)",
-    ),
-    "no column of answers": (
-        {"datasets__sums__columns": {"question": "problem"}},
-        "datasets.sums: found no `answer` in `columns`",
-    ),
-    "traces without their column": (
-        {"datasets__sums__columns": {"question": "problem", "answer": "answer"}},
-        "has no `generations`, expected the columns of generations and verified",
-    ),
-    "a column that may be lacking and has no name": (
-        {
-            "datasets__sums": {
-                **DATASET,
-                "columns": {"question": "problem", "answer": "answer"},
-                "may_lack": ["verified"],
-            }
-        },
-        "datasets.sums: found `verified` in `may_lack` and not in `columns`",
-    ),
-    "a file that is neither Parquet nor JSON lines": (
-        {"datasets__sums__files": ["data/train.csv"]},
-        "datasets.sums: found 'data/train.csv' in `files`",
-    ),
-    "a repository without its owner": (
-        {"datasets__sums__repository": "sums"},
-        "datasets.sums.repository is ",
-    ),
-    "a length of traces that need not be there": (
-        {"tasks__published__filters": {"generation_tokens": 90}},
-        "found `generation_tokens` without `generations`",
-    ),
-    "a solver for problems that it cannot read": (
-        {"expert": {"source": "scripted", "name": "solver", "style": "terse"}},
-        "expert.source is scripted and the problems are of source hub, expected problems of source generator",
-    ),
-    "published traces for problems that need none": (
-        {"tasks__published__filters": {"answers": "integer"}},
-        "tasks.published.filters.generations is not given, expected at least 1",
-    ),
-    "sets of two sources": (
-        {"data__expert": {"task": "sum-3", "size": 40}},
-        "expected one source: else sets could share a prompt",
-    ),
-    "categories that no column has": (
-        {"benchmarks__harder": HARDER | {"categories": "subject"}},
-        "benchmarks.harder.categories is 'subject', expected ",
-    ),
-    "filters of a generator": (
-        {"tasks__sum-3__filters": {"answers": "integer"}},
-        "tasks.sum-3: found `filters` with source generator",
-    ),
-    "settings of a dataset": (
-        {"tasks__published__settings": {"digits": 3}},
-        "tasks.published: found `settings` or `keep` with source hub",
-    ),
-    "an unknown source of traces": (
-        {"expert": {"source": "publish", "name": "expert"}},
-        'expert.source is "publish", expected `published` (nearest)',
-    ),
+WITHOUT = {"question": "problem", "answer": "answer"}
+REFUSED: dict[str, dict[str, Any]] = {
+    "tasks.published.dataset is 'sum', expected `sums` (nearest)": {"tasks__published__dataset": "sum"},
+    "datasets.sums: found no `answer` in `columns`": {"datasets__sums__columns": {"question": "problem"}},
+    "has no `generations`, expected the columns of generations and verified": {"datasets__sums__columns": WITHOUT},
+    "datasets.sums: found `verified` in `may_lack` and not in `columns`": {
+        "datasets__sums": DATASET | {"columns": WITHOUT, "may_lack": ["verified"]}
+    },
+    "datasets.sums: found 'data/train.csv' in `files`": {"datasets__sums__files": ["data/train.csv"]},
+    "datasets.sums.repository is ": {"datasets__sums__repository": "sums"},
+    "found `generation_tokens` without `generations`": {"tasks__published__filters": {"generation_tokens": 90}},
+    "expert.source is scripted and the problems are of source hub, expected problems of source generator": {
+        "expert": {"source": "scripted", "name": "solver", "style": "terse"}
+    },
+    "tasks.published.filters.generations is not given, expected at least 1": {
+        "tasks__published__filters": {"answers": "integer"}
+    },
+    "expected one source: else sets could share a prompt": {"data__expert": {"task": "sum-3", "size": 40}},
+    "benchmarks.harder.categories is 'subject', expected ": {"benchmarks__harder": HARDER | {"categories": "subject"}},
+    "tasks.sum-3: found `filters` with source generator": {"tasks__sum-3__filters": {"answers": "integer"}},
+    "tasks.published: found `settings` or `keep` with source hub": {"tasks__published__settings": {"digits": 3}},
+    'expert.source is "publish", expected `published` (nearest)': {"expert": {"source": "publish", "name": "expert"}},
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_is_told_by_its_key(case: str, tmp_path: Path) -> None:
-    changes, said = REFUSED[case]
-    hub_study(tmp_path, **changes)
+@pytest.mark.parametrize("said", REFUSED)
+def test_what_cannot_be_is_told_by_its_key(said: str, tmp_path: Path) -> None:
+    hub_study(tmp_path, **REFUSED[said])
     with pytest.raises(ConfigError) as refused:
         load(tmp_path)
     assert said in str(refused.value)
@@ -146,12 +97,15 @@ def lock_of(**changes: Any) -> dict[str, Any]:
     return {"study": "demo", "repositories": [one | {"files": {"data/train-0.parquet": file}} | changes]}
 
 
+def locked_study(root: Path, text: str) -> Path:
+    hub_study(root)
+    (root / "config" / "locks").mkdir(exist_ok=True)
+    (root / "config" / "locks" / "demo.json").write_text(text, encoding="utf-8")
+    return root
+
+
 def test_a_lock_file_is_read_with_the_study(tmp_path: Path) -> None:
-    hub_study(tmp_path)
-    place = tmp_path / "config" / "locks" / "demo.json"
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(json.dumps(lock_of()), encoding="utf-8")
-    project = load(tmp_path)
+    project = load(locked_study(tmp_path, json.dumps(lock_of())))
     assert project.lock
     (wanted,) = repositories(project.study)
     found = project.lock.find(wanted)
@@ -169,10 +123,6 @@ def test_a_lock_file_is_read_with_the_study(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_lock_file_is_told(text: str, said: str, tmp_path: Path) -> None:
-    hub_study(tmp_path)
-    place = tmp_path / "config" / "locks" / "demo.json"
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as refused:
-        load(tmp_path)
+        load(locked_study(tmp_path, text))
     assert said in str(refused.value) and str(refused.value).startswith("config/locks/demo.json: ")

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,8 @@ from tests import made_up_math
 from tests.made_up_math import parquet, row, trace
 
 ROOT = Path(__file__).parents[2]
-COLUMNS = {
-    "question": "problem",
-    "answer": "answer",
-    "generations": "generations",
-    "verified": "correctness_math_verify",
-}
+COLUMNS = {"question": "problem", "answer": "answer", "generations": "generations"}
+COLUMNS["verified"] = "correctness_math_verify"
 RIGHT = [(trace("one", 7), True), (trace("two", 7), True)]
 
 
@@ -34,53 +29,38 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return load(root, study="math").study
 
 
-def rules(study: Study, **more: Any) -> Rules:
-    """Those of the RL set; lengths are counted in characters."""
-    lengths = Lengths(len, lambda texts: [len(text) for text in texts])
-    made = {"study": study, "name": "practised", "commit": "0" * 40, "apart": frozenset(), "overlap": None}
-    return Rules(**(made | {"lengths": lengths} | more))
-
-
-def rows(*made: dict[str, Any]) -> Iterator[Row]:
-    for number, one in enumerate(made):
-        yield Row("data.jsonl", number, {name: one.get(column) for name, column in COLUMNS.items()})
-
-
 def chosen(study: Study, *made: dict[str, Any], size: int = 100, **more: Any) -> Selection:
-    return select(rows(*made), rules(study, **more), ("train", size))
+    """The RL set out of these rows; lengths are counted in characters."""
+    rules: dict[str, Any] = {"study": study, "name": "practised", "commit": "0" * 40, "apart": frozenset()}
+    rules |= {"overlap": None, "lengths": Lengths(len, lambda texts: [len(text) for text in texts])}
+    values = [{name: one.get(column) for name, column in COLUMNS.items()} for one in made]
+    rows = (Row("data.jsonl", number, one) for number, one in enumerate(values))
+    return select(rows, Rules(**(rules | more)), ("train", size))
 
 
 ROW = row("q", "7", RIGHT)
+UNUSABLE, FEW = "a row without a usable question", "too few generations"
 DROPPED: dict[str, tuple[dict[str, Any], str]] = {
-    "no question": (row("", "7", RIGHT), "a row without a usable question"),
-    "a question that is no text": (
-        ROW | {"problem": ["q"] * 2 + [None]},
-        "a row without a usable question",
-    ),
-    "a null for an answer": (ROW | {"answer": None}, "a row without a usable question"),
-    "a truth value for an answer": (ROW | {"answer": True}, "a row without a usable question"),
-    "an answer that is no number": (
-        ROW | {"answer": float("nan")},
-        "a row without a usable question",
-    ),
-    "half a character": (row("q \ud800", "7", RIGHT), "a row without a usable question"),
-    "Chinese": (row("求 q", "7", RIGHT), "a question with Chinese characters"),
-    "a fraction": (row("q", "7/2", RIGHT), "an answer that is no integer"),
-    "an answer of endless digits": (row("q", "7" * 500, RIGHT), "an answer that is no integer"),
-    "a digit of another script": (row("q", "٧", RIGHT), "an answer that is no integer"),
-    "an endless question": (row("q" * 5_000_000, "7", RIGHT), "prompt over rollouts.max_prompt_tokens"),
-    "one right trace": (row("q", "7", [RIGHT[0], (RIGHT[1][0], False)]), "too few generations"),
-    "traces that are too long": (row("q", "7", [(trace("x" * 9000, 7), True)] * 2), "too few generations"),
-    "traces that are endless": (row("q", "7", [(trace("x" * 9_000_000, 7), True)] * 2), "too few generations"),
-    "traces that our grader finds wrong": (row("q", "7", [(trace("one", 8), True)] * 2), "too few generations"),
-    "traces without an answer": (row("q", "7", [("<think>\nhm", True)] * 2), "too few generations"),
-    "a null for a trace": (ROW | {"generations": [None, None]}, "too few generations"),
+    "no question": (ROW | {"problem": ""}, UNUSABLE),
+    "a question that is no text": (ROW | {"problem": ["q"] * 2 + [None]}, UNUSABLE),
+    "a null for an answer": (ROW | {"answer": None}, UNUSABLE),
+    "a truth value for an answer": (ROW | {"answer": True}, UNUSABLE),
+    "an answer that is no number": (ROW | {"answer": float("nan")}, UNUSABLE),
+    "half a character": (ROW | {"problem": "q \ud800"}, UNUSABLE),
+    "Chinese": (ROW | {"problem": "求 q"}, "a question with Chinese characters"),
+    "a fraction": (ROW | {"answer": "7/2"}, "an answer that is no integer"),
+    "an answer of endless digits": (ROW | {"answer": "7" * 500}, "an answer that is no integer"),
+    "a digit of another script": (ROW | {"answer": "٧"}, "an answer that is no integer"),
+    "an endless question": (ROW | {"problem": "q" * 5_000_000}, "prompt over rollouts.max_prompt_tokens"),
+    "one right trace": (row("q", "7", [RIGHT[0], (RIGHT[1][0], False)]), FEW),
+    "traces that are too long": (row("q", "7", [(trace("x" * 9000, 7), True)] * 2), FEW),
+    "traces that are endless": (row("q", "7", [(trace("x" * 9_000_000, 7), True)] * 2), FEW),
+    "traces that our grader finds wrong": (row("q", "7", [(trace("one", 8), True)] * 2), FEW),
+    "traces without an answer": (row("q", "7", [("<think>\nhm", True)] * 2), FEW),
+    "a null for a trace": (ROW | {"generations": [None, None]}, FEW),
     "more verdicts than traces": (ROW | {"correctness_math_verify": [True] * 3}, "as many verdicts"),
     "no verdicts": (ROW | {"correctness_math_verify": None}, "as many verdicts"),
-    "verdicts that are words": (
-        ROW | {"correctness_math_verify": ["yes", "yes"]},
-        "too few generations",
-    ),
+    "verdicts that are words": (ROW | {"correctness_math_verify": ["yes", "yes"]}, FEW),
 }
 
 
@@ -136,33 +116,48 @@ def test_of_more_rows_than_a_set_holds_the_same_are_drawn_in_any_order(study: St
     assert names != {one.id for one in chosen(study, *made[:20]).problems}
 
 
-def test_files_are_read_in_their_order_and_a_missing_column_or_a_damaged_file_is_told(tmp_path: Path) -> None:
+def test_files_are_read_in_their_order_and_values_are_what_the_files_say(tmp_path: Path) -> None:
+    """`datasets` makes a time of the text in `answer`, a number of "8", and a float of the number of 30 digits."""
     one, two = tmp_path / "one.parquet", tmp_path / "two.jsonl"
     one.write_bytes(parquet(list(made_up_math.rows(70))))
-    two.write_text('{"problem": "q", "answer": 7}\n{"answer": 8, "more": 1}\n', encoding="utf-8")
+    answers = [7, "8", "2024-01-01", 10**30, 1.5, None, [1, ["é😀", None]], {"x": {"y": 1}}]
+    lines = [{"problem": "q", "answer": answer} for answer in answers] + [{"answer": 8, "more": 1}]
+    two.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     read = list(read_rows([("one.parquet", one), ("two.jsonl", two)], {"question": "problem", "answer": "answer"}))
-    assert [(found.file, found.number) for found in read[69:]] == [
-        ("one.parquet", 69),
-        ("two.jsonl", 0),
-        ("two.jsonl", 1),
+    assert [(found.file, found.number) for found in read[69:71]] == [("one.parquet", 69), ("two.jsonl", 0)]
+    assert [found.values for found in read[:70]] == [
+        {"question": made["problem"], "answer": made["answer"]} for made in made_up_math.rows(70)
     ]
-    assert [found.values for found in read[70:]] == [{"question": "q", "answer": 7}, {"question": None, "answer": 8}]
-    for file in (one, two):
-        with pytest.raises(UserError, match="expected 'proof' among them"):
-            list(read_rows([("file", file)], {"question": "proof"}))
-    one.write_bytes(one.read_bytes()[:-9] + b"000000000")
-    two.write_text('{"problem": "q"}\n{"problem"', encoding="utf-8")
-    for file, said in ((one, "found no Parquet that can be read"), (two, "line 2: found text that is not JSON")):
-        with pytest.raises(UserError, match=said):
-            list(read_rows([("file", file)], {"question": "problem"}))
+    assert [found.values["answer"] for found in read[70:]] == [*answers, 8]
+    assert read[-1].values["question"] is None
+
+
+PARQUET = parquet(list(made_up_math.rows(70)))
+BAD_FILES: dict[str, tuple[str, bytes, str]] = {
+    "Parquet without the column": ("a.parquet", PARQUET, "found columns problem, .* expected 'proof' among them"),
+    "lines without the key": ("a.jsonl", b'{"b": 1}\n{"a": 1}\n', "found columns a, expected 'proof' among them"),
+    "Parquet that was cut off": ("a.parquet", PARQUET[:-9] + b"0" * 9, "found no Parquet that can be read"),
+    "lines that were cut off": ("a.jsonl", b'{"proof": "q"}\n{"pr', "line 2: found text that is not JSON"),
+    "lines of another encoding": ("a.jsonl", b'{"proof": "\xff"}', "line 1: found text that is not JSON"),
+    "a number without end": ("a.jsonl", b'{"proof": %s}' % (b"7" * 5000), "line 1: found text that is not JSON"),
+    "lists without end": ("a.jsonl", b"[" * 100_000, "line 1: found text that is not JSON"),
+    "a list": ("a.jsonl", b'{"proof": "q"}\n[1]', "line 2: found no JSON object, expected one a line"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_missing_column_or_a_damaged_file_is_told(case: str, tmp_path: Path) -> None:
+    name, content, said = BAD_FILES[case]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        list(read_rows([(name, tmp_path / name)], {"question": "proof"}))
 
 
 MEASURE = """
 import json, resource, sys
 from pathlib import Path
 from chord.config.load import load
-from chord.data.hub_rows import Lengths, Rules, select
-from chord.data.hub_rows import read_rows
+from chord.data.hub_rows import Lengths, Rules, read_rows, select
 study = load(Path(sys.argv[1]), study="math").study
 lengths = Lengths(len, lambda texts: [len(text) for text in texts])
 rules = Rules(study, "practised", "0" * 40, frozenset(), None, lengths)

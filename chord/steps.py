@@ -520,10 +520,11 @@ def _listed(paths: str | list[str]) -> list[str]:
     return [paths] if isinstance(paths, str) else paths
 
 
-def step_of(verb: str, manifest: str, outputs: Iterable[str]) -> Step | None:
-    """The step that has `verb` write this manifest and outputs of these names; None for what no rule makes."""
+def step_of(verb: str, manifest: str, flags: Iterable[str]) -> Step | None:
+    """The step that has `verb` write this manifest when it is given these flags; None where no rule does."""
+    given = set(flags)
     fitting = [step for step in STEPS.values() if step.verb == verb and step.pattern.fullmatch(manifest)]
-    return next((step for step in fitting if {*step.outputs} == {*outputs}), fitting[0] if fitting else None)
+    return max(fitting, key=lambda step: ({*step.outputs} <= given, len({*step.outputs} & given)), default=None)
 
 
 def _of_study(kind: str, names: "Callable[[Dag], Iterable[str]]") -> "Callable[[Dag], Iterable[Wildcards]]":

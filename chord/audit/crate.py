@@ -11,9 +11,8 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -23,11 +22,13 @@ from rocrate.model import ContextEntity
 from rocrate.model.entity import Entity
 from rocrate.rocrate import ROCrate
 
+from chord import VERBS
 from chord.errors import UserError
 from chord.provenance.digest import code_digest
 from chord.provenance.environment import scrubbed
 from chord.provenance.files import TIMESTAMP, file_sha256, files_below, size_bytes
 from chord.provenance.manifest import Content, Manifest
+from chord.steps import STEPS, step_of
 
 COPIED = "crate"  # where a crate keeps what it needs of the project
 LEDGER = "provenance/ledger.jsonl"
@@ -267,18 +268,31 @@ def _bytes_of(crate: ROCrate, study: Study, content: Content) -> Entity | dict[s
 
 def _add_jobs(crate: ROCrate, study: Study) -> None:
     """Adds the tools and the steps that ran, and each attempt as an action."""
-    rules = steps_of(study.project)
-    jobs = [(one, step_for(rules, one.verb, one.manifest, one.command), _tool_id(study, one)) for one in study.attempts]
+    jobs = [(one, _step_name(one), _tool_id(study, one)) for one in study.attempts]
     tools = {name: _add_tool(crate, study, name, one) for name, one in {tool: one for one, _, tool in jobs}.items()}
     steps: dict[str, Entity] = {}
-    for step in sorted({step.name: step for _, step, _ in jobs}.values(), key=lambda step: step.position):
-        name, file = step.name, step.environment or ""
-        pins = [_ref(f"{COPIED}/{path}") for path in (file, file.replace(".yaml", ".txt")) if path in study.copies]
-        about = {"name": name, "description": step.message, "position": str(step.position), "buildInstructions": pins}
-        ran = [tools[tool] for _, other, tool in jobs if other.name == name]
+    order = [*STEPS]
+    first = {name: one for one, name, _ in sorted(jobs, key=lambda job: job[0].made is not None)}
+    for name in sorted(first, key=lambda name: (order.index(name) if name in order else len(order), name)):
+        one, position = first[name], order.index(name) if name in order else len(order)
+        files = [f"envs/{one.made.step}.{ending}" for ending in ("yaml", "txt")] if one.made else []
+        about = {
+            "name": name,
+            "description": VERBS[one.verb.removeprefix("chord ")].summary if name in order else "started by hand",
+            "position": str(position + 1),
+            "buildInstructions": [_ref(f"{COPIED}/{path}") for path in files if path in study.copies],
+        }
+        ran = [tools[tool] for _, other, tool in jobs if other == name]
         steps[name] = _add(crate, f"#step-{name.replace(' ', '-')}", "HowToStep", workExample=ran, **about)
     for attempt, step, tool in jobs:
-        _add_actions(crate, study, attempt, steps[step.name], tools[tool])
+        _add_actions(crate, study, attempt, steps[step], tools[tool])
+
+
+def _step_name(attempt: Attempt) -> str:
+    """The rule that ran it; where none did, its verb says so."""
+    flags = [word.removeprefix("--") for word in attempt.command if word.startswith("--")]
+    step = step_of(attempt.verb, attempt.manifest, flags)
+    return step.rule if step else f"{attempt.verb} without a rule"
 
 
 def _add_actions(crate: ROCrate, study: Study, attempt: Attempt, step: Entity, tool: Entity) -> None:
@@ -437,75 +451,3 @@ def _add_workflow(crate: ROCrate, study: Study) -> None:
     run = _add(crate, "#run", "CreateAction", **about, **outcome)
     about = {"name": f"Snakemake's run of study {study_name}", "instrument": engine, "result": run}
     _add(crate, "#organize", "OrganizeAction", **about, object=crate.get_by_type("ControlAction"), **outcome)
-
-
-# --- crate steps ---------------------------------------------------------------------------------
-
-# Which rule of the workflow ran a verb: read from the text of the rules, without Snakemake. Knows no study.
-#
-# Read are the verb (`python -m chord VERB`), the manifest it is told to write, the environment file, the message. A
-# rule that runs no verb, or writes no manifest, leaves no record of its own and is no step here.
-
-_RULE = re.compile(r"^(?:rule|checkpoint)\s+(\w+)\s*:", re.MULTILINE)
-_INCLUDE = re.compile(r"^include:\s*\"([^\"]+)\"", re.MULTILINE)
-_VERB = re.compile(r"-m\s+(chord\s+[a-z-]+)")
-_MANIFEST = re.compile(r"\bmanifest=\"results/\{+study\}+/([^\"]+)\"")
-# A file, or `environment("STEP")` of workflow/rules/common.smk: the step's, which has its pins.
-_ENVIRONMENT = re.compile(r"^\s*conda:\s*(?:\"(?:\.\./)*envs/|environment\(\")(\w+)", re.MULTILINE)
-_MESSAGE = re.compile(r"^\s*message:\s*\"([^\"]+)\"", re.MULTILINE)
-_FLAG = re.compile(r"(?<=[\s\"])--[a-z-]+(?=[\s\"])")
-_WILDCARD = re.compile(r"\{+\w+\}+")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One rule: `position` counts from 1 in the order of the rules, `manifest` is a pattern for paths in the study."""
-
-    name: str
-    position: int
-    verb: str
-    manifest: re.Pattern[str] | None
-    environment: str | None
-    message: str
-    flags: frozenset[str] = frozenset()  # that its command always has
-
-
-def steps_of(project: Path) -> list[Step]:
-    """The rules that run a verb, in the order in which the Snakefile includes them."""
-    snakefile = project / "Snakefile"
-    texts = [(project / name).read_text("utf-8") for name in _INCLUDE.findall(snakefile.read_text("utf-8"))]
-    rules = [rule for text in texts for rule in _rules(text)]
-    return [step for position, (name, body) in enumerate(rules, start=1) for step in _step(name, body, position)]
-
-
-def step_for(steps: list[Step], verb: str, manifest: str, command: Collection[str] = ()) -> Step:
-    """The rule that has `verb` write `manifest` (a path in the study); one named after the verb where none does.
-
-    Of several such rules it is the one that gives most of the command's flags, and fewest that the command lacks.
-    """
-    fitting = [one for one in steps if one.verb == verb and one.manifest and one.manifest.fullmatch(manifest)]
-    if fitting:
-        words = set(command)
-        return max(fitting, key=lambda one: (one.flags <= words, len(one.flags & words), -len(one.flags - words)))
-    same_verb = [step for step in steps if step.verb == verb]
-    if len(same_verb) == 1:
-        return same_verb[0]
-    last = max((step.position for step in steps), default=0)
-    return Step(f"{verb} without a rule", last + 1, verb, None, None, f"{verb}, started by hand")
-
-
-def _rules(text: str) -> list[tuple[str, str]]:
-    found = list(_RULE.finditer(text))
-    ends = [*(match.start() for match in found[1:]), len(text)]
-    return [(match[1], text[match.end() : end]) for match, end in zip(found, ends, strict=False)]
-
-
-def _step(name: str, body: str, position: int) -> list[Step]:
-    verb, manifest = _VERB.search(body), _MANIFEST.search(body)
-    if verb is None or manifest is None:
-        return []
-    environment, message = _ENVIRONMENT.search(body), _MESSAGE.search(body)
-    said = re.sub(r"\{\w+\.(\w+)\}", r"{\1}", message[1]) if message else ""
-    pattern = "[^/]+".join(map(re.escape, _WILDCARD.split(manifest[1])))
-    found = f"envs/{environment[1]}.yaml" if environment else None
-    return [Step(name, position, verb[1], re.compile(pattern), found, said, frozenset(_FLAG.findall(body)))]

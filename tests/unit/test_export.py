@@ -15,11 +15,12 @@ from rocrate_validator import services
 from rocrate_validator.models import Severity, ValidationSettings
 
 from chord.audit import export
-from chord.audit.crate import step_for, steps_of, without_places
+from chord.audit.crate import without_places
 from chord.errors import UserError
 from chord.provenance import ledger
 from chord.provenance.files import TIMESTAMP, Terminated, tree_hash
 from chord.provenance.manifest import JobSpec, Manifest
+from chord.steps import step_of
 
 ROOT = Path(__file__).parents[2]
 CONTEXT = ROOT / "tests" / "data" / "ro-crate-1.1-context.jsonld"
@@ -77,7 +78,7 @@ def train(folder, fails_with=None, work=lambda: None):
     run = folder / "runs" / "sft-light" / "seed-1"
     with Manifest.recording(
         run / "train.manifest.json",
-        JobSpec("chord train", decided_by={"recipe": {"mu": 0.5, "phi": "p(1-p)"}}),
+        JobSpec("chord train", "train", {"recipe": {"mu": 0.5, "phi": "p(1-p)"}}),
         inputs={"prompts": folder / "data" / "problems" / "train.jsonl"},
         outputs={"model": run / "model", "metrics": run / "metrics.jsonl"},
         seeds={"run": 1},
@@ -333,22 +334,24 @@ def test_the_last_attempt_decides_whether_the_run_of_the_workflow_failed(study):
     assert run["error"] == "last attempt without a result at: runs/sft-light/seed-1/train.manifest.json"
 
 
-def test_steps_are_the_rules_that_run_a_verb_in_their_order():
-    steps = steps_of(ROOT)
-    assert [step.position for step in steps] == sorted({step.position for step in steps})
-    assert {"train_base", "train", "generate", "score", "tabulate", "plot"} <= {step.name for step in steps}
-    for verb, manifest, rule in (
-        ("chord train", "models/base/train.manifest.json", "train_base"),
-        ("chord train", "runs/grpo/seed-1/train.manifest.json", "train"),
-        ("chord report", "report.manifest.json", "report"),
-        ("chord tabulate", "report.manifest.json", "tabulate"),
-        ("chord train", "elsewhere/by-hand.manifest.json", "chord train without a rule"),
+def test_an_attempt_is_told_under_the_rule_that_started_it():
+    learned, graded_later = ("model", "metrics", "timing", "tensorboard"), ("validation-answers", "candidates")
+    for verb, manifest, flags, rule in (
+        ("chord train", "models/base/train.manifest.json", ("model", "metrics", "timing"), "train_base"),
+        ("chord train", "runs/grpo/seed-1/train.manifest.json", (*learned, "threads"), "train"),
+        (
+            "chord train",
+            "runs/sft/seed-1/train.manifest.json",
+            (*learned, "validation-answers", "candidates"),
+            "train_sft",
+        ),
+        ("chord report", "report.manifest.json", ("html",), "report"),
+        ("chord tabulate", "table1.manifest.json", (), "tabulate"),
     ):
-        assert step_for(steps, verb, manifest, ["--tensorboard", "--threads"]).name == rule
-    both = {step.name: step.flags for step in steps if step.name in ("train", "train_sft")}
-    assert both["train_sft"] > both["train"] > set()
-    for rule, flags in both.items():
-        assert step_for(steps, "chord train", "runs/sft-light/seed-1/train.manifest.json", flags).name == rule
+        found = step_of(verb, manifest, flags)
+        assert found is not None and found.rule == rule
+    assert step_of("chord train", "elsewhere/by-hand.manifest.json", learned) is None
+    assert step_of("chord tabulate", "runs/x/report.manifest.json", ()) is None
 
 
 def test_every_file_that_is_referred_to_is_in_the_crate_also_where_its_path_needs_quoting(study):

@@ -3,6 +3,7 @@
 `load` raises one `ConfigError` that lists every problem as: file, key, what was found, what was expected.
 """
 
+import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from chord.config.reading import composed, expected, kind_of, one_line, parsed, 
 from chord.config.recipe import Arm
 from chord.config.sets import below, why_not
 from chord.config.study import Study
-from chord.errors import ConfigError, UserError
+from chord.errors import ConfigError
 from chord.reach import decides_nothing
 from chord.settings import NAME, Number, Raw
 
@@ -295,19 +296,16 @@ def _keys(node: yaml.Node | None, above: str = "") -> Iterator[tuple[int, str]]:
         yield key.start_mark.line, name
 
 
-# --- studies -------------------------------------------------------------------------------------
+# --- verbs ---------------------------------------------------------------------------------------
 
-# The study that a verb was told of by its file. Knows nothing of what is in it.
+
+def add_study(parser: argparse.ArgumentParser) -> None:
+    """Adds `--study NAME`, and `--root` for a verb that does not run in the project's folder."""
+    parser.add_argument("--study", required=True, metavar="NAME", help="the study in config/studies/NAME.yaml")
+    parser.add_argument("--root", type=Path, default=Path("."), help="the folder that holds config/ (default: here)")
 
 
 @decides_nothing("what config/ says reaches a job as values, which its manifest records")
-def read_study(file: Path) -> Study:
-    """The study described in `file`, which lies in config/studies; all that it stands on is checked with it.
-
-    Raises UserError for a file elsewhere or none, ConfigError for one that cannot be run.
-    """
-    folder = file.resolve().parent
-    if not file.is_file() or (folder.parent.name, folder.name) != ("config", "studies"):
-        found = "no such file" if not file.exists() else "something else"
-        raise UserError(f"{file}: found {found}, expected the file of a study, config/studies/NAME.yaml")
-    return load(folder.parents[1], study=file.stem, others=False).study
+def project_of(args: argparse.Namespace) -> Project:
+    """The project for the study that a verb was told; other studies are not read. Raises ConfigError."""
+    return load(args.root, args.study, others=False)

@@ -1,6 +1,6 @@
 """A model that `chord fetch` brought -> its folder in the study, checked against the lock file.
 
-chord adopt --study config/studies/math.yaml [--of base-weak] --model OUT --manifest OUT
+chord adopt --study math [--of base-weak] --model OUT --manifest OUT
 
 Files are linked where results/ lies on the same file system, else copied: a model is not kept twice without need.
 """
@@ -11,8 +11,8 @@ import os
 import shutil
 from pathlib import Path
 
-from chord.config.load import read_study
-from chord.config.lock import read_lock, wanted_model
+from chord.config.load import add_study, project_of
+from chord.config.lock import wanted_model
 from chord.config.sets import models_from
 from chord.data.fetch import checked_files
 from chord.errors import UserError
@@ -26,14 +26,15 @@ VERB = "chord adopt"
 def main() -> None:
     """Checks every file of the model, then puts it where the study's trainings start from."""
     args = _arguments()
-    root, study = args.study.resolve().parents[2], read_study(args.study)
+    project = project_of(args)
+    root, study = args.root, project.study
     fetched = models_from(study, "hub")
     if args.of not in fetched:
         raise UserError(
             f"--of: found '{args.of}', which is no model of source `hub` in config/studies/{study.name}.yaml,"
             f" expected one that was fetched: {', '.join(fetched) or 'there is none'}"
         )
-    lock = read_lock(root, study.name)
+    lock = project.lock
     with Manifest.recording(
         args.manifest,
         of_fetched(study, lock, args.of),
@@ -67,7 +68,7 @@ def _check_chat(files: list[tuple[str, Path]]) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=VERB, description="Take a fetched model as one of a study's.")
-    parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
+    add_study(parser)
     parser.add_argument("--of", default="base", help="which: base (default), base-NAME of other_models, an expert")
     parser.add_argument("--model", type=Path, required=True, help="folder to put the model and its tokenizer in")
     parser.add_argument("--manifest", type=Path, required=True, help="JSON: where the model comes from")

@@ -1,6 +1,6 @@
 """Problems -> expert traces by a language model that vLLM serves; each is right, as the study's grader has it.
 
-chord ask-expert --study config/studies/NAME.yaml --traces-of expert --problems FILE --expert MODEL_DIR
+chord ask-expert --study NAME --traces-of expert --problems FILE --expert MODEL_DIR
     --tokenizer MODEL_DIR --state DIR --traces FILE --counts FILE --manifest FILE
 
 Every problem is asked several times, each time under a seed of its own. What was answered is kept in `--state`, shard
@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from chord.config.load import read_study
-from chord.config.lock import read_lock
+from chord.config.load import add_study, project_of
 from chord.config.sets import asked_expert, expert_of
 from chord.config.study import ExpertServed, Study
 from chord.errors import ConfigError, UserError
@@ -290,7 +289,7 @@ def check_fit(server: Server, parts: Sequence[Part], wish: Wish) -> None:
 
 # Problems -> expert traces by a language model that vLLM serves; each is right, as the study's grader has it.
 #
-# chord ask-expert --study config/studies/NAME.yaml --traces-of expert --problems FILE --expert MODEL_DIR
+# chord ask-expert --study NAME --traces-of expert --problems FILE --expert MODEL_DIR
 #     --tokenizer MODEL_DIR --state DIR --traces FILE --counts FILE --manifest FILE
 #
 # Every problem is asked several times, each time under a seed of its own. What was answered is kept in `--state`, shard
@@ -306,8 +305,9 @@ END_TOKEN = 1
 def main() -> None:
     """Asks what was not answered yet, then verifies, chooses and writes."""
     args = _arguments()
-    study = read_study(args.study)
-    expert, lock = _served(study, args.traces_of), read_lock(args.study.resolve().parents[2], study.name)
+    project = project_of(args)
+    study = project.study
+    expert, lock = _served(study, args.traces_of), project.lock
     decided = of_traces(study, args.traces_of, lock)
     problems = read_lines(args.problems, Problem)
     inputs = {"problems": args.problems, "expert": args.expert}
@@ -347,7 +347,7 @@ def answered(
             replicas=expert.replicas,
             tensor_parallel=expert.tensor_parallel,
             options=expert.options,
-            where=f"{args.study}: expert",
+            where=f"config/studies/{args.study}.yaml: expert",
             threads=args.threads,
             ready_seconds=60 * expert.start_minutes,
         )
@@ -466,7 +466,6 @@ def _counts(
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=VERB, description="Expert traces by a served model, each found right.")
     for name, required, what in (
-        ("study", True, "config/studies/NAME.yaml"),
         ("problems", True, "the problems to answer, JSON lines"),
         ("expert", True, "folder of the expert's model and its tokenizer"),
         ("tokenizer", False, "folder of the study's base model, where it is not trained by the study"),
@@ -476,6 +475,7 @@ def _arguments() -> argparse.Namespace:
         ("manifest", True, "file for what this command read, ran on and wrote"),
     ):
         parser.add_argument(f"--{name}", type=Path, required=required, help=what)
+    add_study(parser)
     parser.add_argument("--traces-of", required=True, help="expert, expert-NAME; aligned (of the training problems)")
     parser.add_argument("--threads", action=Number, default=1, help="of the processor, for each replica on a CPU")
     return parser.parse_args()

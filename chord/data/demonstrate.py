@@ -1,6 +1,6 @@
 """Problems -> one file of expert traces, or a random model's base corpus; each trace is known to be right.
 
-chord demonstrate --study config/studies/demo.yaml --traces-of expert --problems FILE --traces FILE
+chord demonstrate --study demo --traces-of expert --problems FILE --traces FILE
     --counts FILE [--tokenizer MODEL_DIR] [--manifest FILE]
 
 A scripted expert is a written-out solver, named so in every trace. Published traces stand in the dataset of the
@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chord.config.load import read_study
-from chord.config.lock import Lock, read_lock, wanted_dataset
+from chord.config.load import add_study, project_of
+from chord.config.lock import Lock, wanted_dataset
 from chord.config.sets import corpus_of, expert_of, is_published, part_sizes, purpose, task_sizes
 from chord.config.study import BaseCorpus, CorpusPart, Grading, Study
 from chord.errors import ConfigError, UserError
@@ -171,7 +171,7 @@ def shuffled(count: int, seed: int) -> list[int]:
 
 # Problems -> one file of expert traces, or a random model's base corpus; each trace is known to be right.
 #
-# chord demonstrate --study config/studies/demo.yaml --traces-of expert --problems FILE --traces FILE
+# chord demonstrate --study demo --traces-of expert --problems FILE --traces FILE
 #     --counts FILE [--tokenizer MODEL_DIR] [--manifest FILE]
 #
 # A scripted expert is a written-out solver (`chord.data.demonstrate`), named so in every trace. Published traces
@@ -224,8 +224,9 @@ class Check:
 def main() -> None:
     """Writes and checks everything, then puts it in files."""
     args = _arguments()
-    root, study = args.study.resolve().parents[2], read_study(args.study)
-    lock = read_lock(root, study.name)
+    project = project_of(args)
+    root, study = args.root, project.study
+    lock = project.lock
     decided = of_traces(study, args.traces_of, lock)
     problems, of_hub = read_lines(args.problems, Problem), is_published(study, args.traces_of)
     recording = nullcontext()
@@ -369,7 +370,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="chord demonstrate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
+    add_study(parser)
     parser.add_argument(
         "--traces-of",
         required=True,

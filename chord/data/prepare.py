@@ -1,6 +1,6 @@
 """Raw problems -> one set of a study's problems: a split, the base corpus or a benchmark; no two sets share a prompt.
 
-chord prepare --study config/studies/demo.yaml --set train --problems FILE --counts FILE [--manifest FILE]
+chord prepare --study demo --set train --problems FILE --counts FILE [--manifest FILE]
     [--apart-from FILE ...] [--benchmarks FILE ...] [--trained FILE ...] [--tokenizer MODEL_DIR]
 
 Which prompts of a generator may serve which set is decided by their hash. Rows of a dataset of a hub are too few for
@@ -21,8 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from chord.config.load import read_study
-from chord.config.lock import Lock, read_lock
+from chord.config.load import add_study, project_of
+from chord.config.lock import Lock
 from chord.config.sets import BENCHMARK, beside_benchmark, problem_sets, purpose, source_of, split_of
 from chord.config.study import Study
 from chord.data.hub_rows import WORDS, shared
@@ -38,8 +38,9 @@ from chord.steps import of_problems
 def main() -> None:
     """Draws the whole set, then writes it: one that cannot be filled leaves no file behind."""
     args = _arguments()
-    root, study = args.study.resolve().parents[2], read_study(args.study)
-    lock = read_lock(root, study.name)
+    project = project_of(args)
+    root, study = args.root, project.study
+    lock = project.lock
     decided = of_problems(study, args.set, lock)
     inputs = {f"apart from {path.stem}": path for path in args.apart_from}
     inputs |= {f"benchmark {path.stem}": path for path in args.benchmarks}
@@ -141,7 +142,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="chord prepare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
+    add_study(parser)
     parser.add_argument("--set", required=True, help="train, validation, expert[-NAME], base[-NAME] or benchmark:NAME")
     parser.add_argument("--problems", type=Path, required=True, help="file for the problems")
     parser.add_argument("--counts", type=Path, required=True, help="file for what was drawn, dropped and kept")

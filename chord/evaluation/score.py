@@ -1,6 +1,6 @@
 """Answers -> scores, through lm-eval and the grader that pays rewards. Needs no model; nothing is generated again.
 
-chord score --study STUDY.yaml --benchmark NAME --answers FILE --problems FILE --scores OUT --manifest OUT
+chord score --study NAME --benchmark NAME --answers FILE --problems FILE --scores OUT --manifest OUT
     [--ahead NAME=ANSWERS=PROBLEMS=SCORES ...]
 
 `--ahead` names other benchmarks of the same model: their scores are made by this process too, if their answers are
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chord.config.load import read_study
+from chord.config.load import add_study, project_of
 from chord.config.study import AnswerForm, Study
 from chord.errors import RecordError, UserError
 from chord.evaluation import ahead
@@ -49,7 +49,8 @@ class Job:
 def main() -> None:
     """Score one benchmark's answers; then those of its siblings that nobody has scored yet."""
     args = _arguments()
-    root, study = args.study.resolve().parents[2], read_study(args.study)
+    project = project_of(args)
+    root, study = args.root, project.study
     benchmark = read_benchmark(root, study, args.benchmark)
     with Manifest.recording(
         args.manifest,
@@ -210,7 +211,7 @@ def _task_hash(samples: list[dict[str, Any]]) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=VERB, description="Grade stored answers through lm-eval.")
-    parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
+    add_study(parser)
     parser.add_argument("--benchmark", required=True, help="name of the benchmark in the study")
     parser.add_argument("--answers", type=Path, required=True, help="answers.jsonl of the model to this benchmark")
     parser.add_argument("--problems", type=Path, required=True, help="problems of the benchmark, JSON lines")

@@ -1,6 +1,6 @@
 """Answers that a training sampled on the validation set -> accuracy after each of its validated steps.
 
-chord validate --study STUDY.yaml --answers validation.jsonl --problems FILE --validation OUT --manifest OUT
+chord validate --study NAME --answers validation.jsonl --problems FILE --validation OUT --manifest OUT
 
 For trainings that only imitate: they write down what they answer and know no grader. Needs no model.
 """
@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from chord.config.load import read_study
+from chord.config.load import add_study, project_of
 from chord.errors import RecordError
 from chord.grading.graders import Grader
 from chord.provenance.files import write_atomically
@@ -27,7 +27,8 @@ VERB = "chord validate"
 def main() -> None:
     """Grades one training's answers."""
     args = _arguments()
-    study = read_study(args.study)
+    project = project_of(args)
+    study = project.study
     with Manifest.recording(
         args.manifest,
         of_validation(study),
@@ -77,7 +78,7 @@ def _graded(step: int, answers: list[ValidationAnswer], right: dict[str, str], g
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=VERB, description="Grade the answers to the validation set of a training.")
-    parser.add_argument("--study", type=Path, required=True, help="config/studies/NAME.yaml")
+    add_study(parser)
     parser.add_argument("--answers", type=Path, required=True, help="validation.jsonl of the training")
     parser.add_argument("--problems", type=Path, required=True, help="the validation problems, JSON lines")
     parser.add_argument("--validation", type=Path, required=True, help="JSON that is written: a result for each step")

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,19 @@ def smollm2(factory: pytest.TempPathFactory, project: Path) -> None:
 
 
 def run(verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """The verb as a person would type it, at the root of the project."""
+    """The verb as a person would type it, at the root of the project; see `of_study` for `--study FILE`."""
     # A busy machine is no fault; pytest's own limit is 600.
-    return warm.run([sys.executable, "-m", "chord", verb, *map(str, arguments)], cwd=ROOT, timeout=580)
+    return warm.run([sys.executable, "-m", "chord", verb, *of_study(arguments)], cwd=ROOT, timeout=580)
+
+
+def of_study(arguments: Iterable[object]) -> list[str]:
+    """The words of a command line; `--study PROJECT/config/studies/NAME.yaml` becomes `--study NAME --root PROJECT`."""
+    words = list(map(str, arguments))
+    for at in [number for number, word in enumerate(words) if word == "--study"][::-1]:
+        file = Path(words[at + 1])
+        if file.suffix == ".yaml":
+            words[at + 1 : at + 2] = [file.stem, "--root", str(file.absolute().parents[2])]
+    return words
 
 
 def prepare(study: Path, data: Path, *sets: str) -> subprocess.CompletedProcess[str]:

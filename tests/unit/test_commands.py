@@ -8,7 +8,7 @@ from chord.provenance.commands import Told, changes, text_of, verb_of
 
 RESULTS = "results/demo"
 RECORDED = (
-    "python -m chord generate --study config/studies/demo.yaml --benchmark harder"
+    "python -m chord generate --study demo --benchmark harder"
     " --model results/demo/models/base/model --seed 1 --threads 2 --answers results/demo/a/answers.jsonl --ahead b=c=d"
 )
 
@@ -56,7 +56,7 @@ def test_how_a_command_is_run_and_laid_out_is_no_difference(shell: str) -> None:
         ("chord generate", "chord score", "command verb: chord generate -> chord score"),
         ("chord generate --", "chord generate y --", "command words: nothing -> y"),
         ("models/base/model", "models/other/model", "reads model: models/base/model -> models/other/model"),
-        ("studies/demo", "studies/math", "command --study: config/studies/demo.yaml -> config/studies/math.yaml"),
+        ("--study demo", "--study math", "command --study: demo -> math"),
         ("--seed 1", "--solved results/demo/x --seed 1", "reads solved: nothing -> x"),
     ],
 )

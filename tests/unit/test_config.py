@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from chord.config.load import load, read_study
+from chord.config.load import load, project_of
 from chord.config.project import Run
 from chord.config.reading import FUNCTION, FunctionName, read_yaml
 from chord.config.study import Zero
@@ -596,7 +597,7 @@ def test_a_job_asks_nothing_of_other_studies(root: Path) -> None:
     (root / "config" / "planning.yaml").write_text("a: [", encoding="utf-8")
     assert len(refused(root).splitlines()) == 3
     assert load(root, others=False).study == load(ROOT).study
-    assert read_study(root / "config" / "studies" / "demo.yaml") == load(ROOT).study
+    assert project_of(Namespace(root=root, study="demo")).study == load(ROOT).study
 
 
 def test_a_value_of_a_budget_is_told_once_however_many_arms_ask_for_it(root: Path) -> None:

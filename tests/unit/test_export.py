@@ -342,7 +342,7 @@ def test_an_attempt_is_told_under_the_rule_that_started_it():
         (
             "chord train",
             "runs/sft/seed-1/train.manifest.json",
-            (*learned, "validation-answers", "candidates"),
+            (*learned, *graded_later),
             "train_sft",
         ),
         ("chord report", "report.manifest.json", ("html",), "report"),

@@ -84,7 +84,8 @@ class Place:
     def arguments(self, name: str, siblings: Sequence[str]) -> list[str]:
         ahead = [f"--ahead={other}={self.problems(other)}={self.answers(other)}" for other in siblings if other != name]
         given = {
-            "study": self.root / "config/studies/demo.yaml",
+            "study": "demo",
+            "root": self.root,
             "benchmark": name,
             "model": self.model,
             "problems": self.problems(name),
@@ -376,7 +377,7 @@ def test_a_real_model_answers_all_benchmarks_in_one_process_as_in_three_and_is_s
     assert all(answer.response_tokens == 96 for answer in answers if answer.finish == "length")
     scores = place.answers("harder").with_name("scores.json")
     given = {"answers": place.answers("harder"), "problems": place.problems("harder"), "scores": scores}
-    command = [sys.executable, "-m", "chord", "score", "--study", str(place.root / "config/studies/demo.yaml")]
+    command = [sys.executable, "-m", "chord", "score", "--study", "demo", "--root", str(place.root)]
     command += ["--benchmark", "harder", "--manifest", str(scores.with_suffix(".manifest.json"))]
     command += [part for key, value in given.items() for part in (f"--{key}", str(value))]
     result = warm.run(command, cwd=ROOT)

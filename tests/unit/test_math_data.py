@@ -23,7 +23,7 @@ APART["expert-large"] = ("validation", "train")
 BENCHMARKS = ("amc", "aime24", "aime25", "mmlu-pro", "math-500")
 
 
-STUDY = ("--study", "config/studies/math.yaml")
+STUDY = ("--study", "math")
 DATA, BASE = Path("results/math/data"), Path("results/math/models/base/model")
 
 

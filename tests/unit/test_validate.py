@@ -10,6 +10,7 @@ import pytest
 
 from chord.records import Problem, ValidationAnswer, write_lines
 from tests import warm
+from tests.unit.small_study import of_study
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBLEMS = [Problem(f"p{n}", "sum", f"{n}+1", str(n + 1), {}) for n in range(3)]
@@ -30,7 +31,7 @@ def validate(folder: Path, written: list[ValidationAnswer]) -> subprocess.Comple
     flags |= {"problems": folder / "problems.jsonl", "validation": folder / "out/validation.json"}
     flags |= {"manifest": folder / "out/validation.manifest.json"}
     words = [word for name, path in flags.items() for word in (f"--{name}", str(path))]
-    command = [sys.executable, "-m", "chord", "validate", *words]
+    command = [sys.executable, "-m", "chord", "validate", *of_study(words)]
     return warm.run(command, cwd=ROOT)
 
 

@@ -95,7 +95,7 @@ def test_without_what_is_fetched_each_first_job_says_what_to_run(tmp_path: Path)
         "adopt": ["--model", "model", "--manifest", "results/math/models/base/adopt.manifest.json"],
         "prepare": ["--set", "benchmark:amc", "--problems", "problems.jsonl", "--counts", "counts.json"],
     }.items():
-        command = [sys.executable, "-m", "chord", verb, "--study", "config/studies/math.yaml", *arguments]
+        command = [sys.executable, "-m", "chord", verb, "--study", "math", *arguments]
         done = warm.run(command, cwd=folder, timeout=120)
         assert done.returncode == 2
         assert "found no lock file config/locks/math.json" in done.stderr

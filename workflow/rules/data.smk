@@ -23,7 +23,7 @@ rule prepare:
     message:
         "Drawing the {wildcards.set} problems of study {wildcards.study}"
     shell:
-        "python -m chord prepare --study config/studies/{wildcards.study}.yaml --set {params.set}"
+        "python -m chord prepare --study {wildcards.study} --set {params.set}"
         " {params.reads} {params.writes} > {log} 2>&1"
 
 
@@ -66,7 +66,7 @@ rule demonstrate:
     message:
         "Writing the {wildcards.traces} traces of study {wildcards.study}"
     shell:
-        "python -m chord demonstrate --study config/studies/{wildcards.study}.yaml --traces-of {wildcards.traces}"
+        "python -m chord demonstrate --study {wildcards.study} --traces-of {wildcards.traces}"
         " {params.reads} {params.writes} > {log} 2>&1"
 
 
@@ -97,6 +97,6 @@ rule ask_expert:
     message:
         "Asking the expert of study {wildcards.study} for the {wildcards.traces} traces{params.sent}"
     shell:
-        "python -m chord ask-expert --study config/studies/{wildcards.study}.yaml --traces-of {wildcards.traces}"
+        "python -m chord ask-expert --study {wildcards.study} --traces-of {wildcards.traces}"
         " {params.reads} {params.writes} --threads {threads}"
         " --state results/{wildcards.study}/data/traces/state/{wildcards.traces} > {log} 2>&1"

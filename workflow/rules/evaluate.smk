@@ -28,7 +28,7 @@ rule generate:
     message:
         "Answering {wildcards.benchmark} with {wildcards.arm}, seed {wildcards.seed}{params.sent}"
     shell:
-        "python -m chord generate --study config/studies/{wildcards.study}.yaml --benchmark {wildcards.benchmark}"
+        "python -m chord generate --study {wildcards.study} --benchmark {wildcards.benchmark}"
         " --seed {wildcards.seed} {params.reads} {params.writes} --threads {threads} {params.ahead} > {log} 2>&1"
 
 
@@ -52,5 +52,5 @@ rule score:
     message:
         "Scoring {wildcards.benchmark} of {wildcards.arm}, seed {wildcards.seed}"
     shell:
-        "python -m chord score --study config/studies/{wildcards.study}.yaml --benchmark {wildcards.benchmark}"
+        "python -m chord score --study {wildcards.study} --benchmark {wildcards.benchmark}"
         " {params.reads} {params.writes} {params.ahead} > {log} 2>&1"

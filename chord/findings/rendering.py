@@ -185,7 +185,6 @@ def rendered(template: str, **data: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(WEB), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"n": count, "paper": paper_value}
     files = {path.name: path.read_text(encoding="utf-8") for path in _files(WEB)}
     return environment.get_template(template).render(files=files, **data) + "\n"
 
@@ -205,7 +204,7 @@ def _files(folder: Path) -> list[Path]:
 
 def table_page(table: Mapping[str, Any]) -> str:
     """One table with its caption, as a page of its own."""
-    return rendered("table.html", title=table["title"], table=table, words=below(table))
+    return rendered("table.html", title=table["title"], table=shown(table))
 
 
 def verdicts_page(data: Mapping[str, Any], study_title: str) -> str:
@@ -215,9 +214,13 @@ def verdicts_page(data: Mapping[str, Any], study_title: str) -> str:
     return rendered("claims.html", title=TITLE, study=study_title, counts=counts, rule=rule(data), claims=claims)
 
 
-def below(table: Mapping[str, Any]) -> str:
-    """The words that stand below a table."""
-    return " ".join([caption(table), *notes(table)])
+def shown(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table as templates show it: `words` stand below it; each cell has n and the paper's number in words."""
+    rows = []
+    for row in table["rows"]:
+        cells = {key: {**cell, "n": count(cell), "beside": paper_value(cell)} for key, cell in row["cells"].items()}
+        rows.append({**row, "cells": cells})
+    return {**table, "rows": rows, "words": " ".join([caption(table), *notes(table)])}
 
 
 # --- terminal ------------------------------------------------------------------------------------
@@ -255,16 +258,16 @@ def show(table: Mapping[str, Any], claims: Mapping[str, Any] | None, files: Mapp
 
 def show_verdicts(data: Mapping[str, Any]) -> None:
     """Print how many claims have which verdict, and each that was run."""
-    console, shown = _terminal()
+    console, text = _terminal()
     console.print()
-    console.print(Text(shown(f"{TITLE} (rules of {data['rules_dated']})"), "bold"))
-    console.print(Text(shown(counted(data["claims"]))))
+    console.print(Text(text(f"{TITLE} (rules of {data['rules_dated']})"), "bold"))
+    console.print(Text(text(counted(data["claims"]))))
     if not data["rules_as_dated"]:
         console.print(Text("config/claims.yaml was changed without a new date", "yellow"))
     grid = Table.grid(padding=(0, 2, 0, 0))
     for claim in ordered(data["claims"]):
         if claim["verdict"] != "not run":
-            found = Text(shown(claim["sentence"])).append(shown(f" ({said(claim)})"), "dim")
+            found = Text(text(claim["sentence"])).append(text(f" ({said(claim)})"), "dim")
             grid.add_row(Text(claim["verdict"], STYLES[claim["verdict"]]), found)
     console.print(grid)
 

@@ -74,7 +74,8 @@ def test_a_table_of_lengths_averages_samples_then_problems_then_seeds(tmp_path: 
         "math",
     )
     assert cell["paper"] == 1423
-    assert "Tokens of an answer" in rendering.caption(data)
+    page = rendering.table_page(data)
+    assert "Tokens of an answer" in page and "<small>tokens</small>" in page
 
 
 def test_scores_without_lengths_are_refused_by_name(tmp_path: Path) -> None:

@@ -55,6 +55,13 @@ def written(results):
     return html.read_text()
 
 
+@pytest.fixture(scope="module")
+def text(made, tmp_path_factory):
+    """The page as a reader sees it, with its tags."""
+    results = shutil.copytree(made, tmp_path_factory.mktemp("page") / "demo")
+    return unescape(written(results)).replace("\N{NO-BREAK SPACE}", " ")
+
+
 class Page(HTMLParser):
     """Tags and attributes of a page, what it would load, its ids, and whether its tags close."""
 
@@ -122,20 +129,18 @@ def test_an_edit_of_a_template_the_style_or_a_script_changes_its_digest_alone(tm
         assert {one for one, digest in rendering.digests(tmp_path).items() if digest != before[one]} == {name}
 
 
-def test_the_page_shows_every_chosen_artefact_and_verdict(results):
-    text = unescape(written(results))
+def test_the_page_shows_every_chosen_artefact_and_verdict(text, made):
     assert text.count("<figure ") == 4  # figure 3 is a scheme without curves
     for name in CHOSEN:
         assert PROJECT.artefacts[name].title in text
-    judged = json.loads((results / "claims.json").read_text())["claims"]
+    judged = json.loads((made / "claims.json").read_text())["claims"]
     assert {claim["verdict"] for claim in judged} >= {"holds", "undecided", "not run"}
     for claim in judged:
         assert claim["sentence"] in text and claim["reason"] in text
     assert "Its words give no threshold to compute, so there is no verdict." not in text
 
 
-def test_the_page_says_what_ran_where_and_for_how_long(results):
-    text = written(results).replace("\N{NO-BREAK SPACE}", " ")
+def test_the_page_says_what_ran_where_and_for_how_long(text):
     runs = [name for name in page.used_arms(PROJECT) if PROJECT.arms[name].recipe]
     assert "mu-0.5" not in runs  # only figure 7 needs it
     assert f"{2 * len(runs) + 1} training runs" in text
@@ -144,20 +149,14 @@ def test_the_page_says_what_ran_where_and_for_how_long(results):
     assert "<td>sample 67 %, learn 25 %, validate 5 %</td>" in text
 
 
-def test_the_page_gives_the_values_of_every_arm(results):
-    text = written(results)
+def test_the_page_gives_the_values_of_every_arm_and_lists_what_was_not_run(text):
     mu = PROJECT.arms["chord-mu"].recipe.mu
-    assert f"{mu.peak:g} → {mu.valley:g} over {mu.decay_steps} steps".replace(" ", "\N{NO-BREAK SPACE}") in text
+    assert f"{mu.peak:g} → {mu.valley:g} over {mu.decay_steps} steps" in text
     assert "<td>p(1-p)</td>" in text
-
-
-def test_the_page_lists_what_was_not_run(results):
-    text = unescape(written(results))
     listed = text[text.index('<h2 id="not-run">') :]
     columns = "AIME25, BFCL live, BFCL non-live, BFCL"
     assert f"Columns of the paper's Table 1 without a benchmark here: {columns}." in listed
-    assert "fixed µ = 0.5" in listed
-    assert "figure7" in listed
+    assert "fixed µ = 0.5" in listed and "figure7" in listed
 
 
 def test_a_run_without_a_manifest_is_said_to_have_no_record(results):

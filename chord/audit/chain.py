@@ -8,6 +8,7 @@ from typing import Any
 
 from chord.audit.lineage import Finding, Job, Lineage, Link, Proof, Status, kind_of
 from chord.findings import reading
+from chord.provenance.manifest import Manifest
 
 # --- chain ---------------------------------------------------------------------------------------
 
@@ -55,12 +56,14 @@ def made(job: Job) -> Iterator[str]:
     manifest = job.manifest
     seeds = "".join(f", {name} seed {seed}" for name, seed in manifest.seeds.items())
     yield f"{manifest.verb}{seeds}, {manifest.started[:16].replace('T', ' ')} UTC, {reading.device(manifest)}"
-    names = [name for name in PACKAGES.get(manifest.verb, ()) if name in manifest.installed.packages]
-    packages = [
-        "Python " + manifest.installed.python,
-        *(f"{name} {manifest.installed.packages[name]}" for name in names),
-    ]
-    yield f"code {manifest.code.digest[:HASH]}, commit {reading.commit(manifest)}, {', '.join(packages)}"
+    yield f"code {manifest.code.digest[:HASH]}, commit {reading.commit(manifest)}, {_versions(manifest)}"
+
+
+def _versions(manifest: Manifest) -> str:
+    """Python, and the packages that decide what the verb writes."""
+    packages = manifest.installed.packages
+    named = [f"{name} {packages[name]}" for name in PACKAGES.get(manifest.verb, ()) if name in packages]
+    return ", ".join([f"Python {manifest.installed.python}", *named])
 
 
 def counts(proof: Proof) -> Iterator[str]:
@@ -163,21 +166,26 @@ UNJUDGED = " Whether anything is stale was not judged: there was no config/ besi
 
 
 def links_data(proof: Proof, left_out: Mapping[Path, int], judged: bool) -> dict[str, Any]:
-    """Nodes, jobs and findings by number and path; see `findings/web/js`.
+    """Nodes, jobs and findings by number and path; see findings/web/chain.js.
 
     `left_out`: files too large to be hashed for a page, with their sizes. `judged`: whether staleness was judged.
     """
     lineage = proof.evidence.lineage
-    nodes = [_node(lineage, link.path, link.kind, link.status, link.now.sha256, link.now.bytes) for link in proof.links]
-    nodes += [_large(lineage, path, size) for path, size in left_out.items()]
-    places = [*(link.path for link in proof.links), *left_out]
-    number = {path: index for index, path in enumerate(places)}
-    makers = {path: job for path in places if (job := lineage.makers.get(path))}
-    order = {job.path: index for index, job in enumerate(dict.fromkeys(makers.values()))}
-    for path, node in zip(places, nodes, strict=True):
-        node["job"] = order[makers[path].path] if path in makers else None
+    facts = {link.path: (link.kind, str(link.status), link.now.sha256, link.now.bytes) for link in proof.links}
+    for path, size in left_out.items():
+        maker = lineage.makers.get(path)
+        facts[path] = (kind_of(path), NOT_HASHED, maker.outputs[path].sha256 if maker else None, size)
+    number = {path: index for index, path in enumerate(facts)}
+    makers = {path: lineage.makers[path] for path in facts if path in lineage.makers}
+    jobs = {job.path: job for job in makers.values()}
+    order = {path: index for index, path in enumerate(jobs)}
+    nodes = [
+        {"path": lineage.shown(path), "kind": kind, "status": status, "sha256": sha256, "bytes": size}
+        | {"job": order[makers[path].path] if path in makers else None}
+        for path, (kind, status, sha256, size) in facts.items()
+    ]
     cells: dict[str, list[int]] = {}
-    for path in places:
+    for path in facts:
         if path.name == "scores.json":
             cells.setdefault(f"{path.parts[-5]}/{path.parts[-2]}", []).append(number[path])
     findings: dict[str, list[list[str]]] = {}
@@ -188,27 +196,15 @@ def links_data(proof: Proof, left_out: Mapping[Path, int], judged: bool) -> dict
         "note": NOTE + ("" if judged else UNJUDGED),
         "bad": [status.value for status in Status if status.is_bad],
         "nodes": nodes,
-        "jobs": [_job_facts(lineage, job, number) for job in dict.fromkeys(makers.values())],
+        "jobs": [_job_facts(lineage, job, number) for job in jobs.values()],
         "findings": findings,
         "cells": cells,
-        "files": {path.name: number[path] for path in places if path.parent == lineage.study},
+        "files": {path.name: number[path] for path in facts if path.parent == lineage.study},
     }
-
-
-def _large(lineage: Lineage, path: Path, size: int) -> dict[str, Any]:
-    maker = lineage.makers.get(path)
-    recorded = maker.outputs[path].sha256 if maker else None
-    return _node(lineage, path, kind_of(path), NOT_HASHED, recorded, size)
-
-
-def _node(lineage: Lineage, path: Path, kind: str, status: str, sha256: str | None, size: int) -> dict[str, Any]:
-    return {"path": lineage.shown(path), "kind": kind, "status": str(status), "sha256": sha256, "bytes": size}
 
 
 def _job_facts(lineage: Lineage, job: Job, number: Mapping[Path, int]) -> dict[str, Any]:
     manifest = job.manifest
-    packages = manifest.installed.packages
-    names = [name for name in PACKAGES.get(manifest.verb, ()) if name in packages]
     return {
         "verb": manifest.verb,
         "manifest": lineage.shown(job.path),
@@ -219,7 +215,7 @@ def _job_facts(lineage: Lineage, job: Job, number: Mapping[Path, int]) -> dict[s
         "slurm": manifest.attempt.job,
         "code": manifest.code.digest,
         "commit": reading.commit(manifest),
-        "packages": ", ".join([f"Python {manifest.installed.python}", *(f"{name} {packages[name]}" for name in names)]),
+        "packages": _versions(manifest),
         "command": shlex.join(manifest.command),
         "inputs": [number[path] for path in job.inputs if path in number],
     }

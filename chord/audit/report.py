@@ -75,10 +75,7 @@ def _artefact(path: Path) -> dict[str, Any]:
     """A table (rows and columns), a figure (panels), or a drawing without data."""
     what = "a table or figure that chord tabulate or chord plot wrote"
     data = read_json(path, what, REMEDY)
-    if "rows" in data:
-        needed = {"artefact", "title", "seeds", "columns", "paper"}
-    else:
-        needed = {"artefact", "title", "seeds", "panels", "paper"}
+    needed = {"artefact", "title", "seeds", "paper", "columns" if "rows" in data else "panels"}
     if lacking := needed - data.keys():
         raise UserError(f"{path}: found no {', '.join(sorted(lacking))}, expected {what}; {REMEDY}")
     return data

@@ -60,11 +60,9 @@ class Page:
             self.requests.append(told["request"]["url"])
         return message
 
-    def open(self, file: Path, width: int = 1280, height: int = 900, before: str = "") -> None:
-        """Load a file as a person would by a double click; `before` is run ahead of the page's own script."""
+    def open(self, file: Path, width: int = 1280, height: int = 900) -> None:
+        """Load a file as a person would by a double click."""
         self.size(width, height)
-        if before:
-            self.call("Page.addScriptToEvaluateOnNewDocument", source=before)
         self.call("Page.navigate", url=file.resolve().as_uri())
         self.wait("document.readyState === 'complete'")
         self.wait("[...document.querySelectorAll('[data-figure]')].every((one) => one.querySelector('.chart'))")

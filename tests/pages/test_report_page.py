@@ -46,6 +46,19 @@ def opened(page: Page, selector: str = CELL) -> None:
     page.wait("document.querySelector('dialog[open] .layers')")
 
 
+def told(page: Page, selector: str = "dialog") -> str:
+    """The words of an element as they are seen."""
+    return page.run(f"document.querySelector('{selector}').innerText")
+
+
+def all_of(page: Page, selector: str, what: str = "innerText") -> list[str]:
+    return page.run(f"[...document.querySelectorAll('{selector}')].map((one) => one.{what})")
+
+
+def unfold(page: Page) -> None:
+    page.run("[...document.querySelectorAll('dialog details')].forEach((one) => { one.open = true; })")
+
+
 def to_answers(page: Page) -> None:
     page.run("document.querySelectorAll('dialog [role=tab]')[1].click()")
     page.wait("document.querySelector('dialog .answers')")
@@ -53,7 +66,7 @@ def to_answers(page: Page) -> None:
 
 def test_a_click_on_a_number_shows_its_chain_down_to_the_data(page: Page, mini_study: Path) -> None:
     opened(page)
-    text = page.run("document.querySelector('dialog').innerText")
+    text = told(page)
     cell = json.loads((mini_study / "results/demo/table1.json").read_text())["rows"][2]["cells"]["in-distribution"]
     assert f"{cell['mean']:.1f} ± {cell['se']:.1f}" in text
     run = "results/demo/runs/grpo/seed-1"
@@ -64,9 +77,8 @@ def test_a_click_on_a_number_shows_its_chain_down_to_the_data(page: Page, mini_s
     links = int(re.search(r"All (\d+) links hold", text)[1])
     assert links == page.run("document.querySelectorAll('dialog .layers details').length") > 10
     assert manifest["code"]["digest"] not in text  # folded, until asked for
-    page.run("[...document.querySelectorAll('dialog details')].forEach((one) => { one.open = true; })")
-    unfolded = page.run("document.querySelector('dialog').innerText")
-    assert manifest["code"]["digest"] in unfolded and manifest["git"]["commit"][:12] in unfolded
+    unfold(page)
+    assert manifest["code"]["digest"] in told(page) and manifest["git"]["commit"][:12] in told(page)
 
 
 def test_the_answers_of_a_cell_are_shown_with_their_grades_and_can_be_chosen_by_grade_and_seed(
@@ -78,16 +90,15 @@ def test_the_answers_of_a_cell_are_shown_with_their_grades_and_can_be_chosen_by_
     opened(page)
     to_answers(page)
     page.click('dialog [data-value="1"]')  # the second seed
-    text = page.run("document.querySelector('dialog').innerText")
+    text = told(page)
     assert "32 of 32 answers of this seed" in text  # 8 problems x 4 samples
     assert first.prompt in text and first.text in text
-    shown = page.run("[...document.querySelectorAll('dialog .answer .chip')].map((one) => one.innerText)")
+    shown = all_of(page, "dialog .answer .chip")
     grades = {name: shown.count(name) for name in set(shown)}
     assert grades == {name: count for name, count in scores["outcomes"].items() if count}
     grade = min(grades, key=grades.get)
     page.click(f'dialog [data-value="{grade}"]')
-    left = page.run("[...document.querySelectorAll('dialog .answer .chip')].map((one) => one.innerText)")
-    assert left == [grade] * grades[grade]
+    assert all_of(page, "dialog .answer .chip") == [grade] * grades[grade]
 
 
 def test_what_a_model_wrote_is_text_whatever_it_is(browser: Page, mini_copy: Path, tmp_path: Path) -> None:
@@ -104,13 +115,11 @@ def test_what_a_model_wrote_is_text_whatever_it_is(browser: Page, mini_copy: Pat
     browser.complaints.clear()
     browser.open(html)
     opened(browser)
-    told = browser.run("document.querySelector('dialog').innerText")
-    assert "links are broken" in told and "altered" in told  # the answers are no longer those that were made
+    assert "links are broken" in told(browser) and "altered" in told(
+        browser
+    )  # the answers are no longer those that were made
     to_answers(browser)
-    shown = browser.run(
-        "[...document.querySelectorAll('dialog .answer pre')].slice(0, 4).map((one) => one.textContent)"
-    )
-    assert shown == HOSTILE
+    assert all_of(browser, "dialog .answer pre", "textContent")[:4] == HOSTILE
     assert browser.run("[window.hacked ?? null, document.querySelectorAll('img').length]") == [None, 0]
     assert browser.complaints == []
 
@@ -140,19 +149,15 @@ def test_hovering_reads_the_values_of_the_nearest_step(page: Page, mini_study: P
     x, y = page.middle(CHART)
     width = page.run(f"document.querySelector('{CHART}').getBoundingClientRect().width")
     page.mouse("mouseMoved", x - width / 2 + 60, y)  # just right of the axis: the first point
-    readout = page.run("document.querySelector('.readout').innerText")
-    assert readout.endswith(f"at training step {curve['x'][0]:g}")
-    value = page.run("document.querySelector('.legend .value').innerText")
-    assert float(value.split(" ")[0]) == pytest.approx(curve["mean"][0], abs=0.002)
+    assert told(page, ".readout").endswith(f"at training step {curve['x'][0]:g}")
+    assert float(told(page, ".legend .value").split(" ")[0]) == pytest.approx(curve["mean"][0], abs=0.002)
     page.mouse("mouseMoved", x, 5)
-    assert "at the end" in page.run("document.querySelector('.readout').innerText")
+    assert "at the end" in told(page, ".readout")
 
 
 def ticks(page: Page) -> list[float]:
     """The numbers below the axis."""
-    texts = page.run(
-        f"[...document.querySelectorAll('{CHART} .grid [text-anchor=middle]')].map((one) => one.textContent)"
-    )
+    texts = all_of(page, f"{CHART} .grid [text-anchor=middle]", "textContent")
     return [float(text) for text in texts[:-1]]  # the last is the name of the axis
 
 
@@ -177,7 +182,7 @@ def test_a_drag_zooms_the_wheel_and_keys_do_after_a_click_and_reset_shows_all(pa
     page.run("[...document.querySelectorAll('.tools button')].find((one) => one.innerText === 'reset').click()")
     assert ticks(page) == whole
     page.press("ArrowRight")
-    assert "at training step" in page.run("document.querySelector('.readout').innerText")
+    assert "at training step" in told(page, ".readout")
 
 
 def test_the_legend_hides_an_arm_and_brings_it_back(page: Page) -> None:
@@ -194,7 +199,7 @@ def test_nothing_sticks_out_of_a_narrow_window(page: Page, width: int) -> None:
     page.size(width, 800)
     assert page.run("document.documentElement.scrollWidth") <= width
     opened(page)
-    page.run("[...document.querySelectorAll('dialog details')].forEach((one) => { one.open = true; })")
+    unfold(page)
     left, right = page.run(
         "(({left, right}) => [left, right])(document.querySelector('dialog').getBoundingClientRect())"
     )
@@ -254,21 +259,6 @@ def test_printed_it_has_the_tables_and_figures_and_none_of_the_controls(page: Pa
     assert page.run(f"({seen})('table.numbers')") == 1 and page.run(f"({seen})('.chart')") == 1
     assert page.run(f"({seen})('nav, #theme, .tools, dialog')") == 0
     assert page.pdf().startswith(b"%PDF")
-
-
-def test_a_browser_that_cannot_decompress_shows_the_same(browser: Page, mini_study: Path) -> None:
-    browser.complaints.clear()
-    with chromium() as old:
-        old.open(mini_study / "results/demo/report.html", before="delete window.DecompressionStream")
-        assert old.run("typeof DecompressionStream") == "undefined"
-        opened(old)
-        to_answers(old)
-        browser.open(mini_study / "results/demo/report.html")
-        opened(browser)
-        to_answers(browser)
-        text = "document.querySelector('dialog').textContent"
-        assert old.run(text) == browser.run(text)
-        assert old.complaints == []
 
 
 def test_without_script_the_tables_and_drawings_are_there(browser: Page, mini_study: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from chord.audit import page
 from chord.audit.inquiry import table_differences
 from chord.config.load import load
 from chord.config.paper import Categories, Lengths, Paper, Table, Tabled, benchmarks_of, divisions
@@ -75,7 +74,8 @@ def test_a_table_of_lengths_averages_samples_then_problems_then_seeds(tmp_path: 
         "math",
     )
     assert cell["paper"] == 1423
-    assert "Tokens of an answer" in rendering.caption(data)
+    page = rendering.table_page(data)
+    assert "Tokens of an answer" in page and "<small>tokens</small>" in page
 
 
 def test_scores_without_lengths_are_refused_by_name(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_an_arm_without_a_row_in_the_papers_table_has_a_dash_beside_it(tmp_path:
     for row in data["rows"]:
         for column in data["columns"][1:]:
             row["cells"][column["benchmark"]] |= {"paper": None, "not_published": False}
-    html = page.table_part(data, frozenset())
+    html = rendering.table_page(data)
     assert re.findall(r'<td class="paper">(.*?)</td>', html) == ["52.1", "–", "–", "–", "–", "–"]
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from html import escape
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from docutils.core import publish_parts
 from chord.audit import page, report
 from chord.config.load import load
 from chord.errors import UserError
-from chord.findings import judge, plot, tabulate
+from chord.findings import judge, plot, rendering, tabulate
 from chord.findings.figures import window
 from tests.unit.results_tree import write_history, write_metrics, write_scores
 
@@ -55,60 +55,92 @@ def written(results):
     return html.read_text()
 
 
-class Page(HTMLParser):
-    """What a page would load, its ids, what refers to them, and whether its tags close."""
+@pytest.fixture(scope="module")
+def text(made, tmp_path_factory):
+    """The page as a reader sees it, with its tags."""
+    results = shutil.copytree(made, tmp_path_factory.mktemp("page") / "demo")
+    return unescape(written(results)).replace("\N{NO-BREAK SPACE}", " ")
 
-    VOID = ("meta", "br")
+
+class Page(HTMLParser):
+    """Tags and attributes of a page, what it would load, its ids, and whether its tags close."""
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.loads, self.ids, self.tags, self.words = [], [], [], [], []
+        self.open, self.loads, self.ids, self.tags, self.attributes = [], [], [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         found = dict(attrs)
         self.tags.append(tag)
+        self.attributes += found
         self.loads += [found[key] for key in ("src", "href", "xlink:href") if key in found]
         self.loads += [match for value in found.values() if value for match in re.findall(r"url\(([^)]*)\)", value)]
         self.ids += [found["id"]] if "id" in found else []
-        if tag not in self.VOID:
-            self.open.append(tag)
+        self.open += [tag] if tag not in ("meta", "br") else []
 
     def handle_endtag(self, tag):
-        if tag not in self.VOID:
+        if tag not in ("meta", "br"):
             assert self.open.pop() == tag
 
-    def handle_data(self, data):
-        self.words.append(data)
+
+# --- pages -------------------------------------------------------------------------------------
 
 
-# --- the page ----------------------------------------------------------------------------------
-
-
-def test_the_page_is_whole_and_refers_to_nothing_but_itself(results):
-    found = Page(written(results))
+@pytest.mark.parametrize("name", ["table1.html", "claims.html", "report.html"])
+def test_a_page_is_whole_and_refers_to_nothing_but_itself(results, name):
+    written(results)
+    found = Page((results / name).read_text())
     assert found.open == []
     assert len(found.ids) == len(set(found.ids))
-    assert found.loads  # the drawings refer to their own parts
+    assert bool(found.loads) == (name == "report.html")  # its drawings refer to their own parts
     assert all(each.startswith("#") and each[1:] in found.ids for each in found.loads)
     assert not {"link", "iframe", "object", "img"} & set(found.tags)
+    assert "url(" not in rendering.WEB.joinpath("page.css").read_text()
 
 
-def test_the_page_shows_every_chosen_artefact_and_verdict(results):
-    text = written(results)
+def test_words_of_config_cannot_break_out_of_a_page(results):
+    words = """<script>alert(1)</script>"' onload=x"""
+    table, claims = (json.loads((results / f"{name}.json").read_text()) for name in ("table1", "claims"))
+    table["rows"][0]["label"] = table["columns"][0]["label"] = table["title"] = table["paper"]["model"] = words
+    claims["claims"] = [
+        one | dict.fromkeys(("sentence", "found", "reason", "evidence"), words) for one in claims["claims"]
+    ]
+    (results / "table1.json").write_text(json.dumps(table))
+    (results / "claims.json").write_text(json.dumps(claims))
+    pages = (rendering.table_page(table), 0), (rendering.verdicts_page(claims, words), 0), (written(results), 4)
+    for html, scripts in pages:
+        found = Page(html)
+        assert "alert(1)" in html and found.open == []
+        assert found.tags.count("script") == scripts and "onload" not in found.attributes
+
+
+def test_a_name_that_a_template_is_not_given_raises():
+    with pytest.raises(jinja2.UndefinedError, match="'counts' is undefined"):
+        rendering.rendered("claims.html", title="", study="", rule="", claims=[])
+
+
+def test_an_edit_of_a_template_the_style_or_a_script_changes_its_digest_alone(tmp_path):
+    web = shutil.copytree(rendering.WEB, tmp_path / "chord" / "findings" / "web")
+    assert rendering.digests(tmp_path) == rendering.digests() and len(rendering.digests()) > 8
+    for name in ("parts.html", "page.css", "chain.js"):
+        before = rendering.digests(tmp_path)
+        (web / name).write_text("another")
+        assert {one for one, digest in rendering.digests(tmp_path).items() if digest != before[one]} == {name}
+
+
+def test_the_page_shows_every_chosen_artefact_and_verdict(text, made):
     assert text.count("<figure ") == 4  # figure 3 is a scheme without curves
     for name in CHOSEN:
         assert PROJECT.artefacts[name].title in text
-    judged = json.loads((results / "claims.json").read_text())["claims"]
+    judged = json.loads((made / "claims.json").read_text())["claims"]
     assert {claim["verdict"] for claim in judged} >= {"holds", "undecided", "not run"}
     for claim in judged:
-        assert escape(claim["sentence"]) in text
-        assert escape(claim["reason"]) in text
+        assert claim["sentence"] in text and claim["reason"] in text
     assert "Its words give no threshold to compute, so there is no verdict." not in text
 
 
-def test_the_page_says_what_ran_where_and_for_how_long(results):
-    text = written(results).replace("\N{NO-BREAK SPACE}", " ")
+def test_the_page_says_what_ran_where_and_for_how_long(text):
     runs = [name for name in page.used_arms(PROJECT) if PROJECT.arms[name].recipe]
     assert "mu-0.5" not in runs  # only figure 7 needs it
     assert f"{2 * len(runs) + 1} training runs" in text
@@ -117,20 +149,14 @@ def test_the_page_says_what_ran_where_and_for_how_long(results):
     assert "<td>sample 67 %, learn 25 %, validate 5 %</td>" in text
 
 
-def test_the_page_gives_the_values_of_every_arm(results):
-    text = written(results)
+def test_the_page_gives_the_values_of_every_arm_and_lists_what_was_not_run(text):
     mu = PROJECT.arms["chord-mu"].recipe.mu
-    assert f"{mu.peak:g} → {mu.valley:g} over {mu.decay_steps} steps".replace(" ", "\N{NO-BREAK SPACE}") in text
+    assert f"{mu.peak:g} → {mu.valley:g} over {mu.decay_steps} steps" in text
     assert "<td>p(1-p)</td>" in text
-
-
-def test_the_page_lists_what_was_not_run(results):
-    text = written(results)
     listed = text[text.index('<h2 id="not-run">') :]
     columns = "AIME25, BFCL live, BFCL non-live, BFCL"
-    assert f"Columns of the paper&#x27;s Table 1 without a benchmark here: {columns}." in listed
-    assert "fixed µ = 0.5" in listed
-    assert "figure7" in listed
+    assert f"Columns of the paper's Table 1 without a benchmark here: {columns}." in listed
+    assert "fixed µ = 0.5" in listed and "figure7" in listed
 
 
 def test_a_run_without_a_manifest_is_said_to_have_no_record(results):

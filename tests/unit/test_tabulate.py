@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -239,44 +238,6 @@ def test_showing_names_the_pictures_that_exist_and_the_verdicts_beside_the_table
 def test_showing_a_file_that_is_no_table_is_refused(results):
     with pytest.raises(UserError, match=r"expected a table that chord tabulate wrote"):
         tabulate.main(["--show", str(scores(results, "grpo"))])
-
-
-class Tags(HTMLParser):
-    """Open tags that were not closed, and everything that a page could load."""
-
-    VOID = ("meta", "br", "link", "img", "path", "use")
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.loads, self.ids = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.loads += [found[key] for key in ("src", "href", "xlink:href") if key in found]
-        self.ids += [found["id"]] if "id" in found else []
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-
-def test_the_page_is_whole_and_loads_nothing(results):
-    tabulated(results)
-    tags = Tags((results / "table1.html").read_text())
-    assert tags.open == []
-    assert tags.loads == []
-    assert "url(" not in (results / "table1.html").read_text()
-
-
-def test_labels_cannot_break_out_of_the_page(results):
-    table = tabulated(results)
-    table["rows"][0]["label"] = "<script>alert(1)</script>"
-    from chord.findings.rendering import table_page
-
-    assert "<script>" not in table_page(table)
 
 
 HOSTILE = (

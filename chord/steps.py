@@ -301,7 +301,7 @@ def _grader(form: AnswerForm) -> Uses:
 
 
 @decides_nothing(RECORDED)
-def of_artefact(project: Project, name: str) -> JobSpec:
+def of_artefact(project: Project, name: str, root: Path = Path(".")) -> JobSpec:
     """Decides a table or figure beside its numbers: titles, labels, the paper's cells, smoothing; whose numbers."""
     artefact, study = project.artefacts[name], project.study
     is_table = isinstance(artefact, Tabled)
@@ -319,11 +319,13 @@ def of_artefact(project: Project, name: str) -> JobSpec:
         "columns": columns,  # a list, for their order is that of the table
         "seeds": list(project.seeds),
     }
-    return JobSpec("chord tabulate" if is_table else "chord plot", "report", decided)
+    if not is_table:
+        return JobSpec("chord plot", "report", decided)
+    return JobSpec("chord tabulate", "report", decided | {"web": _web(root, "table.html")})
 
 
 @decides_nothing(RECORDED)
-def of_claims(project: Project) -> JobSpec:
+def of_claims(project: Project, root: Path = Path(".")) -> JobSpec:
     """Decides verdicts beside the results: rules, labels, and which results are there."""
     chosen = {name: project.artefacts[name] for name in project.choice.artefacts}
     judged = {arm for claim in project.claims.claims for arm in claim.arms}
@@ -338,6 +340,7 @@ def of_claims(project: Project) -> JobSpec:
         "columns": {name: one.benchmarks for name, one in chosen.items() if isinstance(one, Table)},
         "metrics": {name: sorted({panel.metric for panel in found}) for name, found in panels.items()},
         "seeds": list(project.seeds),
+        "web": _web(root, "claims.html"),
     }
     return JobSpec("chord judge", "report", decided)
 
@@ -346,22 +349,27 @@ def of_claims(project: Project) -> JobSpec:
 def of_page(project: Project, root: Path = Path(".")) -> JobSpec:
     """Decides the page: all that it shows of config/, comments marked as ours too; its templates, style and scripts.
 
-    How the machine is used does not. `root` is the folder that holds config/, and chord/ where it has one.
+    How the machine is used does not.
     """
     left_out: Any = {"study": {"execution": set(HOW_NOT_WHAT)}, "choice": {"seeds"}, "lock": True}
-    findings = (root if (root / "chord").is_dir() else Path(__file__).parents[1]) / "chord" / "findings"
     decided = project.model_dump(mode="json", exclude=left_out) | {
         "seeds": list(project.seeds),
         "studies": sorted(path.stem for path in (root / "config" / "studies").glob("*.yaml")),
         "order_of_benchmarks": list(project.study.benchmarks),
         "ours": [list(one) for one in ours(root / "config", files_with_ours(project))],
-        "web": {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for folder in ("templates", "web")
-            for path in sorted((findings / folder).glob("*.*"))
-        },
+        "web": _web(root),
     }
     return JobSpec("chord report", "report", decided)
+
+
+def _web(root: Path, page: str | None = None) -> dict[str, str]:
+    """SHA-256 of what a small page is made with, by name; of all templates, styles and scripts for the large one.
+
+    `root` is the folder that holds config/, and chord/ where it has one.
+    """
+    folder = (root if (root / "chord").is_dir() else Path(__file__).parents[1]) / "chord" / "findings" / "web"
+    names = [page, "shell.html", "parts.html", "page.css"] if page else sorted(path.name for path in folder.glob("*.*"))
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
 def files_with_ours(project: Project) -> list[str]:
@@ -755,15 +763,15 @@ _ALL = (
     Step(
         "tabulate", "chord tabulate", "{table}", {name: f"{{table}}.{ending}" for name, ending in TOLD.items()},
         _of_study("table", lambda dag: _artefacts(dag, True)), _tabulated,
-        lambda dag, w: of_artefact(dag.project, w["table"]),
+        lambda dag, w: of_artefact(dag.project, w["table"], dag.root),
     ),
     Step(
         "plot", "chord plot", "{figure}", DRAWN, _of_study("figure", lambda dag: _artefacts(dag, False)), _drawn,
-        lambda dag, w: of_artefact(dag.project, w["figure"]),
+        lambda dag, w: of_artefact(dag.project, w["figure"], dag.root),
     ),
     Step(
         "judge", "chord judge", "claims", {name: f"claims.{ending}" for name, ending in TOLD.items()}, lambda dag: [{}],
-        lambda dag, w: {"results": judged_files(dag.project)}, lambda dag, w: of_claims(dag.project),
+        lambda dag, w: {"results": judged_files(dag.project)}, lambda dag, w: of_claims(dag.project, dag.root),
     ),
     Step(
         "report", "chord report", "report", {"html": "report.html"}, lambda dag: [{}], _shown_on_page,

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     with Manifest.recording(
         given.manifest or given.json.with_suffix(".manifest.json"),
-        of_claims(project),
+        of_claims(project, given.root),
         inputs={name: given.results / name for name in judged_files(project)},
         outputs={path.name: path for path in outputs},
         extra={"study": study.name, "training_seeds": list(project.seeds)},

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     outputs: dict[Path, str | bytes] = {given.json: text, given.svg: svg, given.png: png}
     with Manifest.recording(
         given.manifest or given.json.with_suffix(".manifest.json"),
-        of_artefact(project, given.artefact),
+        of_artefact(project, given.artefact, given.root),
         inputs=_inputs(project, figure, given.results),
         outputs={path.name: path for path in outputs},
         extra={"study": project.study.name, "artefact": given.artefact, "training_seeds": list(project.seeds)},

@@ -1,6 +1,5 @@
 """Tables and verdicts as Markdown, as HTML and on a terminal. Goes by the JSON of artefacts; computes no result."""
 
-import hashlib
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -187,15 +186,6 @@ def rendered(template: str, **data: Any) -> str:
     )
     files = {path.name: path.read_text(encoding="utf-8") for path in _files(WEB)}
     return environment.get_template(template).render(files=files, **data) + "\n"
-
-
-def digests(code: Path | None = None) -> dict[str, str]:
-    """SHA-256 of what pages are made with, by name: templates, style sheet, scripts.
-
-    `code` is the folder that holds another chord/ than this one.
-    """
-    files = _files(code / "chord" / "findings" / "web" if code else WEB)
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _files(folder: Path) -> list[Path]:

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     manifest = given.manifest or given.json.with_suffix(".manifest.json")
     with Manifest.recording(
         manifest,
-        of_artefact(project, given.artefact),
+        of_artefact(project, given.artefact, given.root),
         inputs=_inputs(project, artefact, given.results),
         outputs={path.name: path for path in outputs},
         extra={"study": project.study.name, "artefact": given.artefact, "training_seeds": list(project.seeds)},

@@ -120,15 +120,6 @@ def test_a_name_that_a_template_is_not_given_raises():
         rendering.rendered("claims.html", title="", study="", rule="", claims=[])
 
 
-def test_an_edit_of_a_template_the_style_or_a_script_changes_its_digest_alone(tmp_path):
-    web = shutil.copytree(rendering.WEB, tmp_path / "chord" / "findings" / "web")
-    assert rendering.digests(tmp_path) == rendering.digests() and len(rendering.digests()) > 8
-    for name in ("parts.html", "page.css", "chain.js"):
-        before = rendering.digests(tmp_path)
-        (web / name).write_text("another")
-        assert {one for one, digest in rendering.digests(tmp_path).items() if digest != before[one]} == {name}
-
-
 def test_the_page_shows_every_chosen_artefact_and_verdict(text, made):
     assert text.count("<figure ") == 4  # figure 3 is a scheme without curves
     for name in CHOSEN:

@@ -318,6 +318,9 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
         edits(("chord/findings/rendering.py", "NONE, NOT_PUBLISHED = ", "NONE, NOT_PUBLISHED = *() , *")),
         TABLE | PAGE,
     ),
+    "the template of a table's own page": (append("chord/findings/web/table.html", " "), TABLE | PAGE),
+    "the template of the verdicts": (append("chord/findings/web/claims.html", " "), CLAIMS | PAGE),
+    "the template of the page": (append("chord/findings/web/page.html", " "), PAGE),
     "more expert problems": (
         edits(("config/studies/demo.yaml", "expert: {task: sum-3, size: <n>}", "expert: {task: sum-3, size: 300}")),
         problems("expert") | traces("expert") | made_again(EXPERTS),

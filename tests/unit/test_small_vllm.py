@@ -55,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = [
         prepare(file, root, "expert", "benchmark:in-distribution"),
         run(
-            *("ask_expert", "--study", file, "--traces-of", "expert", "--expert", root / "base"),
+            *("ask-expert", "--study", file, "--traces-of", "expert", "--expert", root / "base"),
             *(
                 "--problems",
                 root / "problems" / "expert.jsonl",

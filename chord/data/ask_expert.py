@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any, Literal
 from chord.config.load import add_study, project_of
 from chord.config.sets import asked_expert, expert_of
 from chord.config.study import ExpertServed, Study
+from chord.data import demonstrate
 from chord.errors import ConfigError, UserError
 from chord.grading.graders import Grader
 from chord.provenance.cli import Number
@@ -28,27 +29,30 @@ from chord.provenance.files import tree_hash, write_atomically
 from chord.provenance.lease import Lease
 from chord.provenance.manifest import Manifest
 from chord.records import Answer, Outcome, Problem, Trace, derive, read_lines, write_lines
-from chord.sampling.protocol import PromptError, Request, check_prompts
+from chord.sampling.protocol import PromptError, Request, Sampled, check_prompts
 from chord.sampling.vllm_server import (
-    Completion,
-    Server,
+    NAME,
+    SEEDS,
+    Endpoint,
     Settings,
-    Wish,
+    check_model,
     check_options,
     complete,
     configured_ends_in,
-    context_of,
     serving,
     vllm_version,
 )
 from chord.steps import of_traces
 
+VERB = "chord ask-expert"
+OUTSIDE = "a character outside the alphabet"
+TOO_LONG = "too long for the policy"
+CUT = "cut at the token limit"
+
 # --- shards --------------------------------------------------------------------------------------
 
-# Answers in parts that are never made twice: a finished shard is a file whose name says what was asked.
-#
-# Beside shard-N-KEY.jsonl lies shard-N-KEY.json with its hash. Both are written whole, the second one last, and no
-# workflow removes them. A shard is taken only if its key is that of the present question and its bytes are as written.
+# Answers in parts that are never made twice. Beside shard-N-KEY.jsonl lies shard-N-KEY.json with its hash. Both are
+# written whole, the second one last, and no workflow removes them.
 
 KEY_DIGITS = 16
 
@@ -91,9 +95,7 @@ def finish(folder: Path, shard: Shard, answers: Sequence[Answer], about: Mapping
     write_atomically(folder / f"{shard.name}.json", json.dumps(told, indent=1) + "\n")
 
 
-# --- verified ------------------------------------------------------------------------------------
-
-# Sampled answers of an expert -> verified ones, the one to keep, and how much of what was asked came to something.
+# --- answers that are verified -------------------------------------------------------------------
 
 NUMBER = re.compile(r"\d+")
 
@@ -106,6 +108,11 @@ class Judged:
     outcome: Outcome
     tokens: int
     misfit: str | None
+
+    @property
+    def name(self) -> str:
+        """That of its trace."""
+        return f"{self.answer.problem}.sample-{self.answer.sample}"
 
     @property
     def is_verified(self) -> bool:
@@ -147,27 +154,25 @@ def difficulty(problem: Problem) -> str:
 
 def yields(judged: Mapping[str, Sequence[Judged]], problems: Sequence[Problem]) -> dict[str, Any]:
     """For each task and difficulty: problems, those with a verified answer, samples by outcome, and their lengths."""
-    return {
-        name: {
-            "problems": len(group),
-            "with_a_verified_answer": sum(any(one.is_verified for one in judged[problem.id]) for problem in group),
-            **_samples([one for problem in group for one in judged[problem.id]]),
-        }
-        for name, group in sorted(_grouped(problems, lambda problem: f"{problem.task}: {difficulty(problem)}").items())
-    }
+    groups: defaultdict[str, list[Sequence[Judged]]] = defaultdict(list)
+    for problem in problems:
+        groups[f"{problem.task}: {difficulty(problem)}"].append(judged[problem.id])
+    return {name: _yield(group) for name, group in sorted(groups.items())}
 
 
-def _samples(judged: Sequence[Judged]) -> dict[str, Any]:
-    verified = [one for one in judged if one.is_verified]
+def _yield(group: Sequence[Sequence[Judged]]) -> dict[str, Any]:
+    samples = [one for of_problem in group for one in of_problem]
+    verified = [one for one in samples if one.is_verified]
+    unfit = Counter(one.misfit for one in samples if one.outcome is Outcome.RIGHT and one.misfit)
     return {
-        "samples": len(judged),
+        "problems": len(group),
+        "with_a_verified_answer": sum(any(one.is_verified for one in of_problem) for of_problem in group),
+        "samples": len(samples),
         "verified": len(verified),
-        "yield": round(len(verified) / len(judged), 4),
-        "outcomes": dict(sorted(Counter(one.outcome.value for one in judged).items())),
-        "right_but_unfit": dict(
-            sorted(Counter(one.misfit for one in judged if one.outcome is Outcome.RIGHT and one.misfit).items())
-        ),
-        "tokens": lengths([one.tokens for one in judged]),
+        "yield": round(len(verified) / len(samples), 4),
+        "outcomes": dict(sorted(Counter(one.outcome.value for one in samples).items())),
+        "right_but_unfit": dict(sorted(unfit.items())),
+        "tokens": lengths([one.tokens for one in samples]),
         "tokens_of_verified": lengths([one.tokens for one in verified]),
     }
 
@@ -180,83 +185,91 @@ def lengths(tokens: Sequence[int]) -> dict[str, float] | None:
     return {"mean": round(statistics.fmean(tokens), 3), "min": min(tokens), "median": middle, "max": max(tokens)}
 
 
-def _grouped(problems: Sequence[Problem], key: Callable[[Problem], str]) -> dict[str, list[Problem]]:
-    groups: dict[str, list[Problem]] = {}
-    for problem in problems:
-        groups.setdefault(key(problem), []).append(problem)
-    return groups
-
-
 # --- asking --------------------------------------------------------------------------------------
-
-# What a served expert is asked, in shards, and how its tokens become text. Part of `chord ask-expert`.
 
 
 @dataclass(frozen=True)
 class Part:
-    """A shard, the problems in it, and what is asked of each: all samples of one problem after each other."""
+    """A shard, and what is asked in it: of each problem, all samples after each other."""
 
     shard: Shard
-    problems: tuple[Problem, ...]
+    asked: tuple[tuple[Problem, int], ...]
     requests: tuple[Request, ...]
 
 
 @dataclass(frozen=True)
 class Asking:
-    """What every question has alike: who is asked, how, and in which words."""
+    """What every question has alike: who is asked, how, and in which words. `alike` decides all answers."""
 
     traces: str
     expert: ExpertServed
     seed: int
     encode: Callable[[str], list[int]]
-    decode: Callable[[Completion], str]
+    decode: Callable[[Sampled], str]
     recorded: Callable[[str], dict[str, Any]]
-    wish: Wish
+    end_ids: tuple[int, ...]
     alike: Mapping[str, Any]
 
     def parts(self, problems: Sequence[Problem]) -> list[Part]:
         """The whole work in shards."""
-        size = self.expert.shard_size
-        return [
-            self._part(number, problems[start : start + size])
-            for number, start in enumerate(range(0, len(problems), size))
-        ]
+        size, parts = self.expert.shard_size, list[Part]()
+        for start in range(0, len(problems), size):
+            asked, requests = list[tuple[Problem, int]](), list[Request]()
+            for problem in problems[start : start + size]:
+                ids = tuple(self.encode(problem.prompt))
+                for sample in range(self.expert.samples_per_problem):
+                    own = derive(self.seed, "ask", self.traces, problem.id, sample)
+                    asked.append((problem, sample))
+                    requests.append(Request(f"{problem.id}#{sample}", ids, own))
+            parts.append(Part(shard_of(len(parts), requests, self.alike), tuple(asked), tuple(requests)))
+        return parts
 
-    def _part(self, number: int, problems: Sequence[Problem]) -> Part:
-        requests = tuple(
-            Request(f"{problem.id}#{sample}", ids, derive(self.seed, "ask", self.traces, problem.id, sample))
-            for problem in problems
-            for ids in [tuple(self.encode(problem.prompt))]
-            for sample in range(self.expert.samples_per_problem)
-        )
-        return Part(shard_of(number, requests, self.alike), tuple(problems), requests)
+    def body(self, request: Request) -> dict[str, Any]:
+        """The request as /v1/completions takes it. Prompts go as tokens, so that no text is read as a special one."""
+        return {
+            "model": NAME,
+            "prompt": list(request.prompt_ids),
+            "max_tokens": self.expert.max_response_tokens,
+            "temperature": self.expert.temperature,
+            "top_p": self.expert.top_p,
+            "seed": request.seed % SEEDS,
+            "stop_token_ids": list(self.end_ids),
+            "ignore_eos": True,
+            "return_token_ids": True,
+        }
 
-    def ask(self, servers: Sequence[Server], part: Part) -> list[Answer]:
+    def ask(self, servers: Sequence[Endpoint], part: Part) -> list[Answer]:
         """The expert's answers to one part."""
-        completions = complete(servers, part.requests, self.wish)
-        asked = [(problem, sample) for problem in part.problems for sample in range(self.expert.samples_per_problem)]
+        bodies = [(request.id, self.body(request)) for request in part.requests]
         return [
             Answer(
                 self.traces, problem.id, sample, problem.prompt, self.decode(got), got.finish, len(got.ids), one.seed
             )
-            for (problem, sample), one, got in zip(asked, part.requests, completions, strict=True)
+            for (problem, sample), one, got in zip(
+                part.asked, part.requests, complete(servers, bodies, self.expert.requests_at_once), strict=True
+            )
         ]
+
+    def check_fit(self, server: Endpoint, parts: Sequence[Part]) -> None:
+        """Raises UserError before anything is asked, if a prompt and its longest response do not fit the expert."""
+        requests, context = [one for part in parts for one in part.requests], int(server.model()["max_model_len"])
+        try:
+            check_prompts(requests, self.expert.max_response_tokens, context)
+        except PromptError as error:
+            raise UserError(f"{error}; lower expert.max_response_tokens, or see expert.options.max_model_len") from None
 
 
 def asking_of(study: Study, expert: ExpertServed, traces: str, folder: Path) -> Asking:
-    """Reads the expert's tokenizer; `alike` is all that decides its answers but the questions."""
+    """What is asked of the expert in a folder, with its tokenizer."""
     if traces == "base":
         raise UserError("--traces-of: found base, expected expert or aligned: no model writes a base model's corpus")
-    for needed in ("config.json", "*.safetensors", "tokenizer.json"):
-        if not any(folder.glob(needed)):
-            raise UserError(f"{folder}: found no {needed}, expected the folder of the expert's model")
+    check_model(folder)
     from transformers import AutoTokenizer
 
     from chord.data.prompts import as_recorded, end_ids, prompt_ids
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     ends = tuple(end_ids(tokenizer, configured_ends_in(folder)))
-    wish = Wish(expert.max_response_tokens, expert.temperature, expert.top_p, ends, expert.requests_at_once)
 
     def worded(prompt: str) -> str:
         return expert.prompt.replace("{prompt}", prompt)
@@ -267,39 +280,17 @@ def asking_of(study: Study, expert: ExpertServed, traces: str, folder: Path) -> 
     def recorded(prompt: str) -> dict[str, Any]:
         return as_recorded(tokenizer, ends, worded(prompt), expert.system, study.prompt_date)
 
-    def decode(got: Completion) -> str:
+    def decode(got: Sampled) -> str:
         ids = got.ids[:-1] if got.finish == "stop" else got.ids
         return str(tokenizer.decode(ids, skip_special_tokens=False))
 
     alike = {"expert": tree_hash(folder), "vllm": vllm_version(), "options": dict(expert.options)}
-    alike |= {"tensor_parallel": expert.tensor_parallel, "end_ids": list(ends), "top_p": wish.top_p}
-    alike |= {"max_tokens": wish.max_tokens, "temperature": wish.temperature}
-    return Asking(traces, expert, study.data.seed, encode, decode, recorded, wish, alike)
+    alike |= {"tensor_parallel": expert.tensor_parallel, "end_ids": list(ends), "top_p": expert.top_p}
+    alike |= {"max_tokens": expert.max_response_tokens, "temperature": expert.temperature}
+    return Asking(traces, expert, study.data.seed, encode, decode, recorded, ends, alike)
 
 
-def check_fit(server: Server, parts: Sequence[Part], wish: Wish) -> None:
-    """Raises UserError before anything is asked, if a prompt and its longest response do not fit the expert."""
-    try:
-        check_prompts([one for part in parts for one in part.requests], wish.max_tokens, context_of(server))
-    except PromptError as error:
-        raise UserError(f"{error}; lower expert.max_response_tokens, or see expert.options.max_model_len") from None
-
-
-# --- ask expert ----------------------------------------------------------------------------------
-
-# Problems -> expert traces by a language model that vLLM serves; each is right, as the study's grader has it.
-#
-# chord ask-expert --study NAME --traces-of expert --problems FILE --expert MODEL_DIR
-#     --tokenizer MODEL_DIR --state DIR --traces FILE --counts FILE --manifest FILE
-#
-# Every problem is asked several times, each time under a seed of its own. What was answered is kept in `--state`, shard
-# by shard: a run that was killed goes on after the last finished shard, and another grader asks nothing again.
-
-VERB = "chord ask-expert"
-OUTSIDE = "a character outside the alphabet"
-TOO_LONG = "too long for the policy"
-CUT = "cut at the token limit"
-END_TOKEN = 1
+# --- the verb ------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -353,7 +344,7 @@ def answered(
         )
         with serving(args.expert, settings, args.state) as servers:
             told["devices"] = [server.devices or "cpu" for server in servers]
-            check_fit(servers[0], missing, asking.wish)
+            asking.check_fit(servers[0], missing)
             for part in missing:
                 found[part.shard.number] = made = asking.ask(servers, part)
                 finish(args.state, part.shard, made, {"served": dict(asking.alike)})
@@ -393,32 +384,22 @@ def chosen(
         if best is None:
             rejected[why_none(judged[problem.id])] += 1
             continue
-        name = f"{problem.id}.sample-{best.answer.sample}"
-        traces.append(Trace(name, problem.id, problem.prompt, best.answer.text, expert.name))
+        traces.append(Trace(best.name, problem.id, problem.prompt, best.answer.text, expert.name))
     return traces, rejected
 
 
 def measured_in(study: Study, tokenizer: Path | None) -> tuple[Callable[[str], int], str]:
     """How many tokens of the policy a response has with its end token, and how that is known."""
-    if study.model.source == "random":
-        return lambda response: len(response) + END_TOKEN, "characters: each is one token of the study's own model"
-    from transformers import AutoTokenizer
-
-    from chord.data.prompts import response_ids
-
-    if tokenizer is None or not (tokenizer / "tokenizer.json").is_file():
-        found = "nothing" if tokenizer is None else f"no tokenizer.json in {tokenizer}"
-        raise UserError(f"--tokenizer: found {found}, expected the folder of the study's base model")
-    loaded = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
-    return lambda response: len(response_ids(loaded, response)), "tokens of the study's model"
+    if study.model.source != "random" and tokenizer is None:
+        raise UserError("--tokenizer: found nothing, expected the folder of the study's base model")
+    return demonstrate.measured_in(study, tokenizer)
 
 
 def _served(study: Study, traces: str) -> ExpertServed:
     expert = expert_of(study, traces)
     if expert.source != "served":
-        key = (
-            "expert" if asked_expert(study, traces) == "expert" else f"other_experts.{traces.partition('-')[2]}.expert"
-        )
+        other = f"other_experts.{traces.partition('-')[2]}.expert"
+        key = "expert" if asked_expert(study, traces) == "expert" else other
         raise ConfigError(
             f"config/studies/{study.name}.yaml: {key}.source is {expert.source}, expected served; other experts are"
             " asked by chord demonstrate"
@@ -445,13 +426,8 @@ def _counts(
     judged: Mapping[str, Sequence[Judged]],
 ) -> dict[str, Any]:
     """How many traces were kept, why others were not, how long they are, and the yield by difficulty."""
-    of_traces = {trace.id: trace for trace in traces}
-    tokens = [
-        one.tokens
-        for answers in judged.values()
-        for one in answers
-        if f"{one.answer.problem}.sample-{one.answer.sample}" in of_traces
-    ]
+    ids = {trace.id for trace in traces}
+    tokens = [one.tokens for answers in judged.values() for one in answers if one.name in ids]
     return {
         "traces": name,
         "writer": expert.name,

@@ -145,18 +145,20 @@ def load_answerer(folder: Path, study: Study, threads: int) -> tuple[Answerer, d
 def vllm_answerer(folder: Path, study: Study, threads: int) -> tuple[Answerer, dict[str, Any]]:
     """As `load_answerer`, through lm-eval's own model for vLLM. Raises UserError for what this vLLM cannot do."""
     keep_offline()
+    import torch
+
+    from chord.sampling import vllm_server as vllm
     from chord.sampling.protocol import Sampled
-    from chord.sampling.vllm_sampler import OURS_HERE, engine_settings, prepare_process
-    from chord.sampling.vllm_server import check_options, configured_ends_in, vllm_version
 
     execution, where = study.execution, f"config/studies/{study.name}.yaml: execution"
-    check_options(execution.answers_options, f"{where}.answers_options", OURS_HERE)
-    prepare_process(threads, execution.answers_batch_invariant, f"{where}.answers_batch_invariant")
-    import torch
+    vllm.check_options(execution.answers_options, f"{where}.answers_options", vllm.OURS_HERE)
+    if execution.answers_batch_invariant:
+        vllm.check_batch_invariance(f"{where}.answers_batch_invariant")
+    vllm.prepare_process(execution.answers_batch_invariant, OMP_NUM_THREADS=str(threads))
     from transformers import AutoTokenizer
 
     from chord.data.prompts import as_recorded, end_ids, prompt_ids
-    from chord.evaluation.vllm_model import start
+    from chord.evaluation.vllm_model import VllmPolicyModel
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
@@ -164,15 +166,15 @@ def vllm_answerer(folder: Path, study: Study, threads: int) -> tuple[Answerer, d
         ids = sampled.ids[:-1] if sampled.finish == "stop" else sampled.ids
         return str(tokenizer.decode(ids, skip_special_tokens=False))
 
-    settings = engine_settings(execution.answers_options, execution.compute_dtype, execution.sampler_rows)
-    ends, date = end_ids(tokenizer, configured_ends_in(folder)), study.prompt_date
-    policy = start(folder, lambda text: prompt_ids(tokenizer, text, date=date), decode, ends, settings)
+    settings = vllm.engine_settings(execution.answers_options, execution.compute_dtype, execution.sampler_rows)
+    ends, date = end_ids(tokenizer, vllm.configured_ends_in(folder)), study.prompt_date
+    policy = VllmPolicyModel(folder, lambda text: prompt_ids(tokenizer, text, date=date), decode, ends, settings)
 
     def answer(job: Job) -> tuple[str, dict[str, Any]]:
         text = sampled_answers(job, policy.begin(job.benchmark.name, job.seed))
         return text, as_recorded(tokenizer, ends, job.problems[0].prompt, date=date)
 
-    engine = {"name": "vllm", "version": vllm_version(), "dtype": policy.dtype, "settings": settings}
+    engine = {"name": "vllm", "version": vllm.vllm_version(), "dtype": policy.dtype, "settings": settings}
     engine["batch_invariant"] = execution.answers_batch_invariant
     return answer, {"device": "cuda" if torch.cuda.is_available() else "cpu", "engine": engine}
 

@@ -1,8 +1,8 @@
 """A policy as a model that lm-eval can ask. It knows lm-eval's requests and the sampler; not text, files or grades."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -15,7 +15,17 @@ class UnfitPrompt(Exception):
     """A problem that the sampler refuses: its prompt is empty, or longer than the model's context allows."""
 
 
-class PolicyModel(LM):
+class Generates(LM):
+    """A model class for lm-eval that gives texts alone."""
+
+    def loglikelihood(self, requests: list[Instance]) -> NoReturn:
+        """Not offered: no benchmark here compares log-likelihoods."""
+        raise NotImplementedError("found a benchmark of log-likelihoods, expected one of type generate_until")
+
+    loglikelihood_rolling = loglikelihood
+
+
+class PolicyModel(Generates):
     """A model class for lm-eval that samples from a policy and keeps every answer as a record.
 
     `encode` turns a user's message into the tokens of the whole prompt; `decode` gives the text of a response.
@@ -37,42 +47,49 @@ class PolicyModel(LM):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """A text for each request, in order. Raises UnfitPrompt for one that the sampler refuses."""
-        settings, places, wanted = asked_of(requests, self.encode, self.benchmark, self.seed)
-        try:
-            sampled = self.sampler.sample(wanted, settings["max_gen_toks"], settings["temperature"])
-        except PromptError as error:
-            raise UnfitPrompt(str(error)) from None
-        for (problem, sample, prompt), request, got in zip(places, wanted, sampled, strict=True):
-            text = self.decode(got)
-            self.answers.append(
-                Answer(self.benchmark, problem, sample, prompt, text, got.finish, len(got.ids), request.seed)
-            )
-        return [answer.text for answer in self.answers[-len(requests) :]]
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Not offered: no benchmark here compares log-likelihoods."""
-        raise NotImplementedError("a policy only generates here; use a benchmark of type generate_until")
+        def sample(wanted: list[Request], settings: Mapping[str, Any]) -> list[Sampled]:
+            return self.sampler.sample(wanted, settings["max_gen_toks"], settings["temperature"])
 
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Not offered: no benchmark here compares log-likelihoods."""
-        raise NotImplementedError("a policy only generates here; use a benchmark of type generate_until")
+        answers = answers_to(requests, self.encode, sample, self.decode, self.benchmark, self.seed)
+        self.answers += answers
+        return [answer.text for answer in answers]
 
 
-def asked_of(
-    requests: list[Instance], encode: Callable[[str], Sequence[int]], benchmark: str, seed: int
-) -> tuple[dict[str, Any], list[tuple[str, int, str]], list[Request]]:
-    """How all are to be sampled; the problem, sample and prompt of each; and what a sampler is asked for each."""
+def answers_to(
+    requests: Sequence[Instance],
+    encode: Callable[[str], Sequence[int]],
+    sample: Callable[[list[Request], Mapping[str, Any]], Sequence[Sampled]],
+    decode: Callable[[Sampled], str],
+    benchmark: str,
+    seed: int,
+) -> list[Answer]:
+    """A record for each request, in order; `sample` gets lm-eval's settings with what a sampler is asked.
+
+    Raises UnfitPrompt where `sample` raises PromptError.
+    """
     settings = requests[0].arguments[1]
     if any(request.arguments[1] != settings for request in requests):
         raise ValueError("found requests of different benchmarks together, expected one benchmark at a time")
-    asked: Counter[str] = Counter()
-    places: list[tuple[str, int, str]] = []
-    wanted: list[Request] = []
+    places = [(*place, request.arguments[0]) for place, request in zip(numbered(requests), requests, strict=True)]
+    wanted = [
+        Request(f"{problem}#{number}", tuple(encode(prompt)), derive(seed, "evaluate", benchmark, problem, number))
+        for problem, number, prompt in places
+    ]
+    try:
+        sampled = sample(wanted, settings)
+    except PromptError as error:
+        raise UnfitPrompt(str(error)) from None
+    return [
+        Answer(benchmark, *place, decode(got), got.finish, len(got.ids), one.seed)
+        for place, one, got in zip(places, wanted, sampled, strict=True)
+    ]
+
+
+def numbered(requests: Iterable[Instance]) -> Iterator[tuple[str, int]]:
+    """The problem of each request, and how often it was asked for before."""
+    seen = Counter[str]()
     for request in requests:
-        problem, prompt = request.doc["id"], request.arguments[0]
-        sample = asked[problem]
-        asked[problem] += 1
-        places.append((problem, sample, prompt))
-        own = derive(seed, "evaluate", benchmark, problem, sample)
-        wanted.append(Request(f"{problem}#{sample}", tuple(encode(prompt)), own))
-    return settings, places, wanted
+        problem = request.doc["id"]
+        yield problem, seen[problem]
+        seen[problem] += 1

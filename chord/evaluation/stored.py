@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
 
 from chord.config.study import AnswerForm
+from chord.evaluation.lm_eval_models import Generates, numbered
 from chord.grading.graders import grade_all
 from chord.records import Answer, Outcome
 
@@ -25,7 +25,7 @@ class Response(str):
         return response
 
 
-class StoredAnswers(LM):
+class StoredAnswers(Generates):
     """A model class for lm-eval that gives the stored answers: the n-th time a problem is asked, its n-th sample."""
 
     def __init__(self, answers: Iterable[Answer]) -> None:
@@ -34,21 +34,7 @@ class StoredAnswers(LM):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """A `Response` for each request, in order."""
-        asked: Counter[str] = Counter()
-        responses: list[str] = []
-        for request in requests:
-            problem = request.doc["id"]
-            responses.append(Response.of(self.answers[problem, asked[problem]]))
-            asked[problem] += 1
-        return responses
-
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """Not stored."""
-        raise NotImplementedError("stored answers have no log-likelihoods; use a benchmark of type generate_until")
-
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Not stored."""
-        raise NotImplementedError("stored answers have no log-likelihoods; use a benchmark of type generate_until")
+        return [Response.of(self.answers[place]) for place in numbered(requests)]
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[Sequence[Response]]) -> dict[str, Any]:

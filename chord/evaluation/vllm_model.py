@@ -11,18 +11,21 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.models import vllm_causallms
 
-from chord.errors import UserError
-from chord.evaluation.lm_eval_models import UnfitPrompt, asked_of
+from chord.evaluation.lm_eval_models import answers_to
 from chord.records import Answer
-from chord.sampling.protocol import PromptError, Sampled, check_prompts
-from chord.sampling.vllm_server import vllm_version
+from chord.sampling.protocol import Request, Sampled, check_prompts
+from chord.sampling.vllm_sampler import as_sampled
+from chord.sampling.vllm_server import SEEDS, refusals_of
 
 LmEvalVllm: Any = vllm_causallms.VLLM  # its decorator tells type checkers less than it is
-SEEDS = 2**63  # vLLM takes seeds from 0 to below this one
 
 
 class VllmPolicyModel(LmEvalVllm):
-    """Answers benchmarks with the model in a folder. `begin` one benchmark, ask it through lm-eval, read `answers`."""
+    """Answers benchmarks with the model in a folder. `begin` one benchmark, ask it through lm-eval, read `answers`.
+
+    Its engine lives in this process and ends with it. Call `chord.sampling.vllm_server.prepare_process` before this
+    module is imported. Raises UserError where vLLM refuses the options.
+    """
 
     def __init__(
         self,
@@ -36,7 +39,8 @@ class VllmPolicyModel(LmEvalVllm):
         self.benchmark, self.seed = "", 0
         self.answers: list[Answer] = []
         self._sampled: dict[int, Sampled] = {}  # by the seed that vLLM was given
-        super().__init__(str(folder), **options)
+        with refusals_of(str(folder)):
+            super().__init__(str(folder), **options)
 
     @property
     def dtype(self) -> str:
@@ -50,26 +54,22 @@ class VllmPolicyModel(LmEvalVllm):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """A text for each request, in order. Raises UnfitPrompt for one that is empty or longer than the context."""
-        settings, places, wanted = asked_of(requests, self.encode, self.benchmark, self.seed)
-        try:
+        generate = super().generate_until
+
+        def sample(wanted: list[Request], settings: Mapping[str, Any]) -> list[Sampled]:
             check_prompts(wanted, settings["max_gen_toks"], self.max_length)
-        except PromptError as error:
-            raise UnfitPrompt(str(error)) from None
-        ours = {"stop_token_ids": self.end_ids, "ignore_eos": True, "top_p": 1.0, "top_k": -1, "detokenize": False}
-        told: list[Instance] = []
-        for request, one in zip(requests, wanted, strict=True):
-            told.append(copy.copy(request))
-            told[-1].arguments = (request.arguments[0], settings | ours | {"seed": one.seed % SEEDS})
-        self._sampled = {}
-        self.batch_size = len(told)  # vLLM batches; and its bar, shown for "auto", divides by zero where bars are off
-        super().generate_until(told, disable_tqdm=disable_tqdm)
-        for (problem, sample, prompt), one in zip(places, wanted, strict=True):
-            got = self._sampled[one.seed % SEEDS]
-            text = self.decode(got)
-            self.answers.append(
-                Answer(self.benchmark, problem, sample, prompt, text, got.finish, len(got.ids), one.seed)
-            )
-        return [answer.text for answer in self.answers[-len(requests) :]]
+            ours = {"stop_token_ids": self.end_ids, "ignore_eos": True, "top_p": 1.0, "top_k": -1, "detokenize": False}
+            told = [copy.copy(request) for request in requests]
+            for request, one in zip(told, wanted, strict=True):
+                request.arguments = (request.arguments[0], {**settings, **ours, "seed": one.seed % SEEDS})
+            self._sampled = {}
+            self.batch_size = len(told)  # vLLM batches; and its bar, shown for "auto", divides by zero without bars
+            generate(told, disable_tqdm=disable_tqdm)
+            return [self._sampled[one.seed % SEEDS] for one in wanted]
+
+        answers = answers_to(requests, self.encode, sample, self.decode, self.benchmark, self.seed)
+        self.answers += answers
+        return [answer.text for answer in answers]
 
     def tok_encode(self, string: Any, add_special_tokens: Any = None, **kwargs: Any) -> Any:
         """The tokens of whole prompts: the chat template is ours, and text never becomes a special token."""
@@ -86,26 +86,5 @@ class VllmPolicyModel(LmEvalVllm):
     def _model_generate(self, requests: Any, generate: bool = False, sampling_params: Any = None) -> Any:
         results = super()._model_generate(requests, generate, sampling_params)
         for parameters, result in zip(sampling_params, results, strict=True):
-            output = result.outputs[0]
-            if output.finish_reason not in ("stop", "length"):
-                raise RuntimeError(f"found a response that ended by '{output.finish_reason}', expected stop or length")
-            self._sampled[parameters.seed] = Sampled(list(output.token_ids), [], output.finish_reason)
+            self._sampled[parameters.seed] = as_sampled(result.outputs[0])
         return results
-
-
-def start(
-    folder: Path,
-    encode: Callable[[str], Sequence[int]],
-    decode: Callable[[Sampled], str],
-    end_ids: Sequence[int],
-    settings: Mapping[str, Any],
-) -> VllmPolicyModel:
-    """The model with its engine, which lives in this process and ends with it. Raises UserError where vLLM refuses.
-
-    Call `chord.sampling.vllm_sampler.prepare_process` before this module is imported.
-    """
-    try:
-        return VllmPolicyModel(folder, encode, decode, end_ids, settings)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        found = " ".join(str(error).split())
-        raise UserError(f"{folder}: vLLM {vllm_version()} refuses it with these settings: {found:.600}") from None

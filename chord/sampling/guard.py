@@ -2,8 +2,8 @@
 
 python -m chord.sampling.guard STARTER LIFELINE COMMAND ...
 
-STARTER is the process number of the starter; LIFELINE a pipe's end to read from, whose other end the starter holds and
-writes nothing to. However the starter ends, also by kill -9, that pipe closes. Processes below the command whose own
+STARTER is the process number of the starter; LIFELINE is one end of a connection whose other end the starter holds and
+writes nothing to. However the starter ends, also by kill -9, that end closes. Processes below the command whose own
 parent died come to this one (it is a subreaper), so none is missed. First SIGTERM, then SIGKILL. The exit code is the
 command's.
 """
@@ -17,6 +17,7 @@ import sys
 import time
 from collections import defaultdict
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 GRACE_SECONDS = 10.0
@@ -31,7 +32,9 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, frame: told.append(number))
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    child = subprocess.Popen(command, preexec_fn=_die_with_the_guard, stdin=subprocess.DEVNULL)
+    # Should the guard itself be killed, the kernel kills the command.
+    last_will = partial(_prctl, _PR_SET_PDEATHSIG, signal.SIGKILL)
+    child = subprocess.Popen(command, preexec_fn=last_will, stdin=subprocess.DEVNULL)
     while child.poll() is None and not told and os.getppid() == starter:
         if select.select([lifeline], [], [], POLL_SECONDS)[0]:
             break
@@ -45,10 +48,9 @@ def end(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
         child.terminate()
     while below(os.getpid()) and time.monotonic() < deadline:
-        child.poll()
-        time.sleep(POLL_SECONDS / 4)
-        if child.returncode is not None:
+        if child.poll() is not None:
             deadline = min(deadline, time.monotonic() + GRACE_SECONDS / 5)  # its own processes should end with it
+        time.sleep(POLL_SECONDS / 4)
     while left := below(os.getpid()):
         for pid in left:
             with suppress(ProcessLookupError):
@@ -62,19 +64,14 @@ def below(pid: int) -> list[int]:
     children: defaultdict[int, list[int]] = defaultdict(list)
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            fields = entry.read_text().rpartition(")")[2].split()
-            if fields[0] not in "ZX":
-                children[int(fields[1])].append(int(entry.parent.name))
+            state, parent = entry.read_text().rpartition(")")[2].split()[:2]
+            if state not in "ZX":
+                children[int(parent)].append(int(entry.parent.name))
     found, waiting = list[int](), [pid]
     while waiting:
-        found += (beneath := children[waiting.pop()])
-        waiting += beneath
+        beneath = children[waiting.pop()]
+        found, waiting = found + beneath, waiting + beneath
     return found
-
-
-def _die_with_the_guard() -> None:
-    """In the new process: should the guard itself be killed, the kernel kills the command."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -4,14 +4,11 @@ The worker part runs inside vLLM's own processes: it loads weights and says what
 """
 
 import hashlib
-import http.client
-import json
 import logging
 import os
 import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +21,22 @@ from torch import Tensor, nn
 
 from chord.errors import UserError
 from chord.sampling.protocol import Request, Sampled, check_prompts
-from chord.sampling.vllm_server import ON_A_CPU, OURS, Option, check_options, vllm_version
+from chord.sampling.vllm_server import (
+    SEEDS,
+    Endpoint,
+    Option,
+    check_batch_invariance,
+    check_options,
+    complete,
+    engine_settings,
+    prepare_process,
+    refusals_of,
+)
 
 # --- checksums -----------------------------------------------------------------------------------
 
-# Whether two sides hold the same weights, bit for bit, without moving them: 64-bit sums of the bits of each tensor.
-#
-# Sums of whole numbers have no rounding, so they are the same on every device and in every process.
+# They show whether two sides hold the same weights, bit for bit, without moving them. Sums of whole numbers have no
+# rounding, so they are the same on every device and in every process.
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
 SPREAD = -7046029254386353131  # 2^64 / the golden ratio, odd: each place counts with a weight of its own
@@ -59,10 +65,8 @@ def combined(sums: Mapping[str, int]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-# --- vllm worker ---------------------------------------------------------------------------------
+# --- worker --------------------------------------------------------------------------------------
 
-# What vLLM's worker learns from us: to take a policy's weights, and to say which weights it computes with.
-#
 # vLLM adds `PolicyWeights` to its own worker class (option `worker_extension_cls`) and lets its methods be called by
 # name, in the same process or over HTTP. Knows vLLM's models by their attributes alone and imports none of it.
 #
@@ -112,11 +116,13 @@ def weights_held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     fused: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
     for name, module in model.named_modules():
         own: Any = module
+        # Rows of an embedding are read as they are; an output head, which has a vocabulary too, is multiplied with.
+        only_looked_up = hasattr(own, "org_vocab_size") and type(own).__name__ != "ParallelLMHead"
         for part, parameter in module.named_parameters(recurse=False):
             held = parameter.detach()
-            if part == "weight" and hasattr(module, "cpu_linear") and not _only_looked_up(module):
+            if part == "weight" and hasattr(own, "cpu_linear") and not only_looked_up:
                 held = _unpacked(own)
-            if hasattr(module, "org_vocab_size"):
+            if hasattr(own, "org_vocab_size"):
                 held = held[: own.org_vocab_size]
             head, _, last = name.rpartition(".")
             names = fused.get(last, [last])
@@ -125,73 +131,20 @@ def weights_held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{head}.{one}.{part}".lstrip("."), tensor
 
 
-def _only_looked_up(module: nn.Module) -> bool:
-    """Whether rows of the weight are read as they are, as an embedding's are; an output head is multiplied with."""
-    return hasattr(module, "org_vocab_size") and type(module).__name__ != "ParallelLMHead"
-
-
 def _unpacked(module: Any) -> Tensor:
     """The matrix that the layer multiplies with, (outputs, inputs)."""
     inputs = getattr(module, "input_size_per_partition", None) or module.embedding_dim
-    dtype, bias = module.weight.dtype, None
-    columns = [
-        module.cpu_linear(part.contiguous(), module.weight, bias)
-        for part in torch.eye(inputs, dtype=dtype).split(ROWS)  # (rows, inputs) -> (rows, outputs)
-    ]
-    return torch.cat(columns).T
+    identity = torch.eye(inputs, dtype=module.weight.dtype)
+    columns = [module.cpu_linear(part.contiguous(), module.weight, None) for part in identity.split(ROWS)]
+    return torch.cat(columns).T  # each (rows, outputs)
 
 
-# --- vllm setup ----------------------------------------------------------------------------------
+# --- engine --------------------------------------------------------------------------------------
 
-# What vLLM is told before an engine answers benchmarks in this process: its environment, its options, their limits.
-
-CPU_CACHE_BYTES = 2**30  # ours: of keys and values; vLLM would take a share of the machine's whole memory
-ONE_DEVICE = "nothing: each job of answers has one device; run several jobs at once"
-OURS_HERE = OURS | dict.fromkeys(("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"), ONE_DEVICE)
-INVARIANT_FROM = (8, 0)  # compute capability that VLLM_BATCH_INVARIANT needs
-
-
-def prepare_process(threads: int, batch_invariant: bool, where: str) -> None:
-    """Sets what vLLM reads when it is imported. Raises UserError for batch invariance on a device that lacks it."""
-    if batch_invariant and (not torch.cuda.is_available() or torch.cuda.get_device_capability() < INVARIANT_FROM):
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
-        raise UserError(
-            f"{where}: found true, expected false on {device}: vLLM {vllm_version()} has batch-invariant kernels only"
-            " for NVIDIA GPUs of compute capability 8.0 and above"
-        )
-    os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_OMP_THREADS_BIND="nobind", VLLM_NO_USAGE_STATS="1")
-    os.environ.update(DO_NOT_TRACK="1", OMP_NUM_THREADS=str(threads), VLLM_BATCH_INVARIANT=str(int(batch_invariant)))
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-
-
-def engine_settings(options: Mapping[str, Option], dtype: str, rows: int) -> dict[str, Any]:
-    """What lm-eval's class, and through it vLLM, is told; `options` have been checked, and have the last word."""
-    said: dict[str, Any] = {"dtype": dtype, "max_num_seqs": rows, "seed": 0}
-    said |= {"load_format": "safetensors", "generation_config": "vllm"}
-    if not torch.cuda.is_available():
-        said |= {"distributed_executor_backend": "uni", "enforce_eager": True}
-        said |= {"kv_cache_memory_bytes": CPU_CACHE_BYTES, **ON_A_CPU}
-    return said | dict(options)
-
-
-# --- vllm engine ---------------------------------------------------------------------------------
-
-# A vLLM engine inside this process, as a guest: it takes no processes, and what it changes of ours is put back.
-#
-# Knows vLLM's options; not what is sampled. vLLM seeds global generators, replaces `torch.set_num_threads`, and writes
-# environment variables that children would inherit (LD_PRELOAD, LOCAL_WORLD_SIZE).
-
-GUEST = {  # read by vLLM when it is imported
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in this process, and ends with it
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-}
 SET_BY_TRAINING = (
     "dtype distributed_executor_backend enforce_eager enable_sleep_mode generation_config gpu_memory_utilization"
     " kv_cache_memory_bytes logprobs_mode max_model_len max_num_seqs seed skip_tokenizer_init worker_extension_cls"
 )
-CPU_CACHE_GB = 1.0  # of keys and values; vLLM would take a share of the host's whole memory
 
 
 @dataclass(frozen=True)
@@ -219,66 +172,49 @@ def engine_arguments(folder: Path, engine: Engine) -> dict[str, Any]:
     for name in engine.options:
         if name in SET_BY_TRAINING.split():
             raise UserError(f"{engine.where}.options.{name}: found an option that is set by other keys, expected none")
-    said = {
+    said = engine_settings(engine.options, engine.dtype, engine.rows) | {
         "model": str(folder),
         "load_format": "dummy",  # the weights are handed over before anything is sampled
         "skip_tokenizer_init": True,
-        "generation_config": "vllm",
         "logprobs_mode": "processed_logprobs",
-        "dtype": engine.dtype,
         "max_model_len": engine.context,
-        "max_num_seqs": engine.rows,
         "enforce_eager": engine.eager,
         "enable_sleep_mode": engine.sleep,
-        "seed": 0,
         "worker_extension_cls": f"{PolicyWeights.__module__}.{PolicyWeights.__qualname__}",
     }
-    if not torch.cuda.is_available():
-        said |= ON_A_CPU
-    cache_gb = engine.cache_gb or (None if torch.cuda.is_available() else CPU_CACHE_GB)
-    if cache_gb is not None:
-        said["kv_cache_memory_bytes"] = int(cache_gb * 2**30)
+    if engine.cache_gb is not None:
+        said["kv_cache_memory_bytes"] = int(engine.cache_gb * 2**30)
     if engine.memory_share is not None:
         said["gpu_memory_utilization"] = engine.memory_share
-    return said | dict(engine.options)
+    return said
 
 
 def check_device(engine: Engine) -> None:
     """Raises UserError, by name, for what vLLM cannot do on this device."""
     if engine.sleep and not torch.cuda.is_available():
         raise UserError(f"{engine.where}.sleep: found true, expected false on a CPU: vLLM sleeps only on GPUs")
-    if not engine.batch_invariant:
-        return
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < INVARIANT_FROM:
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
-        raise UserError(
-            f"{engine.where}.batch_invariant: found true, expected false on {device}: vLLM {vllm_version()} has"
-            " batch-invariant kernels only for NVIDIA GPUs of compute capability 8.0 and above"
-        )
+    if engine.batch_invariant:
+        check_batch_invariance(f"{engine.where}.batch_invariant")
 
 
 def start_engine(folder: Path, engine: Engine) -> Any:
-    """A vLLM `LLM` of the model whose config.json is in `folder`, without its weights. Raises UserError as above."""
+    """A vLLM `LLM` of the model whose config.json is in `folder`, without its weights. Raises UserError as above.
+
+    It lives in this process and takes no processes; `as_guest` puts back what it changes of ours.
+    """
     check_device(engine)
     arguments = engine_arguments(folder, engine)
     # Under torchrun each rank has an engine of its own, which must not take the ranks for parts of one.
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     arguments["distributed_executor_backend"] = "uni" if ranks == 1 else "external_launcher"
-    os.environ.update(GUEST)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    if engine.batch_invariant:
-        os.environ["VLLM_BATCH_INVARIANT"] = "1"
+    prepare_process(engine.batch_invariant)
     with as_guest(engine.eager):
         from vllm import LLM
 
         # It warns of every module without weights of its own at every hand-over; what was taken is read back instead.
         logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
-
-        try:
+        with refusals_of(engine.where):
             return LLM(**arguments)
-        except (ValueError, TypeError, NotImplementedError) as error:
-            found = " ".join(str(error).split())
-            raise UserError(f"{engine.where}: vLLM {vllm_version()} refuses these settings: {found:.600}") from None
 
 
 @contextmanager
@@ -304,27 +240,13 @@ def as_guest(eager: bool) -> Iterator[None]:
             np.random.set_state(drawn_by_numpy)
             torch.set_num_threads = set_num_threads
             torch.use_deterministic_algorithms(deterministic)
-            for name in set(os.environ) | set(environment):
-                if not name.startswith("VLLM_") and os.environ.get(name) != environment.get(name):
-                    _put_back(name, environment.get(name))
+            for name in set(os.environ) - set(environment):
+                if not name.startswith("VLLM_"):
+                    del os.environ[name]
+            os.environ.update({name: it for name, it in environment.items() if not name.startswith("VLLM_")})
 
 
-def _put_back(name: str, value: str | None) -> None:
-    if value is None:
-        del os.environ[name]
-    else:
-        os.environ[name] = value
-
-
-# --- vllm sampler --------------------------------------------------------------------------------
-
-# A sampler in vLLM, whose engine has weights of its own in this process: they are handed over, and can be compared.
-#
-# Its promise: with the same weights, the same requests in the same order give the same bits. A request's random numbers
-# depend on its seed alone; but the rounding of its probabilities may depend on what else is in the batch, unless the
-# engine is batch-invariant, so alone it may, rarely, be answered otherwise.
-
-SEEDS = 2**63  # vLLM takes seeds from 0 to below this one
+# --- samplers ------------------------------------------------------------------------------------
 
 
 class Held(NamedTuple):
@@ -336,7 +258,12 @@ class Held(NamedTuple):
 
 
 class VllmSampler:
-    """Samples with a vLLM engine in this process. `take` weights before the first `sample`."""
+    """Samples with a vLLM engine in this process. `take` weights before the first `sample`.
+
+    With the same weights, the same requests in the same order give the same bits. A request's random numbers depend on
+    its seed alone; but the rounding of its probabilities may depend on what else is in the batch, unless the engine is
+    batch-invariant, so alone it may, rarely, be answered otherwise.
+    """
 
     def __init__(self, folder: Path, end_ids: Sequence[int], engine: Engine) -> None:
         """`folder` has the model's config.json. Raises UserError for what this vLLM, or this device, cannot do."""
@@ -354,10 +281,10 @@ class VllmSampler:
 
             self._forget_prefixes()  # so that what was asked before moves no bit
             told = sampling_settings(requests, self.end_ids, max_tokens, temperature)
-            asked = [SamplingParams(**one) for one in told]
+            asked = [SamplingParams(**one, detokenize=False) for one in told]
             prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
             results = self.llm.generate(prompts, asked, use_tqdm=False)
-        return [_sampled(result.outputs[0]) for result in results]
+        return [as_sampled(result.outputs[0]) for result in results]
 
     def take(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Takes the policy's weights, by their names in transformers; wakes the engine up for it."""
@@ -404,7 +331,6 @@ def sampling_settings(
         "stop_token_ids": list(end_ids),
         "ignore_eos": True,
         "logprobs": 0,
-        "detokenize": False,
     }
     return [alike | {"seed": request.seed % SEEDS} for request in requests]
 
@@ -415,80 +341,51 @@ def read_held(said: dict[str, Any]) -> Held:
     return Held(said["version"], dtype, {name: int(value) for name, value in said["checksums"].items()})
 
 
-def _sampled(output: Any) -> Sampled:
-    """A vLLM completion as ours."""
-    ids = list(output.token_ids)
-    logp = [float(place[token].logprob) for token, place in zip(ids, output.logprobs, strict=True)]
+def as_sampled(output: Any) -> Sampled:
+    """What an engine in this process gave, as ours; without log-probabilities where none were asked for."""
     if output.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"found a response that ended by '{output.finish_reason}', expected stop or length")
+    ids, places = list(output.token_ids), output.logprobs
+    logp = [float(at[token].logprob) for token, at in zip(ids, places, strict=True)] if places is not None else []
     return Sampled(ids, logp, output.finish_reason)
 
 
-# --- vllm server sampler -------------------------------------------------------------------------
-
-# A sampler that asks vLLM servers: token ids over HTTP, weights through a folder that they can read.
-#
-# Its promise is less than that of the engine in this process: requests arrive in whatever order the network gives them,
-# so that the rounding of probabilities, and rarely a token, may differ between two equal runs, unless the servers are
-# batch-invariant. Servers must have been started with `PolicyWeights` and vLLM's development routes (`NEEDED`).
-
-SECONDS = 3600.0  # for one answer; a server that is gone says so at once
-NEEDED = {"VLLM_SERVER_DEV_MODE": "1"}  # else no route hands weights over
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a server listens, and the secret that it wants to hear."""
-
-    host: str
-    port: int
-    key: str
-
-    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The JSON of its answer. Raises UserError where there is none, or the server is not content."""
-        method = "GET" if body is None else "POST"
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=SECONDS)
-        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            said = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise UserError(f"{self.host}:{self.port}{path}: found no vLLM server ({error}); see its log") from None
-        finally:
-            connection.close()
-        if answer.status != 200:
-            raise UserError(
-                f"{self.host}:{self.port}{path}: found answer {answer.status}, {said[:300]!r}, expected 200"
-            )
-        return json.loads(said) if said else None
-
-
 class ServerSampler:
-    """Samples from servers that hold one policy; `take` weights before the first `sample`."""
+    """Samples from servers that hold one policy; `take` weights before the first `sample`.
+
+    Token ids go over HTTP, weights through a folder that the servers can read. Requests arrive in whatever order the
+    network gives them, so that the rounding of probabilities, and rarely a token, may differ between two equal runs,
+    unless the servers are batch-invariant. Servers must have been started with `PolicyWeights` and with
+    VLLM_SERVER_DEV_MODE=1, else no route hands weights over.
+    """
 
     def __init__(
-        self, places: Sequence[Place], end_ids: Sequence[int], context: int, rows: int, folder: Path | None
+        self,
+        servers: Sequence[Endpoint],
+        end_ids: Sequence[int],
+        context: int,
+        rows: int,
+        folder: Path | None,
+        close: Callable[[], None] = lambda: None,
     ) -> None:
-        """`rows` is how many requests each server has at one time.
+        """`rows` is how many requests each server has at one time. `close` ends the servers, if they were started here.
 
         `folder` is where weights are written for the servers to read; none for a rank that only samples.
         """
-        self.places, self.end_ids, self.context = list(places), list(end_ids), context
-        self.name: str = self.places[0].ask("/v1/models")["data"][0]["id"]
-        self.rows, self.folder = rows, folder
-        self.end: Callable[[], None] = lambda: None
+        self.servers, self.end_ids, self.context, self.rows = list(servers), list(end_ids), context, rows
+        self.name: str = self.servers[0].model()["id"]
+        self.folder, self.close = folder, close
 
     def sample(self, requests: Sequence[Request], max_tokens: int, temperature: float) -> list[Sampled]:
         """One response for each request, in order. Raises PromptError for an empty or over-long prompt."""
         check_prompts(requests, max_tokens, self.context)
         told = sampling_settings(requests, self.end_ids, max_tokens, temperature)
-        with ThreadPoolExecutor(self.rows * len(self.places)) as pool:
-            answers = [
-                pool.submit(self._answer, self.places[index % len(self.places)], request, settings)
-                for index, (request, settings) in enumerate(zip(requests, told, strict=True))
-            ]
-            return [answer.result() for answer in answers]
+        as_ids = {"return_token_ids": True, "skip_special_tokens": False}
+        asked = [
+            (request.id, settings | {"model": self.name, "prompt": list(request.prompt_ids)} | as_ids)
+            for request, settings in zip(requests, told, strict=True)
+        ]
+        return complete(self.servers, asked, self.rows)
 
     def take(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Writes the weights where the servers read them, and has each take them; a rank without a folder does not."""
@@ -498,31 +395,16 @@ class ServerSampler:
         here.mkdir(parents=True, exist_ok=True)
         save_file({name: one.detach().cpu().contiguous() for name, one in weights}, here / "model.safetensors")
         asked = {"method": "take_policy", "kwargs": {"version": str(version), "folder": str(here.resolve())}}
-        for place in self.places:
-            place.ask("/collective_rpc", asked)
-            if not place.ask("/reset_prefix_cache", {})["success"]:
-                raise UserError(f"{place.host}:{place.port}: found requests of others, expected none between two steps")
+        for server in self.servers:
+            server.read("/collective_rpc", asked)
+            if not server.read("/reset_prefix_cache", {})["success"]:
+                raise UserError(f"{server.name}: found requests of others, expected none between two steps")
         shutil.rmtree(here)
 
     def held(self) -> list[Held]:
         """What each server computes with now."""
-        said = [place.ask("/collective_rpc", {"method": "policy_checksums"})["results"] for place in self.places]
+        said = [server.read("/collective_rpc", {"method": "policy_checksums"})["results"] for server in self.servers]
         return [read_held(worker) for workers in said for worker in workers]
 
     def rest(self) -> None:
         """A server has devices of its own, so it need not make room."""
-
-    def close(self) -> None:
-        """Ends the servers, if they were started here."""
-        self.end()
-
-    def _answer(self, place: Place, request: Request, settings: dict[str, Any]) -> Sampled:
-        body = settings | {"model": self.name, "prompt": list(request.prompt_ids), "return_token_ids": True}
-        del body["detokenize"]
-        choice = place.ask("/v1/completions", body | {"skip_special_tokens": False})["choices"][0]
-        ids, logp = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-        if choice["finish_reason"] not in ("stop", "length") or len(ids) != len(logp):
-            raise UserError(
-                f"{request.id}: found an answer that ended by {choice['finish_reason']}, expected a whole one"
-            )
-        return Sampled(ids, logp, choice["finish_reason"])

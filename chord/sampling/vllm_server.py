@@ -1,4 +1,4 @@
-"""vLLM behind HTTP: its options, a server that this process starts and ends, and what is asked of it."""
+"""vLLM's environment and options wherever it runs here, servers of it that a block of code starts, and their client."""
 
 import ast
 import difflib
@@ -6,7 +6,6 @@ import http.client
 import importlib.metadata
 import json
 import os
-import queue
 import re
 import secrets
 import signal
@@ -16,25 +15,23 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from queue import Empty, SimpleQueue
+from typing import Any, TypeAlias
 
 from chord.errors import UserError
 from chord.sampling import guard
-from chord.sampling.protocol import Request
+from chord.sampling.protocol import Sampled
 
-# --- vllm options --------------------------------------------------------------------------------
-
-# The engine options of the vLLM that is installed: which there are, and a refusal of those that it lacks.
-#
-# They are the fields of its EngineArgs, read from the source without importing it, so that a mistake is told at once.
+# --- environment and options ---------------------------------------------------------------------
 
 Option: TypeAlias = "str | int | float | bool | list[str] | dict[str, Option]"
-# What this project says itself, by other keys; pickled weights and code that comes with a model are never loaded.
+SEEDS = 2**63  # vLLM takes seeds from 0 to below this one
+# Options that have a key of their own, or none: pickled weights and code that comes with a model are never loaded.
 OURS = {
     "model": "the model's own key",
     "revision": "the model's own key",
@@ -45,10 +42,18 @@ OURS = {
     "trust_remote_code": "nothing: no code that comes with a model is run",
     "hf_token": "the environment variable HF_TOKEN",
 }
+ONE_DEVICE = "nothing: each job of answers has one device; run several jobs at once"
+OURS_HERE = OURS | dict.fromkeys(("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"), ONE_DEVICE)
 
 # vLLM 0.32 draws a token also for the first part of a prompt that was divided between passes, and then takes the draw
 # back: on GPUs alone, so that on a CPU a request with a seed of its own would end the engine (its gpu_model_runner.py).
 ON_A_CPU: dict[str, Option] = {"enable_chunked_prefill": False}
+CPU_CACHE_BYTES = 2**30  # ours: of keys and values; vLLM would take a share of the machine's whole memory
+
+# Everywhere: no report of use to anyone; and unbound, whatever else runs here shares the cores.
+EVERYWHERE = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+# Of an engine that lives in this process, and ends with it.
+GUEST = EVERYWHERE | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
 def vllm_version() -> str:
@@ -61,7 +66,10 @@ def vllm_version() -> str:
 
 @cache
 def engine_options() -> frozenset[str]:
-    """The names of all engine options of the installed vLLM. Raises UserError if there is none."""
+    """The names of all engine options of the installed vLLM. Raises UserError if there is none.
+
+    They are the fields of its EngineArgs, read from the source, since importing vLLM takes long.
+    """
     found = find_spec("vllm")
     if found is None or found.origin is None:
         raise UserError("found no package vllm, expected one to serve or sample with; install it, or choose without it")
@@ -94,18 +102,51 @@ def check_options(options: Mapping[str, Option], where: str, ours: Mapping[str, 
             )
 
 
-def as_arguments(options: Mapping[str, Option]) -> list[str]:
-    """The options as `vllm serve` takes them on its command line."""
-    arguments: list[str] = []
-    for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            arguments.append(flag if value else f"--no-{flag[2:]}")
-        elif isinstance(value, list):
-            arguments += [flag, *map(str, value)]
-        else:
-            arguments.append(f"{flag}={json.dumps(value) if isinstance(value, dict) else value}")
-    return arguments
+def engine_settings(options: Mapping[str, Option], dtype: str, rows: int) -> dict[str, Any]:
+    """What an engine in this process is told; `options` have been checked, and have the last word."""
+    import torch
+
+    said: dict[str, Any] = {"dtype": dtype, "max_num_seqs": rows, "seed": 0}
+    said |= {"load_format": "safetensors", "generation_config": "vllm"}
+    if not torch.cuda.is_available():
+        said |= {"distributed_executor_backend": "uni", "enforce_eager": True}
+        said |= {"kv_cache_memory_bytes": CPU_CACHE_BYTES, **ON_A_CPU}
+    return said | dict(options)
+
+
+def check_batch_invariance(where: str) -> None:
+    """Raises UserError, with `where` in front, if this device has no batch-invariant kernels."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu or torch.cuda.get_device_capability() < (8, 0):
+        raise UserError(
+            f"{where}: found true, expected false on {torch.cuda.get_device_name() if on_gpu else 'a CPU'}: vLLM"
+            f" {vllm_version()} has batch-invariant kernels only for NVIDIA GPUs of compute capability 8.0 and above"
+        )
+
+
+def prepare_process(batch_invariant: bool, **more: str) -> None:
+    """Sets what vLLM reads when it is imported into this process; `more` are variables besides."""
+    os.environ.update(GUEST, VLLM_BATCH_INVARIANT=str(int(batch_invariant)), **more)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+
+@contextmanager
+def refusals_of(what: str) -> Iterator[None]:
+    """Within it an engine starts: what vLLM refuses is a UserError, with `what` in front."""
+    try:
+        yield
+    except (ValueError, TypeError, NotImplementedError) as error:
+        found = " ".join(str(error).split())
+        raise UserError(f"{what}: vLLM {vllm_version()} refuses these settings: {found:.600}") from None
+
+
+def check_model(folder: Path) -> None:
+    """Raises UserError for a folder that holds no model with its tokenizer."""
+    for needed in ("config.json", "*.safetensors", "tokenizer.json"):
+        if not any(folder.glob(needed)):
+            raise UserError(f"{folder}: found no {needed}, expected the folder of a model with its tokenizer")
 
 
 def configured_ends_in(folder: Path) -> int | list[int] | None:
@@ -118,14 +159,154 @@ def configured_ends_in(folder: Path) -> int | list[int] | None:
     return said.get("eos_token_id")
 
 
-# --- server --------------------------------------------------------------------------------------
+# --- client --------------------------------------------------------------------------------------
 
-# vLLM servers that live as long as a block of code: replicas of one model on loopback, their logs, their end.
-#
-# Each replica is `vllm serve` under a `chord.sampling.guard`, which ends it with all its processes when the block ends,
-# whether well, by an exception or a signal, and when this process is killed. Ports are held from the choice on until
-# the
-# server listens, so nobody else gets them. Every start has a secret of its own, without which a server answers nobody.
+SECONDS = 3600.0  # for one answer; a server that is gone says so at once
+TRIES = 3
+PAUSE_SECONDS = 1.0
+
+
+class ServerError(UserError):
+    """A server that did not start, does not answer, or is gone; the message says where to look."""
+
+
+class Malformed(Exception):
+    """An answer that is none: an error of the server, or content that is not what was asked for."""
+
+
+@dataclass
+class Endpoint:
+    """Where a server listens, and the secret that it wants to hear."""
+
+    host: str
+    port: int
+    key: str
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"{self.host}:{self.port}"
+
+    def check(self) -> None:
+        """Raises ServerError if the server is known to be gone."""
+
+    def told(self) -> str:
+        """What can be said of its end."""
+        return "see its log"
+
+    def ask(self, path: str, body: Any = None, seconds: float = SECONDS) -> tuple[int, bytes]:
+        """Status and content of one answer. Raises OSError or HTTPException where no whole answer comes in time."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=seconds)
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        try:
+            if body is None:
+                connection.request("GET", path, None, headers)
+            else:
+                connection.request("POST", path, json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def read(self, path: str, body: Any = None) -> Any:
+        """The JSON of one answer; None for one without content. Raises ServerError for any other than a good one."""
+        try:
+            status, said = self.ask(path, body)
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerError(f"{self.name}: {path}: found no vLLM server ({error}); {self.told()}") from None
+        if status != 200:
+            raise ServerError(f"{self.name}: {path}: found answer {status}, {said[:300]!r}, expected 200")
+        return json.loads(said) if said else None
+
+    def model(self) -> dict[str, Any]:
+        """What it says of its model: the name is `id`; `max_model_len` tokens are prompt and response together."""
+        return self.read("/v1/models")["data"][0]
+
+
+def complete(
+    servers: Sequence[Endpoint], asked: Sequence[tuple[str, dict[str, Any]]], at_once: int, seconds: float = SECONDS
+) -> list[Sampled]:
+    """A response to each (name, body of /v1/completions), in order; each server has `at_once` of them at one time.
+
+    Each is asked of whichever server is free, and again where an answer is late, lost or malformed: its seed decides
+    it. Raises UserError for what a server refuses, and ServerError for its end.
+    """
+    free: SimpleQueue[Endpoint] = SimpleQueue()
+    for server in [*servers] * at_once:
+        free.put(server)
+    waiting: SimpleQueue[int] = SimpleQueue()
+    for index in range(len(asked)):
+        waiting.put(index)
+    done: SimpleQueue[tuple[int, Sampled | Exception]] = SimpleQueue()
+    ended = threading.Event()
+
+    def work() -> None:
+        with suppress(Empty):
+            while not ended.is_set():
+                index, server = waiting.get_nowait(), free.get()
+                result = RuntimeError(f"{asked[index][0]}: found no answer, expected one; the reason stands above")
+                try:
+                    result = _answered(server, *asked[index], seconds)
+                except UserError as error:
+                    result = error
+                finally:
+                    free.put(server)
+                    done.put((index, result))
+
+    # Daemons, so that the end of this process, by SIGTERM for one, does not wait for answers.
+    for _ in range(min(at_once * len(servers), len(asked))):
+        threading.Thread(target=work, daemon=True).start()
+    results: dict[int, Sampled] = {}
+    try:
+        while len(results) < len(asked):
+            index, result = done.get()
+            if isinstance(result, Exception):
+                raise result
+            results[index] = result
+    finally:
+        ended.set()
+    return [results[index] for index in range(len(asked))]
+
+
+def _answered(server: Endpoint, name: str, body: dict[str, Any], seconds: float) -> Sampled:
+    trouble = ""
+    for tried in range(TRIES):
+        try:
+            status, said = server.ask("/v1/completions", body, seconds)
+            if 400 <= status < 500:
+                raise UserError(f"{name}: vLLM refuses it ({status}: {said[:500].decode(errors='replace')})")
+            return _read(status, said, body)
+        except (OSError, http.client.HTTPException, Malformed) as error:
+            trouble = f"{type(error).__name__}: {error}"
+            time.sleep(PAUSE_SECONDS * 2**tried)  # so that the end of a server that dies is seen as that
+            server.check()
+    raise ServerError(
+        f"{server.name}: found no answer to {name} in {TRIES} tries ({trouble}), expected one; {server.told()}"
+    )
+
+
+def _read(status: int, said: bytes, body: Mapping[str, Any]) -> Sampled:
+    """The one response in an answer. Raises Malformed for anything else."""
+    if status != 200:
+        raise Malformed(f"status {status}, {said[:200]!r}")
+    try:
+        choice = json.loads(said)["choices"][0]
+        ids, finish = [int(token) for token in choice["token_ids"]], choice["finish_reason"]
+        logp = choice["logprobs"]["token_logprobs"] if "logprobs" in body else []
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise Malformed(f"{type(error).__name__} in {said[:200]!r}") from None
+    if finish not in ("stop", "length") or (finish == "stop" and (not ids or ids[-1] not in body["stop_token_ids"])):
+        raise Malformed(f"a response that ended by '{finish}' with token {ids[-1:]}")
+    if "logprobs" in body and len(logp) != len(ids):
+        raise Malformed(f"{len(logp)} log-probabilities of {len(ids)} tokens")
+    return Sampled(ids, logp, finish)
+
+
+# --- servers -------------------------------------------------------------------------------------
+
+# Replicas of one model on loopback. Each is `vllm serve` under a `chord.sampling.guard`, which ends it with all its
+# processes when the block of code ends, whether well, by an exception or a signal, and when this process is killed.
+# Every start has a secret of its own, without which a server answers nobody.
 
 NAME = "served"  # how requests call the model
 LOOPBACK = "127.0.0.1"
@@ -137,10 +318,6 @@ _OF_ANOTHER_WORLD = (
     "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID"
 )
 _ERROR = re.compile(r"(?!.*\bWARNING\b).*\b\w*(Error|Exception|Interrupt)\b: \S")
-
-
-class ServerError(UserError):
-    """A server that did not start, or is gone; the message has the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -160,17 +337,20 @@ class Settings:
 
 
 @dataclass
-class Server:
-    """One replica that was started; `key` is the secret that it wants to hear."""
+class Server(Endpoint):
+    """One replica that was started here. Its guard ends it when `lifeline` closes; `held` keeps the port until then."""
 
-    port: int
-    key: str
     log: Path
+    log_from: int
     devices: str | None
     guard: subprocess.Popen[bytes]
-    log_from: int
-    _lifeline: int
-    _held: socket.socket | None
+    lifeline: socket.socket
+    held: socket.socket
+
+    @property
+    def name(self) -> str:
+        """Its log."""
+        return str(self.log)
 
     def check(self) -> None:
         """Raises ServerError, with the end of its log, if the server is gone."""
@@ -189,85 +369,62 @@ class Server:
             return "its log says:\n" + "\n".join(shown)[-LOG_CHARACTERS:]
         return "it has no log"
 
-    def ask(self, method: str, path: str, body: Any = None, seconds: float = 600.0) -> tuple[int, bytes]:
-        """Status and content of one answer. Raises OSError or HTTPException where no whole answer comes in time."""
-        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=seconds)
-        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
     def is_ready(self) -> bool:
         """Whether it answers, and is one of ours. Raises ServerError if it is gone."""
         self.check()
         try:
-            status, said = self.ask("GET", "/v1/models", seconds=5.0)
+            status, said = self.ask("/v1/models", seconds=5.0)
         except (OSError, http.client.HTTPException):
             return False
         if status != 200 or NAME.encode() not in said:
             return False
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+        self.held.close()
         return True
-
-    def begin_to_stop(self) -> None:
-        """Tell the guard to end the server; nothing happens the second time."""
-        for held in (self._lifeline, self._held):
-            if isinstance(held, int) and held >= 0:
-                os.close(held)
-            elif isinstance(held, socket.socket):
-                held.close()
-        self._lifeline, self._held = -1, None
 
     def stop(self) -> None:
         """End the server and every process of it, and wait until none is left."""
-        self.begin_to_stop()
-        try:
-            code = self.guard.wait(timeout=3 * guard.GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            code = -signal.SIGKILL
-        if code < 0:  # the guard itself was killed, so what it guarded is left to us
+        self.lifeline.close()
+        self.held.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.guard.wait(timeout=3 * guard.GRACE_SECONDS)
+        if self.guard.returncode is None or self.guard.returncode < 0:  # a guard that was killed leaves the rest to us
             with suppress(ProcessLookupError):
                 os.killpg(self.guard.pid, signal.SIGKILL)
             self.guard.wait()
 
 
 @contextmanager
-def serving(model: Path, settings: Settings, logs: Path) -> Iterator[list[Server]]:
+def serving(
+    model: Path, settings: Settings, logs: Path, devices: Sequence[str] | None = None
+) -> Iterator[list[Server]]:
     """Replicas of the model in a folder, all ready; they end with the block. Logs are `logs`/vllm-N.log, appended to.
 
-    Raises UserError before anything starts for an option that vLLM lacks, a folder without a model or too few
-    devices, and ServerError for a server that ends, or is not ready in time.
+    They share `devices`, by default all that are visible. Raises UserError before anything starts for an option that
+    vLLM lacks, a folder without a model or too few devices; ServerError for a server that ends, or is late.
     """
     check_options(settings.options, settings.where)
-    for needed in ("config.json", "*.safetensors", "tokenizer.json"):
-        if not any(model.glob(needed)):
-            raise UserError(f"{model}: found no {needed}, expected the folder of a model with its tokenizer")
-    groups = device_groups(visible_devices(), settings)
+    check_model(model)
+    groups = device_groups(visible_devices() if devices is None else devices, settings)
     logs.mkdir(parents=True, exist_ok=True)
     servers: list[Server] = []
-    with ExitStack() as stack:
-        stack.callback(_stop, servers)
-        for index, devices in enumerate(groups):
-            servers.append(_start(str(model), settings, devices, logs / f"vllm-{index}.log"))
-        wait_until_ready(servers, settings.ready_seconds)
+    try:
+        for index, group in enumerate(groups):
+            servers.append(_start(str(model), settings, group, logs / f"vllm-{index}.log"))
+        deadline = time.monotonic() + settings.ready_seconds
+        waiting = servers
+        while waiting := [server for server in waiting if not server.is_ready()]:
+            for server in servers:
+                server.check()
+            if time.monotonic() > deadline:
+                late = f"the server was not ready after {settings.ready_seconds:g} s; {waiting[0].told()}"
+                raise ServerError(f"{waiting[0].log}: {late}")
+            time.sleep(POLL_SECONDS)
         yield servers
-
-
-def wait_until_ready(servers: Sequence[Server], seconds: float) -> None:
-    """Returns once every server answers; raises ServerError when one ends, or is not ready after `seconds`."""
-    deadline = time.monotonic() + seconds
-    waiting = list(servers)
-    while waiting := [server for server in waiting if not server.is_ready()]:
+    finally:
         for server in servers:
-            server.check()
-        if time.monotonic() > deadline:
-            raise ServerError(f"{waiting[0].log}: the server was not ready after {seconds:g} s; {waiting[0].told()}")
-        time.sleep(POLL_SECONDS)
+            server.lifeline.close()  # so that all end side by side
+        for server in servers:
+            server.stop()
 
 
 def visible_devices() -> list[str]:
@@ -295,202 +452,61 @@ def device_groups(devices: Sequence[str], settings: Settings) -> list[str | None
 
 def command(model: str, port: int, settings: Settings, devices: str | None) -> list[str]:
     """What a person would type to start this server: `vllm serve` with everything said."""
-    ours = ["serve", model, "--host", LOOPBACK, "--port", str(port), "--served-model-name", NAME]
-    ours += ["--generation-config", "vllm"]  # else the model's own file would change what requests ask for
-    ours += ["--load-format", "safetensors", "--tensor-parallel-size", str(settings.tensor_parallel)]
+    words = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model]
+    words += ["--host", LOOPBACK, "--port", str(port), "--served-model-name", NAME]
+    words += ["--generation-config", "vllm"]  # else the model's own file would change what requests ask for
+    words += ["--load-format", "safetensors", "--tensor-parallel-size", str(settings.tensor_parallel)]
     if devices is None and settings.tensor_parallel == 1 and "distributed_executor_backend" not in settings.options:
-        ours += ["--distributed-executor-backend", "uni"]  # else one more process imports all of vLLM
-    options = settings.options if devices else {**ON_A_CPU, **settings.options}
-    return [sys.executable, "-m", "vllm.entrypoints.cli.main", *ours, *as_arguments(options)]
+        words += ["--distributed-executor-backend", "uni"]  # else one more process imports all of vLLM
+    for name, value in (settings.options if devices else {**ON_A_CPU, **settings.options}).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list):
+            words += [f"--{flag}", *map(str, value)]
+        else:
+            words.append(f"--{flag}={json.dumps(value) if isinstance(value, dict) else value}")
+    return words
 
 
 def environment(settings: Settings, devices: str | None, key: str) -> dict[str, str]:
-    """The variables of a server: those of this process, no report of use to anyone, its devices, its secret."""
+    """The variables of a server: those of this process, its devices, its secret, and where it finds this project."""
     variables = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_WORLD.split()}
-    variables |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "VLLM_API_KEY": key}
+    project = str(Path(guard.__file__).parents[2])
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (project, variables.get("PYTHONPATH"))))
+    variables |= EVERYWHERE | {"HF_HUB_OFFLINE": "1", "VLLM_API_KEY": key}
     if devices is None:
-        # The first is for the executor `uni`; unbound, replicas and whatever else runs here share the cores.
-        variables |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0" if settings.tensor_parallel == 1 else "1"}
-        variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(settings.threads)}
+        variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if settings.tensor_parallel == 1 else "1"  # 0: executor `uni`
+        variables["OMP_NUM_THREADS"] = str(settings.threads)
     else:
-        variables |= {"CUDA_VISIBLE_DEVICES": devices}
+        variables["CUDA_VISIBLE_DEVICES"] = devices
     return variables | dict(settings.environment)
 
 
 def _start(model: str, settings: Settings, devices: str | None, log: Path) -> Server:
-    held = _port_held()
-    key, port = secrets.token_hex(16), held.getsockname()[1]
-    reading, writing = os.pipe()
-    guarded = [sys.executable, "-m", guard.__name__, str(os.getpid()), str(reading)]
-    try:
-        with log.open("ab") as file:
-            began = file.tell()
-            started = subprocess.Popen(
-                [*guarded, *command(model, port, settings, devices)],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env=environment(settings, devices, key) | {"PYTHONPATH": _python_path()},
-                pass_fds=(reading,),
-                start_new_session=True,
-            )
-    except BaseException:
-        os.close(writing)
-        held.close()
-        raise
-    finally:
-        os.close(reading)
-    return Server(port, key, log, devices, started, began, writing, held)
-
-
-def _python_path() -> str:
-    """That of this process, with the project in front, so that the guard is found from any folder."""
-    project = str(Path(guard.__file__).parents[2])
-    given = os.environ.get("PYTHONPATH", "")
-    return project + (os.pathsep + given if given else "")
+    held, (ours, theirs) = _port_held(), socket.socketpair()
+    port, key = held.getsockname()[1], secrets.token_hex(16)
+    guarded = [sys.executable, "-m", guard.__name__, str(os.getpid()), str(theirs.fileno())]
+    with theirs, log.open("ab") as file:
+        began = file.tell()
+        started = subprocess.Popen(
+            [*guarded, *command(model, port, settings, devices)],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=environment(settings, devices, key),
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+        )
+    return Server(LOOPBACK, port, key, log, began, devices, started, ours, held)
 
 
 def _port_held() -> socket.socket:
-    """A socket bound to a free port. The server binds beside it (both say SO_REUSEADDR and this one never listens)."""
+    """A socket bound to a free port, which nobody else gets until the server listens.
+
+    The server binds beside it: both say SO_REUSEADDR, and this one never listens.
+    """
     held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     held.bind((LOOPBACK, 0))
     return held
-
-
-def _stop(servers: Sequence[Server]) -> None:
-    """All at once, so that replicas end side by side."""
-    for server in servers:
-        server.begin_to_stop()
-    for server in servers:
-        server.stop()
-
-
-# --- completions ---------------------------------------------------------------------------------
-
-# Many questions to served replicas: each is asked once, of whichever replica is free, and answered under its seed.
-#
-# Prompts go as tokens, so that no text is read as a special token on the way. A refusal, or a server that is gone, ends
-# everything with a reason; what may be a moment's trouble is tried again.
-
-SEEDS = 2**63  # vLLM takes seeds from 0 to below this one
-TRIES = 3
-PAUSE_SECONDS = 1.0
-
-
-class Completion(NamedTuple):
-    """The tokens of a response; with `finish` "stop" the last one is an end token."""
-
-    ids: list[int]
-    finish: str  # "stop" or "length"
-
-
-@dataclass(frozen=True)
-class Wish:
-    """How every response is sampled. `end_ids` alone end one; `at_once` questions wait at each replica."""
-
-    max_tokens: int
-    temperature: float
-    top_p: float
-    end_ids: tuple[int, ...]
-    at_once: int
-    seconds: float = 3600.0
-
-
-class Malformed(Exception):
-    """An answer that is none: an error of the server, or content that is not what was asked for."""
-
-
-def context_of(server: Server) -> int:
-    """How many tokens of prompt and response together the server takes."""
-    status, said = server.ask("GET", "/v1/models", seconds=60.0)
-    try:
-        return int(json.loads(said)["data"][0]["max_model_len"])
-    except (ValueError, KeyError, IndexError, TypeError):
-        raise ServerError(f"{server.log}: found {status} {said[:200]!r}, expected a model with its length") from None
-
-
-def complete(servers: Sequence[Server], requests: Sequence[Request], wish: Wish) -> list[Completion]:
-    """One completion for each request, in order. Raises UserError for what a server refuses, ServerError for its end.
-
-    Threads do the waiting; they are not waited for when something ends this, for instance SIGTERM.
-    """
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[int, Completion | Exception]] = queue.SimpleQueue()
-    for index in range(len(requests)):
-        waiting.put(index)
-    ended = threading.Event()
-
-    def work(server: Server) -> None:
-        while not ended.is_set():
-            try:
-                index = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                done.put((index, _answered(server, requests[index], wish, ended)))
-            except (UserError, OSError) as error:
-                done.put((index, error))
-                return
-
-    for server in servers:
-        for _ in range(min(wish.at_once, len(requests))):
-            threading.Thread(target=work, args=(server,), daemon=True).start()
-    results: dict[int, Completion] = {}
-    try:
-        while len(results) < len(requests):
-            index, result = done.get()
-            if isinstance(result, Exception):
-                raise result
-            results[index] = result
-    finally:
-        ended.set()
-    return [results[index] for index in range(len(requests))]
-
-
-def _answered(server: Server, request: Request, wish: Wish, ended: threading.Event) -> Completion:
-    """The answer to one request, tried again where an answer is late, lost or malformed."""
-    trouble = ""
-    for tried in range(TRIES):
-        if tried and ended.wait(PAUSE_SECONDS * 2**tried):
-            break
-        try:
-            status, said = server.ask("POST", "/v1/completions", _body(request, wish), wish.seconds)
-            if 400 <= status < 500:
-                raise UserError(f"{request.id}: vLLM refuses it ({status}: {said[:500].decode(errors='replace')})")
-            return _read(status, said, wish.end_ids)
-        except (OSError, http.client.HTTPException, Malformed) as error:
-            trouble = f"{type(error).__name__}: {error}"
-            time.sleep(PAUSE_SECONDS)  # so that the end of a server that dies is seen as that
-            server.check()
-    raise ServerError(
-        f"{server.log}: found no answer to {request.id} in {TRIES} tries ({trouble}), expected one; {server.told()}"
-    )
-
-
-def _body(request: Request, wish: Wish) -> dict[str, Any]:
-    return {
-        "model": NAME,
-        "prompt": list(request.prompt_ids),
-        "max_tokens": wish.max_tokens,
-        "temperature": wish.temperature,
-        "top_p": wish.top_p,
-        "seed": request.seed % SEEDS,
-        "stop_token_ids": list(wish.end_ids),
-        "ignore_eos": True,
-        "return_token_ids": True,
-    }
-
-
-def _read(status: int, said: bytes, end_ids: Sequence[int]) -> Completion:
-    """The one completion in an answer. Raises Malformed for anything else."""
-    if status != 200:
-        raise Malformed(f"status {status}, {said[:200]!r}")
-    try:
-        choice = json.loads(said)["choices"][0]
-        ids, finish = [int(token) for token in choice["token_ids"]], choice["finish_reason"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise Malformed(f"{type(error).__name__} in {said[:200]!r}") from None
-    if finish not in ("stop", "length") or (finish == "stop" and (not ids or ids[-1] not in end_ids)):
-        raise Malformed(f"a response that ended by '{finish}' with token {ids[-1:]}")
-    return Completion(ids, finish)

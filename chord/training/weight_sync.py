@@ -9,11 +9,11 @@ import copy
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,12 +22,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from chord.config.project import Run
 from chord.config.study import Vllm
 from chord.errors import UserError
-from chord.sampling.protocol import Sampler, StaleSampler
+from chord.sampling.protocol import StaleSampler
 from chord.sampling.vllm_sampler import (
-    NEEDED,
     Engine,
     Held,
-    Place,
     ServerSampler,
     VllmSampler,
     check_device,
@@ -35,38 +33,18 @@ from chord.sampling.vllm_sampler import (
     combined,
     engine_arguments,
 )
-from chord.sampling.vllm_server import LOOPBACK, Settings, serving, visible_devices
+from chord.sampling.vllm_server import LOOPBACK, Endpoint, Server, Settings, serving, visible_devices
 from chord.training.engine import World
 
 WHERE = "execution.vllm"
 SHOWN = 3  # names of weights in an error
 
 
-class WithWeights(Sampler, Protocol):
-    """A sampler with weights of its own."""
-
-    def take(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Takes the policy's weights, by their names in transformers."""
-        ...
-
-    def held(self) -> list[Held]:
-        """What each of its engines computes with now."""
-        ...
-
-    def rest(self) -> None:
-        """Makes room for the learner until the next `take`."""
-        ...
-
-    def close(self) -> None:
-        """Ends its engines."""
-        ...
-
-
 @dataclass(frozen=True)
 class HandOver:
     """A sampler with weights of its own, one for each rank. `tied` are names of weights that stand for others."""
 
-    sampler: WithWeights
+    sampler: VllmSampler | ServerSampler
     world: World
     tied: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -122,86 +100,70 @@ def start(
         where=WHERE,
     )
     if settings.placement == "server":
-        places, end = _places(settings, engine, model, tokenizer, world, room)
-        sampler = ServerSampler(places, end_ids, engine.context, engine.rows, room if world.leads else None)
-        sampler.end = end.close
-        return HandOver(sampler, world, tied_names(model))
-    with tempfile.TemporaryDirectory() as folder:
-        _write_config(model, Path(folder))
-        return HandOver(VllmSampler(Path(folder), end_ids, engine), world, tied_names(model))
+        stack = ExitStack()
+        if settings.address is not None:
+            servers = [_given(settings.address)]
+        else:
+            started = _started(settings, engine, model, tokenizer, room, stack) if world.leads else []
+            servers = world.from_leader([Endpoint(LOOPBACK, server.port, server.key) for server in started])
+        folder = room if world.leads else None
+        sampler = ServerSampler(servers, end_ids, engine.context, engine.rows, folder, stack.close)
+    else:
+        with tempfile.TemporaryDirectory() as config:
+            _write_config(model, Path(config))
+            sampler = VllmSampler(Path(config), end_ids, engine)
+    return HandOver(sampler, world, tied_names(model))
 
 
-def _places(
+def _given(address: str) -> Endpoint:
+    """A server that runs already."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"{WHERE}.address: found '{address}', expected HOST:PORT of a vLLM server")
+    return Endpoint(host, int(port), os.environ.get("VLLM_API_KEY", ""))
+
+
+def _started(
     settings: Vllm,
     engine: Engine,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    world: World,
     room: Path,
-) -> tuple[list[Place], ExitStack]:
-    """Where the servers are, started by the leading rank unless an address is given; and what ends them."""
-    stack = ExitStack()
-    if settings.address is not None:
-        host, _, port = settings.address.rpartition(":")
-        if not host or not port.isdecimal():
-            raise UserError(f"{WHERE}.address: found '{settings.address}', expected HOST:PORT of a vLLM server")
-        return [Place(host, int(port), os.environ.get("VLLM_API_KEY", ""))], stack
-    places: list[Place] = []
-    if world.leads:
-        check_device(engine)
-        stack.callback(shutil.rmtree, room, ignore_errors=True)
-        _write_config(model, room / "model")
-        tokenizer.save_pretrained(room / "model")
-        save_file(weights_once(model), room / "model" / "model.safetensors", metadata={"format": "pt"})
-        with _beside_the_learner():
-            servers = stack.enter_context(serving(room / "model", _served(settings, engine), room))
-        places = [Place(LOOPBACK, server.port, server.key) for server in servers]
-    return world.from_leader(places), stack
-
-
-def _served(settings: Vllm, engine: Engine) -> Settings:
-    """How our own servers are started: as the engine in this process, but with routes for weights."""
+    stack: ExitStack,
+) -> list[Server]:
+    """Servers that end with `stack`, set up as the engine in this process would be, but with routes for weights."""
+    check_device(engine)
+    stack.callback(shutil.rmtree, room, ignore_errors=True)
+    _write_config(model, room / "model")
+    tokenizer.save_pretrained(room / "model")
+    weights = {name: one.detach().cpu().contiguous() for name, one in model.named_parameters()}
+    save_file(weights, room / "model" / "model.safetensors", metadata={"format": "pt"})
     options = engine_arguments(Path(), engine)
     for name in ("model", "load_format", "skip_tokenizer_init"):
         del options[name]
-    environment = dict(NEEDED)
+    environment = {"VLLM_SERVER_DEV_MODE": "1"}
     if engine.eager:
         environment["TORCHDYNAMO_DISABLE"] = "1"  # vLLM compiles a few functions in spite of enforce_eager
     if engine.batch_invariant:
         environment["VLLM_BATCH_INVARIANT"] = "1"
-    return Settings(replicas=settings.replicas, options=options, where=WHERE, environment=environment)
+    how = Settings(replicas=settings.replicas, options=options, where=WHERE, environment=environment)
+    return stack.enter_context(serving(room / "model", how, room, devices_beside_the_learner()))
 
 
-@contextmanager
-def _beside_the_learner() -> Iterator[None]:
-    """Within it, the visible GPUs are those that no rank of this machine learns on."""
-    before, ranks = os.environ.get("CUDA_VISIBLE_DEVICES"), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if not (devices := visible_devices()):
-        yield
-        return
-    if len(devices) <= ranks:
+def devices_beside_the_learner() -> list[str]:
+    """The visible GPUs that no rank of this machine learns on; none on a CPU. Raises UserError if none is left."""
+    devices, ranks = visible_devices(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if devices and len(devices) <= ranks:
         raise UserError(
             f"{WHERE}.placement: found server with {len(devices)} GPUs for {ranks} ranks that learn, expected GPUs"
             " besides: ask for more, or for placement colocated"
         )
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices[ranks:])
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["CUDA_VISIBLE_DEVICES"]
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = before
-
-
-def weights_once(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights of a checkpoint: each once, on the CPU."""
-    return {name: one.detach().cpu().contiguous() for name, one in model.named_parameters()}
+    return devices[ranks:]
 
 
 def tied_names(model: PreTrainedModel) -> dict[str, str]:
     """Other names of weights that are there once, like an output head that is the embedding."""
-    first: dict[int, str] = {id(parameter): name for name, parameter in model.named_parameters()}
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
     every = model.named_parameters(remove_duplicate=False)
     return {name: first[id(parameter)] for name, parameter in every if first[id(parameter)] != name}
 

@@ -18,15 +18,7 @@ import pytest
 from chord.errors import UserError
 from chord.sampling import vllm_server as servers
 from chord.sampling.guard import below
-from chord.sampling.vllm_server import (
-    ServerError,
-    Settings,
-    as_arguments,
-    check_options,
-    device_groups,
-    engine_options,
-    serving,
-)
+from chord.sampling.vllm_server import ServerError, Settings, check_options, device_groups, engine_options, serving
 from tests import warm
 from tests.tiny_model import tiny_model
 
@@ -63,13 +55,10 @@ def start(model: Path, tmp_path: Path) -> Iterator[Callable[[str], subprocess.Po
     started: list[subprocess.Popen[str]] = []
 
     def begin(kind: str) -> subprocess.Popen[str]:
-        text = STARTER.format(kind=kind, model=str(model), logs=str(tmp_path))
+        words = [sys.executable, "-c", STARTER.format(kind=kind, model=str(model), logs=str(tmp_path))]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(
-            [sys.executable, "-c", text], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-        )
-        started.append(process)
-        return process
+        started.append(subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True))
+        return started[-1]
 
     yield begin
     for process in started:
@@ -87,11 +76,9 @@ def mine() -> Callable[[], list[int]]:
 def gone(pids: list[int], seconds: float = 30.0) -> bool:
     """Whether all have ended, dead ones that nobody has asked for yet included."""
     deadline = time.monotonic() + seconds
-    while left := [pid for pid in pids if alive(pid)]:
-        if time.monotonic() > deadline:
-            return not left
+    while (left := any(map(alive, pids))) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return True
+    return not left
 
 
 def alive(pid: int) -> bool:
@@ -108,43 +95,32 @@ def listening(port: int) -> bool:
 # --- the end -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["answers", "stubborn"])
-def test_after_the_block_no_process_is_left(kind, mine, model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("kind", "fails"), [("answers", False), ("answers", True), ("stubborn", False)])
+def test_after_the_block_no_process_is_left(kind, fails, mine, model, tmp_path, monkeypatch):
     monkeypatch.setattr(servers, "command", stand_in(kind))
-    with serving(model, Settings(replicas=2), tmp_path) as found:
+    with suppress(ZeroDivisionError), serving(model, Settings(replicas=2), tmp_path) as found:
         pids = mine()
-        assert len(pids) == 6  # for each replica a guard, the server, its child
-        assert len({server.port for server in found}) == len({server.key for server in found}) == 2
+        if fails:
+            raise ZeroDivisionError
+    assert len(pids) == 6  # for each replica a guard, the server, its child
+    assert len({server.port for server in found}) == len({server.key for server in found}) == 2
     assert gone(pids, 0.0)
     assert not any(listening(server.port) for server in found)
 
 
-def test_after_an_exception_in_the_block_no_process_is_left(mine, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(servers, "command", stand_in("answers"))
-    with pytest.raises(ZeroDivisionError), serving(model, Settings(), tmp_path):
-        pids = mine()
-        raise ZeroDivisionError
-    assert len(pids) == 3 and gone(pids, 0.0)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_whatever_ends_the_starter_ends_every_process_of_the_server(number, start):
-    starter = start("answers")
-    assert starter.stdout is not None and starter.stdout.readline()
-    pids = below(starter.pid)
-    assert len(pids) == 3
-    starter.send_signal(number)
-    starter.wait(timeout=60)
-    assert gone(pids)
-
-
-def test_a_starter_killed_before_the_server_is_ready_leaves_none(start):
-    starter = start("silent")
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [("answers", signal.SIGTERM), ("answers", signal.SIGINT), ("answers", signal.SIGKILL), ("silent", signal.SIGKILL)],
+)
+def test_whatever_ends_the_starter_ends_every_process_of_the_server_ready_or_not(kind, number, start):
+    starter = start(kind)
     deadline = time.monotonic() + 60
     while len(pids := below(starter.pid)) < 3 and time.monotonic() < deadline:
         time.sleep(0.1)
-    starter.kill()
-    assert len(pids) == 3 and gone(pids)
+    assert len(pids) == 3 and (kind == "silent" or starter.stdout.readline())
+    starter.send_signal(number)
+    starter.wait(timeout=60)
+    assert gone(pids)
 
 
 def test_a_guard_that_is_killed_takes_the_server_with_it_and_the_block_cleans_up_the_rest(model, tmp_path, monkeypatch):
@@ -178,10 +154,8 @@ def test_a_server_that_dies_is_told_with_its_first_error_and_the_end_of_its_log(
 
 def test_a_server_that_is_not_ready_in_time_is_ended_and_told(mine, model, tmp_path, monkeypatch):
     monkeypatch.setattr(servers, "command", stand_in("silent"))
-    with (
-        pytest.raises(ServerError, match=r"vllm-0.log: the server was not ready after 0.5 s; its log says"),
-        serving(model, Settings(ready_seconds=0.5), tmp_path),
-    ):
+    said = r"vllm-0.log: the server was not ready after 0.5 s; its log says"
+    with pytest.raises(ServerError, match=said), serving(model, Settings(ready_seconds=0.5), tmp_path):
         pass
     assert gone(mine(), 5.0)
 
@@ -193,10 +167,8 @@ def test_a_port_that_is_held_is_given_to_nobody_else():
 
 
 def test_a_folder_without_a_model_is_refused_before_anything_starts(tmp_path):
-    with (
-        pytest.raises(UserError, match=r"found no config.json, expected the folder of a model"),
-        serving(tmp_path, Settings(), tmp_path),
-    ):
+    said = r"found no config.json, expected the folder of a model"
+    with pytest.raises(UserError, match=said), serving(tmp_path, Settings(), tmp_path):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -229,7 +201,8 @@ def test_the_options_are_the_fields_of_the_installed_vllm():
 def test_options_become_the_flags_of_vllm_serve():
     options = {"max_model_len": 64, "enforce_eager": True, "enable_prefix_caching": False, "dtype": "float32"}
     check_options(options, "here")
-    assert as_arguments(options | {"a_list": ["x", "y"], "a_map": {"b": 1}}) == [
+    typed = servers.command("m", 5000, Settings(options=options | {"a_list": ["x", "y"], "a_map": {"b": 1}}), "0")
+    assert typed[typed.index("--max-model-len=64") :] == [
         *("--max-model-len=64", "--enforce-eager", "--no-enable-prefix-caching", "--dtype=float32"),
         *("--a-list", "x", "y", '--a-map={"b": 1}'),
     ]

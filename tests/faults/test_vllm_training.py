@@ -28,8 +28,8 @@ PAST = 5  # steps, after which something happens to a run
 RUNS = """
 import json, os, signal, sys
 import chord.training.train
-from chord.sampling.vllm_sampler import GUEST, as_guest
-from chord.sampling.vllm_sampler import PolicyWeights
+from chord.sampling.vllm_sampler import PolicyWeights, as_guest
+from chord.sampling.vllm_server import GUEST
 from tests.faults import forked_ranks
 
 os.environ.update(GUEST)

@@ -15,24 +15,14 @@ import pytest
 
 from chord.config.load import load
 from chord.config.study import ExpertServed
-from chord.data.ask_expert import (
-    Judged,
-    asking_of,
-    difficulty,
-    finish,
-    finished,
-    judge,
-    kept,
-    shard_of,
-    why_none,
-    yields,
-)
+from chord.data.ask_expert import Judged, asking_of, finish, finished, judge, kept, shard_of, why_none, yields
 from chord.errors import ConfigError
 from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Outcome, Problem, Trace, read_lines, write_lines
 from chord.sampling.guard import below
-from chord.sampling.vllm_server import Completion, Server
+from chord.sampling.protocol import Sampled
+from chord.sampling.vllm_server import LOOPBACK, Endpoint
 from chord.steps import of_traces
 from tests import warm
 from tests.faults.test_server import listening
@@ -67,13 +57,8 @@ def judged(sample: int, outcome: Outcome = Outcome.RIGHT, tokens: int = 10, misf
 
 
 def test_the_best_is_the_shortest_verified_answer_and_the_first_of_equals():
-    answers = [
-        judged(0, tokens=9),
-        judged(1, Outcome.WRONG, tokens=2),
-        judged(2, tokens=4, misfit="outside"),
-        judged(3, tokens=5),
-        judged(4, tokens=5),
-    ]
+    answers = [judged(0, tokens=9), judged(1, Outcome.WRONG, 2), judged(2, tokens=4, misfit="outside")]
+    answers += [judged(3, tokens=5), judged(4, tokens=5)]
     best = kept(answers, "best", seed=1)
     assert best is not None and best.answer.sample == 3
     assert kept([answers[1], answers[2]], "best", seed=1) is None
@@ -102,12 +87,17 @@ def test_the_expert_is_asked_on_the_day_that_is_named_until_its_turn_ends(tmp_pa
     assert study.expert.source == "served"
     asking, tokenizer = asking_of(study, study.expert, "expert", folder), turn_ending_tokenizer()
     ends = tokenizer.convert_tokens_to_ids(["<end>", TURN_END])
-    assert asking.wish.end_ids == tuple(ends) and asking.alike["end_ids"] == ends
+    assert asking.end_ids == tuple(ends) and asking.alike["end_ids"] == ends
     prompt = f"<system>Today Date: 26 Jul 2024{TURN_END}<user>1+2{TURN_END}\n<assistant>"
     assert asking.recorded("1+2") == {"first_prompt": prompt, "end_tokens": ["<end>", TURN_END]}
     (part,) = asking.parts([Problem("p", "sums", "1+2", "3", {})])
     assert {tokenizer.decode(request.prompt_ids) for request in part.requests} == {prompt}
-    assert asking.decode(Completion([*tokenizer.encode("3"), ends[1]], "stop")) == "3"
+    assert asking.decode(Sampled([*tokenizer.encode("3"), ends[1]], [], "stop")) == "3"
+    body = asking.body(part.requests[0]._replace(seed=2**63 + 5))
+    assert body == {
+        **{"model": "served", "prompt": list(part.requests[0].prompt_ids), "max_tokens": 24, "temperature": 1.0},
+        **{"top_p": 1.0, "seed": 5, "stop_token_ids": ends, "ignore_eos": True, "return_token_ids": True},
+    }
 
 
 def test_a_problem_without_a_trace_has_the_commonest_reason():
@@ -127,16 +117,13 @@ def test_yield_and_length_are_counted_by_task_and_difficulty():
         problem("d", "other"),
         problem("e", "other", difficulty=3),
     ]
-    assert [difficulty(one) for one in problems] == [
-        "2 terms of up to 2 digits",
-        "3 terms of up to 3 digits",
-        "4 letters",
-        "prompts of up to 8 characters",
-        "difficulty 3",
-    ]
     answers = {one.id: [judged(0, Outcome.WRONG, 7), judged(1, Outcome.RIGHT, 3)] for one in problems}
     answers["b"] = [judged(0, Outcome.WRONG, 7), judged(1, Outcome.RIGHT, 90, "too long")]
     told = yields(answers, problems)
+    assert list(told) == [
+        *("other: difficulty 3", "other: prompts of up to 8 characters"),
+        *("sums: 2 terms of up to 2 digits", "sums: 3 terms of up to 3 digits", "words: 4 letters"),
+    ]
     assert told["sums: 2 terms of up to 2 digits"] == {
         "problems": 1,
         "with_a_verified_answer": 1,
@@ -265,7 +252,7 @@ def test_a_run_that_is_killed_goes_on_after_the_last_finished_shard_and_leaves_n
     first.send_signal(signal.SIGSTOP)  # so that no shard is added meanwhile
     pids = below(first.pid)
     assert len(pids) >= 3  # the guard, the server, its engine
-    port = _check_server(pids, log)
+    port = _check_server(pids)
     first.send_signal(signal.SIGKILL)
     first.wait()
     deadline = time.monotonic() + 30
@@ -293,22 +280,22 @@ def test_a_run_that_is_killed_goes_on_after_the_last_finished_shard_and_leaves_n
     _check_traces(place, out)
 
 
-def _check_server(pids: list[int], log: Path) -> int:
+def _check_server(pids: list[int]) -> int:
     """It answers under a seed, and to whoever knows the secret; the secret is on no command line. Gives its port."""
     typed = [Path(f"/proc/{pid}/cmdline").read_text().split("\0") for pid in pids]
     at, words = next((pid, words) for pid, words in zip(pids, typed, strict=True) if "--port" in words)
     variables = Path(f"/proc/{at}/environ").read_text().split("\0")
     (key,) = (said.partition("=")[2] for said in variables if said.startswith("VLLM_API_KEY="))
     assert key and not any(key in word for line in typed for word in line)
-    server = Server(int(words[words.index("--port") + 1]), key, log, None, None, 0, -1, None)
+    server = Endpoint(LOOPBACK, int(words[words.index("--port") + 1]), key)
     body = {"model": "served", "prompt": [2, 5, 6, 3], "max_tokens": 8, "temperature": 1.0, "return_token_ids": True}
-    assert server.ask("POST", "/v1/completions", body | {"max_tokens": 64, "ignore_eos": True})[0] == 200
+    assert server.ask("/v1/completions", body | {"max_tokens": 64, "ignore_eos": True})[0] == 200
     # By now it is done with the shard that it had begun: it computes for these alone.
-    first, again, other = (server.ask("POST", "/v1/completions", body | {"seed": seed}) for seed in (7, 7, 8))
+    first, again, other = (server.ask("/v1/completions", body | {"seed": seed}) for seed in (7, 7, 8))
     ids = [said.partition(b'"token_ids":')[2].partition(b"]")[0] for _, said in (first, again, other)]
     assert first[0] == 200 and ids[0] == ids[1] != ids[2] and ids[0].count(b",") == 7
     server.key = "another"
-    assert server.ask("POST", "/v1/completions", body)[0] == 401
+    assert server.ask("/v1/completions", body)[0] == 401
     return server.port
 
 

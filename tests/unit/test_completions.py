@@ -2,8 +2,6 @@
 
 import json
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,30 +12,27 @@ import pytest
 
 from chord.errors import UserError
 from chord.sampling import vllm_server
-from chord.sampling.protocol import Request
-from chord.sampling.vllm_server import Completion, Server, ServerError, Wish, complete, context_of
+from chord.sampling.protocol import Sampled
+from chord.sampling.vllm_server import Endpoint, Server, ServerError, complete
 
 END = 9
-WISH = Wish(max_tokens=4, temperature=0.7, top_p=0.9, end_ids=(END,), at_once=3, seconds=1.0)
-REQUESTS = [Request(f"p#{number}", (1, number), 2**63 + number) for number in range(12)]
+ASKED = [(f"p#{number}", {"prompt": [1, number], "stop_token_ids": [END]}) for number in range(12)]
 Answerer = Callable[[dict[str, Any], int], tuple[int, Any]]
 
 
 class Fake:
-    """An HTTP server on loopback that says what it is told to; `asked` has every body, `tries` counts each prompt."""
+    """An HTTP server on loopback that says what it is told to; `asked` has every prompt, each time it was asked."""
 
     def __init__(self, log: Path, answer: Answerer) -> None:
-        self.asked: list[dict[str, Any]] = []
-        self.tries: Counter[tuple[int, ...]] = Counter()
+        self.asked: list[tuple[int, ...]] = []
         self.gone: int | None = None
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                fake.asked.append(body)
-                fake.tries[tuple(body["prompt"])] += 1
-                status, said = answer(body, fake.tries[tuple(body["prompt"])])
+                fake.asked.append(tuple(body["prompt"]))
+                status, said = answer(body, fake.asked.count(tuple(body["prompt"])))
                 content = said if isinstance(said, bytes) else json.dumps(said).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
@@ -49,8 +44,8 @@ class Fake:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
-        guard: Any = SimpleNamespace(poll=lambda: self.gone)
-        self.server = Server(self.http.server_address[1], "key", log, None, guard, 0, -1, None)
+        rest: Any = {"guard": SimpleNamespace(poll=lambda: self.gone), "lifeline": None, "held": None}
+        self.server = Server("127.0.0.1", self.http.server_address[1], "key", log, 0, None, **rest)
 
 
 def good(body: dict[str, Any], tried: int) -> tuple[int, Any]:
@@ -69,26 +64,27 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     yield make
     for one in made:
         one.http.shutdown()
+        one.http.server_close()
 
 
-def test_each_question_is_asked_once_and_answered_in_its_place_by_whichever_replica_is_free(fake):
-    one, two = fake(good), fake(good)
-    got = complete([one.server, two.server], REQUESTS, WISH)
-    assert got == [Completion([number % 7, END], "stop") for number in range(12)]
-    assert sorted((one.tries + two.tries).items()) == [((1, number), 1) for number in range(12)]
-    assert one.asked and two.asked
-    body = next(body for body in one.asked + two.asked if body["prompt"] == [1, 5])
-    assert (body["seed"], body["temperature"], body["top_p"], body["stop_token_ids"]) == (5, 0.7, 0.9, [END])
+def test_each_question_is_asked_once_of_whichever_replica_is_free_and_answered_in_its_place(fake):
+    """One replica is kept busy until the other has answered all but the three that it was asked at once."""
+    done = threading.Event()
 
-
-def test_a_slow_replica_does_not_hold_up_the_other(fake):
     def slow(body: dict[str, Any], tried: int) -> tuple[int, Any]:
-        time.sleep(0.5)
+        assert done.wait(60)
         return good(body, tried)
 
-    one, two = fake(slow), fake(good)
-    complete([one.server, two.server], REQUESTS, WISH)
-    assert len(one.asked) == 3 and len(two.asked) == 9  # those that were at the slow one at once, and the rest
+    def fast(body: dict[str, Any], tried: int) -> tuple[int, Any]:
+        if len(two.asked) == 9:
+            done.set()
+        return good(body, tried)
+
+    one, two = fake(slow), fake(fast)
+    got = complete([one.server, two.server], ASKED, 3)
+    assert got == [Sampled([number % 7, END], [], "stop") for number in range(12)]
+    assert sorted(one.asked + two.asked) == [(1, number) for number in range(12)]
+    assert (len(one.asked), len(two.asked)) == (3, 9)
 
 
 @pytest.mark.parametrize(
@@ -105,22 +101,37 @@ def test_a_slow_replica_does_not_hold_up_the_other(fake):
 )
 def test_trouble_is_tried_again_and_told_with_the_question_if_it_stays(fake, trouble):
     passing = fake(lambda body, tried: trouble if tried < 3 and body["prompt"] == [1, 4] else good(body, tried))
-    assert len(complete([passing.server], REQUESTS, WISH)) == 12
-    assert passing.tries[(1, 4)] == 3
+    assert len(complete([passing.server], ASKED, 3)) == 12
+    assert passing.asked.count((1, 4)) == 3
     staying = fake(lambda body, tried: trouble if body["prompt"] == [1, 4] else good(body, tried))
     with pytest.raises(ServerError, match=r"vllm-0.log: found no answer to p#4 in 3 tries \(Malformed: "):
-        complete([staying.server], REQUESTS, WISH)
-    assert staying.tries[(1, 4)] == 3
+        complete([staying.server], ASKED, 3)
+    assert staying.asked.count((1, 4)) == 3
+
+
+def test_log_probabilities_that_are_asked_for_belong_to_all_tokens(fake):
+    def answer(body: dict[str, Any], tried: int) -> tuple[int, Any]:
+        status, said = good(body, tried)
+        said["choices"][0]["logprobs"] = {"token_logprobs": [-0.5] * body["prompt"][1]}
+        return status, said
+
+    bodies = [(name, body | {"logprobs": 0}) for name, body in ASKED]
+    server = fake(answer).server
+    assert complete([server], bodies[2:3], 1) == [Sampled([2, END], [-0.5, -0.5], "stop")]
+    with pytest.raises(ServerError, match="1 log-probabilities of 2 tokens"):
+        complete([server], bodies[1:2], 1)
 
 
 def test_an_answer_that_does_not_come_is_given_up(fake):
+    never = threading.Event()
+
     def late(body: dict[str, Any], tried: int) -> tuple[int, Any]:
-        time.sleep(0.5)
+        never.wait(60)
         return good(body, tried)
 
-    wish = Wish(4, 0.7, 1.0, (END,), at_once=12, seconds=0.1)
     with pytest.raises(ServerError, match="TimeoutError: timed out"):
-        complete([fake(late).server], REQUESTS[:1], wish)
+        complete([fake(late).server], ASKED[:1], 3, seconds=0.1)
+    never.set()
 
 
 def test_a_refusal_ends_everything_at_once_with_vllms_words(fake):
@@ -129,8 +140,8 @@ def test_a_refusal_ends_everything_at_once_with_vllms_words(fake):
 
     refusing = fake(refuse)
     with pytest.raises(UserError, match=r"p#4: vLLM refuses it \(400: .*prompt too long"):
-        complete([refusing.server], REQUESTS, WISH)
-    assert refusing.tries[(1, 4)] == 1
+        complete([refusing.server], ASKED, 3)
+    assert refusing.asked.count((1, 4)) == 1
 
 
 def test_a_server_that_is_gone_is_told_with_the_end_of_its_log(fake, tmp_path):
@@ -138,9 +149,12 @@ def test_a_server_that_is_gone_is_told_with_the_end_of_its_log(fake, tmp_path):
     dying = fake(lambda body, tried: (500, b""))
     dying.gone = 1
     with pytest.raises(ServerError, match=r"the server ended \(exit code 1\); its log says:\nRuntimeError: out of mem"):
-        complete([dying.server], REQUESTS, WISH)
+        complete([dying.server], ASKED, 3)
 
 
-def test_a_context_that_is_not_told_is_an_error(fake):
-    with pytest.raises(ServerError, match=r"found 501 .*, expected a model with its length"):
-        context_of(fake(good).server)
+def test_a_model_that_is_not_told_is_an_error(fake):
+    server = fake(good).server
+    with pytest.raises(ServerError, match=r"vllm-0.log: /v1/models: found answer 501, .*, expected 200"):
+        server.model()
+    with pytest.raises(ServerError, match=r"127.0.0.1:1: /v1/models: found no vLLM server \(.*refused\); see its log"):
+        Endpoint("127.0.0.1", 1, "key").model()

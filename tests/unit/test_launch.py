@@ -125,15 +125,11 @@ def test_ranks_are_for_the_gpus_that_no_server_has(tmp_path: Path, gres, vllm, d
 
 def test_servers_get_the_last_gpus_and_ranks_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weight_sync, "visible_devices", lambda: [str(number) for number in range(8)])
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "6")
-    with weight_sync._beside_the_learner():
-        seen = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
-        assert device_groups(seen, Settings(replicas=2)) == ["6", "7"]
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1,2,3,4,5,6,7"
+    assert device_groups(weight_sync.devices_beside_the_learner(), Settings(replicas=2)) == ["6", "7"]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    with pytest.raises(UserError, match="found server with 8 GPUs for 8 ranks"), weight_sync._beside_the_learner():
-        pass
+    with pytest.raises(UserError, match="found server with 8 GPUs for 8 ranks"):
+        weight_sync.devices_beside_the_learner()
 
 
 def test_the_first_node_starts_fewer_processes_where_servers_have_gpus_beside_them(tmp_path: Path) -> None:

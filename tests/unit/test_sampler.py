@@ -178,9 +178,8 @@ def test_both_frequencies_are_the_policys_probabilities(sampler, policy):
 def test_log_probabilities_are_those_of_a_plain_forward_at_the_same_temperature(kind, temperature):
     model = small_model(kind)
     plain = plain_copy(model)
-    for request, sampled in zip(
-        requests(), TransformersSampler(model, [END], 64).sample(requests(), 12, temperature), strict=True
-    ):
+    got = TransformersSampler(model, [END], 64).sample(requests(), 12, temperature)
+    for request, sampled in zip(requests(), got, strict=True):
         logits = plain(torch.tensor([request.prompt_ids + tuple(sampled.ids)])).logits[0] / temperature
         logp = logits.log_softmax(-1)[len(request.prompt_ids) - 1 : -1]
         expected = logp.gather(1, torch.tensor(sampled.ids)[:, None])[:, 0]
@@ -189,64 +188,27 @@ def test_log_probabilities_are_those_of_a_plain_forward_at_the_same_temperature(
 
 def test_what_is_drawn_depends_on_the_requests_seed_and_not_on_the_batch():
     model = small_model()
-    together = TransformersSampler(model, [END], 64).sample(requests(), 12, 1.0)
-    backwards = TransformersSampler(model, [END], 64).sample(requests()[::-1], 12, 1.0)[::-1]
-    small_batches = TransformersSampler(model, [END], 2).sample(requests(), 12, 1.0)
-    alone = [TransformersSampler(model, [END], 1).sample([request], 12, 1.0)[0] for request in requests()]
-    assert (
-        [s.ids for s in together]
-        == [s.ids for s in backwards]
-        == [s.ids for s in small_batches]
-        == [s.ids for s in alone]
-    )
-    others = TransformersSampler(model, [END], 64).sample(requests(first_seed=100), 12, 1.0)
-    assert [s.ids for s in together] != [s.ids for s in others]
+
+    def drawn(asked, rows=64):
+        return [s.ids for s in TransformersSampler(model, [END], rows).sample(asked, 12, 1.0)]
+
+    together = drawn(requests())
+    assert together == drawn(requests()[::-1])[::-1] == drawn(requests(), rows=2)
+    assert together == [drawn([request], rows=1)[0] for request in requests()]
+    assert together != drawn(requests(first_seed=100))
 
 
-def test_no_global_generator_is_read_or_moved():
-    model = small_model()
-    torch.manual_seed(1)
-    before = torch.random.get_rng_state()
-    first = TransformersSampler(model, [END], 64).sample(requests(), 12, 1.0)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    torch.manual_seed(2)
-    assert TransformersSampler(model, [END], 64).sample(requests(), 12, 1.0) == first
-
-
-def test_responses_end_with_the_end_token_or_at_the_limit():
-    sampled = TransformersSampler(small_model(), [END, 5], 64).sample(requests(60), 9, 1.0)
-    assert {s.finish for s in sampled} == {"stop", "length"}
-    for s in sampled:
-        assert len(s.ids) == len(s.logp) <= 9
-        assert not {END, 5} & set(s.ids[:-1])
-        assert (s.ids[-1] in (END, 5)) == (s.finish == "stop")
-        assert s.finish == "stop" or len(s.ids) == 9
-
-
-def test_frequencies_are_the_policys_probabilities():
-    """4,000 first tokens against the softmax."""
-    model = small_model()
-    wanted = plain_copy(model)(torch.tensor([[1, 2, 3]])).logits[0, -1].softmax(-1)
-    asked = [Request("r", (1, 2, 3), shifted(k)) for k in range(4000)]
-    sampled = TransformersSampler(model, [END], 1000).sample(asked, 1, 1.0)
-    assert may_follow(np.bincount([s.ids[0] for s in sampled], minlength=23), wanted.tolist())
-
-
-def test_a_prompt_that_is_empty_or_too_long_is_refused_by_name():
-    sampler = TransformersSampler(small_model(), [END], 64)
-    for prompt in ((), tuple(range(20)) * 3):
-        with pytest.raises(ValueError, match="culprit"):
-            sampler.sample([Request("culprit", prompt, 1)], 12, 1.0)
+def packed(sampled):
+    """What was sampled for `requests()`, as the learner reads it."""
+    pairs = zip(requests(), sampled, strict=True)
+    sequences = [Sequence(r.id, r.prompt_ids, tuple(s.ids), False, 1.0, tuple(s.logp)) for r, s in pairs]
+    return pack(sequences, torch.device("cpu"), torch.float64)
 
 
 def test_the_learner_sees_the_samplers_log_probabilities_again():
     model = small_model()
     sampled = TransformersSampler(model, [END], 4).sample(requests(), 12, 1.0)
-    sequences = [
-        Sequence(r.id, r.prompt_ids, tuple(s.ids), False, 1.0, tuple(s.logp))
-        for r, s in zip(requests(), sampled, strict=True)
-    ]
-    batch = pack(sequences, torch.device("cpu"), torch.float64)
+    batch = packed(sampled)
     assert torch.allclose(token_statistics(model, batch, 100, torch.float64).logp, batch.sampler_logp, atol=1e-12)
 
 
@@ -262,11 +224,7 @@ def test_under_bfloat16_the_sampler_computes_as_the_learner_does_and_keeps_its_w
     store, _ = sampler._prefill([(1, 2, 3)], 4)
     assert store.values.dtype == torch.bfloat16
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    sequences = [
-        Sequence(r.id, r.prompt_ids, tuple(s.ids), False, 1.0, tuple(s.logp))
-        for r, s in zip(requests(), sampled, strict=True)
-    ]
-    batch = pack(sequences, torch.device("cpu"), torch.float64)
+    batch = packed(sampled)
     with torch.no_grad():
         same = (token_statistics(model, batch, 5, torch.bfloat16).logp - batch.sampler_logp).abs()
         exact = (token_statistics(model, batch, 5, torch.float32).logp - batch.sampler_logp).abs()

@@ -1,7 +1,5 @@
-"""Benchmarks answered through lm-eval's vLLM model: our prompts and seeds, records as ever, scores as transformers'."""
+"""Benchmarks answered through lm-eval's vLLM model: our prompts, our seeds, records as ever."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,14 @@ from chord.errors import ConfigError
 from chord.evaluation.benchmarks import read_benchmark, read_problems
 from chord.provenance.digest import job_code
 from chord.provenance.manifest import read_manifest
-from chord.records import Answer, Problem, derive, read_lines
+from chord.records import Answer, derive, read_lines
 from chord.sampling.vllm_server import configured_ends_in
 from chord.steps import how_answered
-from tests.draws import may_agree
 from tests.tiny_model import tiny_model
 from tests.unit.small_study import prepare, run, write_study
 
 NAMES = ("in-distribution", "harder")
 PROBLEMS = 24
-LESSONS = 150
 SIZES: dict[str, Any] = {
     f"benchmarks__{name}__problems": {"task": "sum-2", "size": PROBLEMS // 2 if name == "harder" else PROBLEMS}
     for name in NAMES
@@ -32,41 +28,12 @@ VLLM: dict[str, Any] = {"execution__answers": "vllm", "execution__answers_option
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with problems of two benchmarks, and a model that was taught the first ones' answers, but not well."""
+    """A project with problems of two benchmarks, and a model of random weights."""
     folder = tmp_path_factory.mktemp("answers")
     done = prepare(write_study(folder, **CHANGES), folder / "data", *(f"benchmark:{name}" for name in NAMES))
     assert done.returncode == 0, done.stderr
-    taught(tiny_model(folder / "model"), read_problems(folder / "data" / "benchmarks" / "in-distribution.jsonl"))
+    tiny_model(folder / "model")
     return folder
-
-
-def taught(folder: Path, problems: Sequence[Problem]) -> None:
-    """The model in `folder` learns the answers until it gives, at temperature 1, some and not all of them.
-
-    After every fourth problem it learns to write on without an end.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from chord.data.prompts import prompt_ids, response_ids
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    rows = [
-        (prompt_ids(tokenizer, one.prompt), response_ids(tokenizer, one.answer if place % 4 else "-" * 99)[:90])
-        for place, one in enumerate(problems)
-    ]
-    longest = max(len(asked) + len(answer) for asked, answer in rows)
-    ids, labels = torch.zeros(len(rows), longest, dtype=torch.long), torch.full((len(rows), longest), -100)  # (B, T)
-    for row, (asked, answer) in enumerate(rows):
-        ids[row, : len(asked) + len(answer)] = torch.tensor([*asked, *answer])
-        labels[row, len(asked) : len(asked) + len(answer)] = torch.tensor(answer)
-    adam = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(LESSONS):
-        model(input_ids=ids, labels=labels).loss.backward()
-        adam.step()
-        adam.zero_grad()
-    model.save_pretrained(folder)
 
 
 def generate(place: Path, out: Path, name: str, *more: str, **changes: Any) -> Any:
@@ -77,32 +44,20 @@ def generate(place: Path, out: Path, name: str, *more: str, **changes: Any) -> A
     return run("generate", "--study", study, "--benchmark", name, *files, *told, *more)
 
 
-def score(place: Path, out: Path, name: str) -> dict[str, Any]:
-    folder = out / name
-    files = ("--answers", folder / "answers.jsonl", "--problems", place / "data" / "benchmarks" / f"{name}.jsonl")
-    wanted = ("--scores", folder / "scores.json", "--manifest", folder / "scores.manifest.json")
-    study = out / "project" / "config" / "studies" / "demo.yaml"
-    done = run("score", "--study", study, "--benchmark", name, *files, *wanted)
-    assert done.returncode == 0, done.stderr
-    return json.loads((folder / "scores.json").read_text())
-
-
-def test_an_option_that_this_vllm_lacks_is_refused_by_name(place, tmp_path):
-    wrong = VLLM | {"execution__answers_options": {"max_modle_len": 128}}
-    told = generate(place, tmp_path, "harder", **wrong)
-    assert told.returncode == 2
-    assert "studies/demo.yaml: execution.answers_options.max_modle_len: found an option that vLLM 0.32" in told.stderr
-    assert "(nearest: `max_model_len`)" in told.stderr
-    assert not (tmp_path / "harder" / "answers.jsonl").exists()
-
-
-def test_batch_invariance_is_refused_where_the_device_lacks_it(place, tmp_path):
-    torch = pytest.importorskip("torch")
-    if torch.cuda.is_available():
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("options", {"max_modle_len": 1}, ".max_modle_len: found an option that vLLM 0.32"),
+        ("options", {"tensor_parallel_size": 2}, ".tensor_parallel_size: found an option that is set elsewhere"),
+        ("batch_invariant", True, ": found true, expected false on a CPU"),
+    ],
+)
+def test_what_this_vllm_or_device_lacks_is_refused_by_name(key, value, said, place, tmp_path):
+    if key == "batch_invariant" and pytest.importorskip("torch").cuda.is_available():
         pytest.skip("a CUDA device is here, which may have it")
-    told = generate(place, tmp_path, "harder", **VLLM | {"execution__answers_batch_invariant": True})
-    assert told.returncode == 2
-    assert "execution.answers_batch_invariant: found true, expected false on a CPU" in told.stderr
+    told = generate(place, tmp_path, "harder", **VLLM | {f"execution__answers_{key}": value})
+    assert told.returncode == 2 and f"studies/demo.yaml: execution.answers_{key}{said}" in told.stderr
+    assert not (tmp_path / "harder" / "answers.jsonl").exists()
 
 
 def test_options_without_vllm_are_refused_and_the_default_stands_in_no_slice(tmp_path):
@@ -133,26 +88,13 @@ def test_configured_end_tokens_are_those_of_the_settings_or_of_the_config_withou
     assert configured_ends_in(tmp_path) is None
 
 
-def test_more_than_one_device_is_refused_by_name(place, tmp_path):
-    several = VLLM | {"execution__answers_options": {"tensor_parallel_size": 2}}
-    told = generate(place, tmp_path, "harder", **several)
-    assert told.returncode == 2
-    assert (
-        "answers_options.tensor_parallel_size: found an option that is set elsewhere, expected nothing" in told.stderr
-    )
-
-
 @pytest.mark.slow
-@pytest.mark.numbers
 @pytest.mark.timeout(1200)
-def test_vllm_answers_every_sample_under_its_seed_ahead_too_and_scores_as_transformers_do(place, tmp_path):
+def test_vllm_answers_every_sample_under_its_seed_and_ahead_too(place, tmp_path):
     sibling = tmp_path / "vllm" / "harder" / "answers.jsonl"
     ahead = f"harder={place / 'data' / 'benchmarks' / 'harder.jsonl'}={sibling}"
-    scores = {}
-    for name, changes, more in (("vllm", VLLM, ("--ahead", ahead)), ("transformers", {}, ())):
-        done = generate(place, tmp_path / name, "in-distribution", *more, **changes)
-        assert done.returncode == 0, done.stderr
-        scores[name] = score(place, tmp_path / name, "in-distribution")
+    done = generate(place, tmp_path / "vllm", "in-distribution", "--ahead", ahead, **VLLM)
+    assert done.returncode == 0, done.stderr
     study = load(tmp_path / "vllm" / "project", study="demo").study
     benchmark = read_benchmark(tmp_path / "vllm" / "project", study, "in-distribution")
     problems = [one.id for one in read_problems(place / "data" / "benchmarks" / "in-distribution.jsonl")]
@@ -162,7 +104,7 @@ def test_vllm_answers_every_sample_under_its_seed_ahead_too_and_scores_as_transf
     for one in answers:
         assert one.seed == derive(1, "evaluate", "in-distribution", one.problem, one.sample)
         assert 0 < one.response_tokens <= benchmark.max_response_tokens and "<end>" not in one.text
-        assert one.finish == ("length" if one.response_tokens == benchmark.max_response_tokens else "stop")
+        assert one.finish == "stop" or one.response_tokens == benchmark.max_response_tokens
     assert {one.finish for one in answers} == {"stop", "length"}
 
     engine: Any = read_manifest(tmp_path / "vllm" / "in-distribution" / "answers.manifest.json").extra["engine"]
@@ -174,13 +116,5 @@ def test_vllm_answers_every_sample_under_its_seed_ahead_too_and_scores_as_transf
     assert took.returncode == 0, took.stderr
     extra: Any = read_manifest(sibling.with_suffix(".manifest.json")).extra
     assert extra["made_ahead_by"]["engine"]["name"] == "vllm"
-    assert (
-        len(read_lines(sibling, Answer))
-        == PROBLEMS // 2 * read_benchmark(tmp_path / "vllm" / "project", study, "harder").samples_per_problem
-    )
-
-    # Answer by answer: by `may_agree` no difference of 28 pairs or fewer, however large, is beyond chance.
-    one, other = ([told == "right" for of in scores[name]["problems"] for told in of["outcomes"]] for name in scores)
-    assert len(one) == PROBLEMS * benchmark.samples_per_problem
-    assert 0.2 < scores["transformers"]["mean"] < 0.9
-    assert may_agree(one, other)
+    harder = read_benchmark(tmp_path / "vllm" / "project", study, "harder")
+    assert len(read_lines(sibling, Answer)) == PROBLEMS // 2 * harder.samples_per_problem

@@ -23,7 +23,7 @@ from chord.config.paper import (
     Tabled,
 )
 from chord.config.planning import Planning
-from chord.config.reading import KINDS, expected, shown
+from chord.config.reading import expected, shown
 from chord.config.recipe import Arm
 from chord.config.sets import (
     BENCHMARK,
@@ -168,7 +168,13 @@ OF_KIND: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "list": (list,),
 }
-WORDED = {"int": KINDS["int"], "float": KINDS["float"], "bool": KINDS["bool"], "str": KINDS["str"]}
+WORDED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list of texts",
+}
 OF_PACKAGE = ("question", "tools")  # what an item of BFCL tells of itself
 PLENTY = 10**12  # more problems than any set asks for: nobody needs to count further
 # Facts of which an item has no more than it has questions; a prompt with others could differ where questions do not.
@@ -217,7 +223,7 @@ def _settings(task: Task, settings: Mapping[str, Any], where: str) -> Iterator[s
             continue
         kind, _, least = settings[key]
         if kind and (type(value) not in OF_KIND[kind]):
-            yield f"{where}.{key} is {shown(value)}, expected {WORDED.get(kind, 'a list of texts')}"
+            yield f"{where}.{key} is {shown(value)}, expected {WORDED[kind]}"
         elif least is not None and not isinstance(value, str | list) and value < least:
             yield f"{where}.{key} is {shown(value)}, expected at least {least}"
     for key in settings:

@@ -28,8 +28,8 @@ ARMS, DEMO, TABLE1, FIGURE2 = "arms.yaml", "studies/demo.yaml", "experiments/tab
 SFT_LIGHT = "init: base\n    mu: {schedule: constant, value: 1.0}           # eq. 1"
 CHOOSE = "choose: [sft-lr-low, sft-lr-mid, sft-lr-high]"
 
-# By file: what stands there (<n> is any number, None the whole file), what is put in its place (after +: behind it), what
-# is said (after a colon or a comma: of that file).
+# By file: what stands there (<n> is any number, None the whole file), what is put in its place (after +: behind it),
+# and what is said (after a colon or a comma: of that file).
 MISTAKES = {
     CLAIMS: [
         ("dated: <n>", "dated: soon\nx: ", ": dated: found 'soon', expected a day of the calendar"),

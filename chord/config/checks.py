@@ -18,7 +18,6 @@ from chord.config.paper import (
     Elsewhere,
     Figure,
     Lengths,
-    Paper,
     Table,
     Tabled,
 )
@@ -154,16 +153,8 @@ COUNTED = {"question", "expression", "word", "word_len", "numbers", "result", "n
 DEVIATIONS = 4  # standard deviations by which the hashes of prompts may favour a purpose; beyond, a set is too large
 
 
-def misfits(study: Study, file: str, read: Collection[str]) -> Iterator[str]:
-    """Names, settings and words in braces that do not exist; sets of more problems than there are. One line each.
-
-    Other expert sets and corpora than the study's own are counted where an arm to be built reads them: `read`, by name.
-    """
-    found = [line for name, task in study.tasks.items() for line in _task(study, task, f"{file}: tasks.{name}")]
-    yield from found or _too_many(study, file, read)
-
-
 def _task(study: Study, task: Task, where: str) -> Iterator[str]:
+    """Names, settings and words in braces that do not exist."""
     facts: list[str] = list(OF_PACKAGE)
     if task.source == "generator":
         generators: Mapping[str, Any] = known("generators")
@@ -216,8 +207,7 @@ def _categories(task: Task, where: str) -> Iterator[str]:
     for one in dict.fromkeys(given):
         if one not in items:
             yield f"{where}.settings.categories: found category '{one}', {expected(one, items)}"
-        if given.count(one) > 1:
-            yield f"{where}.settings.categories: found '{one}' {given.count(one)} times, expected once"
+    yield from _names(given, given, f"{where}.settings.categories")
 
 
 def _prompt(study: Study, task: Task, facts: list[str], where: str) -> Iterator[str]:
@@ -243,7 +233,9 @@ def _prompt(study: Study, task: Task, facts: list[str], where: str) -> Iterator[
 
 def _too_many(study: Study, file: str, read: Collection[str]) -> Iterator[str]:
     """A set of more problems than there are, or than its purpose has; a base corpus may ask each again and again."""
-    for problems in (name for name in problem_sets(study) if "-" not in name.partition(":")[0] or name in read):
+    for problems in problem_sets(study):
+        if "-" in problems.partition(":")[0] and problems not in read:
+            continue
         source, key = source_of(study, problems), _key(problems)
         for name, size in sizes(study, problems).items():
             task, benchmark = study.tasks[name], study.benchmarks.get(problems.removeprefix(BENCHMARK))
@@ -329,7 +321,7 @@ def crossed(
     used = {name for key in choice.artefacts if key in artefacts for name in artefacts[key].arms}
     yield from _data(study, {name: arm for name, arm in arms.items() if name in used})
     yield from _names(choice.artefacts, artefacts, "config/config.yaml: artefacts")
-    yield from _repeats(choice.seeds or (), "config/config.yaml: seeds")
+    yield from _names(choice.seeds or (), choice.seeds or (), "config/config.yaml: seeds")
     for key in choice.artefacts:
         if key in artefacts and (reason := why_not(study, arms, artefacts[key])):
             found = f"'{key}', which study {study.name} does not build ({reason})"
@@ -337,16 +329,34 @@ def crossed(
     known = sorted({*STUDIES, *(path.stem for path in (root / "config" / "studies").glob("*.yaml"))})
     for key, artefact in artefacts.items():
         yield from _artefact(key, artefact, study, arms)
-        yield from _known(tuple(artefact.not_here), known, f"config/experiments/{key}.yaml: not_here")
+        yield from _names(tuple(artefact.not_here), known, f"config/experiments/{key}.yaml: not_here")
 
 
 def alone(study: Study, name: str, root: Path, built: Sequence[Arm]) -> Iterator[str]:
     """Every such problem of the study in `name`.yaml; `built` are the arms of what is to be built, in any study."""
     file = f"config/studies/{name}.yaml"
-    yield from _study(study, name, root)
+    if study.name != name:
+        yield f"{file}: name is '{study.name}', expected '{name}', the name of the file"
+    have = sorted(path.name for path in (root / "config" / "benchmarks").glob("*.yaml"))
+    for name, benchmark in study.benchmarks.items():
+        if benchmark.file not in have:
+            yield f"{file}: benchmarks.{name}.file is '{benchmark.file}', {expected(benchmark.file, have)}"
+    for name, other in study.other_models.items():
+        model, where = other.model or study.model, f"{file}: other_models.{name}"
+        if (model.source == "random") != bool(other.base_corpus or (other.model and study.base_corpus)):
+            yield f"{where} has source {model.source}, expected a corpus, its own or the study's, with random alone"
+        if model.alphabet != study.model.alphabet:
+            yield f"{where}.model has another alphabet, expected the study's: both answer the same prompts"
+    for name, task in study.tasks.items():
+        if task.source == "hub":
+            yield from _hub_task(study, f"{file}: tasks.{name}", task)
+    for name, benchmark in study.benchmarks.items():
+        yield from _benchmark(study, f"{file}: benchmarks.{name}", benchmark)
     yield from _sources(study, file)
+    # Other expert sets and corpora than the study's own are counted where an arm to be built reads them.
     read = {one for arm in built for one in (*started_from(arm), *([arm.recipe.traces] if arm.recipe else []))}
-    yield from misfits(study, file, read)
+    found = [line for name, task in study.tasks.items() for line in _task(study, task, f"{file}: tasks.{name}")]
+    yield from found or _too_many(study, file, read)
 
 
 def misnamed(claims: Claims, arms: Mapping[str, Arm], root: Path) -> Iterator[str]:
@@ -367,40 +377,19 @@ def unplanned(planning: Planning, arms: Mapping[str, Arm], studies: Sequence[str
     file = "config/planning.yaml"
     known = sorted({*STUDIES, *studies})
     for name, lengths in planning.lengths.items():
-        yield from _known([name], known, f"{file}: lengths")
-        yield from _known(list(lengths.arms), arms, f"{file}: lengths.{name}.arms")
+        yield from _names([name], known, f"{file}: lengths")
+        yield from _names(list(lengths.arms), arms, f"{file}: lengths.{name}.arms")
     for name, one in planning.unbuilt.items():
-        yield from _known([one.study], known, f"{file}: unbuilt.{name}.study")
+        yield from _names([one.study], known, f"{file}: unbuilt.{name}.study")
         yield from _names(one.arms, arms, f"{file}: unbuilt.{name}.arms")
-        yield from _known(list(one.lengths.arms), arms, f"{file}: unbuilt.{name}.lengths.arms")
-        yield from _known([one.model], planning.models, f"{file}: unbuilt.{name}.model")
+        yield from _names(list(one.lengths.arms), arms, f"{file}: unbuilt.{name}.lengths.arms")
+        yield from _names([one.model], planning.models, f"{file}: unbuilt.{name}.model")
         if one.judge:
-            yield from _known([one.judge.model], planning.models, f"{file}: unbuilt.{name}.judge.model")
-
-
-def _study(study: Study, name: str, root: Path) -> Iterator[str]:
-    file = f"config/studies/{name}.yaml"
-    if study.name != name:
-        yield f"{file}: name is '{study.name}', expected '{name}', the name of the file"
-    have = sorted(path.name for path in (root / "config" / "benchmarks").glob("*.yaml"))
-    for name, benchmark in study.benchmarks.items():
-        if benchmark.file not in have:
-            yield f"{file}: benchmarks.{name}.file is '{benchmark.file}', {expected(benchmark.file, have)}"
-    for name, other in study.other_models.items():
-        model, where = other.model or study.model, f"{file}: other_models.{name}"
-        if (model.source == "random") != bool(other.base_corpus or (other.model and study.base_corpus)):
-            yield f"{where} has source {model.source}, expected a corpus, its own or the study's, with random alone"
-        if model.alphabet != study.model.alphabet:
-            yield f"{where}.model has another alphabet, expected the study's: both answer the same prompts"
+            yield from _names([one.judge.model], planning.models, f"{file}: unbuilt.{name}.judge.model")
 
 
 def _sources(study: Study, file: str) -> Iterator[str]:
-    """Problems and traces that cannot come from where the study says."""
-    for name, task in study.tasks.items():
-        if task.source == "hub":
-            yield from _hub_task(study, f"{file}: tasks.{name}", task)
-    for name, benchmark in study.benchmarks.items():
-        yield from _benchmark(study, f"{file}: benchmarks.{name}", benchmark)
+    """Sets and traces that cannot come from where the study says."""
     parts = {name: study.tasks[getattr(study.data, name).task] for name in ("train", "validation", "expert")}
     sources = {name: task.source for name, task in parts.items()}
     if "package" in sources.values():
@@ -419,10 +408,8 @@ def _sources(study: Study, file: str) -> Iterator[str]:
         for task in dict.fromkeys(getattr(study.data, name).task for name in answered):
             filters = study.tasks[task].filters
             if not (filters and filters.generations):
-                yield (
-                    f"{file}: tasks.{task}.filters.generations is not given, expected at least 1: with expert.source"
-                    " published each of its problems must have a trace"
-                )
+                why = "with expert.source published each of its problems must have a trace"
+                yield f"{file}: tasks.{task}.filters.generations is not given, expected at least 1: {why}"
 
 
 def _benchmark(study: Study, place: str, benchmark: Benchmark) -> Iterator[str]:
@@ -508,23 +495,15 @@ def _artefact(key: str, artefact: Artefact, study: Study, arms: Mapping[str, Arm
                 yield f"{file}: arms names '{name}', expected arms that are trained: only those have curves"
     if isinstance(artefact, Table | Lengths):
         yield from _names(artefact.benchmarks or (), (*COLUMNS, *study.benchmarks), f"{file}: benchmarks")
-    if isinstance(artefact, Tabled):
-        yield from _cells(artefact.paper, arms, file)
-    if isinstance(artefact, Lengths):
-        yield from _lacks(artefact.expert, artefact.paper.columns, f"{file}: expert")
-
-
-def _cells(paper: Paper, arms: Mapping[str, Arm], file: str) -> Iterator[str]:
-    """Rows that no arm has, and cells of the paper's rows that are passed over in silence.
-
-    An arm without a row is none of the paper's: whoever adds one of their own has nothing to say of the paper.
-    """
-    for row, cells in paper.rows.items():
+    # An arm without a row is none of the paper's: whoever adds one of their own has nothing to say of the paper.
+    for row, cells in artefact.paper.rows.items() if isinstance(artefact, Tabled) else ():
         near = difflib.get_close_matches(row, arms, n=1, cutoff=0.8)
         if row not in arms and near:
             yield f"{file}: paper.cells has a row '{row}', expected `{near[0]}` (nearest) or another arm"
         if isinstance(cells, dict):
-            yield from _lacks(cells, paper.columns, f"{file}: paper.cells.{row}")
+            yield from _lacks(cells, artefact.paper.columns, f"{file}: paper.cells.{row}")
+    if isinstance(artefact, Lengths):
+        yield from _lacks(artefact.expert, artefact.paper.columns, f"{file}: expert")
 
 
 def _lacks(cells: Mapping[str, object], wanted: Sequence[str], where: str) -> Iterator[str]:
@@ -533,18 +512,10 @@ def _lacks(cells: Mapping[str, object], wanted: Sequence[str], where: str) -> It
             yield f"{where} has no '{key}', expected the paper's number or `{NOT_PUBLISHED}`"
 
 
-def _names(names: Sequence[str], known: Mapping[str, object] | Sequence[str], where: str) -> Iterator[str]:
-    yield from _known(names, known, where)
-    yield from _repeats(names, where)
-
-
-def _known(names: Sequence[str], known: Mapping[str, object] | Sequence[str], where: str) -> Iterator[str]:
-    for name in names:
+def _names(names: Sequence[object], known: Collection[object], where: str) -> Iterator[str]:
+    """Those that are not known, and those that stand there more than once."""
+    for name in dict.fromkeys(names):
         if name not in known:
-            yield f"{where} names '{name}', {expected(name, known)}"
-
-
-def _repeats(items: Sequence[object], where: str) -> Iterator[str]:
-    for item in dict.fromkeys(items):
-        if items.count(item) > 1:
-            yield f"{where} has '{item}' {items.count(item)} times, expected once"
+            yield f"{where} names '{name}', {expected(str(name), known)}"
+        if names.count(name) > 1:
+            yield f"{where} has '{name}' {names.count(name)} times, expected once"

@@ -225,7 +225,7 @@ MISTAKES = {
         (None, "panels: [", ", line 1, column 10: found text that is not YAML"),
     ],
     "studies/tools.yaml": [
-        ("[simple_python", "[simple_pyton", ": tasks.bfcl.settings.categories: found category"),
+        ("[simple_python", "[simple_pyton", ": tasks.bfcl.settings.categories: found category 'simple_pyton'"),
         ("size: 2351", "size: 2352", "found 2351 items, benchmarks.bfcl.problems.size asks for 2352"),
         ("{tools}", "{tolls}", "tasks.demonstrated.prompt has {tolls} in braces, expected `tools` (near"),
         ("rl_steps: <n>", "rl_steps: -3", ": budget.rl_steps is -3, expected at"),

@@ -135,9 +135,7 @@ class BenchmarkTask(Frozen):
     output_type: Annotated[Literal["generate_until"], Field(description="the model writes an answer")]
     repeats: Annotated[int, Field(ge=1, le=10_000, description="k of avg@k: samples for each problem")]
     generation_kwargs: Annotated[Generation, Field(description="how an answer is sampled")]
-    filter_list: Annotated[
-        list[dict[str, str | list[dict[str, str | int]]]], Field(description="`samples`, the first k")
-    ]
+    filter_list: Annotated[list[dict[str, str | list[dict[str, str | int]]]], Field(description="of the first k")]
     process_results: Annotated[Results, Field(description="`!function`: the study's grader")]
     metric_list: Annotated[tuple[Metric, ...], Field(description="what is formed of all problems")]
     metadata: Annotated[Metadata, Field(description="of the task")]

@@ -54,7 +54,7 @@ class Paper(Frozen):
         dict[Name, Row] | Literal["not published"], Field(description="numbers by arm and column (Table 1)")
     ] = NOT_PUBLISHED
     beside: dict[str, str] = Field(
-        default={}, description="by column, the column of Table 1 that benchmarks name (Table 2)"
+        default={}, description="by column, that of Table 1, which benchmarks name (Table 2)"
     )
     claim: Annotated[str, Field(description="what the paper says of it")] = ""
 
@@ -107,18 +107,18 @@ class Table(Tabled):
     """Share of right answers; columns are benchmarks that the study has. No others are asked."""
 
     kind: Literal["table"]
-    benchmarks: Annotated[
-        Named | None, Field(description="columns, as the paper or the study names them; all if left out")
-    ] = None
+    benchmarks: Annotated[Named | None, Field(description="by the paper's or the study's names; all if left out")] = (
+        None
+    )
 
 
 class Lengths(Tabled):
     """Mean tokens of an answer; columns are as a `table`'s."""
 
     kind: Literal["lengths"]
-    benchmarks: Annotated[
-        Named | None, Field(description="columns, as the paper or the study names them; all if left out")
-    ] = None
+    benchmarks: Annotated[Named | None, Field(description="by the paper's or the study's names; all if left out")] = (
+        None
+    )
     expert: Annotated[dict[str, Published], Field(description="by column, tokens of expert traces (Table 2)")]
 
 
@@ -241,9 +241,7 @@ class Against(Frozen):
 
     arm: Annotated[Name, Field(description="the arm that the claim is about")]
     against: Annotated[tuple[Name, ...], Field(min_length=1, description="the others; it must be so for each")]
-    direction: Annotated[
-        Literal["above", "below", "near"], Field(description="on which side, or `near`: within the margin")
-    ]
+    direction: Annotated[Literal["above", "below", "near"], Field(description="which side; `near`: within the margin")]
     times: Annotated[Positive, Field(description="factor on the others, for claims about ratios")] = 1.0
     margin: Annotated[NotNegative, Field(description="how far, in points or the metric's unit (ours if not 0)")] = 0.0
 
@@ -278,9 +276,7 @@ class Curves(Against, _Logged):
     """The mean of a metric over a part of training, [0.9, 1] being its last tenth."""
 
     compare: Literal["curves"]
-    part: Annotated[
-        tuple[Fraction, ...], Field(min_length=2, max_length=2, description="where it begins and ends (ours)")
-    ]
+    part: Annotated[tuple[Fraction, ...], Field(min_length=2, max_length=2, description="from and to (ours)")]
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -350,9 +346,7 @@ def _day(text: str) -> str:
 class Claims(Frozen):
     """config/claims.yaml; whoever changes a rule gives a new date and digest, or verdicts say so."""
 
-    dated: Annotated[
-        str, AfterValidator(_day), Field(description="day when the rules were fixed, as 2025-08-15 (ours)")
-    ]
+    dated: Annotated[str, AfterValidator(_day), Field(description="day when rules were fixed, as 2025-08-15 (ours)")]
     digest: Annotated[str, Field(description="of the rules on that day, as `chord judge --digest` prints")]
     claims: Annotated[tuple[PaperClaim, ...], Field(description="one entry a claim")]
 

@@ -28,7 +28,7 @@ class Machine(Frozen):
         Positive, Field(description="seconds until a job computes: imports, loading (ours)")
     ]  # until a job computes: imports, loading
     base_gb: Annotated[
-        Positive, Field(description="of a process that has loaded its libraries alone, in 10^9 bytes (ours)")
+        Positive, Field(description="of a process with its libraries alone, in 10^9 bytes (ours)")
     ]  # of a process that has loaded its libraries and nothing else
 
 

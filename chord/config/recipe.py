@@ -25,9 +25,7 @@ class Recipe(Frozen):
     every validation, to be chosen from later, only where µ is constant at 1.
     """
 
-    init: Annotated[
-        str, Field(description="the model to start from: `base`, `base-NAME` or an arm (section 4.1; B.5, B.6)")
-    ]
+    init: Annotated[str, Field(description="model to start from: `base`, `base-NAME` or an arm (section 4.1; B.5)")]
     method: Annotated[
         Literal["chord", "luffy", "sasr"], Field(description="how expert and rollouts are joined (section 4.1)")
     ] = "chord"
@@ -38,18 +36,16 @@ class Recipe(Frozen):
     traces: Annotated[
         str, Field(pattern=r"^(expert|aligned|expert-[a-z0-9.+-]+)$", description="which expert traces (B.3, D.3)")
     ] = "expert"
-    steps: Annotated[
-        Steps | None, Field(description="updates; exactly one of `steps` and `epochs` (A.1: at most 1500)")
-    ] = None
+    steps: Annotated[Steps | None, Field(description="updates; exactly one of it and `epochs` (A.1: 1500 at most)")] = (
+        None
+    )
     epochs: Annotated[
         Annotated[float, Field(gt=0, le=10_000)] | None, Field(description="passes over the expert set (section 4.1)")
     ] = None
     learning_rate: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="Adam's, at most 1 (searched in 1e-6, 5e-6, 1e-5)")
     ]  # `unreasonable` has its bound
-    keep: Annotated[Literal["best", "last", "every"], Field(description="which weights (A.2: best on validation)")] = (
-        "best"
-    )
+    keep: Annotated[Literal["best", "last", "every"], Field(description="which weights (A.2: `best`)")] = "best"
     reshape_gamma: Annotated[
         Positive | None, Field(description="`luffy`: p/(p + gamma) instead of p for expert tokens (arXiv:2504.14945)")
     ] = None

@@ -115,12 +115,10 @@ class Vllm(Frozen):
     ] = None
     replicas: Annotated[Count, Field(description="servers that are started, with `server` only (ours: 1)")] = 1
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, Field(description="`compute_dtype` if left out")
+        Literal["float32", "bfloat16", "float16"] | None, Field(description="of `compute_dtype` by default")
     ] = None
     memory_share: Annotated[Share | None, Field(description="of the device's memory; vLLM's own if left out")] = None
-    cache_gb: Annotated[
-        Positive | None, Field(description="gigabytes for keys and values; on a CPU 1 if left out (ours)")
-    ] = None
+    cache_gb: Annotated[Positive | None, Field(description="gigabytes for keys and values; 1 on a CPU (ours)")] = None
     context_tokens: Annotated[
         Tokens | None, Field(description="of prompt and response together; the model's own if left out")
     ] = None
@@ -239,9 +237,7 @@ class Task(Frozen):
     what `chord/config/known.json` says of a generator, the names of `columns`, or `question` and `tools` of `bfcl`.
     """
 
-    source: Annotated[Literal["generator", "hub", "package"], Field(description="where its problems come from")] = (
-        "generator"
-    )
+    source: Annotated[Literal["generator", "hub", "package"], Field(description="where it takes them")] = "generator"
     dataset: Annotated[
         Text, Field(description="a generator of reasoning-gym; with `hub` a name in `datasets`; with `package` `bfcl`")
     ]
@@ -380,16 +376,12 @@ class Benchmark(Frozen):
     problems: Annotated[Split, Field(description="its problems; makes anew that benchmark")]
     file: Annotated[str, Field(description="a file in `benchmarks/`")]
     paper_column: Annotated[str | None, Field(description="the paper's column beside it (Table 1)")] = None
-    grading: Annotated[AnswerForm | None, Field(description="where answers are not read as the rewards read them")] = (
-        None
-    )
+    grading: Annotated[AnswerForm | None, Field(description="where answers are read in another way")] = None
     other_paper_columns: Annotated[
         tuple[str, ...], Field(description="columns beside it in tables of the paper that lack `paper_column`")
     ] = ()
     categories: Annotated[str | None, Field(description="what its problems differ in (B.8)")] = None
-    parts: Parts | None = Field(
-        default=None, exclude_if=lambda v: v is None, description="shown beside the whole (Table 1)"
-    )
+    parts: Parts | None = Field(default=None, exclude_if=lambda v: v is None, description="shown beside it (Table 1)")
 
     @property
     def paper_columns(self) -> tuple[str, ...]:
@@ -425,9 +417,7 @@ class OtherExpert(Frozen):
     """Another `expert`, or the study's own on more `problems`, which of a hub are what RL left."""
 
     expert: Annotated[Expert | None, Field(description="another one, on the problems of the expert set (D.3)")] = None
-    problems: Annotated[
-        Count | None, Field(description="so many, of which the first are those of the expert set (B.3)")
-    ] = None
+    problems: Annotated[Count | None, Field(description="so many; the first are the expert set's (B.3)")] = None
 
 
 class OtherModel(Frozen):
@@ -456,7 +446,7 @@ class Data(Frozen):
     train: Annotated[Split, Field(description="for RL: of a quarter of a task's prompts (20k); makes anew that set")]
     validation: Annotated[Split, Field(description="of an eighth of a task's prompts; makes anew that set")]
     expert: Annotated[
-        Split, Field(description="for expert traces: of an eighth of a task's prompts (5k); makes anew that set")
+        Split, Field(description="for traces: of an eighth of a task's prompts (5k); makes anew that set")
     ]
     aligned_traces: Annotated[bool, Field(description="whether the expert answers the training problems too")]
     overlap: Literal["refused", "allowed"] = Field(
@@ -500,9 +490,7 @@ class Groups(Frozen):
     """The rollouts of one step: so many prompts, each answered by a group that is compared with itself."""
 
     prompts_per_step: Annotated[Count, Field(description="prompts in each update (A.1: 32)")]
-    per_prompt: Annotated[
-        Count, Field(description="rollouts that are compared with each other, at least 2 for RL (A.1: 8)")
-    ]
+    per_prompt: Annotated[Count, Field(description="rollouts that are compared, at least 2 for RL (A.1: 8)")]
 
 
 class Rollouts(Sampling, Groups):
@@ -518,9 +506,7 @@ class Optimiser(Frozen):
     beta2: Annotated[Below1, Field(description="of AdamW (0.999)")]
     epsilon: Annotated[Small, Field(description="of AdamW (ours)")]
     weight_decay: Annotated[NotNegative, Field(description="of AdamW, at most 1 (ours)")]
-    max_grad_norm: Annotated[
-        Positive, Field(description="to which gradients are scaled down (the authors' settings: 1.0)")
-    ]
+    max_grad_norm: Annotated[Positive, Field(description="gradients are scaled down to it (the authors' file: 1.0)")]
     warmup_steps: Annotated[StepsOrNone, Field(description="steps in which the learning rate rises from 0 (ours)")]
 
 
@@ -546,9 +532,7 @@ class Validation(Frozen):
 class Arithmetic(Frozen):
     """How sums are formed: may move the last bits of a result, never its definition."""
 
-    compute_dtype: Annotated[
-        Literal["float32", "bfloat16", "float64"], Field(description="of products, not of weights")
-    ]
+    compute_dtype: Annotated[Literal["float32", "bfloat16", "float64"], Field(description="of products, not weights")]
     micro_batch_tokens: Annotated[Count, Field(description="tokens of one forward pass; decides memory, not results")]
     sampler_rows: Annotated[Count, Field(description="rollouts sampled at one time; decides memory")]
     logit_chunk_tokens: Annotated[Count, Field(description="tokens whose logits are in memory at one time")]
@@ -592,9 +576,7 @@ class Execution(Arithmetic):
     more arithmetic. Answers that do not depend on the batch need NVIDIA GPUs from compute capability 8.0.
     """
 
-    cpu_threads: Annotated[
-        int, Field(ge=1, le=4096, description="of each job; makes nothing anew, but moves last bits")
-    ]
+    cpu_threads: Annotated[int, Field(ge=1, le=4096, description="of a job; makes nothing anew, but moves last bits")]
     checkpoint_every_steps: Annotated[Steps, Field(description="steps that a kill loses at most; makes nothing anew")]
     checkpoint_every_minutes: Annotated[Minutes, Field(description="minutes, if these end sooner; makes nothing anew")]
     answers: Literal["transformers", "vllm"] = Field(
@@ -644,9 +626,7 @@ class Study(Frozen):
         default={}, description="models that arms start from as `base-NAME` (B.5, B.6, Figure 13)"
     )
     expert: Annotated[Expert, Field(description="who writes the expert traces (the paper: DeepSeek-R1's, published)")]
-    other_experts: dict[Name, OtherExpert] = Field(
-        default={}, description="traces that arms read as `expert-NAME` (B.3, D.3)"
-    )
+    other_experts: dict[Name, OtherExpert] = Field(default={}, description="traces for arms, `expert-NAME` (B.3, D.3)")
     grading: Annotated[Grading, Field(description="how answers are read and paid")]
     rollouts: Annotated[Rollouts, Field(description="what the policy samples in each step")]
     expert_rows_per_step: Annotated[Count, Field(description="traces in each update that imitates (A.1: 64)")]

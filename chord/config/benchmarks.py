@@ -80,20 +80,20 @@ Results = Annotated[str, AfterValidator(partial(_function, 2, "dict"))]
 
 
 class Generation(Frozen):
-    """How an answer is sampled: all that the samplers of this project know. `max_gen_toks`: tokens of an answer."""
+    """How an answer is sampled: all that the samplers of this project know."""
 
-    do_sample: Literal[True]
-    temperature: Temperature
-    until: Annotated[tuple[str, ...], Field(max_length=0)]
-    max_gen_toks: Tokens
+    do_sample: Annotated[Literal[True], Field(description="must be true: answers are sampled")]
+    temperature: Annotated[Temperature, Field(description="of sampling (the paper: 1.0)")]
+    until: Annotated[tuple[str, ...], Field(max_length=0, description="must be empty: the model itself ends an answer")]
+    max_gen_toks: Annotated[Tokens, Field(description="then an answer is cut off and counts as `too_long`")]
 
 
 class Metric(Frozen):
-    """A number that lm-eval forms of all problems, and how."""
+    """`avg@k`: mean share of right samples. `pass@k`: share of problems with a right one. `outcomes`: counts."""
 
-    metric: Text
-    aggregation: Text
-    higher_is_better: bool
+    metric: Annotated[Text, Field(description="`avg@k`, `pass@k` and `outcomes`")]
+    aggregation: Annotated[Text, Field(description="`mean`; of `outcomes` a `!function` of this project")]
+    higher_is_better: Annotated[bool, Field(description="for lm-eval's own table")]
 
     @model_validator(mode="after")
     def _formed(self) -> Self:
@@ -110,40 +110,40 @@ class Metric(Frozen):
 class FewShot(Frozen):
     """Examples before the problem: none."""
 
-    samples: Annotated[tuple[str, ...], Field(max_length=0)]
+    samples: Annotated[tuple[str, ...], Field(max_length=0, description="must be empty")]
 
 
 class Metadata(Frozen):
-    """`version` is part of every score; the rest is for readers."""
+    """Keys beside `version` are for readers."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
-    version: int | str
+    version: Annotated[int | str, Field(description="part of every score; another makes old ones incomparable")]
 
 
 class BenchmarkTask(Frozen):
     """An lm-eval task. Those keys that are not needed change nothing here, but how lm-eval names the task."""
 
-    task: Text
-    dataset_path: Literal["text"]
-    process_docs: Documents
-    test_split: Literal["test"]
-    doc_to_text: Literal["prompt"]
-    doc_to_target: Literal["answer"]
-    num_fewshot: Literal[0]
-    fewshot_config: FewShot
-    output_type: Literal["generate_until"]
-    repeats: Annotated[int, Field(ge=1, le=10_000)]
-    generation_kwargs: Generation
-    filter_list: list[dict[str, str | list[dict[str, str | int]]]]
-    process_results: Results
-    metric_list: tuple[Metric, ...]
-    metadata: Metadata
-    task_alias: Text | None = None
-    tag: Text | tuple[Text, ...] | None = None
-    target_delimiter: str = " "
-    fewshot_delimiter: str = "\n\n"
-    should_decontaminate: Literal[False] = False
+    task: Annotated[Text, Field(description="the name of the file")]
+    dataset_path: Annotated[Literal["text"], Field(description="`text`, as problems are given line by line")]
+    process_docs: Annotated[Documents, Field(description="`!function` that reads problems line by line, as text")]
+    test_split: Annotated[Literal["test"], Field(description="where lm-eval finds the problems")]
+    doc_to_text: Annotated[Literal["prompt"], Field(description="what is asked: the study's prompt")]
+    doc_to_target: Annotated[Literal["answer"], Field(description="what is right: the study's answer")]
+    num_fewshot: Annotated[Literal[0], Field(description="0: the prompt has no examples")]
+    fewshot_config: Annotated[FewShot, Field(description="none")]
+    output_type: Annotated[Literal["generate_until"], Field(description="the model writes an answer")]
+    repeats: Annotated[int, Field(ge=1, le=10_000, description="k of avg@k: samples for each problem")]
+    generation_kwargs: Annotated[Generation, Field(description="how an answer is sampled")]
+    filter_list: Annotated[list[dict[str, str | list[dict[str, str | int]]]], Field(description="of the first k")]
+    process_results: Annotated[Results, Field(description="`!function`: the study's grader")]
+    metric_list: Annotated[tuple[Metric, ...], Field(description="what is formed of all problems")]
+    metadata: Annotated[Metadata, Field(description="of the task")]
+    task_alias: Annotated[Text | None, Field(description="another name of the task in lm-eval's own table")] = None
+    tag: Annotated[Text | tuple[Text, ...] | None, Field(description="lm-eval's names for groups of tasks")] = None
+    target_delimiter: Annotated[str, Field(description="lm-eval's; changes nothing here")] = " "
+    fewshot_delimiter: Annotated[str, Field(description="lm-eval's; changes nothing here")] = "\n\n"
+    should_decontaminate: Annotated[Literal[False], Field(description="must be false")] = False
 
     @model_validator(mode="after")
     def _one_k(self) -> Self:

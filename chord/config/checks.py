@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -18,12 +18,11 @@ from chord.config.paper import (
     Elsewhere,
     Figure,
     Lengths,
-    Paper,
     Table,
     Tabled,
 )
 from chord.config.planning import Planning
-from chord.config.reading import KINDS, expected, shown
+from chord.config.reading import expected, shown
 from chord.config.recipe import Arm
 from chord.config.sets import (
     BENCHMARK,
@@ -36,7 +35,7 @@ from chord.config.sets import (
     started_from,
     why_not,
 )
-from chord.config.study import OF_GENERATIONS, Benchmark, Expert, Study, Task
+from chord.config.study import OF_GENERATIONS, Benchmark, Study, Task
 
 # --- limits --------------------------------------------------------------------------------------
 
@@ -49,7 +48,12 @@ def of_study(study: Study, file: str, tasks: Mapping[str, BenchmarkTask]) -> Ite
     """What the study's own values say of each other; `tasks` are the files of its benchmarks that could be read."""
     if study.optimiser.weight_decay > MOST_DECAY:
         yield f"{file}: optimiser.weight_decay is {study.optimiser.weight_decay:g}, expected at most {MOST_DECAY:g}"
-    yield from _marks(study, file)
+    alphabet = study.model.alphabet
+    forms = {f"benchmarks.{name}.grading": one.grading for name, one in study.benchmarks.items() if one.grading}
+    for where, form in {"grading": study.grading.form, **forms}.items():
+        if alphabet and (outside := sorted(set(form.mark or "") - set(alphabet))):
+            want = f"expected characters of model.alphabet: {shown(outside[0])} is no token"
+            yield f"{file}: {where}.mark is {shown(form.mark)}, {want}"
     yield from _lengths(study, file, tasks)
     yield from _options(study, file)
     corpora = {"": study.base_corpus} | {f"other_models.{k}.": one.base_corpus for k, one in study.other_models.items()}
@@ -67,15 +71,11 @@ def of_arms(arms: Mapping[str, Arm], used: Sequence[str], budgets: Mapping[str, 
         for keys, says in arm.recipe.unreasonable() if arm.recipe else ():
             if len(keys) > 1 and name not in used:
                 continue
-            places = [f"{name}.recipe.{key}" for key in keys]
-            origins = [budgets[where] for where in places if where in budgets]
-            if not origins:
-                yield f"config/arms.yaml: {places[0] if len(keys) == 1 else f'{name}.recipe:'} {says}"
-            elif len(keys) == 1:
-                yield f"{origins[0]} {says}; asked for in config/arms.yaml: {places[0]}"
-            else:
-                also = ", ".join(origin.partition(": ")[2] for origin in origins[1:])
-                yield f"{origins[0]}{f', {also}' if also else ''}: {says}; asked for in config/arms.yaml: {name}.recipe"
+            place, sign = f"config/arms.yaml: {name}.recipe", ":" if len(keys) > 1 else ""
+            place += "" if sign else f".{' '.join(keys)}"
+            first, *others = [budgets[key] for one in keys if (key := f"{name}.recipe.{one}") in budgets] or [place]
+            where = ", ".join([first, *(one.partition(": ")[2] for one in others)])
+            yield f"{where}{sign} {says}" + (f"; asked for in {place}" if first != place else "")
 
 
 def of_columns(study: Study, file: str, artefacts: Mapping[str, Artefact]) -> Iterator[str]:
@@ -93,37 +93,19 @@ def of_columns(study: Study, file: str, artefacts: Mapping[str, Artefact]) -> It
                     yield f"{where}.{key} is {shown(one)}, {expected(one, columns)}"
 
 
-def _marks(study: Study, file: str) -> Iterator[str]:
-    """Marks that the model cannot write."""
-    alphabet = study.model.alphabet
-    places = {"grading": study.grading.mark}
-    places |= {f"benchmarks.{name}.grading": one.grading.mark for name, one in study.benchmarks.items() if one.grading}
-    for where, mark in places.items():
-        outside = sorted(set(mark or "") - set(alphabet or mark or ""))
-        if outside:
-            yield (
-                f"{file}: {where}.mark is {shown(mark)}, expected characters of model.alphabet:"
-                f" {shown(outside[0])} is no token"
-            )
-
-
 def _lengths(study: Study, file: str, tasks: Mapping[str, BenchmarkTask]) -> Iterator[str]:
     """Prompts and answers that are longer together than a model of the study's own, or its engine, can read."""
-    prompt, response = study.rollouts.max_prompt_tokens, study.rollouts.max_response_tokens
-    vllm = study.execution.vllm
+    prompt, response, vllm = study.rollouts.max_prompt_tokens, study.rollouts.max_response_tokens, study.execution.vllm
+    names = "rollouts.max_prompt_tokens and max_response_tokens"
     if vllm and vllm.context_tokens is not None and prompt + response > vllm.context_tokens:
-        yield (
-            f"{file}: execution.vllm.context_tokens is {vllm.context_tokens}, expected at least {prompt + response}:"
-            " rollouts.max_prompt_tokens and max_response_tokens together"
-        )
+        want = f"expected at least {prompt + response}: {names} together"
+        yield f"{file}: execution.vllm.context_tokens is {vllm.context_tokens}, {want}"
     if not study.model.architecture:
         return
     most = study.model.architecture.max_position_embeddings
     if prompt + response > most:
-        yield (
-            f"{file}: rollouts.max_prompt_tokens and max_response_tokens are {prompt} and {response}, expected together"
-            f" at most {most}: model.architecture.max_position_embeddings"
-        )
+        want = f"expected together at most {most}: model.architecture.max_position_embeddings"
+        yield f"{file}: {names} are {prompt} and {response}, {want}"
     for name, benchmark in study.benchmarks.items():
         answer = tasks[benchmark.file].generation_kwargs.max_gen_toks if benchmark.file in tasks else 0
         if prompt + answer > most:
@@ -135,40 +117,35 @@ def _lengths(study: Study, file: str, tasks: Mapping[str, BenchmarkTask]) -> Ite
 
 def _options(study: Study, file: str) -> Iterator[str]:
     """Options of vLLM's engine that it does not have; whether they fit is asked where it is started."""
-    experts = {"expert": study.expert} | {
-        f"other_experts.{k}.expert": one.expert for k, one in study.other_experts.items()
-    }
-    places: dict[str, Sequence[str]] = {
-        f"{where}.options": _of_expert(expert) for where, expert in experts.items() if expert
-    }
-    places["execution.answers_options"] = list(study.execution.answers_options)
-    places["execution.vllm.options"] = list(study.execution.vllm.options) if study.execution.vllm else []
-    has: list[str] = known("vllm")["options"]
-    version = known("vllm")["version"]
+    experts = {"expert": study.expert}
+    experts |= {f"other_experts.{k}.expert": one.expert for k, one in study.other_experts.items() if one.expert}
+    places = {f"{where}.options": [*one.options] for where, one in experts.items() if one.source == "served"}
+    places["execution.answers_options"] = [*study.execution.answers_options]
+    places["execution.vllm.options"] = [*study.execution.vllm.options] if study.execution.vllm else []
+    has: Mapping[str, Any] = known("vllm")
     for where, names in places.items():
         for name in names:
-            if name not in has:
-                near = difflib.get_close_matches(name.replace("-", "_"), has, n=1)
-                yield (
-                    f"{file}: {where}.{name}: found an option that vLLM {version} lacks, expected a field of its"
-                    f" EngineArgs{f' (nearest: `{near[0]}`)' if near else ''}"
-                )
+            if name not in has["options"]:
+                want = f"expected a field of its EngineArgs{_near(name.replace('-', '_'), has['options'])}"
+                yield f"{file}: {where}.{name}: found an option that vLLM {has['version']} lacks, {want}"
 
 
-def _of_expert(expert: Expert) -> list[str]:
-    return list(expert.options) if expert.source == "served" else []
+def _near(name: str, names: Iterable[str]) -> str:
+    """The nearest of very many names, as a hint."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f" (nearest: `{near[0]}`)" if near else ""
 
 
 # --- tasks ---------------------------------------------------------------------------------------
 
-OF_KIND: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "bool": (bool,),
-    "str": (str,),
-    "list": (list,),
+# By kind of a setting: types of its values, and what they are called.
+OF_KIND: dict[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "true or false"),
+    "str": ((str,), "text"),
+    "list": ((list,), "a list of texts"),
 }
-WORDED = {"int": KINDS["int"], "float": KINDS["float"], "bool": KINDS["bool"], "str": KINDS["str"]}
 OF_PACKAGE = ("question", "tools")  # what an item of BFCL tells of itself
 PLENTY = 10**12  # more problems than any set asks for: nobody needs to count further
 # Facts of which an item has no more than it has questions; a prompt with others could differ where questions do not.
@@ -176,26 +153,13 @@ COUNTED = {"question", "expression", "word", "word_len", "numbers", "result", "n
 DEVIATIONS = 4  # standard deviations by which the hashes of prompts may favour a purpose; beyond, a set is too large
 
 
-def misfits(study: Study, file: str, read: Collection[str]) -> Iterator[str]:
-    """Names, settings and words in braces that do not exist; sets of more problems than there are. One line each.
-
-    Other expert sets and corpora than the study's own are counted where an arm to be built reads them: `read`, by name.
-    """
-    found: list[str] = []
-    for name, task in study.tasks.items():
-        found += _task(study, task, f"{file}: tasks.{name}")
-    yield from found
-    if not found:
-        yield from _too_many(study, file, read)
-
-
 def _task(study: Study, task: Task, where: str) -> Iterator[str]:
+    """Names, settings and words in braces that do not exist."""
     facts: list[str] = list(OF_PACKAGE)
     if task.source == "generator":
         generators: Mapping[str, Any] = known("generators")
         if task.dataset not in generators:
-            near = difflib.get_close_matches(task.dataset, generators, n=1)
-            hint = f" (nearest: `{near[0]}`)" if near else ""
+            hint = _near(task.dataset, generators)
             yield f"{where}.dataset is '{task.dataset}', expected a dataset of reasoning-gym{hint}"
             return
         yield from _settings(task, generators[task.dataset]["settings"], f"{where}.settings")
@@ -216,8 +180,8 @@ def _settings(task: Task, settings: Mapping[str, Any], where: str) -> Iterator[s
             yield f"{where}.{key} is not a setting of {task.dataset}, {expected(key, settings)}"
             continue
         kind, _, least = settings[key]
-        if kind and (type(value) not in OF_KIND[kind]):
-            yield f"{where}.{key} is {shown(value)}, expected {WORDED.get(kind, 'a list of texts')}"
+        if kind and (type(value) not in OF_KIND[kind][0]):
+            yield f"{where}.{key} is {shown(value)}, expected {OF_KIND[kind][1]}"
         elif least is not None and not isinstance(value, str | list) and value < least:
             yield f"{where}.{key} is {shown(value)}, expected at least {least}"
     for key in settings:
@@ -243,8 +207,7 @@ def _categories(task: Task, where: str) -> Iterator[str]:
     for one in dict.fromkeys(given):
         if one not in items:
             yield f"{where}.settings.categories: found category '{one}', {expected(one, items)}"
-        if given.count(one) > 1:
-            yield f"{where}.settings.categories: found '{one}' {given.count(one)} times, expected once"
+    yield from _names(given, given, f"{where}.settings.categories")
 
 
 def _prompt(study: Study, task: Task, facts: list[str], where: str) -> Iterator[str]:
@@ -269,35 +232,29 @@ def _prompt(study: Study, task: Task, facts: list[str], where: str) -> Iterator[
 
 
 def _too_many(study: Study, file: str, read: Collection[str]) -> Iterator[str]:
-    for problems in (name for name in problem_sets(study) if "-" not in name.partition(":")[0] or name in read):
-        source = source_of(study, problems)
+    """A set of more problems than there are, or than its purpose has; a base corpus may ask each again and again."""
+    for problems in problem_sets(study):
+        if "-" in problems.partition(":")[0] and problems not in read:
+            continue
+        source, key = source_of(study, problems), _key(problems)
         for name, size in sizes(study, problems).items():
-            task, key = study.tasks[name], _key(problems)
-            benchmark = study.benchmarks.get(problems.removeprefix(BENCHMARK))
+            task, benchmark = study.tasks[name], study.benchmarks.get(problems.removeprefix(BENCHMARK))
             if source == "package" and benchmark is not None and not benchmark.problems.or_fewer:
                 items = known("bfcl")
                 given = task.settings.get("categories", list(items))
                 there = sum(items[one] for one in given) if isinstance(given, list) else 0
                 if size > there:
                     yield f"{file}: tasks.{name}: found {there} items, {key}.size asks for {size}; expected no more"
-            elif source == "generator" and task.source == "generator":
-                yield from _share(study, problems, name, size, f"{file}: {key}")
-
-
-def _share(study: Study, problems: str, name: str, size: int, where: str) -> Iterator[str]:
-    """A set of more problems than its purpose's share of all prompts; the base corpus may ask each again and again."""
-    there = distinct(study.tasks[name])
-    if there is None:
-        return
-    share = SIXTEENTHS[purpose(problems)] / 16
-    share = share / 2 ** (place(study, problems) + 1) if purpose(problems) == "benchmark" else share
-    mine = there * share
-    most = mine + DEVIATIONS * (mine * (1 - share)) ** 0.5
-    if size > most and (purpose(problems) != "base" or there == 0):
-        yield (
-            f"{where} asks for {size} problems of '{name}', found {there} of which about {mine:.0f} are for it,"
-            " expected a smaller size or a larger task"
-        )
+            there = distinct(task) if source == task.source == "generator" else None
+            if there is None:
+                continue
+            halvings = place(study, problems) + 1 if purpose(problems) == "benchmark" else 0
+            share = SIXTEENTHS[purpose(problems)] / 16 / 2**halvings
+            mine = there * share
+            most = mine + DEVIATIONS * (mine * (1 - share)) ** 0.5
+            if size > most and (purpose(problems) != "base" or there == 0):
+                found = f"found {there} of which about {mine:.0f} are for it, expected a smaller size or a larger task"
+                yield f"{file}: {key} asks for {size} problems of '{name}', {found}"
 
 
 def _key(problems: str) -> str:
@@ -346,10 +303,8 @@ def _tuples(task: Task, given: Mapping[str, Any]) -> int | None:
 def _words(task: Task, given: Mapping[str, Any]) -> int | None:
     if "data_file" in task.settings:
         return None
-    lengths: Mapping[str, int] = known("words")
-    return sum(
-        count for length, count in lengths.items() if given["min_word_len"] <= int(length) <= given["max_word_len"]
-    )
+    least, most = given["min_word_len"], given["max_word_len"]
+    return sum(count for length, count in known("words").items() if least <= int(length) <= most)
 
 
 # --- checks --------------------------------------------------------------------------------------
@@ -366,29 +321,42 @@ def crossed(
     used = {name for key in choice.artefacts if key in artefacts for name in artefacts[key].arms}
     yield from _data(study, {name: arm for name, arm in arms.items() if name in used})
     yield from _names(choice.artefacts, artefacts, "config/config.yaml: artefacts")
-    yield from _repeats(choice.seeds or (), "config/config.yaml: seeds")
+    yield from _names(choice.seeds or (), choice.seeds or (), "config/config.yaml: seeds")
     for key in choice.artefacts:
         if key in artefacts and (reason := why_not(study, arms, artefacts[key])):
-            yield (
-                f"config/config.yaml: artefacts names '{key}', which study {study.name} does not build ({reason}),"
-                " expected others"
-            )
+            found = f"'{key}', which study {study.name} does not build ({reason})"
+            yield f"config/config.yaml: artefacts names {found}, expected others"
     known = sorted({*STUDIES, *(path.stem for path in (root / "config" / "studies").glob("*.yaml"))})
     for key, artefact in artefacts.items():
         yield from _artefact(key, artefact, study, arms)
-        yield from _known(tuple(artefact.not_here), known, f"config/experiments/{key}.yaml: not_here")
+        yield from _names(tuple(artefact.not_here), known, f"config/experiments/{key}.yaml: not_here")
 
 
 def alone(study: Study, name: str, root: Path, built: Sequence[Arm]) -> Iterator[str]:
     """Every such problem of the study in `name`.yaml; `built` are the arms of what is to be built, in any study."""
     file = f"config/studies/{name}.yaml"
-    yield from _study(study, name, root)
+    if study.name != name:
+        yield f"{file}: name is '{study.name}', expected '{name}', the name of the file"
+    have = sorted(path.name for path in (root / "config" / "benchmarks").glob("*.yaml"))
+    for name, benchmark in study.benchmarks.items():
+        if benchmark.file not in have:
+            yield f"{file}: benchmarks.{name}.file is '{benchmark.file}', {expected(benchmark.file, have)}"
+    for name, other in study.other_models.items():
+        model, where = other.model or study.model, f"{file}: other_models.{name}"
+        if (model.source == "random") != bool(other.base_corpus or (other.model and study.base_corpus)):
+            yield f"{where} has source {model.source}, expected a corpus, its own or the study's, with random alone"
+        if model.alphabet != study.model.alphabet:
+            yield f"{where}.model has another alphabet, expected the study's: both answer the same prompts"
+    for name, task in study.tasks.items():
+        if task.source == "hub":
+            yield from _hub_task(study, f"{file}: tasks.{name}", task)
+    for name, benchmark in study.benchmarks.items():
+        yield from _benchmark(study, f"{file}: benchmarks.{name}", benchmark)
     yield from _sources(study, file)
-    yield from misfits(study, file, {one for arm in built for one in (*started_from(arm), *_traces(arm))})
-
-
-def _traces(arm: Arm) -> list[str]:
-    return [arm.recipe.traces] if arm.recipe else []
+    # Other expert sets and corpora than the study's own are counted where an arm to be built reads them.
+    read = {one for arm in built for one in (*started_from(arm), *([arm.recipe.traces] if arm.recipe else []))}
+    found = [line for name, task in study.tasks.items() for line in _task(study, task, f"{file}: tasks.{name}")]
+    yield from found or _too_many(study, file, read)
 
 
 def misnamed(claims: Claims, arms: Mapping[str, Arm], root: Path) -> Iterator[str]:
@@ -409,41 +377,19 @@ def unplanned(planning: Planning, arms: Mapping[str, Arm], studies: Sequence[str
     file = "config/planning.yaml"
     known = sorted({*STUDIES, *studies})
     for name, lengths in planning.lengths.items():
-        yield from _known([name], known, f"{file}: lengths")
-        yield from _known(list(lengths.arms), arms, f"{file}: lengths.{name}.arms")
+        yield from _names([name], known, f"{file}: lengths")
+        yield from _names(list(lengths.arms), arms, f"{file}: lengths.{name}.arms")
     for name, one in planning.unbuilt.items():
-        yield from _known([one.study], known, f"{file}: unbuilt.{name}.study")
+        yield from _names([one.study], known, f"{file}: unbuilt.{name}.study")
         yield from _names(one.arms, arms, f"{file}: unbuilt.{name}.arms")
-        yield from _known(list(one.lengths.arms), arms, f"{file}: unbuilt.{name}.lengths.arms")
-        yield from _known([one.model], planning.models, f"{file}: unbuilt.{name}.model")
-        yield from _known(
-            [one.judge.model] if one.judge else [], planning.models, f"{file}: unbuilt.{name}.judge.model"
-        )
-
-
-def _study(study: Study, name: str, root: Path) -> Iterator[str]:
-    file = f"config/studies/{name}.yaml"
-    if study.name != name:
-        yield f"{file}: name is '{study.name}', expected '{name}', the name of the file"
-    have = sorted(path.name for path in (root / "config" / "benchmarks").glob("*.yaml"))
-    for name, benchmark in study.benchmarks.items():
-        if benchmark.file not in have:
-            yield f"{file}: benchmarks.{name}.file is '{benchmark.file}', {expected(benchmark.file, have)}"
-    for name, other in study.other_models.items():
-        model, where = other.model or study.model, f"{file}: other_models.{name}"
-        if (model.source == "random") != bool(other.base_corpus or (other.model and study.base_corpus)):
-            yield f"{where} has source {model.source}, expected a corpus, its own or the study's, with random alone"
-        if model.alphabet != study.model.alphabet:
-            yield f"{where}.model has another alphabet, expected the study's: both answer the same prompts"
+        yield from _names(list(one.lengths.arms), arms, f"{file}: unbuilt.{name}.lengths.arms")
+        yield from _names([one.model], planning.models, f"{file}: unbuilt.{name}.model")
+        if one.judge:
+            yield from _names([one.judge.model], planning.models, f"{file}: unbuilt.{name}.judge.model")
 
 
 def _sources(study: Study, file: str) -> Iterator[str]:
-    """Problems and traces that cannot come from where the study says."""
-    for name, task in study.tasks.items():
-        if task.source == "hub":
-            yield from _hub_task(study, f"{file}: tasks.{name}", task)
-    for name, benchmark in study.benchmarks.items():
-        yield from _benchmark(study, f"{file}: benchmarks.{name}", benchmark)
+    """Sets and traces that cannot come from where the study says."""
     parts = {name: study.tasks[getattr(study.data, name).task] for name in ("train", "validation", "expert")}
     sources = {name: task.source for name, task in parts.items()}
     if "package" in sources.values():
@@ -455,19 +401,15 @@ def _sources(study: Study, file: str) -> Iterator[str]:
         return
     fitting = {"scripted": "generator", "published": "hub"}.get(study.expert.source)
     if fitting and fitting != sources["expert"]:
-        yield (
-            f"{file}: expert.source is {study.expert.source} and the problems are of source {sources['expert']},"
-            f" expected problems of source {fitting}"
-        )
+        found = f"{study.expert.source} and the problems are of source {sources['expert']}"
+        yield f"{file}: expert.source is {found}, expected problems of source {fitting}"
     elif fitting == "hub":
         answered = ["expert", *(["train"] if study.data.aligned_traces else [])]
         for task in dict.fromkeys(getattr(study.data, name).task for name in answered):
             filters = study.tasks[task].filters
             if not (filters and filters.generations):
-                yield (
-                    f"{file}: tasks.{task}.filters.generations is not given, expected at least 1: with expert.source"
-                    " published each of its problems must have a trace"
-                )
+                why = "with expert.source published each of its problems must have a trace"
+                yield f"{file}: tasks.{task}.filters.generations is not given, expected at least 1: {why}"
 
 
 def _benchmark(study: Study, place: str, benchmark: Benchmark) -> Iterator[str]:
@@ -489,10 +431,8 @@ def _hub_task(study: Study, place: str, task: Task) -> Iterator[str]:
         return
     lacking = [name for name in OF_GENERATIONS if name not in study.datasets[task.dataset].columns]
     if task.filters and task.filters.generations and lacking:
-        yield (
-            f"{place}.filters.generations asks for verified ones and datasets.{task.dataset}.columns has no"
-            f" `{lacking[0]}`, expected the columns of {' and '.join(OF_GENERATIONS)}"
-        )
+        found = f"asks for verified ones and datasets.{task.dataset}.columns has no `{lacking[0]}`"
+        yield f"{place}.filters.generations {found}, expected the columns of {' and '.join(OF_GENERATIONS)}"
 
 
 def _arm(name: str, arm: Arm, arms: Mapping[str, Arm]) -> Iterator[str]:
@@ -503,10 +443,8 @@ def _arm(name: str, arm: Arm, arms: Mapping[str, Arm]) -> Iterator[str]:
         for key in arm.choose:
             recipe = arms[key].recipe if key in arms else None
             if recipe and recipe.keep != "every":
-                yield (
-                    f"{file}: {name}.choose names '{key}', which keeps {recipe.keep}, expected an arm that keeps the"
-                    " weights of `every` validation"
-                )
+                want = "expected an arm that keeps the weights of `every` validation"
+                yield f"{file}: {name}.choose names '{key}', which keeps {recipe.keep}, {want}"
     start = arm.recipe.init if arm.recipe else "base"
     if arm.recipe and start.partition("-")[0] != "base" and start not in (k for k in arms if not arms[k].same_as):
         known = ["base", *(key for key in arms if key != name and not arms[key].same_as)]
@@ -536,16 +474,12 @@ def _data(study: Study, used: Mapping[str, Arm]) -> Iterator[str]:
     file = f"config/studies/{study.name}.yaml"
     groups = [name for name, arm in used.items() if arm.recipe and arm.recipe.needs_rollouts]
     if groups and study.rollouts.per_prompt < 2:
-        yield (
-            f"{file}: rollouts.per_prompt is {study.rollouts.per_prompt}, expected at least 2: the rollouts of one"
-            f" prompt are compared with each other by {', '.join(groups)}"
-        )
+        why = f"the rollouts of one prompt are compared with each other by {', '.join(groups)}"
+        yield f"{file}: rollouts.per_prompt is {study.rollouts.per_prompt}, expected at least 2: {why}"
     aligned = [name for name, arm in used.items() if arm.recipe and arm.recipe.traces == "aligned"]
     if aligned and not study.data.aligned_traces:
-        yield (
-            f"{file}: data.aligned_traces is false, expected true: {', '.join(aligned)} need expert traces of the"
-            " training prompts themselves"
-        )
+        why = f"{', '.join(aligned)} need expert traces of the training prompts themselves"
+        yield f"{file}: data.aligned_traces is false, expected true: {why}"
 
 
 def _artefact(key: str, artefact: Artefact, study: Study, arms: Mapping[str, Arm]) -> Iterator[str]:
@@ -561,23 +495,15 @@ def _artefact(key: str, artefact: Artefact, study: Study, arms: Mapping[str, Arm
                 yield f"{file}: arms names '{name}', expected arms that are trained: only those have curves"
     if isinstance(artefact, Table | Lengths):
         yield from _names(artefact.benchmarks or (), (*COLUMNS, *study.benchmarks), f"{file}: benchmarks")
-    if isinstance(artefact, Tabled):
-        yield from _cells(artefact.paper, arms, file)
-    if isinstance(artefact, Lengths):
-        yield from _lacks(artefact.expert, artefact.paper.columns, f"{file}: expert")
-
-
-def _cells(paper: Paper, arms: Mapping[str, Arm], file: str) -> Iterator[str]:
-    """Rows that no arm has, and cells of the paper's rows that are passed over in silence.
-
-    An arm without a row is none of the paper's: whoever adds one of their own has nothing to say of the paper.
-    """
-    for row, cells in paper.rows.items():
+    # An arm without a row is none of the paper's: whoever adds one of their own has nothing to say of the paper.
+    for row, cells in artefact.paper.rows.items() if isinstance(artefact, Tabled) else ():
         near = difflib.get_close_matches(row, arms, n=1, cutoff=0.8)
         if row not in arms and near:
             yield f"{file}: paper.cells has a row '{row}', expected `{near[0]}` (nearest) or another arm"
         if isinstance(cells, dict):
-            yield from _lacks(cells, paper.columns, f"{file}: paper.cells.{row}")
+            yield from _lacks(cells, artefact.paper.columns, f"{file}: paper.cells.{row}")
+    if isinstance(artefact, Lengths):
+        yield from _lacks(artefact.expert, artefact.paper.columns, f"{file}: expert")
 
 
 def _lacks(cells: Mapping[str, object], wanted: Sequence[str], where: str) -> Iterator[str]:
@@ -586,18 +512,10 @@ def _lacks(cells: Mapping[str, object], wanted: Sequence[str], where: str) -> It
             yield f"{where} has no '{key}', expected the paper's number or `{NOT_PUBLISHED}`"
 
 
-def _names(names: Sequence[str], known: Mapping[str, object] | Sequence[str], where: str) -> Iterator[str]:
-    yield from _known(names, known, where)
-    yield from _repeats(names, where)
-
-
-def _known(names: Sequence[str], known: Mapping[str, object] | Sequence[str], where: str) -> Iterator[str]:
-    for name in names:
+def _names(names: Sequence[object], known: Collection[object], where: str) -> Iterator[str]:
+    """Those that are not known, and those that stand there more than once."""
+    for name in dict.fromkeys(names):
         if name not in known:
-            yield f"{where} names '{name}', {expected(name, known)}"
-
-
-def _repeats(items: Sequence[object], where: str) -> Iterator[str]:
-    for item in dict.fromkeys(items):
-        if items.count(item) > 1:
-            yield f"{where} has '{item}' {items.count(item)} times, expected once"
+            yield f"{where} names '{name}', {expected(str(name), known)}"
+        if names.count(name) > 1:
+            yield f"{where} has '{name}' {names.count(name)} times, expected once"

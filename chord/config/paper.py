@@ -47,15 +47,16 @@ Row = dict[str, Published] | Literal["not published"]
 
 
 class Paper(Frozen):
-    """What the paper reports. Every row of a table is given, if only as `not published`: in no public copy we read.
+    """All rows and columns of its table, if only as `not published`: in no copy that we could read, shown as n.p."""
 
-    `beside` says beside which column of Table 1 another column of this table stands, as benchmarks name those alone.
-    """
-
-    model: str
-    cells: dict[Name, Row] | Literal["not published"] = NOT_PUBLISHED
-    beside: dict[str, str] = Field(default={})
-    claim: str = ""
+    model: Annotated[str, Field(description="whose numbers the paper's are")]
+    cells: Annotated[
+        dict[Name, Row] | Literal["not published"], Field(description="numbers by arm and column (Table 1)")
+    ] = NOT_PUBLISHED
+    beside: dict[str, str] = Field(
+        default={}, description="by column, that of Table 1, which benchmarks name (Table 2)"
+    )
+    claim: Annotated[str, Field(description="what the paper says of it")] = ""
 
     @property
     def rows(self) -> dict[str, Row]:
@@ -88,52 +89,53 @@ class Paper(Frozen):
 
 
 class Shown(Frozen):
-    """What tables and figures have in common. `not_here` gives, by study, the reason why it does not build this one."""
+    """What tables and figures have in common; `snakemake NAME` ends with the reason in studies that do not build it."""
 
-    title: str
-    paper: Paper
-    not_here: dict[Name, str] = Field(default={})
+    title: Annotated[str, Field(description="heading")]
+    paper: Annotated[Paper, Field(description="what the paper reports")]
+    not_here: dict[Name, str] = Field(default={}, description="by study, the reason why it does not build this one")
 
 
 class Tabled(Shown):
-    """Rows are arms. `not_built` are rows of the paper's table that have no arm, each with the reason."""
+    """Rows are arms."""
 
-    arms: Annotated[tuple[Name, ...], Field(min_length=1)]
-    not_built: dict[str, str] = Field(default={})
+    arms: Annotated[tuple[Name, ...], Field(min_length=1, description="rows, in this order")]
+    not_built: dict[str, str] = Field(default={}, description="by row of the paper's without an arm, the reason")
 
 
 class Table(Tabled):
-    """Share of right answers; columns are the study's benchmarks, or those that `benchmarks` names.
-
-    Each is named as the study does, or as the column of the paper's Table 1 that it stands beside.
-    """
+    """Share of right answers; columns are benchmarks that the study has. No others are asked."""
 
     kind: Literal["table"]
-    benchmarks: Named | None = None
+    benchmarks: Annotated[Named | None, Field(description="by the paper's or the study's names; all if left out")] = (
+        None
+    )
 
 
 class Lengths(Tabled):
-    """Mean tokens of a response; columns are as a `table`'s. `expert`: the paper's length of expert traces."""
+    """Mean tokens of an answer; columns are as a `table`'s."""
 
     kind: Literal["lengths"]
-    benchmarks: Named | None = None
-    expert: dict[str, Published]
+    benchmarks: Annotated[Named | None, Field(description="by the paper's or the study's names; all if left out")] = (
+        None
+    )
+    expert: Annotated[dict[str, Published], Field(description="by column, tokens of expert traces (Table 2)")]
 
 
 class Categories(Tabled):
-    """Share of right answers to one benchmark, by what its problems are: the one beside `column` of Table 1."""
+    """Share of right answers to one benchmark, by category."""
 
     kind: Literal["categories"]
-    column: str
+    column: Annotated[str, Field(description="column of Table 1: the benchmark beside it is shown (B.8)")]
 
 
 class Panel(Frozen):
-    """One set of axes. `metric` is a dotted key of metrics.jsonl; `smooth_steps` is a centred moving mean."""
+    """One set of axes."""
 
-    metric: str
-    label: str
-    smooth_steps: Count = 1
-    share_of_one: bool = False
+    metric: Annotated[str, Field(description="key of metrics.jsonl that is drawn, like `validation.accuracy`")]
+    label: Annotated[str, Field(description="of the axis, with its unit")]
+    smooth_steps: Annotated[Count, Field(description="points of a centred moving mean; 1 is none (ours)")] = 1
+    share_of_one: Annotated[bool, Field(description="the axis goes from 0 to 1")] = False
 
     @model_validator(mode="after")
     def _logged(self) -> Self:
@@ -143,16 +145,16 @@ class Panel(Frozen):
 
 
 class Figure(Shown):
-    """A figure of the paper: one curve an arm, mean over seeds with a band."""
+    """Curves along training: one an arm, mean over seeds with a band."""
 
     kind: Literal["figure"]
-    arms: Annotated[tuple[Name, ...], Field(min_length=1)]
-    x: Literal["step", "epoch"]
-    panels: Annotated[tuple[Panel, ...], Field(min_length=1)]
+    arms: Annotated[tuple[Name, ...], Field(min_length=1, description="curves, in this order")]
+    x: Annotated[Literal["step", "epoch"], Field(description="`step`, or `epoch`: passes over the expert set")]
+    panels: Annotated[tuple[Panel, ...], Field(min_length=1, description="axes, one above the other")]
 
 
 class Scheme(Shown):
-    """A drawing of how the loss is put together, made from its formulas; it needs no run."""
+    """A drawing of how the loss is put together, from its formulas, without a run."""
 
     kind: Literal["scheme"]
 
@@ -169,11 +171,13 @@ EVERYTHING = "everything"
 
 
 class Choice(Frozen):
-    """config/config.yaml: what to build, not how; `artefacts: [everything]` is all that the study builds."""
+    """What `snakemake` alone builds, the page shows and claims are judged by."""
 
-    study: Name
-    artefacts: Annotated[tuple[Name, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    study: Annotated[Name, Field(description="a file in `studies/`")]
+    artefacts: Annotated[tuple[Name, ...], Field(min_length=1, description="files in `experiments/`, or `everything`")]
+    seeds: Annotated[
+        Annotated[tuple[Seed, ...], Field(min_length=1)] | None, Field(description="instead of the study's (ours)")
+    ] = None
 
 
 # --- columns -------------------------------------------------------------------------------------
@@ -223,10 +227,10 @@ def benchmark_beside(study: Study, column: str) -> str | None:
 
 
 class Evidence(Frozen):
-    """Where the paper makes the claim, and the numbers or words that it gives."""
+    """Where the paper makes the claim, and its numbers or words."""
 
-    place: Text
-    says: Text
+    place: Annotated[Text, Field(description="where the paper makes the claim")]
+    says: Annotated[Text, Field(description="its numbers or words")]
 
 
 class Against(Frozen):
@@ -235,11 +239,11 @@ class Against(Frozen):
     Of several others each must be so: the claim holds if it is above all of them, and fails if it is below one.
     """
 
-    arm: Name
-    against: Annotated[tuple[Name, ...], Field(min_length=1)]
-    direction: Literal["above", "below", "near"]
-    times: Positive = 1.0
-    margin: NotNegative = 0.0
+    arm: Annotated[Name, Field(description="the arm that the claim is about")]
+    against: Annotated[tuple[Name, ...], Field(min_length=1, description="the others; it must be so for each")]
+    direction: Annotated[Literal["above", "below", "near"], Field(description="which side; `near`: within the margin")]
+    times: Annotated[Positive, Field(description="factor on the others, for claims about ratios")] = 1.0
+    margin: Annotated[NotNegative, Field(description="how far, in points or the metric's unit (ours if not 0)")] = 0.0
 
     @model_validator(mode="after")
     def _different(self) -> Self:
@@ -251,15 +255,15 @@ class Against(Frozen):
 
 
 class Cells(Against):
-    """Scores on a benchmark: that beside the first of `columns` that the study has. Margins of `right` are points."""
+    """Scores on the benchmark beside the first of `columns` that the study has; margins of `right` are points."""
 
     compare: Literal["cells"]
-    columns: Annotated[tuple[str, ...], Field(min_length=1)]
-    measure: Literal["right", "response_tokens"] = "right"
+    columns: Annotated[tuple[str, ...], Field(min_length=1, description="of the paper: the first that the study has")]
+    measure: Annotated[Literal["right", "response_tokens"], Field(description="right answers, or tokens")] = "right"
 
 
 class _Logged(Frozen):
-    metric: str
+    metric: Annotated[str, Field(description="key of metrics.jsonl")]
 
     @model_validator(mode="after")
     def _logged(self) -> Self:
@@ -272,7 +276,7 @@ class Curves(Against, _Logged):
     """The mean of a metric over a part of training, [0.9, 1] being its last tenth."""
 
     compare: Literal["curves"]
-    part: Annotated[tuple[Fraction, ...], Field(min_length=2, max_length=2)]
+    part: Annotated[tuple[Fraction, ...], Field(min_length=2, max_length=2, description="from and to (ours)")]
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -285,39 +289,42 @@ class Turn(_Logged):
     """A metric of one arm goes one way and then back, by more than `margin` each."""
 
     compare: Literal["turn"]
-    arm: Name
-    shape: Literal["falls-then-rises", "rises-then-falls"]
-    smooth_steps: Count = 1
-    margin: NotNegative = 0.0
+    arm: Annotated[Name, Field(description="the arm that the claim is about")]
+    shape: Annotated[Literal["falls-then-rises", "rises-then-falls"], Field(description="its two ways")]
+    smooth_steps: Annotated[Count, Field(description="points of a centred moving mean; 1 is none (ours)")] = 1
+    margin: Annotated[NotNegative, Field(description="how far at least, in the metric's unit (ours if not 0)")] = 0.0
 
 
 class Rise(_Logged):
     """A metric of one arm, as the means of so many equal `parts` of training, never falls by `margin` or more."""
 
     compare: Literal["rise"]
-    arm: Name
-    parts: Annotated[int, Field(ge=2)]
-    margin: Positive
+    arm: Annotated[Name, Field(description="the arm that the claim is about")]
+    parts: Annotated[int, Field(ge=2, description="equal parts of training whose means are compared (ours)")]
+    margin: Annotated[Positive, Field(description="how large a fall is too large, in the metric's unit (ours)")]
 
 
 class Elsewhere(Frozen):
-    """What no study here can show; `needs` says what that would take."""
+    """What no study here can show."""
 
     compare: Literal["elsewhere"]
-    needs: Text
+    needs: Annotated[Text, Field(description="what it would take")]
 
 
 Rule = Annotated[Cells | Curves | Turn | Rise | Elsewhere, Field(discriminator="compare")]
 
 
 class PaperClaim(Frozen):
-    """One claim of the paper. `studies`: it is about these alone; left out, about every study that has its arms."""
+    """One claim of the paper."""
 
-    id: Name
-    sentence: Text
-    paper: Evidence
-    rule: Rule
-    studies: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    id: Annotated[Name, Field(description="of the claim, each once")]
+    sentence: Annotated[Text, Field(description="the claim in words")]
+    paper: Annotated[Evidence, Field(description="where the paper makes it")]
+    rule: Annotated[Rule, Field(description="what judges it")]
+    studies: Annotated[
+        Annotated[tuple[Name, ...], Field(min_length=1)] | None,
+        Field(description="those that it is about; all if left out"),
+    ] = None
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -337,11 +344,11 @@ def _day(text: str) -> str:
 
 
 class Claims(Frozen):
-    """config/claims.yaml. `dated` is when the rules were fixed, `digest` what they were then."""
+    """config/claims.yaml; whoever changes a rule gives a new date and digest, or verdicts say so."""
 
-    dated: Annotated[str, AfterValidator(_day)]
-    digest: str
-    claims: tuple[PaperClaim, ...]
+    dated: Annotated[str, AfterValidator(_day), Field(description="day when rules were fixed, as 2025-08-15 (ours)")]
+    digest: Annotated[str, Field(description="of the rules on that day, as `chord judge --digest` prints")]
+    claims: Annotated[tuple[PaperClaim, ...], Field(description="one entry a claim")]
 
     @model_validator(mode="after")
     def _once(self) -> Self:

@@ -24,27 +24,20 @@ from chord.settings import Raw
 # --- messages ------------------------------------------------------------------------------------
 
 Schema = dict[str, Any]
-Loc = Sequence[int | str]
 
-KINDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "text",
-    "bool": "true or false",
-    "list[str]": "a list of texts",
-}
+MAPPING = "a mapping of keys to values"
 EXPECTED = {
-    "int_type": KINDS["int"],
-    "int_from_float": KINDS["int"],
-    "float_type": KINDS["float"],
-    "finite_number": KINDS["float"],
-    "string_type": KINDS["str"],
-    "bool_type": KINDS["bool"],
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
     "tuple_type": "a list",
     "list_type": "a list",
-    "dict_type": "a mapping of keys to values",
-    "model_type": "a mapping of keys to values",
-    "model_attributes_type": "a mapping of keys to values",
+    "dict_type": MAPPING,
+    "model_type": MAPPING,
+    "model_attributes_type": MAPPING,
     "string_pattern_mismatch": "a name of small letters, digits, `.`, `+` and `-`",
     "greater_than": "more than {gt:g}",
     "greater_than_equal": "at least {ge:g}",
@@ -56,42 +49,95 @@ EXPECTED = {
 }
 
 
-def explained(
-    errors: Sequence[Any],
-    adapter: TypeAdapter[Any],
-    file: str,
-    prefix: str = "",
-    elsewhere: Mapping[str, str] | None = None,
-) -> list[str]:
-    """Pydantic's errors, one line a key; `prefix` is where in the file the record stands.
+def _explained(error: ValidationError, schema: Schema, raw: Raw, prefix: str) -> dict[str, str]:
+    """What is wrong with `raw`, by key; `prefix` is where in its file it stands."""
+    found: dict[str, str] = {}
+    wanted: dict[str, list[str]] = {}  # of a value that may be of several kinds, what each of them would be
+    for one in error.errors():
+        kind, context, value = one["type"], one.get("ctx", {}), one["input"]
+        keys = _keys(raw, one["loc"], kind)
+        key = ".".join(filter(None, [prefix, *map(str, keys)]))
+        tag = str(context.get("discriminator", "")).strip("'")
+        if kind == "too_short" and len(value) >= context["min_length"]:
+            continue  # an entry of it is wrong, which is told
+        if kind == "value_error":
+            found[key], want = (f"{key}: " if key else "") + str(context["error"]), ""
+        elif kind == "missing":
+            found[key], want = f"{key} is missing", "a value"
+        elif kind == "extra_forbidden":
+            names = sorted({name for record in _records(schema, raw, keys[:-1]) for name in record["properties"]})
+            found[key], want = f"{key} is not a key here", expected(str(keys[-1]), names)
+        elif kind == "union_tag_not_found":
+            words = [record["properties"][tag]["const"] for record in _records(schema, raw, keys)]
+            found[key], want = f"{key}.{tag}".lstrip(".") + " is missing", expected("", words)
+        else:
+            key, value = (f"{key}.{tag}".lstrip("."), value[tag]) if tag else (key, value)
+            words = [
+                word.strip("'")
+                for word in re.split(", | or ", context.get("expected_tags", context.get("expected", "")))
+            ]
+            want = expected(str(value), words) if words[0] else EXPECTED.get(kind, one["msg"]).format(**context)
+            found[key] = f"{key} is {shown(value)}" if key else f"found {shown(value)}"
+        wanted.setdefault(key, []).append(want.removeprefix("expected "))
+    inner = [key for key in found if not any(other.startswith(f"{key}.") for other in found)]
+    return {key: found[key] + _either(wanted[key]) for key in inner}
 
-    `elsewhere`: file and key of values that stand in another file, or under another key, than the record's own.
-    """
-    root = adapter.json_schema()
-    lines: dict[str, str] = {}
-    members: dict[str, list[str]] = {}
-    for error in errors:
-        place = _place(root, error["loc"])
-        key = ".".join(filter(None, [prefix, *place.keys]))
-        if place.member:
-            members.setdefault(key, []).append(place.member)
-            lines[key] = f"{file}: {key} is {shown(error['input'])}, expected {_either(members[key])}"
-        elif error["type"] != "too_short" or len(error["input"]) < error["ctx"]["min_length"]:
-            lines[key] = f"{file}: {_told(error, root, key)}"
-    for key, place in (elsewhere or {}).items():
-        if key in lines and lines[key].startswith(own := f"{file}: {key} "):
-            lines[key] = f"{place} {lines[key].removeprefix(own)}; asked for in {file}: {key}"
-    return [one_line(line) for line in lines.values()]
+
+def _either(kinds: Sequence[str]) -> str:
+    """`, expected` one of the kinds, each once, and nothing of whole numbers where any number may stand."""
+    told = [one for one in dict.fromkeys(filter(None, kinds)) if one != "a whole number" or "a number" not in kinds]
+    return f", expected {' or '.join(told)}" if told else ""
+
+
+def _keys(raw: Any, loc: Sequence[int | str], kind: str) -> list[int | str]:
+    """The keys of an error's place, without the tags and kinds of values that pydantic tells between them."""
+    keys: list[int | str] = []
+    for place, part in enumerate(loc):
+        if (part in raw) if isinstance(raw, dict) else (isinstance(raw, list) and isinstance(part, int)):
+            keys.append(part)
+            raw = cast(Any, raw)[part]
+        elif kind == "missing" and place == len(loc) - 1:
+            keys.append(part)
+    return keys
+
+
+def _records(root: Schema, raw: Any, keys: Sequence[int | str]) -> list[Schema]:
+    """The records that may stand under these keys of `raw`; of several only those whose own words stand there."""
+    nodes = _alternatives(root, root)
+    for part in (*keys, None):
+        words = [{key: v["const"] for key, v in one.get("properties", {}).items() if "const" in v} for one in nodes]
+        fit = [
+            one
+            for one, own in zip(nodes, words, strict=True)
+            if isinstance(raw, dict) and own.items() <= cast(Schema, raw).items()
+        ]
+        nodes = fit or nodes
+        if part is not None:
+            below = [_below(one, part) for one in nodes]
+            nodes = [leaf for one in below if one for leaf in _alternatives(root, one)]
+            raw = cast(Any, raw)[part]
+    return [one for one in nodes if "properties" in one]
+
+
+def _below(node: Schema, part: int | str) -> Schema | None:
+    """What stands under a key, or in a list."""
+    if isinstance(part, int):
+        return node.get("items")
+    named = node.get("properties", {}).get(part) or node.get("additionalProperties")
+    return named or next(iter(node.get("patternProperties", {}).values()), None)
+
+
+def _alternatives(root: Schema, node: Schema) -> list[Schema]:
+    """The node itself, or what it refers to, or all members of a union."""
+    if "$ref" in node:
+        return _alternatives(root, root["$defs"][node["$ref"].rsplit("/", 1)[1]])
+    options = [*node.get("anyOf", []), *node.get("oneOf", [])]
+    return [leaf for option in options for leaf in _alternatives(root, option)] if options else [node]
 
 
 def one_line(text: str) -> str:
     """The text with every line break and other unprintable character written as in a Python text."""
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
-
-
-def _either(members: Sequence[str]) -> str:
-    """The members of a union of plain values in words."""
-    return " or ".join(KINDS[name] for name in members if name != "int" or "float" not in members)
 
 
 def expected(found: str, known: Iterable[object]) -> str:
@@ -112,94 +158,6 @@ def shown(value: object) -> str:
     """A value as a message quotes it, not too long."""
     text = json.dumps(value, ensure_ascii=False)
     return "nothing" if value is None else text if len(text) < 100 else text[:97] + "..."
-
-
-def _told(error: Any, root: Schema, key: str) -> str:
-    """One error in our words."""
-    kind, context, loc = error["type"], error.get("ctx", {}), error["loc"]
-    found = f"{key} is {shown(error['input'])}" if key else f"found {shown(error['input'])}"
-    if kind == "extra_forbidden":
-        accepted = {name for node in _nodes(root, loc[:-1]) for name in node.get("properties", {})}
-        return f"{key} is not a key here, {expected(str(loc[-1]), sorted(accepted))}"
-    if kind == "missing":
-        return f"{key} is missing, expected a value"
-    if kind == "value_error":
-        return f"{key}: {context['error']}" if key else str(context["error"])
-    if kind == "literal_error":
-        return f"{found}, {expected(str(error['input']), _words(root, loc[:-1], str(loc[-1])))}"
-    if kind.startswith("union_tag_"):
-        tag = context["discriminator"].strip("'")
-        place, words = f"{key}.{tag}".lstrip("."), _words(root, loc, tag)
-        if kind == "union_tag_not_found":
-            return f"{place} is missing, {expected('', words)}"
-        return f"{place} is {shown(error['input'][tag])}, {expected(str(error['input'][tag]), words)}"
-    return f"{found}, expected {EXPECTED.get(kind, str(error['msg'])).format(**context)}"
-
-
-class _Place(NamedTuple):
-    """Where an error is: the keys as they stand in the file; if a plain union was tried there, which member of it."""
-
-    keys: list[str]
-    member: str
-
-
-def _place(root: Schema, loc: Loc) -> _Place:
-    nodes, keys = _leaves(root, root), list[str]()
-    for part in loc:
-        below = _below(root, nodes, part)
-        if not below and part in KINDS:
-            return _Place(keys, str(part))
-        if not below and (tagged := _tagged(nodes, part)):
-            nodes = tagged
-            continue
-        keys.append(str(part))
-        nodes = below
-    return _Place(keys, "")
-
-
-def _nodes(root: Schema, loc: Loc) -> list[Schema]:
-    """The parts of the JSON schema that describe what stands at `loc`."""
-    nodes = _leaves(root, root)
-    for part in loc:
-        nodes = _below(root, nodes, part) or _tagged(nodes, part) or nodes
-    return nodes
-
-
-def _words(root: Schema, loc: Loc, key: str) -> list[str]:
-    """The words that `key` of the record at `loc` accepts."""
-    values = [leaf for node in _nodes(root, loc) for leaf in _leaves(root, node.get("properties", {}).get(key, {}))]
-    words = [word for value in values for word in ([value["const"]] if "const" in value else value.get("enum", []))]
-    return list(dict.fromkeys(str(word) for word in words))
-
-
-def _below(root: Schema, nodes: list[Schema], part: int | str) -> list[Schema]:
-    """What stands under the key or index `part`; nothing if no node has it."""
-    found: list[Schema] = []
-    for node in nodes:
-        inside: Any = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
-        if inside is None and isinstance(part, str):
-            inside = node.get("additionalProperties") or next(iter(node.get("patternProperties", {}).values()), None)
-        found += _leaves(root, inside) if inside else []
-    return found
-
-
-def _tagged(nodes: list[Schema], tag: int | str) -> list[Schema]:
-    """The members of a union of records whose tag is `tag`."""
-    return [
-        node
-        for node in nodes
-        if any(
-            value.get("const") == tag or tag in value.get("enum", []) for value in node.get("properties", {}).values()
-        )
-    ]
-
-
-def _leaves(root: Schema, node: Schema) -> list[Schema]:
-    """The node itself, or what it refers to, or all members of a union."""
-    if "$ref" in node:
-        return _leaves(root, root["$defs"][node["$ref"].rsplit("/", 1)[1]])
-    options = [*node.get("anyOf", []), *node.get("oneOf", [])]
-    return [leaf for option in options for leaf in _leaves(root, option)] if options else [node]
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -228,7 +186,12 @@ def validated(
     try:
         return adapter.validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
-        raise ConfigError("\n".join(explained(error.errors(), adapter, file, prefix, elsewhere))) from None
+        lines: list[str] = []
+        for key, text in _explained(error, adapter.json_schema(), raw, prefix).items():
+            place = (elsewhere or {}).get(key, "") if text.startswith(f"{key} ") else ""
+            told = f"{place}{text.removeprefix(key)}; asked for in {file}: {key}" if place else f"{file}: {text}"
+            lines.append(one_line(told))
+        raise ConfigError("\n".join(lines)) from None
 
 
 @decides_nothing("it gives the values that stand in a file, or refuses them")
@@ -459,18 +422,12 @@ class _Building:
             raise _Refused(f"found {text[:40]!r} under the tag !!{name}, expected a value of that kind", node)
         if len(text) > DIGITS:
             raise _Refused(f"found a number of {len(text)} characters, expected at most {DIGITS}", node)
-        return _plain(name, text.lower())
-
-
-def _plain(name: str, text: str) -> Raw:
-    """The value of a text that fits the pattern of its tag."""
-    if name == "null":
-        return None
-    if name == "bool":
-        return text == "true"
-    if name == "int":
-        return int(text[2:], {"0o": 8, "0x": 16}[text[:2]]) if text[:2] in ("0o", "0x") else int(text)
-    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+        text = text.lower()
+        if name in ("null", "bool"):
+            return None if name == "null" else text == "true"
+        if name == "int":
+            return int(text[2:], {"0o": 8, "0x": 16}[text[:2]]) if text[:2] in ("0o", "0x") else int(text)
+        return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
 
 def _sums(parts: Sequence[_Built]) -> tuple[int, int]:

@@ -17,18 +17,38 @@ ExpertWeight = Annotated[TokenWeight, OneOf(TOKEN_WEIGHTS, "weight")]
 
 
 class Recipe(Frozen):
-    """One arm that is trained: every value that decides its model and nothing else."""
+    """Every value that decides the model of an arm, and nothing else.
 
-    init: str
-    method: Literal["chord", "luffy", "sasr"] = "chord"
-    mu: Mu
-    expert_tokens: ExpertWeight = WeightOne()
-    traces: Annotated[str, Field(pattern=r"^(expert|aligned|expert-[a-z0-9.+-]+)$")] = "expert"
-    steps: Steps | None = None
-    epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]  # `unreasonable` has its bound
-    keep: Literal["best", "last", "every"] = "best"
-    reshape_gamma: Positive | None = None
+    `luffy`: expert traces join the rollouts of their prompt. `sasr`: see schedule `gradient-norm`. `expert` traces are
+    the expert set, `aligned` ones answer each training prompt (luffy). `last`: the weights of the last step. `best`:
+    those with the highest validation accuracy, not where µ is constant at 1. `every`: those of the last step and of
+    every validation, to be chosen from later, only where µ is constant at 1.
+    """
+
+    init: Annotated[str, Field(description="model to start from: `base`, `base-NAME` or an arm (section 4.1; B.5)")]
+    method: Annotated[
+        Literal["chord", "luffy", "sasr"], Field(description="how expert and rollouts are joined (section 4.1)")
+    ] = "chord"
+    mu: Annotated[Mu, Field(description="weight of the imitation loss: (1 - µ) · RL + µ · SFT (eq. 3)")]
+    expert_tokens: Annotated[ExpertWeight, Field(description="how much each expert token counts (eq. 4, 5, B.2)")] = (
+        WeightOne()
+    )
+    traces: Annotated[
+        str, Field(pattern=r"^(expert|aligned|expert-[a-z0-9.+-]+)$", description="which expert traces (B.3, D.3)")
+    ] = "expert"
+    steps: Annotated[Steps | None, Field(description="updates; exactly one of it and `epochs` (A.1: 1500 at most)")] = (
+        None
+    )
+    epochs: Annotated[
+        Annotated[float, Field(gt=0, le=10_000)] | None, Field(description="passes over the expert set (section 4.1)")
+    ] = None
+    learning_rate: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="Adam's, at most 1 (searched in 1e-6, 5e-6, 1e-5)")
+    ]  # `unreasonable` has its bound
+    keep: Annotated[Literal["best", "last", "every"], Field(description="which weights (A.2: `best`)")] = "best"
+    reshape_gamma: Annotated[
+        Positive | None, Field(description="`luffy`: p/(p + gamma) instead of p for expert tokens (arXiv:2504.14945)")
+    ] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -91,14 +111,26 @@ class Recipe(Frozen):
 
 
 class Arm(Frozen):
-    """One row of `config/arms.yaml`: a recipe, a choice between trained arms, or the untouched base model."""
+    """A name with exactly one of `recipe`, `choose`, `same_as`.
 
-    label: Text
-    note: str = ""
-    recipe: Recipe | None = None
-    choose: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
-    choose_on: Literal["validation", "test"] = "validation"
-    same_as: Annotated[str, Field(pattern=r"^base(-[a-z0-9.+-]+)?$")] | None = None
+    Of the arms to `choose` from, which keep `every`, it has the weights with the best `validation` accuracy, seed by
+    seed; with `test` the arm whose last weights score highest on the study's first benchmark, as the paper chose, to
+    show the difference. `same_as` is `base`, or `base-NAME` of the study's `other_models`.
+    """
+
+    label: Annotated[Text, Field(description="how readers see the arm; makes anew tables and figures only")]
+    note: Annotated[str, Field(description="said beside the label; makes anew tables and figures only")] = ""
+    recipe: Annotated[Recipe | None, Field(description="how the arm is trained")] = None
+    choose: Annotated[
+        Annotated[tuple[Name, ...], Field(min_length=1)] | None,
+        Field(description="arms: the best weights of all of them"),
+    ] = None
+    choose_on: Annotated[
+        Literal["validation", "test"], Field(description="the paper chose on `test` (section 4.1)")
+    ] = "validation"
+    same_as: Annotated[
+        Annotated[str, Field(pattern=r"^base(-[a-z0-9.+-]+)?$")] | None, Field(description="a start model (Table 1)")
+    ] = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,19 @@ def test_a_process_that_is_killed_ends_the_others_and_is_named_with_its_log(tmp_
     assert told, done.stderr
     assert f" {told[1]}\n" in (tmp_path / "logs/failures.log").read_text()
     assert "my last words" in Path(told[2]).read_text()
+
+
+def test_before_its_time_is_up_every_process_is_told_and_the_ranks_end_it(tmp_path: Path) -> None:
+    saves = "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))\nprint('ready', flush=True)\ntime.sleep(100)\n"
+    (tmp_path / "code.py").write_text(SAYS + saves)
+    command = ["-m", "chord", "launch", "--per-node", "2", "--logs", str(tmp_path / "logs"), "--", sys.executable]
+    told = subprocess.Popen([sys.executable, *command, str(tmp_path / "code.py")], start_new_session=True)
+    while sum("ready" in log.read_text() for log in (tmp_path / "logs").rglob("stdout.log")) < 2:
+        time.sleep(0.1)
+    ranks = Path(f"/proc/{told.pid}/task/{told.pid}/children").read_text().split()
+    for process in (told.pid, *map(int, ranks)):  # as Slurm does
+        os.kill(process, signal.SIGUSR1)
+    assert told.wait(60) == 75
 
 
 @pytest.mark.parametrize(("codes", "wanted"), [((75, 75), 75), ((0, 3), 1)])

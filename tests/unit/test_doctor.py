@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from chord.cluster.doctor import _misfits, planned, profile_file
+from chord.cluster.doctor import _misfits, held, planned, profile_file, wanted_gpus
 from chord.cluster.probe import Finding, Node, _builds, described, gpus_of, last_words, minutes_of
-from chord.cluster.profile import held, wanted_gpus
 from chord.cluster.sizing import site_of
 from chord.config.load import load
 from chord.errors import ConfigError, UserError
@@ -104,7 +103,7 @@ def test_what_one_node_of_the_partition_can_give_is_no_misfit() -> None:
     ],
 )
 def test_what_no_node_of_the_partition_can_give_is_named_with_what_there_is(change: dict, found: str) -> None:
-    assert [said for said, _ in _misfits(FITS | change, NODES)] == [found]
+    assert [one.found for one in _misfits(FITS | change, NODES)] == [found]
 
 
 def test_a_finding_says_what_to_do_only_where_there_is_something_to_do() -> None:

@@ -130,7 +130,7 @@ PRICES = {name: Price(kind, seconds) for name, (kind, seconds) in {
     "scores1": ("score", 10.0), "scores2": ("score", 10.0), "table1": ("tabulate", 5.0)}.items()}  # fmt: skip
 
 
-def left_of(told: Mapping[str, Job | float], at_once: float = 2, **trainings: Training) -> Left:
+def left_of(told: Mapping[str, Job | float], at_once: int = 2, **trainings: Training) -> Left:
     """Of all jobs of PRICES: those told, done after so many seconds where a number is; the others are planned."""
 
     def job(key: str) -> Job:
@@ -139,7 +139,8 @@ def left_of(told: Mapping[str, Job | float], at_once: float = 2, **trainings: Tr
             return Job(key, "x", State.PLANNED)
         return one if isinstance(one, Job) else Job(key, "x", State.DONE, NOW - 1000, one)
 
-    return watch.time_left([job(key) for key in PRICES], trainings, PRICES, at_once, NOW)
+    layout = Layout("cpu-core", PLANNING.machines["cpu-core"], 1, 1)
+    return watch.time_left([job(key) for key in PRICES], trainings, watch.Prices(PRICES, layout, at_once), NOW)
 
 
 def test_where_nothing_has_run_the_time_left_is_the_plans_shared_between_the_cores() -> None:

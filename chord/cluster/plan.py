@@ -38,42 +38,34 @@ BENCHMARKS = {"train_base": "train", "train_sft": "train", "train": "train", "ge
 
 def compared(results: Path, jobs: list[dict[str, Any]], memory: dict[str, Any]) -> dict[str, Any]:
     """For each rule: measured and estimated seconds of the same jobs; and the memory of trainings. Raises UserError."""
-    pairs: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    held: list[float] = []
+    found: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for job in jobs:
-        found = _record(results, job)
-        if found is not None:
-            pairs[job["rule"]].append((found["seconds"], job["seconds"]))
-            if job["rule"] == "train":
-                held.append(found["memory_gb"])
-    if not pairs:
+        if record := _record(results, job):
+            found[job["rule"]].append((*record, job["seconds"]))
+    if not found:
         raise UserError(f"{results}: found no measured job of those planned, expected a finished study (and --all)")
-    sums = {rule: [sum(column) for column in zip(*found, strict=True)] for rule, found in pairs.items()}
-    rules = {
-        rule: {"jobs": len(pairs[rule]), "measured_seconds": measured, "estimated_seconds": estimated}
-        for rule, (measured, estimated) in sums.items()
-    }
+    held = [memory_gb for _, memory_gb, _ in found.get("train", ())]
+    rules = {}
+    for rule, rows in found.items():
+        measured, _, estimated = map(sum, zip(*rows, strict=True))
+        rules[rule] = {"jobs": len(rows), "measured_seconds": measured, "estimated_seconds": estimated}
     # On a processor the device's memory is the host's: samplers and learners live one after the other in one process.
-    estimated = max(sum(memory[moment]["device_gb"].values()) for moment in ("training", "sampling"))
-    return {"rules": rules, "memory": {"measured_gb": median(held) if held else None, "estimated_gb": estimated}}
+    most = max(sum(memory[moment]["device_gb"].values()) for moment in ("training", "sampling"))
+    return {"rules": rules, "memory": {"measured_gb": median(held) if held else None, "estimated_gb": most}}
 
 
-def _record(results: Path, job: dict[str, Any]) -> dict[str, float] | None:
-    """Seconds and the most memory of a job, by Snakemake's benchmark file beside its outputs."""
-    if job["rule"] not in BENCHMARKS:
-        return None
-    below = Path(*Path(job["place"]).parts[2:]).parent  # after results/STUDY
-    file = results / below / f"{BENCHMARKS[job['rule']]}.benchmark.tsv"
+def _record(results: Path, job: dict[str, Any]) -> tuple[float, float] | None:
+    """Seconds and the most memory (10^9 bytes) of a job, by Snakemake's benchmark file beside its outputs."""
+    below = results / Path(*Path(job["place"]).parts[2:]).parent  # after results/STUDY
+    file = below / f"{BENCHMARKS.get(job['rule'])}.benchmark.tsv"
     if not file.is_file():
         return None
     with file.open(encoding="utf-8", newline="") as table:
-        rows = list(csv.DictReader(table, delimiter="\t"))
-    timing = results / below / "timing.jsonl"
-    peak = float(rows[-1]["max_rss"]) / 1000
-    if timing.is_file():  # of a GPU, where there is one
-        lines = split_lines(timing.read_bytes().decode())
-        peak = max(json.loads(line)["peak_memory_mb"] for line in lines) / 1000
-    return {"seconds": float(rows[-1]["s"]), "memory_gb": peak}
+        *_, row = csv.DictReader(table, delimiter="\t")
+    peak_mb = float(row["max_rss"])
+    if (timing := below / "timing.jsonl").is_file():  # of a GPU, where there is one
+        peak_mb = max(json.loads(line)["peak_memory_mb"] for line in split_lines(timing.read_bytes().decode()))
+    return float(row["s"]), peak_mb / 1000
 
 
 def measured_lines(found: dict[str, Any]) -> Iterator[str]:

@@ -202,7 +202,7 @@ def disk(project: Project, shapes: Mapping[str, Dimensions], works: Iterable[Wor
     return {"models": kept, "one_training_in_progress": 5 * max(sizes.values())}
 
 
-# --- what a job asks of a node -----------------------------------------------------------------
+# --- what a job asks of a node ---
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def main() -> int:
     here += [f"--nproc-per-node={args.per_node - (args.beside if place.node == 0 else 0)}"]
     args.logs.mkdir(parents=True, exist_ok=True)
     try:
-        torchrun.main([*here, f"--log-dir={args.logs}", "--redirects=3", "--tee=3", "--no-python", *args.command])
+        torchrun.main([*here, f"--log-dir={args.logs}", "--redirects=3", "--tee=3", "--no-python", "--", *args.command])
     except ChildFailedError as error:
         for rank, failure in error.failures.items():
             line = told(rank, failure, args.logs)

@@ -26,7 +26,7 @@ def launched(folder: Path, *options: str, **environment: str) -> subprocess.Pope
     """Processes of code.py on this machine."""
     command = [sys.executable, "-m", "chord", "launch", *options, "--logs", str(folder / "logs"), "--", sys.executable]
     told = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": os.environ | environment}
-    return subprocess.Popen([*command, str(folder / "code.py")], **told)
+    return subprocess.Popen([*command, str(folder / "code.py"), "--run", "a", "-m"], **told)  # names of torchrun too
 
 
 def ended(folder: Path, code: str) -> tuple[int, str, str]:

@@ -1,4 +1,4 @@
-"""What a job costs: memory and work of a model, and whether it fits a machine."""
+"""What a job costs: memory and work of a model, and whether it fits a machine. All are estimates."""
 
 import json
 import math
@@ -12,11 +12,10 @@ from chord.config.sets import answered, split_of
 from chord.config.study import Model, Study
 from chord.errors import UserError
 
-# --- model ---------------------------------------------------------------------------------------
-
-# Sizes of a Llama-like model: parameters, operations, bytes. All counts are of one model copy.
-
+GB = 1e9
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
+
+# --- sizes of one copy of a Llama-like model: parameters, operations, bytes ---
 
 
 def dimensions(model: Model, planning: Planning, fetched: Path) -> Dimensions:
@@ -42,7 +41,6 @@ def named(model: str, planning: Planning) -> Dimensions:
 
 
 def _of_config(found: dict[str, object]) -> Dimensions:
-    """The shape that a config.json tells."""
     names = {name for name, field in Dimensions.model_fields.items() if field.is_required()} - {"tied"}
     experts = found.get("num_local_experts") or found.get("num_experts") or 1
     sizes = {name: found[name] for name in names} | {"head_dim": found.get("head_dim"), "num_experts": experts}
@@ -84,21 +82,22 @@ def forward_operations(shape: Dimensions, tokens: float, length: float) -> float
     return tokens * (matrices + scores)
 
 
-def head_operations(shape: Dimensions, tokens: float) -> float:
-    """Operations of making the logits of `tokens` tokens."""
-    return 2 * tokens * head_parameters(shape)
-
-
 def cache_bytes(shape: Dimensions, dtype: str) -> int:
     """Keys and values of one token."""
     return 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_size * BYTES[dtype]
 
 
-# --- memory --------------------------------------------------------------------------------------
+def stored_bytes(dtype: str) -> int:
+    """Bytes of a weight as it is kept and saved: what is computed with in less precision is a cast copy."""
+    return 8 if dtype == "float64" else 4
 
-# The most memory that one rank needs, part by part, in 10^9 bytes. Upper estimates, from shapes and settings alone.
 
-GB = 1e9
+def saved_gb(shape: Dimensions, dtype: str) -> float:
+    """10^9 bytes of a finished model's folder."""
+    return stored_bytes(dtype) * parameters(shape) / GB
+
+
+# --- memory: the most that one rank needs, part by part, in 10^9 bytes; upper estimates ---
 
 
 @dataclass(frozen=True)
@@ -140,65 +139,51 @@ class Peak:
         """All parts on the device together."""
         return sum(self.device.values())
 
-    @property
-    def host_gb(self) -> float:
-        """All parts in the host's memory together."""
-        return sum(self.host.values())
-
 
 def training_peak(study: Study, shape: Dimensions, machine: Machine, setting: Setting) -> Peak:
     """While a micro-batch is learned from: weights, gradients, moments, activations, logits."""
     dtype = study.execution.compute_dtype
-    size, stored = parameters(shape), 8 if dtype == "float64" else 4
+    size, stored = parameters(shape), stored_bytes(dtype)
     full: dict[str, float] = {"weights": stored * size, "gradients": stored * size, "moments": 2 * stored * size}
-    shared = {3: ("weights", "gradients", "moments"), 2: ("gradients", "moments"), 1: ("moments",)}
-    for name in shared.get(setting.zero_stage, ()):
-        full[name] = full[name] / setting.ranks
+    for name in list(full)[3 - setting.zero_stage :]:  # each stage of ZeRO shares one more, the moments first
+        full[name] /= setting.ranks
     if BYTES[dtype] < stored:
         full["weights cast for computing"] = BYTES[dtype] * size
     if setting.zero_stage == 3:
         full["whole weights to sample from"] = stored * size  # chord.training.engine: `readable`
-    full["activations"] = activations(shape, setting, dtype)
-    full["logits"] = logits(study, shape, dtype, setting)
+    full["activations"] = _activations(shape, setting, dtype)
+    # One chunk: as computed, in float32, their log-softmax, its exponential, and one gradient.
+    rows = min(study.execution.logit_chunk_tokens, setting.micro_batch_tokens)
+    full["logits"] = rows * shape.vocab_size * (BYTES[dtype] + 4 * stored)
     device = {name: value / GB for name, value in full.items()}
     if setting.engine_share and not setting.engine_sleeps:
         device["vLLM"] = setting.engine_share * machine.memory_gb
     host = {"libraries": machine.base_gb}
     if setting.offload:
         host["moments"] = device.pop("moments")
-    device["libraries"] = machine.base_gb
-    return Peak(device, host)
+    return Peak(device | {"libraries": machine.base_gb}, host)
 
 
-def activations(shape: Dimensions, setting: Setting, dtype: str) -> float:
+def _activations(shape: Dimensions, setting: Setting, dtype: str) -> float:
     """Bytes that the backward pass of a micro-batch reads: every layer's, or one layer's and the inputs of the rest.
 
     A layer keeps two normalised inputs, queries, keys, values and the attention's output, three of the feed-forward's
     inner states and the product of two of them, each in the compute dtype, and the residual stream twice as stored.
     """
     tokens = setting.micro_batch_tokens
-    heads = shape.num_attention_heads + 2 * shape.num_key_value_heads
+    heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
     wide = 4 * shape.intermediate_size * shape.experts_per_token
-    inner = 2 * shape.hidden_size + (heads + shape.num_attention_heads) * shape.head_size + wide
-    stream = shape.hidden_size * (8 if dtype == "float64" else 4)
-    layer = tokens * (inner * BYTES[dtype] + 2 * stream)
+    stream = shape.hidden_size * stored_bytes(dtype)
+    layer = tokens * ((2 * shape.hidden_size + heads * shape.head_size + wide) * BYTES[dtype] + 2 * stream)
     if setting.recompute:
         return layer + shape.num_hidden_layers * tokens * stream
     return shape.num_hidden_layers * layer
 
 
-def logits(study: Study, shape: Dimensions, dtype: str, setting: Setting) -> float:
-    """Bytes of one chunk of logits: as computed, in float32, their log-softmax, its exponential, and one gradient."""
-    rows = min(study.execution.logit_chunk_tokens, setting.micro_batch_tokens)
-    wide = 8 if dtype == "float64" else 4
-    return rows * shape.vocab_size * (BYTES[dtype] + 4 * wide)
-
-
 def sampling_peak(study: Study, shape: Dimensions, machine: Machine, setting: Setting, longest: float) -> Peak:
     """While a training samples: weights and moments stay; beside them vLLM's share, or keys, values and logits."""
     dtype = study.execution.compute_dtype
-    stored = 8 if dtype == "float64" else 4
-    whole = stored * parameters(shape) / GB
+    whole = saved_gb(shape, dtype)
     moments = 2 * whole / (setting.ranks if setting.zero_stage else 1)
     parts = whole / setting.ranks if setting.zero_stage == 3 else 0.0
     device = {"weights": whole + parts, "moments": 0.0 if setting.offload else moments, "libraries": machine.base_gb}
@@ -207,27 +192,14 @@ def sampling_peak(study: Study, shape: Dimensions, machine: Machine, setting: Se
     else:
         asked = study.rollouts.prompts_per_step * study.rollouts.per_prompt
         rows = min(-(-asked // setting.ranks), study.execution.sampler_rows)
-        cast = BYTES[dtype] * parameters(shape) / GB if BYTES[dtype] < stored else 0.0
+        cast = BYTES[dtype] * parameters(shape) / GB if BYTES[dtype] < stored_bytes(dtype) else 0.0
         device["weights cast for computing"] = cast
         device["keys and values"] = rows * longest * cache_bytes(shape, dtype) / GB
         device["logits"] = rows * shape.vocab_size * 4 * 8 / GB
     return Peak(device, {"libraries": machine.base_gb})
 
 
-def host_gb(shape: Dimensions) -> dict[str, float]:
-    """10^9 bytes of the host: of each rank while it reads the weights, of the first while it saves."""
-    weights = 4 * parameters(shape) / GB
-    return {"each rank": weights, "the first rank": 3 * weights}
-
-
-def saved_gb(shape: Dimensions, dtype: str) -> float:
-    """10^9 bytes of a finished model's folder."""
-    return (8 if dtype == "float64" else 4) * parameters(shape) / GB
-
-
-# --- fitting -------------------------------------------------------------------------------------
-
-# Whether a training fits a machine, which setting does not, and what would.
+# --- whether a training fits a machine, which setting does not, and what would ---
 
 ROOM = 0.92  # of a device's memory: the allocator needs the rest
 
@@ -237,9 +209,9 @@ def longest_sequence(study: Study, lengths: Lengths) -> int:
     return int(max(study.rollouts.max_response_tokens, lengths.expert) + study.rollouts.max_prompt_tokens)
 
 
-def fits(peak: Peak, machine: Machine) -> bool:
+def fits(device_gb: float, machine: Machine) -> bool:
     """Whether the device's memory holds it."""
-    return peak.device_gb <= ROOM * machine.memory_gb
+    return device_gb <= ROOM * machine.memory_gb
 
 
 def fullest(study: Study, shape: Dimensions, machine: Machine, setting: Setting, longest: int) -> Peak:
@@ -250,50 +222,42 @@ def fullest(study: Study, shape: Dimensions, machine: Machine, setting: Setting,
 
 
 def verdict(study: Study, shape: Dimensions, machine: Machine, setting: Setting, longest: int) -> list[str]:
-    """Sentences: it fits; or what does not, by how much, and the first change of settings that would."""
+    """Sentences: it fits ("needs ..."); or what does not, by how much, and the first change of settings that would."""
     setting = replace(setting, micro_batch_tokens=max(setting.micro_batch_tokens, longest))
     peak = fullest(study, shape, machine, setting, longest)
-    if fits(peak, machine):
-        return [
-            f"needs {setting.ranks} x {machine.memory_gb:g} GB: a rank holds {peak.device_gb:.1f} GB at its fullest"
-        ]
+    many = f"{setting.ranks} x {machine.memory_gb:g} GB"
+    if fits(peak.device_gb, machine):
+        return [f"needs {many}: a rank holds {peak.device_gb:.1f} GB at its fullest"]
     part, most = max(peak.device.items(), key=lambda item: item[1])
-    said = [
-        f"does not fit {setting.ranks} x {machine.memory_gb:g} GB: a rank would hold {peak.device_gb:.1f} GB, of which"
-        f" {part} {most:.1f} GB"
-    ]
+    said = f"does not fit {many}: a rank would hold {peak.device_gb:.1f} GB, of which {part} {most:.1f} GB"
     for changed, words in _changes(setting, longest):
         found = fullest(study, shape, machine, changed, longest)
-        if fits(found, machine):
-            on_host = f", and {found.host_gb:.1f} GB of the host" if changed.offload else ""
-            return [*said, f"would fit with {words}: {found.device_gb:.1f} GB a rank{on_host}"]
-    return [*said, "no setting known here would fit: take more devices, larger ones or a shorter budget of tokens"]
+        if fits(found.device_gb, machine):
+            on_host = f", and {sum(found.host.values()):.1f} GB of the host" if changed.offload else ""
+            return [said, f"would fit with {words}: {found.device_gb:.1f} GB a rank{on_host}"]
+    return [said, "no setting known here would fit: take more devices, larger ones or a shorter budget of tokens"]
 
 
 def _changes(setting: Setting, longest: int) -> Iterator[tuple[Setting, str]]:
     """Other settings, the cheapest change first, each with its name in the study's file."""
-    steps: list[tuple[dict[str, object], str]] = []
-    if setting.micro_batch_tokens > longest:
-        steps.append(({"micro_batch_tokens": longest}, f"execution.micro_batch_tokens: {longest}"))
-    if not setting.recompute:
-        steps.append(({"recompute": True}, "execution.recompute_activations: true"))
-    for stage in range(setting.zero_stage + 1, 4):
-        steps.append(({"zero_stage": stage}, f"execution.zero.stage: {stage}"))
-    if not setting.offload:
-        steps.append(({"offload": True}, "execution.zero.offload: optimiser"))
     words: dict[str, str] = {}
-    for change, word in steps:
-        setting = replace(setting, **change)  # pyright: ignore[reportArgumentType] # fields of the record
-        words[word.split(":")[0]] = word
-        yield setting, ", ".join(words.values())
+    for is_other, name, key, value in (
+        (setting.micro_batch_tokens > longest, "micro_batch_tokens", "micro_batch_tokens", longest),
+        (not setting.recompute, "recompute", "recompute_activations", True),
+        *((stage > setting.zero_stage, "zero_stage", "zero.stage", stage) for stage in (1, 2, 3)),
+        (not setting.offload, "offload", "zero.offload", True),
+    ):
+        if is_other:
+            setting = replace(setting, **{name: value})
+            shown = "optimiser" if name == "offload" else str(value).lower()
+            words[key] = f"execution.{key}: {shown}"
+            yield setting, ", ".join(words.values())
 
 
-# --- work ----------------------------------------------------------------------------------------
+# --- work: tokens and seconds of each kind of job ---
 
-# Tokens, operations and seconds of each kind of job, from the recipe, the budgets and a machine. All are estimates.
-#
-# A step of training is as long as its arithmetic at the machine's own speed, a step of decoding as long as reading the
-# weights and the keys and values, and neither shorter than its layers' least time (the roofline).
+# A step of training takes as long as its arithmetic at the machine's own speed, a step of decoding as long as reading
+# the weights and the keys and values, and neither less than its layers' least time (the roofline).
 
 TAIL = 3.0  # the longest answer of a batch, in mean lengths; bounded by the budget
 FLOPS = 1e12
@@ -355,7 +319,7 @@ class Bench:
             return 0.0
         tokens = rows * (length + self.lengths.prompt) / self.devices
         passes = 4 if self.recompute else 3  # backward is two forwards; with recomputation one more
-        operations = passes * forward_operations(self.shape, tokens, length) + 4 * head_operations(self.shape, tokens)
+        operations = passes * forward_operations(self.shape, tokens, length) + 8 * tokens * head_parameters(self.shape)
         batches = math.ceil(tokens / self.study.execution.micro_batch_tokens)
         least = batches * passes * self.shape.num_hidden_layers * self.machine.layer_seconds
         return max(operations / (self._speed() * self.machine.trains_at), least)

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,10 +26,11 @@ from typing import Any
 import yaml
 
 from chord.cluster import probe
-from chord.cluster.probe import Finding, ask_a_node
-from chord.cluster.profile import held, wanted_gpus
-from chord.cluster.sizing import Work
+from chord.cluster.costs import GB
+from chord.cluster.probe import Finding, ask_a_node, gpus_of
+from chord.cluster.sizing import COMPUTES, TRAINS, Need, Site, Sizing, Work, disk, shapes_below
 from chord.config.load import load
+from chord.config.project import Project
 from chord.errors import UserError
 from chord.provenance.cli import Number
 
@@ -56,17 +57,21 @@ def main() -> int:
 def findings(args: argparse.Namespace) -> Iterator[Finding]:
     """All of them, cheapest first. What needs Slurm is left out where there is none."""
     place = profile_file(args.profile)
-    packages = list(_packages())
+    packages = [_package(name, least) for name, least in PACKAGES.items()]
     yield from packages
     if any(finding.change for finding in packages):
         return
     profile = planned(args.profile, args.config)
-    yield _executor(profile, place)
+    kinds = profile["kinds"]
+    wrong = profile["executor"] != "slurm"
+    yield Finding(f"executor {profile['executor']}", f"set `executor: slurm` in {place}" if wrong else "")
     given = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in args.config)}
     yield from held(profile, load(Path("."), given=given), place)
-    programs = [_program(name) for name in PROGRAMS]
-    yield from programs
-    if any(finding.change for finding in programs):
+    cure = "run this on a login node of the cluster, or load its module for Slurm first"
+    paths = {name: shutil.which(name) for name in PROGRAMS}
+    for name, path in paths.items():
+        yield Finding(f"{name}: {path}") if path else Finding(f"no {name} found", cure)
+    if not all(paths.values()):
         return
     try:
         probe.told("scontrol", "ping")
@@ -75,12 +80,11 @@ def findings(args: argparse.Namespace) -> Iterator[Finding]:
         yield Finding(f"the cluster: {error}", "ask whoever runs it; nothing else was looked at")
         return
     yield _status(profile, place)
-    kinds = profile["kinds"]
     fits = [finding for kind in kinds for finding in _kind(kind, _name(kind, kinds), nodes, place)]
     yield from fits
-    yield from _accounts(profile["kinds"], place)
+    yield from _accounts(kinds, place)
     if not args.no_jobs and not any(finding.change for finding in fits):
-        yield from _small_jobs(profile["kinds"], place, args.wait)
+        yield from _small_jobs(kinds, place, args.wait)
 
 
 def profile_file(profile: str) -> Path:
@@ -107,28 +111,146 @@ def planned(profile: str, config: list[str]) -> dict[str, Any]:
         return json.loads(out.read_text(encoding="utf-8"))
 
 
-def _packages() -> Iterator[Finding]:
-    for name, least in PACKAGES.items():
-        wanted = f"{'.'.join(map(str, least))} or newer"
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            yield Finding(f"found no {name}", f"install the pins of envs/workflow.txt ({wanted})")
-            continue
-        old = tuple(int(part) for part in found.split(".")[:2]) < least
-        yield Finding(f"{name} {found}", f"install the pins of envs/workflow.txt ({wanted})" if old else "")
+def _package(name: str, least: tuple[int, int]) -> Finding:
+    cure = f"install the pins of envs/workflow.txt ({'.'.join(map(str, least))} or newer)"
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return Finding(f"found no {name}", cure)
+    old = tuple(int(part) for part in found.split(".")[:2]) < least
+    return Finding(f"{name} {found}", cure if old else "")
 
 
-def _executor(profile: dict[str, Any], place: Path) -> Finding:
-    wrong = profile["executor"] != "slurm"
-    return Finding(f"executor {profile['executor']}", f"set `executor: slurm` in {place}" if wrong else "")
+# --- what the plan says of jobs, against what the profile gives them: needs no cluster ---
 
 
-def _program(name: str) -> Finding:
-    found = shutil.which(name)
-    if found:
-        return Finding(f"{name}: {found}")
-    return Finding(f"no {name} found", "run this on a login node of the cluster, or load its module for Slurm first")
+def held(profile: dict[str, Any], project: Project, place: Path) -> Iterator[Finding]:
+    """A finding for each kind of job that computes with a model, and one for the disk. `place` is the profile."""
+    if profile["site"] is None:
+        yield Finding(
+            "the profile does not say what GPUs its nodes have, so the plan is not held against it",
+            note=f"add the block `site` to `set-resources` of {place}: README, On a Slurm cluster",
+        )
+        return
+    sizing = Sizing.of(project, Path("."), Site(**profile["site"]))
+    for kind in profile["kinds"]:
+        works = dict.fromkeys(Work.of_job(rule, outputs[0]) for rule, outputs in kind["jobs"] if rule in COMPUTES)
+        if works:
+            yield from _needed(sizing, kind, works, place)
+    yield _disk(sizing, profile, place)
+
+
+def wanted_gpus(resources: dict[str, Any]) -> tuple[int, str]:
+    """GPUs on a node and their type, `` for any."""
+    kind, number = next(iter(gpus_of(str(resources.get("gres", ""))).items()), ("", int(resources.get("gpu", 0))))
+    return number, kind
+
+
+def _needed(sizing: Sizing, kind: dict[str, Any], works: Iterable[Work], place: Path) -> Iterator[Finding]:
+    """What the neediest of the jobs lacks, a finding for each thing; or that all of them have what they need."""
+    given = kind["attempts"][0]["resources"]
+    gpus, nodes = wanted_gpus(given)[0], int(given.get("nodes", 1))
+    needs = {work: sizing.need(work, gpus, nodes) for work in works}
+    wrong = [*_device(sizing, needs, place), *_host(sizing, needs, given, place), *_time(sizing, needs, kind, place)]
+    yield from wrong
+    if not wrong:
+        work, need = max(needs.items(), key=lambda item: item[1].seconds)
+        hours = sum(attempt["resources"].get("runtime", 0) for attempt in kind["attempts"]) / 60
+        yield Finding(
+            f"{_needs(sizing, work, need)}, {need.seconds / 3600:.1f} h; the profile gives it {gpus * nodes} GPUs,"
+            f" {given.get('mem_mb', 0) / 1000:.0f} GB and {hours:.1f} h in {len(kind['attempts'])} attempts"
+        )
+
+
+def _needs(sizing: Sizing, work: Work, need: Need) -> str:
+    host = f"{need.host_gb:.0f} GB of host memory" + (" on each node" if need.nodes > 1 else "")
+    gpus = f"{need.gpus * need.nodes} GPUs x {need.device_gb:.1f} GB of {sizing.machine.memory_gb:g} GB, "
+    return f"{work.rule} of {work.of} needs {gpus if need.gpus else ''}{host}"
+
+
+def _nodes(site: Site) -> str:
+    return f"{site.slurm_partition or 'the default partition'} has nodes of {site.gpus} GPUs, {site.mem_mb / 1000:g} GB"
+
+
+def _device(sizing: Sizing, needs: dict[Work, Need], place: Path) -> Iterator[Finding]:
+    """Where the GPUs do not hold a job: with how many they would, and what to change."""
+    site, short = sizing.site, {work: need for work, need in needs.items() if not need.holds}
+    if not short:
+        return
+    work, given = max(short.items(), key=lambda item: item[1].device_gb)
+    least = sizing.fewest(work) if work.rule in TRAINS else sizing.need(work)
+    if least is None or not least.holds:
+        found = f"{_needs(sizing, work, given)}; {_nodes(site)}"
+        yield Finding(found, "no number of these GPUs holds it: `chord plan` names settings of the study that would")
+        return
+    has = given.gpus * given.nodes
+    found = f"{_needs(sizing, work, least)}; the profile gives it {has}"
+    if has >= least.gpus * least.nodes:
+        found = _needs(sizing, work, given)
+    if least.gpus > site.gpus:
+        change = f"take a partition with {least.gpus} GPUs on a node"
+    elif least.nodes > site.nodes:
+        change = f"set `nodes: {least.nodes}` of `site`, or take a partition with more GPUs on a node,"
+    else:
+        change = f"leave `gres` and `nodes` of {work.rule} out, or set `gres: {site.gres}:{least.gpus}`"
+    yield Finding(f"{found}; {_nodes(site)}", f"{change} in {place}; `chord plan` names settings that need less")
+
+
+def _host(sizing: Sizing, needs: dict[Work, Need], given: dict[str, Any], place: Path) -> Iterator[Finding]:
+    """Where a node's memory, as asked for or as it is, is less than a job needs."""
+    work, need = max(needs.items(), key=lambda item: item[1].host_gb)
+    found, has = _needs(sizing, work, need), given.get("mem_mb", 0)
+    if need.mem_mb > sizing.site.mem_mb:
+        fewer = "fewer GPUs on more nodes (`nodes` of `site`), or a partition with more memory,"
+        change = f"take {fewer if need.gpus else 'a partition with more memory'} in {place}"
+        yield Finding(f"{found}; {_nodes(sizing.site)}", change)
+    elif 0 < has < need.host_gb * 1000:
+        change = f"leave `mem_mb` of {work.rule} out, or set it to {need.mem_mb} in {place}"
+        yield Finding(f"{found}; the profile gives it mem_mb {has}", change)
+
+
+def _time(sizing: Sizing, needs: dict[Work, Need], kind: dict[str, Any], place: Path) -> Iterator[Finding]:
+    """Where the attempts are too short: of trainings together, which continue; of others the longest."""
+    work, need = max(needs.items(), key=lambda item: item[1].seconds)
+    minutes = [attempt["resources"].get("runtime") for attempt in kind["attempts"]]
+    if None in minutes:
+        return
+    name, hours, tries, most = f"{work.rule} of {work.of}", need.seconds / 3600, len(minutes), max(minutes)
+    takes = f"{name} takes about {hours:.1f} h, the profile gives it"
+    if work.rule not in TRAINS:
+        if hours > most / 60:
+            yield Finding(f"{takes} {most} minutes at most", f"set a longer `runtime` in {place}")
+        return
+    # Each attempt begins anew, and loses what it did after its last checkpoint; told beforehand, it saves.
+    tells = "--signal=" in kind["attempts"][0]["call"]
+    unsaved = 0.0 if tells else sizing.project.study.execution.checkpoint_every_minutes
+    lost = sizing.machine.start_seconds / 60 + unsaved
+    useful = sum(max(0.0, one - lost) for one in minutes) / 60
+    if hours > useful:
+        more = max(1, round((hours - useful) / max(1e-9, (most - lost) / 60) + 0.5))
+        change = f"set `retries: {tries + more - 1}`, a longer `runtime`, or more GPUs in {place}"
+        yield Finding(f"{takes} {tries} attempts of {minutes[0]} to {most} minutes", change)
+    if not tells:
+        yield Finding(
+            f"{name} is not told before its time is up, and loses what it did since it last saved",
+            f"add --signal=USR1@300 to its `slurm_extra` in {place}",
+        )
+
+
+def _disk(sizing: Sizing, profile: dict[str, Any], place: Path) -> Finding:
+    """Whether the file system of results/ has room for the models that are still to be made."""
+    every = [job for kind in profile["kinds"] for job in kind["jobs"]]
+    makes = [(rule, out[0]) for rule, out in every if rule in (*TRAINS, "choose") and not Path(out[0]).exists()]
+    works = [Work.of_job(rule, output) for rule, output in makes]
+    shapes = shapes_below(sizing.project, sizing.planning, works, Path("."))
+    wanted = sum(disk(sizing.project, shapes, works).values()) if works else 0.0
+    free = shutil.disk_usage("results" if Path("results").exists() else ".").free / GB
+    found = f"results/ has {free:.0f} GB free, models of the study take up to {wanted:.0f} GB"
+    change = f"put results/ on a larger file system, or take fewer seeds or arms ({place} has no part in it)"
+    return Finding(found, change if wanted > free else "")
+
+
+# --- what the cluster has, against what jobs ask for ---
 
 
 def _status(profile: dict[str, Any], place: Path) -> Finding:
@@ -154,51 +276,48 @@ def _name(kind: dict[str, Any], kinds: list[dict[str, Any]]) -> str:
 
 def _kind(kind: dict[str, Any], name: str, nodes: list[probe.Node], place: Path) -> Iterator[Finding]:
     """Whether the cluster has what a kind of job asks for, on its first attempt and on its last; then sbatch's word."""
-    wrong = [
-        Finding(f"{name}: {found}", f"{change} in {place}, for {name}")
-        for resources in (kind["attempts"][0]["resources"], kind["attempts"][-1]["resources"])
-        for found, change in _misfits(resources, nodes)
-    ]
-    yield from dict.fromkeys(wrong)
-    first = kind["attempts"][0]
+    first, last = kind["attempts"][0], kind["attempts"][-1]
+    misfits = [*_misfits(first["resources"], nodes), *_misfits(last["resources"], nodes)]
+    for one in dict.fromkeys(misfits):
+        yield Finding(f"{name}: {one.found}", f"{one.change} in {place}, for {name}")
     try:
         probe.told("bash", "-c", f"{first['call']} --test-only --wrap true")
     except UserError as error:
         yield Finding(f"{name}: sbatch refuses: {error}", f"change what it names in {place}; asked: {first['call']}")
         return
-    if not wrong:
+    if not misfits:
         asked = ", ".join(f"{key} {value}" for key, value in first["resources"].items())
         yield Finding(f"{name}: sbatch takes it ({asked})")
 
 
-def _misfits(resources: dict[str, Any], nodes: list[probe.Node]) -> Iterator[tuple[str, str]]:
+def _misfits(resources: dict[str, Any], nodes: list[probe.Node]) -> Iterator[Finding]:
     """What no node of the partition can give, and what to change."""
     partition = resources.get("slurm_partition")
     own = [node for node in nodes if partition in (None, node.partition)]
     if not own:
         known = ", ".join(sorted({node.partition for node in nodes}))
-        yield f"found partition {partition}, the cluster has {known}", "set `slurm_partition` to one of them"
+        yield Finding(f"found partition {partition}, the cluster has {known}", "set `slurm_partition` to one of them")
         return
     number, kind = wanted_gpus(resources)
-    most = max(node.gpus.get(kind, 0) if kind else sum(node.gpus.values()) for node in own)
-    if number > most:
+    if number > max(node.gpus.get(kind, 0) if kind else sum(node.gpus.values()) for node in own):
         known = ", ".join(sorted({f"{each or 'gpu'}:{n}" for node in own for each, n in node.gpus.items()})) or "none"
         wanted = f"{number} GPUs{f' of type {kind}' if kind else ''}"
-        yield (
-            f"found {wanted} on a node, partition {partition} has {known}",
-            "set `gpus` of `site`, `gres` or `slurm_partition`",
-        )
-    limits = [node.minutes for node in own]
-    longest = None if None in limits else max(minutes for minutes in limits if minutes is not None)
-    if longest is not None and resources.get("runtime", 0) > longest:
-        yield (
+        found = f"found {wanted} on a node, partition {partition} has {known}"
+        yield Finding(found, "set `gpus` of `site`, `gres` or `slurm_partition`")
+    longest = max(float("inf") if node.minutes is None else node.minutes for node in own)
+    if resources.get("runtime", 0) > longest:
+        yield Finding(
             f"found {resources['runtime']} minutes, partition {partition} allows {longest}: it would wait for ever",
             f"set `runtime` to at most {longest}, on every attempt,",
         )
-    for key, most in (("mem_mb", max(n.memory_mb for n in own)), ("threads", max(n.cpus for n in own))):
-        asked = resources.get("cpus_per_task", resources["threads"]) if key == "threads" else resources.get(key, 0)
+    threads = resources.get("cpus_per_task", resources["threads"])
+    for key, asked, most in (
+        ("mem_mb", resources.get("mem_mb", 0), max(node.memory_mb for node in own)),
+        ("threads", threads, max(node.cpus for node in own)),
+    ):
         if asked > most:
-            yield f"found {key} {asked}, the largest node of partition {partition} has {most}", f"lower `{key}`"
+            found = f"found {key} {asked}, the largest node of partition {partition} has {most}"
+            yield Finding(found, f"lower `{key}`")
 
 
 def _accounts(kinds: list[dict[str, Any]], place: Path) -> Iterator[Finding]:
@@ -209,24 +328,20 @@ def _accounts(kinds: list[dict[str, Any]], place: Path) -> Iterator[Finding]:
     try:
         known = probe.accounts()
     except UserError as error:
-        yield Finding(
-            f"account {', '.join(wanted)}: this cluster keeps none ({error})", f"leave `slurm_account` out of {place}"
-        )
+        found = f"account {', '.join(wanted)}: this cluster keeps none ({error})"
+        yield Finding(found, f"leave `slurm_account` out of {place}")
         return
+    change = f"set `slurm_account` in {place} to one of: {', '.join(sorted(known)) or 'none is yours'}"
     for account in sorted(wanted):
-        well = str(account).lower() in known
-        change = f"set `slurm_account` in {place} to one of: {', '.join(sorted(known)) or 'none is yours'}"
-        yield Finding(f"account {account}", "" if well else change)
+        yield Finding(f"account {account}", "" if str(account).lower() in known else change)
 
 
 def _small_jobs(kinds: list[dict[str, Any]], place: Path, seconds: float) -> Iterator[Finding]:
     """One job on each partition, with the most GPUs that any rule asks for there."""
     partitions: dict[str, dict[str, Any]] = {}
-    for kind in kinds:
-        resources = kind["attempts"][0]["resources"]
-        known = partitions.setdefault(str(resources.get("slurm_partition", "")), resources)
-        if wanted_gpus(resources) > wanted_gpus(known):
-            partitions[str(resources.get("slurm_partition", ""))] = resources
+    for resources in (kind["attempts"][0]["resources"] for kind in kinds):
+        name = str(resources.get("slurm_partition", ""))
+        partitions[name] = max(partitions.get(name, resources), resources, key=wanted_gpus)
     for partition, resources in partitions.items():
         options = ["--time=5", "--mem=1000", "--job-name=chord-doctor"]
         options += [f"--partition={partition}"] if partition else []

@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from chord.provenance.cli import Number
 
@@ -42,32 +42,24 @@ def main() -> int:
     """Start the processes and wait for them; gives the exit code."""
     args = _arguments()
     place = place_in(os.environ)
-    config = LaunchConfig(
-        min_nodes=place.nodes,
-        max_nodes=place.nodes,
-        nproc_per_node=args.per_node - (args.beside if place.node == 0 else 0),
-        run_id=os.environ.get("SLURM_JOB_ID", "alone"),
-        rdzv_backend="static",
-        rdzv_endpoint=place.meeting,
-        rdzv_configs={"rank": place.node, "timeout": JOIN_SECONDS},
-        max_restarts=0,
-        monitor_interval=1,
-        start_method="spawn",
-        logs_specs=DefaultLogsSpecs(log_dir=str(args.logs), redirects=Std.ALL, tee=Std.ALL),
-    )
+    # Slurm sends SIGUSR1 to every process of a job; the ranks save and end by themselves.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    here = [f"--nnodes={place.nodes}", f"--node-rank={place.node}", "--rdzv-backend=static"]
+    here += [f"--rdzv-endpoint={place.meeting}", f"--rdzv-conf=timeout={JOIN_SECONDS}"]
+    here += [f"--rdzv-id={os.environ.get('SLURM_JOB_ID', 'alone')}", "--monitor-interval=1"]
+    here += [f"--nproc-per-node={args.per_node - (args.beside if place.node == 0 else 0)}"]
     args.logs.mkdir(parents=True, exist_ok=True)
     try:
-        elastic_launch(config, args.command[0])(*args.command[1:])
+        torchrun.main([*here, f"--log-dir={args.logs}", "--redirects=3", "--tee=3", "--no-python", "--", *args.command])
     except ChildFailedError as error:
-        for failure in error.failures.values():
-            line = told(failure, max(0, place.node * args.per_node - args.beside), args.logs)
+        for rank, failure in error.failures.items():
+            line = told(rank, failure, args.logs)
             print(f"chord launch: {line}", file=sys.stderr, flush=True)
             with (args.logs / "failures.log").open("a") as kept:
                 kept.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
-        codes = {failure.exitcode for failure in error.failures.values()}
-        return CONTINUE_ME if codes == {CONTINUE_ME} else 1
-    except SignalException as error:
-        return CONTINUE_ME if error.sigval == signal.SIGUSR1 else 1
+        return CONTINUE_ME if {one.exitcode for one in error.failures.values()} == {CONTINUE_ME} else 1
+    except SignalException:
+        return 1
     return 0
 
 
@@ -78,22 +70,19 @@ def place_in(environment: Mapping[str, str]) -> Place:
         return Place(0, 1, f"127.0.0.1:{_free_port()}")
     listed = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
     names = subprocess.run(["scontrol", "show", "hostnames", listed], capture_output=True, text=True, check=True)
-    first = names.stdout.split()[0]
     # The same on all nodes, and another one for each job: the range is below that of a system's own choices.
-    return Place(
-        int(environment["SLURM_NODEID"]), nodes, f"{first}:{20_000 + int(environment['SLURM_JOB_ID']) % 10_000}"
-    )
+    port = 20_000 + int(environment["SLURM_JOB_ID"]) % 10_000
+    return Place(int(environment["SLURM_NODEID"]), nodes, f"{names.stdout.split()[0]}:{port}")
 
 
-def told(failure: ProcessFailure, before: int, logs: Path) -> str:
-    """Which process ended how, and where its words are; on nodes before this one are `before` others."""
+def told(rank: int, failure: ProcessFailure, logs: Path) -> str:
+    """Which process ended how, and where its words are."""
     end = f"ended with exit code {failure.exitcode}"
     if failure.exitcode < 0:
         end = f"was ended by {signal.Signals(-failure.exitcode).name}"
     found = sorted(logs.rglob(f"{failure.local_rank}/stderr.log"), key=lambda path: path.stat().st_mtime)
-    where = found[-1] if found else logs
-    rank = f"rank {before + failure.local_rank} (local rank {failure.local_rank} on {socket.gethostname()}"
-    return f"{rank}, process {failure.pid}) {end}; its log: {where}"
+    where = f"local rank {failure.local_rank} on {socket.gethostname()}, process {failure.pid}"
+    return f"rank {rank} ({where}) {end}; its log: {found[-1] if found else logs}"
 
 
 def _free_port() -> int:

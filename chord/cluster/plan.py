@@ -20,10 +20,10 @@ from typing import Any, NoReturn
 
 from chord.cluster import costs
 from chord.cluster.costs import Bench, Cost, named, parameters
-from chord.cluster.sizing import Layout, Work, cost, disk, lengths_of, machine_of, shape_of, start_below
+from chord.cluster.sizing import Layout, Work, cost, disk, lengths_of, machine_of, shape_of, shapes_below
 from chord.cluster.snakemake import Planned, planned
 from chord.config.load import load
-from chord.config.planning import Dimensions, Lengths, Planning, Unbuilt
+from chord.config.planning import Dimensions, Lengths, Planning
 from chord.config.project import Project
 from chord.config.sets import start_models
 from chord.config.study import Study
@@ -31,54 +31,41 @@ from chord.errors import UserError
 from chord.provenance.cli import Number
 from chord.records import split_lines
 
-# --- measured ------------------------------------------------------------------------------------
-
-# What a finished study took, out of its own records, beside what was estimated for it.
+# --- what a finished study took, by its own records, beside what was estimated for it ---
 
 BENCHMARKS = {"train_base": "train", "train_sft": "train", "train": "train", "generate": "generate"}
 
 
 def compared(results: Path, jobs: list[dict[str, Any]], memory: dict[str, Any]) -> dict[str, Any]:
     """For each rule: measured and estimated seconds of the same jobs; and the memory of trainings. Raises UserError."""
-    pairs: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    held: list[float] = []
+    found: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for job in jobs:
-        found = _record(results, job)
-        if found is not None:
-            pairs[job["rule"]].append((found["seconds"], job["seconds"]))
-            if job["rule"] == "train":
-                held.append(found["memory_gb"])
-    if not pairs:
+        if record := _record(results, job):
+            found[job["rule"]].append((*record, job["seconds"]))
+    if not found:
         raise UserError(f"{results}: found no measured job of those planned, expected a finished study (and --all)")
-    rules = {
-        rule: {
-            "jobs": len(found),
-            "measured_seconds": sum(one for one, _ in found),
-            "estimated_seconds": sum(other for _, other in found),
-        }
-        for rule, found in pairs.items()
-    }
+    held = [memory_gb for _, memory_gb, _ in found.get("train", ())]
+    rules = {}
+    for rule, rows in found.items():
+        measured, _, estimated = map(sum, zip(*rows, strict=True))
+        rules[rule] = {"jobs": len(rows), "measured_seconds": measured, "estimated_seconds": estimated}
     # On a processor the device's memory is the host's: samplers and learners live one after the other in one process.
-    estimated = max(sum(memory[moment]["device_gb"].values()) for moment in ("training", "sampling"))
-    return {"rules": rules, "memory": {"measured_gb": median(held) if held else None, "estimated_gb": estimated}}
+    most = max(sum(memory[moment]["device_gb"].values()) for moment in ("training", "sampling"))
+    return {"rules": rules, "memory": {"measured_gb": median(held) if held else None, "estimated_gb": most}}
 
 
-def _record(results: Path, job: dict[str, Any]) -> dict[str, float] | None:
-    """Seconds and the most memory of a job, by Snakemake's benchmark file beside its outputs."""
-    if job["rule"] not in BENCHMARKS:
-        return None
-    below = Path(*Path(job["place"]).parts[2:]).parent  # after results/STUDY
-    file = results / below / f"{BENCHMARKS[job['rule']]}.benchmark.tsv"
+def _record(results: Path, job: dict[str, Any]) -> tuple[float, float] | None:
+    """Seconds and the most memory (10^9 bytes) of a job, by Snakemake's benchmark file beside its outputs."""
+    below = results / Path(*Path(job["place"]).parts[2:]).parent  # after results/STUDY
+    file = below / f"{BENCHMARKS.get(job['rule'])}.benchmark.tsv"
     if not file.is_file():
         return None
     with file.open(encoding="utf-8", newline="") as table:
-        rows = list(csv.DictReader(table, delimiter="\t"))
-    timing = results / below / "timing.jsonl"
-    peak = float(rows[-1]["max_rss"]) / 1000
-    if timing.is_file():  # of a GPU, where there is one
-        lines = split_lines(timing.read_bytes().decode())
-        peak = max(json.loads(line)["peak_memory_mb"] for line in lines) / 1000
-    return {"seconds": float(rows[-1]["s"]), "memory_gb": peak}
+        *_, row = csv.DictReader(table, delimiter="\t")
+    peak_mb = float(row["max_rss"])
+    if (timing := below / "timing.jsonl").is_file():  # of a GPU, where there is one
+        peak_mb = max(json.loads(line)["peak_memory_mb"] for line in split_lines(timing.read_bytes().decode()))
+    return float(row["s"]), peak_mb / 1000
 
 
 def measured_lines(found: dict[str, Any]) -> Iterator[str]:
@@ -96,9 +83,7 @@ def measured_lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"{'memory of a training, GB':28}{'':>6}{numbers}"
 
 
-# --- telling -------------------------------------------------------------------------------------
-
-# A plan in lines for a terminal.
+# --- the plan in lines ---
 
 SUMS = ("jobs", "hours", "device_hours", "learned_tokens", "sampled_tokens")
 
@@ -142,56 +127,7 @@ def _line(rule: dict[str, Any]) -> str:
     )
 
 
-# --- unbuilt -------------------------------------------------------------------------------------
-
-# What a table or figure that no study builds would cost, from what config/planning.yaml says of its training.
-
-
-def as_trained(study: Study, target: Unbuilt) -> Study:
-    """The study with the rollouts that the paper has for this table or figure."""
-    rollouts = {
-        "prompts_per_step": target.prompts_per_step,
-        "per_prompt": target.per_prompt,
-        "max_prompt_tokens": target.max_prompt_tokens,
-        "max_response_tokens": target.max_response_tokens,
-    }
-    return study.model_copy(update={"rollouts": study.rollouts.model_copy(update=rollouts)})
-
-
-def costs_of(
-    project: Project, planning: Planning, target: Unbuilt, bench: Bench, answering: int
-) -> Iterator[tuple[str, str, Cost]]:
-    """Rule, arm and cost of every training and benchmark, and of the judge where there is one, for one seed.
-
-    `bench` has the study of `as_trained`; the judge grades on as many devices as learn, `answering` ones answer.
-    """
-    tested = Bench(bench.study, bench.shape, bench.machine, bench.lengths, answering)
-    for arm in target.arms:
-        recipe = project.arms[arm].recipe
-        length = bench.lengths.of(arm) if recipe else bench.lengths.base
-        graded = float(target.answers)
-        if recipe:
-            if recipe.needs_rollouts:
-                recipe = recipe.model_copy(update={"steps": target.steps})
-                graded += target.steps * target.prompts_per_step * target.per_prompt
-            yield "train", arm, bench.training(arm, recipe, target.expert_rows_per_step)
-        yield "generate", arm, tested.answering(target.answers, length)
-        if target.judge:
-            lengths = bench.lengths.model_copy(update={"prompt": target.judge.prompt + length})
-            shape = named(target.judge.model, planning)
-            judge = Bench(bench.study, shape, bench.machine, lengths, bench.devices)
-            yield "judge", arm, judge.answering(round(graded), target.judge.verdict)
-
-
-# --- plan ----------------------------------------------------------------------------------------
-
-# What a target would cost before anything is bought: jobs, hours, memory, disk, tokens. Runs and changes nothing.
-#
-#     chord plan table1 --study math --machine h100-80gb --devices 8
-#     chord plan table1 --study demo --machine cpu-core --devices 1 --against results/demo
-#
-# Estimates from the model's shape, the budgets, and config/planning.yaml, which says where its own numbers are from.
-# `--against` puts what a finished study measured beside them. Exit codes: 0, or 1 if a training does not fit.
+# --- plan ---
 
 
 def main() -> None:
@@ -221,97 +157,109 @@ def _tell(estimate: dict[str, Any], as_json: bool) -> NoReturn:
     sys.exit(0 if estimate["fits"] else 1)
 
 
-def _of_unbuilt(project: Project, planning: Planning, layout: Layout, name: str) -> dict[str, Any]:
-    """The estimate for a table or figure that no study builds, as that of `estimated`."""
-    target = planning.unbuilt[name]
-    project = (
-        project if project.study.name == target.study else load(Path("."), target.study, project.choice.seeds or ())
-    )
-    study, shape = as_trained(project.study, target), named(target.model, planning)
-    bench = Bench(study, shape, layout.machine, target.lengths, layout.devices, study.execution.recompute_activations)
-    found = list(costs_of(project, planning, target, bench, layout.answering))
-    jobs = [(Planned(rule, (arm,), ()), cost) for seed in project.seeds for rule, arm, cost in found]
-    model = _of_shape(study, target.lengths, layout, target.model, shape)
-    size = costs.saved_gb(shape, study.execution.compute_dtype)
-    trainings = sum(job.rule == "train" for job, _ in jobs)
-    return {
-        "study": study.name,
-        "machine": layout.name,
-        "devices": layout.devices,
-        "parameters": model["parameters"],
-        "not_built": f"{name} is not built: {project.why_not(name)}",
-        "rules": [_of_rule(rule, jobs) for rule in dict.fromkeys(job.rule for job, _ in jobs)],
-        "jobs": [{"rule": job.rule, "place": job.outputs[-1], **asdict(cost)} for job, cost in jobs],
-        "models": {target.model: model},
-        "memory": model["memory"],
-        "disk_gb": {"models": size * trainings, "one_training_in_progress": 5 * size},
-        "fits": model["fits"],
-        "verdict": model["verdict"],
-    }
-
-
 def estimated(project: Project, planning: Planning, layout: Layout, jobs: list[Planned]) -> dict[str, Any]:
     """All numbers of the plan, as plain data."""
     study = project.study
-    used = dict.fromkeys(start for job in jobs if (start := start_below(project, _work(job)))) or {"base": None}
-    shapes = {start: shape_of(study, planning, start, start_models(study)[start]) for start in used}
-    costs = [(job, cost(project, planning, layout, _work(job), shapes)) for job in jobs]
-    models = {start: _of_model(project, planning, layout, start, shape) for start, shape in shapes.items()}
-    first = models.get("base") or next(iter(models.values()))
+    works = [Work.of_job(job.rule, job.outputs[0]) for job in jobs]
+    shapes = shapes_below(project, planning, works, Path(".")) or {"base": shape_of(study, planning, "base")}
+    starts, lengths = start_models(study), planning.lengths[study.name]
+    models = {start: _model(study, lengths, layout, starts[start].name, shape) for start, shape in shapes.items()}
+    found = [
+        (job.rule, job.outputs[-1], cost(project, planning, layout, work))
+        for job, work in zip(jobs, works, strict=True)
+    ]
+    return _as_data(study, layout, found, models, disk(project, shapes, works))
+
+
+def _of_unbuilt(project: Project, planning: Planning, layout: Layout, name: str) -> dict[str, Any]:
+    """As `estimated`, of a table or figure that no study builds, from what config/planning.yaml says of its training.
+
+    The judge, where there is one, grades on as many devices as learn.
+    """
+    target = planning.unbuilt[name]
+    if project.study.name != target.study:
+        project = load(Path("."), target.study, project.choice.seeds or ())
+    rollouts = target.model_dump(include={"prompts_per_step", "per_prompt", "max_prompt_tokens", "max_response_tokens"})
+    study = project.study.model_copy(update={"rollouts": project.study.rollouts.model_copy(update=rollouts)})
+    shape, lengths, machine = named(target.model, planning), target.lengths, layout.machine
+    learner = Bench(study, shape, machine, lengths, layout.devices, study.execution.recompute_activations)
+    tested = Bench(study, shape, machine, lengths, layout.answering)
+    found: list[tuple[str, str, Cost]] = []
+    for arm in target.arms:
+        recipe, graded = project.arms[arm].recipe, float(target.answers)
+        length = lengths.of(arm) if recipe else lengths.base
+        if recipe:
+            if recipe.needs_rollouts:
+                recipe = recipe.model_copy(update={"steps": target.steps})
+                graded += target.steps * target.prompts_per_step * target.per_prompt
+            found.append(("train", arm, learner.training(arm, recipe, target.expert_rows_per_step)))
+        found.append(("generate", arm, tested.answering(target.answers, length)))
+        if judge := target.judge:
+            words = lengths.model_copy(update={"prompt": judge.prompt + length})
+            bench = Bench(study, named(judge.model, planning), machine, words, layout.devices)
+            found.append(("judge", arm, bench.answering(round(graded), judge.verdict)))
+    found *= len(project.seeds)
+    size = costs.saved_gb(shape, study.execution.compute_dtype)
+    disk_gb = {"models": size * sum(rule == "train" for rule, _, _ in found), "one_training_in_progress": 5 * size}
+    models = {target.model: _model(study, lengths, layout, target.model, shape)}
+    return _as_data(study, layout, found, models, disk_gb, f"{name} is not built: {project.why_not(name)}")
+
+
+def _as_data(
+    study: Study,
+    layout: Layout,
+    jobs: list[tuple[str, str, Cost]],
+    models: dict[str, dict[str, Any]],
+    disk_gb: dict[str, float],
+    not_built: str = "",
+) -> dict[str, Any]:
+    """The plan of jobs (rule, place, cost); the numbers of "base", else of the first model, stand on top."""
+    first, rules = models.get("base") or next(iter(models.values())), dict.fromkeys(rule for rule, _, _ in jobs)
     return {
         "study": study.name,
         "machine": layout.name,
         "devices": layout.devices,
         "parameters": first["parameters"],
-        "rules": [_of_rule(rule, costs) for rule in dict.fromkeys(job.rule for job, _ in costs)],
-        "jobs": [{"rule": job.rule, "place": job.outputs[-1], **asdict(cost)} for job, cost in costs],
+        **({"not_built": not_built} if not_built else {}),
+        "rules": [_of_rule(rule, [cost for of, _, cost in jobs if of == rule]) for rule in rules],
+        "jobs": [{"rule": rule, "place": place, **asdict(cost)} for rule, place, cost in jobs],
         "models": models,
         "memory": first["memory"],
-        "disk_gb": disk(project, shapes, [_work(job) for job in jobs]),
-        "fits": all(one["fits"] for one in models.values()),
+        "disk_gb": disk_gb,
+        "fits": all(model["fits"] for model in models.values()),
         "verdict": first["verdict"],
     }
 
 
-def _of_model(project: Project, planning: Planning, layout: Layout, start: str, shape: Dimensions) -> dict[str, Any]:
-    """What training from this start model needs of a rank's memory, and whether a device holds it."""
-    study = project.study
-    return _of_shape(study, planning.lengths[study.name], layout, start_models(study)[start].name, shape)
-
-
-def _of_shape(study: Study, lengths: Lengths, layout: Layout, name: str, shape: Dimensions) -> dict[str, Any]:
-    """As above, of a model of this name and shape."""
+def _model(study: Study, lengths: Lengths, layout: Layout, name: str, shape: Dimensions) -> dict[str, Any]:
+    """What training from a model of this shape needs of a rank's memory, and whether a device holds it."""
     setting, longest = costs.Setting.of(study, layout.devices), costs.longest_sequence(study, lengths)
+    peaks = {
+        "training": costs.training_peak(study, shape, layout.machine, setting),
+        "sampling": costs.sampling_peak(study, shape, layout.machine, setting, longest),
+    }
+    weights = costs.saved_gb(shape, "float32")
     sentences = costs.verdict(study, shape, layout.machine, setting, longest)
-    peak = costs.training_peak(study, shape, layout.machine, setting)
-    sampling = costs.sampling_peak(study, shape, layout.machine, setting, longest)
     return {
         "name": name,
         "parameters": parameters(shape),
         "memory": {
-            "training": {"device_gb": peak.device, "host_gb": peak.host},
-            "sampling": {"device_gb": sampling.device, "host_gb": sampling.host},
-            "host_gb": costs.host_gb(shape),
+            **{moment: {"device_gb": peak.device, "host_gb": peak.host} for moment, peak in peaks.items()},
+            "host_gb": {"each rank": weights, "the first rank": 3 * weights},  # reading; saving
         },
-        "fits": not sentences[0].startswith("does not fit"),
+        "fits": sentences[0].startswith("needs"),
         "verdict": sentences,
     }
 
 
-def _work(job: Planned) -> Work:
-    return Work.of_job(job.rule, job.outputs[0])
-
-
-def _of_rule(rule: str, costs: list[tuple[Planned, Cost]]) -> dict[str, Any]:
-    """The sum over the jobs of a rule."""
-    of_rule = [cost for job, cost in costs if job.rule == rule]
+def _of_rule(rule: str, costs: list[Cost]) -> dict[str, Any]:
     return {
         "rule": rule,
-        "jobs": len(of_rule),
-        "hours": sum(cost.seconds for cost in of_rule) / 3600,
-        "device_hours": sum(cost.device_hours for cost in of_rule),
-        "learned_tokens": sum(cost.learned_tokens for cost in of_rule),
-        "sampled_tokens": sum(cost.sampled_tokens for cost in of_rule),
+        "jobs": len(costs),
+        "hours": sum(cost.seconds for cost in costs) / 3600,
+        "device_hours": sum(cost.device_hours for cost in costs),
+        "learned_tokens": sum(cost.learned_tokens for cost in costs),
+        "sampled_tokens": sum(cost.sampled_tokens for cost in costs),
     }
 
 

@@ -1,4 +1,4 @@
-"""A small job that looks at a node from within: does it see the results folder, and is its Python the same one.
+"""What a Slurm cluster says of itself, and what a small job finds on a node: the same results folder and Python?
 
 chord probe FOLDER      # what the job runs: reads FOLDER/login.json, writes FOLDER/node.json
 """
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -25,11 +26,7 @@ from chord.errors import UserError
 from chord.provenance.environment import accelerator, installed_for
 from chord.provenance.files import write_atomically
 
-# --- cluster -------------------------------------------------------------------------------------
-
-# What a Slurm cluster says of itself, through its own commands: partitions, nodes, GPUs, settings, accounts, jobs.
-#
-# Knows no profile and no workflow. Where a command is missing or fails, the answer is UserError with its last words.
+# --- what Slurm's commands say; where one is missing or fails, UserError with its last words ---
 
 UNFINISHED = ("PENDING", "RUNNING", "CONFIGURING", "COMPLETING")
 
@@ -69,8 +66,9 @@ def nodes() -> list[Node]:
     found = []
     for line in told("sinfo", "--noheader", "--Node", "--format=%R|%N|%l|%m|%c|%G").splitlines():
         partition, name, limit, memory, cpus, gres = line.strip().split("|")
-        sizes = (int(memory.rstrip("+")), int(cpus.rstrip("+")))
-        found.append(Node(partition, name, minutes_of(limit), *sizes, gpus_of(gres)))
+        found.append(
+            Node(partition, name, minutes_of(limit), int(memory.rstrip("+")), int(cpus.rstrip("+")), gpus_of(gres))
+        )
     return found
 
 
@@ -85,14 +83,13 @@ def minutes_of(limit: str) -> int | None:
 
 def gpus_of(gres: str) -> dict[str, int]:
     """GPUs by type out of a list of gres, such as `gpu:h100:8(S:0-1),nvme:1`; type `` where none is named."""
-    found: dict[str, int] = {}
+    found = Counter[str]()
     for entry in re.sub(r"\(.*?\)", "", gres).split(","):
         name, *rest = entry.split(":")
         if name == "gpu":
             number = int(rest.pop()) if rest and rest[-1].isdigit() else 1
-            kind = rest[0] if rest else ""
-            found[kind] = found.get(kind, 0) + number
-    return found
+            found[rest[0] if rest else ""] += number
+    return dict(found)
 
 
 def setting(name: str) -> str | None:
@@ -118,11 +115,7 @@ def state(job: str) -> str:
         raise
 
 
-# --- probe ---------------------------------------------------------------------------------------
-
-# A small job that looks at a node from within: does it see the results folder, and is its Python the same one.
-#
-# chord probe FOLDER      # what the job runs: reads FOLDER/login.json, writes FOLDER/node.json
+# --- a small job on a node ---
 
 PACKAGES = (
     *("torch", "transformers", "safetensors", "vllm", "deepspeed"),
@@ -132,6 +125,7 @@ PACKAGES = (
 # "CUDA Compatibility".
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 INSTALL = "`make install FOR=cuda` (README, Machines; `make install-engines` for vLLM and DeepSpeed)"
+SHARE = "put the project on a file system that login and compute nodes share"
 SEEN_SECONDS = 60.0  # for a file of an ended job to appear, as `latency-wait` in profiles/slurm
 
 
@@ -193,28 +187,26 @@ def _asked(folder: Path, options: str, gpus: int, seconds: float, place: Path) -
         change = f"wait longer (--wait), or name a partition that is less busy in {place}"
         yield Finding(f"is {state} after {seconds:g} s", change)
         return
-    yield from _compared(here, folder, state)
-    if gpus and (folder / "node.json").exists():
-        there = json.loads((folder / "node.json").read_text(encoding="utf-8"))
-        yield from _builds(there, place)
-        yield _gpus(there, gpus, place)
-
-
-def _compared(here: dict[str, object], folder: Path, state: str) -> Iterator[Finding]:
-    """What the node wrote against what stands here."""
-    change = "put the project on a file system that login and compute nodes share"
-    if not (folder / "node.json").exists():
-        log = folder / "log"
-        if not log.exists():
-            yield Finding(f"ended ({state}), and nothing that it wrote is in {folder.parent}", change)
-            return
+    answer, log = folder / "node.json", folder / "log"
+    if answer.exists():
+        there = json.loads(answer.read_text(encoding="utf-8"))
+        yield from _compared(here, there)
+        if gpus:
+            yield _builds(there, place)
+            yield _gpus(there, gpus, place)
+    elif log.exists():
         said = last_words(log.read_text(errors="replace")) or "nothing"
         yield Finding(f"ended ({state}) and said: {said}", "make this folder and this Python work on the nodes")
-        return
-    there = json.loads((folder / "node.json").read_text(encoding="utf-8"))
-    same = there["written"] == here["written"]
-    found = f"{there['host']} reads what is written here, and the other way round"
-    yield Finding(found) if same else Finding(f"{there['host']} reads something else than is written here", change)
+    else:
+        yield Finding(f"ended ({state}), and nothing that it wrote is in {folder.parent}", SHARE)
+
+
+def _compared(here: dict[str, Any], there: dict[str, Any]) -> Iterator[Finding]:
+    """What the node wrote against what stands here."""
+    if there["written"] == here["written"]:
+        yield Finding(f"{there['host']} reads what is written here, and the other way round")
+    else:
+        yield Finding(f"{there['host']} reads something else than is written here", SHARE)
     keys = ("python", "packages")
     if differ := [f"{key} {there[key]}, here {here[key]}" for key in keys if there[key] != here[key]]:
         change = "use one environment, on the shared file system, for both"
@@ -236,23 +228,22 @@ def _gpus(there: dict[str, Any], wanted: int, place: Path) -> Finding:
     return Finding(found, change if there["gpus_of_torch"] != wanted else "")
 
 
-def _builds(there: dict[str, Any], place: Path) -> Iterator[Finding]:
+def _builds(there: dict[str, Any], place: Path) -> Finding:
     """Whether what is installed computes on NVIDIA GPUs, and on a node with this driver."""
     packages, told, cuda = there["packages"], there["accelerator"], there["cuda_of_torch"]
     versions = {"torch": packages["torch"], "CUDA": cuda, "driver": told.get("nvidia_driver"), "NCCL": told.get("nccl")}
     versions |= {"vLLM": packages["vllm"], "DeepSpeed": packages["deepspeed"]}
     found = f"{there['host']} has " + ", ".join(f"{name} {value or 'none'}" for name, value in versions.items())
-    instead = f"{INSTALL}, or leave `gres` and this partition out of {place}"
-    driver = int((told.get("nvidia_driver") or "0").split(".")[0])
-    oldest = OLDEST_DRIVER.get(int(cuda.split(".")[0]), 0) if cuda else 0
     if wrong := [name for name, is_cpu in (("torch", cuda is None), ("vLLM", "cpu" in packages["vllm"])) if is_cpu]:
         made = f" (.venv is made for {there['installed_for']})" if there["installed_for"] else ""
-        yield Finding(f"{found}: {' and '.join(wrong)} built for CPUs, on a partition with GPUs{made}", instead)
-    elif driver and driver < oldest:
+        change = f"{INSTALL}, or leave `gres` and this partition out of {place}"
+        return Finding(f"{found}: {' and '.join(wrong)} built for CPUs, on a partition with GPUs{made}", change)
+    driver = int((told.get("nvidia_driver") or "0").split(".")[0])
+    oldest = OLDEST_DRIVER.get(int(cuda.split(".")[0]), 0)
+    if 0 < driver < oldest:
         change = f"ask for driver {oldest} or newer on the nodes, or install a torch for an older CUDA"
-        yield Finding(f"{found}: CUDA {cuda} needs driver {oldest} or newer", change)
-    else:
-        yield Finding(found)
+        return Finding(f"{found}: CUDA {cuda} needs driver {oldest} or newer", change)
+    return Finding(found)
 
 
 def _ended(job: str, answer: Path, seconds: float) -> str:

@@ -50,11 +50,8 @@ def main() -> None:
     if arguments in (["-h"], ["--help"]):
         print(f"usage: chord resume [OPTION OF SNAKEMAKE ...] [TARGET ...]\n\n{__doc__}")
         sys.exit(0)
-    if others := list(snakemakes(here)):
-        raise UserError(
-            f"{here}: found Snakemake at work (process {', '.join(map(str, others))}), expected none: it goes on by"
-            " itself"
-        )
+    if others := ", ".join(map(str, snakemakes(here))):
+        raise UserError(f"{here}: found Snakemake at work (process {others}), expected none: it goes on by itself")
     end_jobs(here, arguments)
     end_processes(here)
     snakemake = [sys.executable, "-m", "snakemake"]
@@ -86,47 +83,35 @@ def end_processes(folder: Path) -> None:
     told: set[int] = set()
     end = time.monotonic() + PATIENCE_SECONDS
     while left := job_processes(folder):
+        programs = {number: process for number, process in left.items() if not _is_around(process.command)}
+        listed = ", ".join(f"{_name(one.command)} (process {number})" for number, one in (programs or left).items())
         if not told:
-            print(f"chord resume: ending what the Snakemake before left running: {_listed(left)}", file=sys.stderr)
-        for number in _to_tell(left) - told:
+            print(f"chord resume: ending what the Snakemake before left running: {listed}", file=sys.stderr)
+        topmost = {number for number in programs if not programs.keys() & set(_above(number, left))}
+        for number in (topmost or set(left)) - told:
             told.add(number)
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGTERM)
         if time.monotonic() > end:
             raise UserError(
-                f"{folder}: found {_listed(left)} still running after {PATIENCE_SECONDS} s, expected them to end;"
+                f"{folder}: found {listed} still running after {PATIENCE_SECONDS} s, expected them to end;"
                 f" end them yourself: kill -9 {' '.join(map(str, left))}"
             )
         time.sleep(POLL_SECONDS / 10)
 
 
-def _to_tell(left: Mapping[int, JobProcess]) -> set[int]:
-    """The topmost programs; shells and Snakemakes around them only where nothing else is left."""
-    programs = {number for number, process in left.items() if not _is_around(process.command)}
-
-    def is_below_another(number: int) -> bool:
-        above = left[number].parent
-        while above in left:
-            if above in programs:
-                return True
-            above = left[above].parent
-        return False
-
-    return {number for number in programs if not is_below_another(number)} or set(left)
-
-
 def _is_around(command: Sequence[str]) -> bool:
+    """Whether it is a shell or a Snakemake, which ends when the program below it does."""
     return Path(command[0]).name in SHELLS or any(Path(word).name == "snakemake" for word in command[:3])
 
 
-def _listed(left: Mapping[int, JobProcess]) -> str:
-    """The programs by name and number."""
-    programs = {number: process.command for number, process in left.items() if not _is_around(process.command)}
-    names = {
-        number: next((f"chord {verb}" for word, verb in pairwise(command) if word == "chord"), Path(command[0]).name)
-        for number, command in (programs or {number: process.command for number, process in left.items()}).items()
-    }
-    return ", ".join(f"{name} (process {number})" for number, name in names.items())
+def _above(number: int, left: Mapping[int, JobProcess]) -> Iterator[int]:
+    while (number := left[number].parent) in left:
+        yield number
+
+
+def _name(command: Sequence[str]) -> str:
+    return next((f"chord {verb}" for word, verb in pairwise(command) if word == "chord"), Path(command[0]).name)
 
 
 def end_jobs(folder: Path, arguments: Sequence[str] = ()) -> None:
@@ -150,9 +135,8 @@ def end_jobs(folder: Path, arguments: Sequence[str] = ()) -> None:
     end = time.monotonic() + PATIENCE_SECONDS
     while left := queued(folder):
         if time.monotonic() > end:
-            raise UserError(
-                f"found jobs {' '.join(left)} still in the queue after {PATIENCE_SECONDS} s, expected them to end"
-            )
+            listed = " ".join(left)
+            raise UserError(f"found jobs {listed} still in the queue after {PATIENCE_SECONDS} s, expected them to end")
         time.sleep(POLL_SECONDS)
 
 
@@ -160,10 +144,9 @@ def queued(folder: Path) -> list[str]:
     """Ids of this user's jobs that a Snakemake started from this folder and that have not ended."""
     command = ["squeue", "--me", "--noheader", "--states=all", "--format=%i\t%T\t%j\t%Z"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise UserError(
-            f"squeue: found no answer ({done.stderr.strip()}), expected the queue; try again when Slurm is back"
-        )
+    if done.returncode:
+        said = done.stderr.strip()
+        raise UserError(f"squeue: found no answer ({said}), expected the queue; try again when Slurm is back")
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     return [
         number
@@ -180,9 +163,7 @@ def why_slurm(folder: Path, arguments: Sequence[str]) -> str | None:
     named, _ = given.parse_known_args(arguments)
     if named.executor == "slurm":
         return "the command line names it"
-    if named.profile and any(
-        _sends_to_slurm(place) for place in (Path(named.profile), Path("profiles", named.profile))
-    ):
+    if named.profile and any(map(_sends_to_slurm, (Path(named.profile), Path("profiles", named.profile)))):
         return f"profile {named.profile} names it"
     records = folder / ".snakemake"
     if any((records / "slurm_logs").rglob("*.log")):
@@ -201,11 +182,8 @@ def why_slurm(folder: Path, arguments: Sequence[str]) -> str | None:
 
 def _sends_to_slurm(profile: Path) -> bool:
     """Whether the config of a profile names Slurm as its executor."""
-    for file in sorted(profile.glob("config*.yaml")):
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and content.get("executor") == "slurm":
-            return True
-    return False
+    contents = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(profile.glob("config*.yaml")))
+    return any(isinstance(content, dict) and content.get("executor") == "slurm" for content in contents)
 
 
 def keep_finished(folder: Path, study: str | None) -> list[Path]:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from chord.cluster import costs
-from chord.cluster.costs import BYTES, GB, Bench, Cost, Setting, cache_bytes, dimensions, parameters, steps_of
+from chord.cluster.costs import BYTES, GB, Bench, Cost, Setting, cache_bytes, dimensions, parameters, saved_gb, steps_of
 from chord.config.planning import Dimensions, Lengths, Machine, Planning
 from chord.config.project import Project
 from chord.config.reading import validated
 from chord.config.sets import answered, asked_expert, corpus_of_start, expert_of, split_of, start_models, start_of
-from chord.config.study import Execution, Model, Study
+from chord.config.study import Execution, ExpertServed, Model, Study
 from chord.errors import UserError
 from chord.evaluation.benchmarks import read_benchmark
 from chord.settings import Count, CountOrNone, Frozen
@@ -98,7 +98,7 @@ def divided(gres: object, execution: Execution) -> tuple[int, int]:
     return gpus, min(servers_of(execution), gpus - 1)
 
 
-# --- seconds -----------------------------------------------------------------------------------
+# --- seconds ---
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,18 @@ class Layout:
     answering: int
 
 
-def shape_of(study: Study, planning: Planning, folder: str, model: Model, root: Path = Path(".")) -> Dimensions:
-    """The shape of a model in this folder in models/ below `root`: its own file's where it is there."""
-    return dimensions(model, planning, root / "results" / study.name / "models" / folder / "model")
+def shape_of(
+    study: Study, planning: Planning, folder: str, model: Model | None = None, root: Path = Path(".")
+) -> Dimensions:
+    """The shape of a model, by default a start, in a folder of models/ below `root`: its own file's if it is there."""
+    fetched = root / "results" / study.name / "models" / folder / "model"
+    return dimensions(model or start_models(study)[folder], planning, fetched)
+
+
+def shapes_below(project: Project, planning: Planning, works: Iterable[Work], root: Path) -> dict[str, Dimensions]:
+    """The shape of each start model that the jobs compute with."""
+    starts = dict.fromkeys(start for work in works if (start := start_below(project, work)))
+    return {start: shape_of(project.study, planning, start, root=root) for start in starts}
 
 
 def start_below(project: Project, work: Work) -> str | None:
@@ -137,76 +146,63 @@ def machine_of(planning: Planning, name: str, where: str) -> Machine:
     return planning.machines[name]
 
 
-def cost(
-    project: Project,
-    planning: Planning,
-    layout: Layout,
-    work: Work,
-    shapes: Mapping[str, Dimensions] | None = None,
-    root: Path = Path("."),
-) -> Cost:
+def cost(project: Project, planning: Planning, layout: Layout, work: Work, root: Path = Path(".")) -> Cost:
     """Of one job, with the shape of the model that it computes with; one that needs no device costs its start alone."""
     study, machine, start = project.study, layout.machine, start_below(project, work)
     lengths = lengths_of(study, planning)
-    if work.rule == "ask_expert":
-        return _of_asking(study, planning, machine, work.of, root)
+    if work.rule == "ask_expert":  # on the devices of all its replicas, by its own shape
+        expert = _served(study, work.of)
+        shape, devices = _asked_shape(study, planning, work.of, root), expert.tensor_parallel * expert.replicas
+        bench = Bench(study, shape, machine, lengths, devices, at_once=expert.requests_at_once)
+        questions = split_of(study, answered(study, work.of)).size * expert.samples_per_problem
+        return bench.answering(questions, lengths.expert)
     if start is None or work.rule == "choose":
         return Cost(machine.start_seconds, 0)
-    shape = shapes[start] if shapes else shape_of(study, planning, start, start_models(study)[start], root)
-    trains = Bench(study, shape, machine, lengths, layout.devices, study.execution.recompute_activations)
-    if work.rule == "train_base":
-        corpus = corpus_of_start(study, start)
-        return _of_base(corpus.recipe.steps or 1, corpus.rows_per_step, trains)
+    shape = shape_of(study, planning, start, root=root)
     if work.rule == "generate":
         length = lengths.base if project.arms[work.of].same_as else lengths.of(work.of)
         samples = read_benchmark(root, study, work.benchmark).samples_per_problem
-        answers = Bench(study, shape, machine, lengths, layout.answering)
-        return answers.answering(study.benchmarks[work.benchmark].problems.size * samples, length)
+        bench = Bench(study, shape, machine, lengths, layout.answering)
+        return bench.answering(study.benchmarks[work.benchmark].problems.size * samples, length)
+    bench = Bench(study, shape, machine, lengths, layout.devices, study.execution.recompute_activations)
+    if work.rule == "train_base":  # texts of an expert's length, nothing sampled
+        corpus = corpus_of_start(study, start)
+        steps, rows = corpus.recipe.steps or 1, corpus.rows_per_step
+        seconds = machine.start_seconds + steps * bench.learning(rows, lengths.expert)
+        return Cost(seconds, layout.devices, steps * rows * lengths.expert)
     recipe = project.arms[work.of].recipe
     assert recipe is not None, "only arms with a recipe are trained"
-    return trains.training(work.of, recipe, study.expert_rows_per_step)
+    return bench.training(work.of, recipe, study.expert_rows_per_step)
 
 
-def _of_asking(study: Study, planning: Planning, machine: Machine, traces: str, root: Path) -> Cost:
-    """Asking a served expert for its traces, on the devices of all its replicas, by its own shape."""
+def _served(study: Study, traces: str) -> ExpertServed:
     expert = expert_of(study, traces)
     assert expert.source == "served", "only a served expert is asked"
-    shape = shape_of(study, planning, asked_expert(study, traces), expert.model, root)
-    lengths, devices = planning.lengths[study.name], expert.tensor_parallel * expert.replicas
-    bench = Bench(study, shape, machine, lengths, devices, at_once=expert.requests_at_once)
-    questions = split_of(study, answered(study, traces)).size * expert.samples_per_problem
-    return bench.answering(questions, lengths.expert)
+    return expert
 
 
-def _of_base(steps: int, rows: int, bench: Bench) -> Cost:
-    """Training of a start model of the study's own: `rows` texts of an expert's length a step, nothing sampled."""
-    seconds = bench.machine.start_seconds + steps * bench.learning(rows, bench.lengths.expert)
-    return Cost(seconds, bench.devices, steps * rows * bench.lengths.expert)
+def _asked_shape(study: Study, planning: Planning, traces: str, root: Path = Path(".")) -> Dimensions:
+    return shape_of(study, planning, asked_expert(study, traces), _served(study, traces).model, root)
 
 
 def disk(project: Project, shapes: Mapping[str, Dimensions], works: Iterable[Work]) -> dict[str, float]:
     """10^9 bytes that stay in results/, and that trainings in progress need besides, each at most."""
-    dtype = project.study.execution.compute_dtype
-    sizes = {start: costs.saved_gb(shape, dtype) for start, shape in shapes.items()}
-    kept = 0.0
+    study, kept = project.study, 0.0
+    sizes = {start: saved_gb(shape, study.execution.compute_dtype) for start, shape in shapes.items()}
     for work in works:
         start = start_below(project, work)
         if start and work.rule != "generate":
-            candidates = max(1, _validations(project, work.of)) if work.rule == "train_sft" else 0
+            candidates = 0
+            if work.rule == "train_sft":  # an arm may keep the model of every validation, to choose one
+                recipe = project.arms[work.of].recipe
+                keeps_every = recipe is not None and recipe.keep == "every"
+                steps = steps_of(study, recipe, study.expert_rows_per_step) if recipe and keeps_every else 1
+                candidates = -(-steps // study.validation.every_steps)
             kept += sizes[start] * (1 + candidates)
     return {"models": kept, "one_training_in_progress": 5 * max(sizes.values())}
 
 
-def _validations(project: Project, arm: str) -> int:
-    """How many candidates an arm that keeps every validation leaves."""
-    recipe = project.arms[arm].recipe
-    if recipe is None or recipe.keep != "every":
-        return 0
-    steps = steps_of(project.study, recipe, project.study.expert_rows_per_step)
-    return -(-steps // project.study.validation.every_steps)
-
-
-# --- what a job asks of a node -----------------------------------------------------------------
+# --- what a job asks of a node ---
 
 
 @dataclass(frozen=True)
@@ -245,8 +241,8 @@ class Sizing:
         """With config/planning.yaml below `root`, all that it is asked for looked up once."""
         found = cls(project, Planning.read(root), site)
         lengths_of(project.study, found.planning)
-        for folder, model in start_models(project.study).items():
-            shape_of(project.study, found.planning, folder, model)
+        for folder in start_models(project.study):
+            shape_of(project.study, found.planning, folder)
         machine_of(found.planning, site.machine, WHERE)
         return found
 
@@ -314,22 +310,29 @@ class Sizing:
 
     def _training(self, work: Work, gpus: int, nodes: int) -> Need:
         study, machine = self.project.study, self.machine
-        start = start_below(self.project, work)
-        assert start is not None, "a training has a model to start from"
-        shape = shape_of(study, self.planning, start, start_models(study)[start])
-        lengths, servers = lengths_of(study, self.planning), servers_of(study.execution)
+        shape = self._shape(work)
+        longest = costs.longest_sequence(study, lengths_of(study, self.planning))
+        servers = servers_of(study.execution)
         ranks = max(1, gpus * nodes - servers) if gpus else nodes
-        longest = costs.longest_sequence(study, lengths)
         peak = costs.fullest(study, shape, machine, Setting.of(study, ranks), longest)
-        weights, here = costs.saved_gb(shape, "float32"), -(-(ranks + servers) // nodes)
-        seconds = cost(self.project, self.planning, Layout("", machine, ranks, 1), work).seconds
+        weights, here = saved_gb(shape, "float32"), -(-(ranks + servers) // nodes)
+        moments = peak.host.get("moments", 0.0)
+        seconds = self._seconds(work, ranks)
         if gpus:
             # Each rank reads all weights, and the first holds them twice more while it saves.
-            host = here * (PROCESS_GB + weights) + 2 * weights + here * peak.host.get("moments", 0.0)
-            holds = costs.fits(peak, machine) and gpus > servers
+            host = here * (PROCESS_GB + weights) + 2 * weights + here * moments
+            holds = costs.fits(peak.device_gb, machine) and gpus > servers
             return Need(gpus, nodes, ranks, peak.device_gb, host, seconds, holds)
-        host = peak.device_gb + peak.host.get("moments", 0.0) + 2 * weights + self._engines(weights)
+        host = peak.device_gb + moments + 2 * weights + self._engines(weights)
         return Need(0, nodes, ranks, 0.0, MEMORY_MARGIN * host, seconds, not self.site.gpus)
+
+    def _shape(self, work: Work) -> Dimensions:
+        start = start_below(self.project, work)
+        assert start is not None, "what trains or answers has a model to start from"
+        return shape_of(self.project.study, self.planning, start)
+
+    def _seconds(self, work: Work, ranks: int = 1) -> float:
+        return cost(self.project, self.planning, Layout("", self.machine, ranks, 1), work).seconds
 
     def _engines(self, weights: float) -> float:
         """10^9 bytes of vLLM on the processors of a training's node: servers, or an engine in the process."""
@@ -340,21 +343,15 @@ class Sizing:
 
     def _answering(self, work: Work, gpus: int | None) -> Need:
         """All benchmarks: the first job of a model answers the others ahead."""
-        study, machine, start = self.project.study, self.machine, start_below(self.project, work)
-        assert start is not None, "a model that answers has a start"
-        shape = shape_of(study, self.planning, start, start_models(study)[start])
+        study, machine, shape = self.project.study, self.machine, self._shape(work)
         dtype = study.execution.compute_dtype
-        layout = Layout("", machine, 1, 1)
-        works = [work._replace(benchmark=name) for name in study.benchmarks]
-        seconds = sum(cost(self.project, self.planning, layout, one).seconds for one in works)
-        weights = costs.saved_gb(shape, "float64" if dtype == "float64" else "float32")
-        held = BYTES[dtype] * parameters(shape) / GB
+        seconds = sum(self._seconds(work._replace(benchmark=name)) for name in study.benchmarks)
+        weights, held = saved_gb(shape, dtype), BYTES[dtype] * parameters(shape) / GB
         if study.execution.answers == "transformers" and dtype == "bfloat16":
             held += weights  # kept as they are read, beside those that are computed with
         if self.site.gpus if gpus is None else gpus:
             device = held + machine.base_gb
-            fits = device <= costs.ROOM * machine.memory_gb
-            return Need(gpus or 1, 1, 1, device, PROCESS_GB + 2 * weights, seconds, fits)
+            return Need(gpus or 1, 1, 1, device, PROCESS_GB + 2 * weights, seconds, costs.fits(device, machine))
         longest = study.rollouts.max_prompt_tokens + study.rollouts.max_response_tokens
         row = longest * cache_bytes(shape, dtype) + 8 * 4 * shape.vocab_size
         host = PROCESS_GB if study.execution.answers == "vllm" else machine.base_gb
@@ -362,17 +359,13 @@ class Sizing:
         return Need(0, 1, 1, 0.0, MEMORY_MARGIN * host, seconds, not self.site.gpus)
 
     def _asking(self, work: Work, gpus: int | None) -> Need:
-        study, machine = self.project.study, self.machine
-        expert = expert_of(study, work.of)
-        assert expert.source == "served", "only a served expert is asked"
-        shape = shape_of(study, self.planning, asked_expert(study, work.of), expert.model)
+        study, expert = self.project.study, _served(self.project.study, work.of)
         dtype = str(expert.options.get("dtype", study.execution.compute_dtype))
-        weights = BYTES.get(dtype, 2) * parameters(shape) / GB
-        devices = expert.tensor_parallel * expert.replicas
-        seconds = cost(self.project, self.planning, Layout("", machine, 1, 1), work).seconds
+        weights = BYTES.get(dtype, 2) * parameters(_asked_shape(study, self.planning, work.of)) / GB
+        devices, seconds = expert.tensor_parallel * expert.replicas, self._seconds(work)
         host = devices * PROCESS_GB + expert.replicas * weights
         if self.site.gpus if gpus is None else gpus:
-            device = weights / expert.tensor_parallel + machine.base_gb
-            fits = device <= costs.ROOM * machine.memory_gb and (gpus is None or gpus >= devices)
-            return Need(devices if gpus is None else gpus, 1, 1, device, host, seconds, fits)
+            device = weights / expert.tensor_parallel + self.machine.base_gb
+            holds = costs.fits(device, self.machine) and (gpus is None or gpus >= devices)
+            return Need(devices if gpus is None else gpus, 1, 1, device, host, seconds, holds)
         return Need(0, 1, 1, 0.0, MEMORY_MARGIN * host, seconds, not self.site.gpus)

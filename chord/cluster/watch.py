@@ -18,9 +18,11 @@ import socket
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,25 +33,20 @@ from rich.text import Text
 
 from chord.cluster import costs
 from chord.cluster.costs import Setting
-from chord.cluster.sizing import Layout, Work, cost, lengths_of, machine_of, shape_of, start_below
+from chord.cluster.sizing import Layout, Work, cost, lengths_of, machine_of, shapes_below
 from chord.config.load import load
 from chord.config.planning import Planning
 from chord.config.project import Project
-from chord.config.sets import start_models
 from chord.errors import ConfigError, UserError
 from chord.findings import reading
 from chord.provenance import ledger as ledgers
 from chord.provenance.cli import Number
-from chord.steps import ENDING, Dag
+from chord.provenance.lease import SILENCE_SECONDS
+from chord.steps import Dag
 
-# --- progress ------------------------------------------------------------------------------------
-
-# How far a study is, out of the files that its jobs leave: manifests, the ledger, leases, logs. Changes none of them.
-#
-# Works while jobs run here or on other machines that share the folder, and without any of them.
+# --- how far a study is, out of the files that its jobs leave: manifests, the ledger, leases, logs ---
 
 CONTINUE_ME = 75  # the exit code of a training that was told to stop and saved
-SILENCE_SECONDS = 120.0  # a lease that nobody touched for so long belongs to a job that is gone
 STRANGER_SECONDS = 24 * 3600.0  # a job without an end on a machine that cannot be seen runs at most so long
 
 
@@ -74,6 +71,11 @@ class Job:
     seconds: float = 0.0  # of the last attempt that ended
     where: str = ""
     earlier: float = 0.0  # seconds of the attempts before the last, which a training continues
+
+    @property
+    def name(self) -> str:
+        """Its verb and what it makes."""
+        return f"{self.verb} {self.key.removesuffix(ENDING)}"
 
 
 @dataclass(frozen=True)
@@ -106,41 +108,32 @@ def jobs_of(study: Path, plan: Mapping[str, str], now: float | None = None) -> l
     for entry in entries:
         if entry["event"] == "start":
             starts.setdefault(str(entry.get("manifest")), []).append(entry)
-    found = []
-    for key, verb in plan.items():
-        *before, last = starts.get(key) or [None]
-        job = _job(study, key, verb, last, ends, now)
-        found.append(replace(job, earlier=_earlier(before, ends)) if verb == "chord train" else job)
-    return found
+    return [_job(study, key, verb, starts.get(key, []), ends, now) for key, verb in plan.items()]
 
 
-def _earlier(starts: Sequence[Any], ends: Mapping[Any, Any]) -> float:
-    """Seconds of the attempts since the last that ended well: the next one continues what they did."""
-    seconds = 0.0
-    for start in reversed(starts):
-        end = ends.get(start.get("attempt")) or {}
-        if end.get("outcome") == "ok":
-            break
-        seconds += float(end.get("seconds") or 0)
-    return seconds
-
-
-def _job(study: Path, key: str, verb: str, start: Any, ends: Mapping[Any, Any], now: float) -> Job:
-    is_there = (study / key).is_file()
-    if start is None:
-        return Job(key, verb, State.DONE if is_there else State.PLANNED)
-    since, end = datetime.fromisoformat(start["time"]).timestamp(), ends.get(start.get("attempt"))
-    where = f"job {start['job']}" if start.get("job") else str(start.get("host", ""))
-    if end is None:
-        state = State.RUNNING if _runs(study, key, start, since, now) else State.STOPPED
-        return Job(key, verb, state, since, where=where)
-    ended = str(end.get("outcome"))
-    seconds = float(end.get("seconds") or 0)
-    if ended == "ok":
-        return Job(key, verb, State.DONE if is_there else State.PLANNED, since, seconds, where)
-    is_to_go_on = ended == "signal" or (ended == "stopped" and end.get("exit_code") == CONTINUE_ME)
-    state = State.STOPPED if is_to_go_on else State.FAILED
-    return Job(key, verb, state, since, seconds, where)
+def _job(
+    study: Path, key: str, verb: str, starts: Sequence[Mapping[str, Any]], ends: Mapping[Any, Any], now: float
+) -> Job:
+    ready = State.DONE if (study / key).is_file() else State.PLANNED
+    if not starts:
+        return Job(key, verb, ready)
+    *before, last = starts
+    since, end = datetime.fromisoformat(last["time"]).timestamp(), ends.get(last.get("attempt")) or {}
+    where = f"job {last['job']}" if last.get("job") else str(last.get("host", ""))
+    outcome, earlier = end.get("outcome"), 0.0
+    if not end:
+        state = State.RUNNING if _runs(study, key, last, since, now) else State.STOPPED
+    elif outcome == "ok":
+        state = ready
+    else:
+        is_to_go_on = outcome == "signal" or (outcome == "stopped" and end.get("exit_code") == CONTINUE_ME)
+        state = State.STOPPED if is_to_go_on else State.FAILED
+    if verb == "chord train":  # it continues what was done since an attempt ended well
+        ended = (ends.get(start.get("attempt")) or {} for start in reversed(before))
+        earlier = sum(
+            float(one.get("seconds") or 0) for one in takewhile(lambda one: one.get("outcome") != "ok", ended)
+        )
+    return Job(key, verb, state, since, float(end.get("seconds") or 0), where, earlier)
 
 
 def _runs(study: Path, key: str, start: Mapping[str, Any], since: float, now: float) -> bool:
@@ -176,14 +169,12 @@ def training(study: Path, job: Job) -> Training:
     )
 
 
-def _curve(metrics: Iterable[Mapping[str, Any]]) -> tuple[str, tuple[float, ...]]:
+def _curve(metrics: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[float, ...]]:
     """The best told sign of learning: reward, else validation accuracy, else the expert's log-probability."""
-    lines = list(metrics)
-    accuracy = [(line.get("validation") or {}).get("accuracy") for line in lines]
     found = {
-        "reward": [line.get("reward") for line in lines],
-        "accuracy": accuracy,
-        "expert log-probability": [line.get("expert_logp") for line in lines],
+        "reward": [line.get("reward") for line in metrics],
+        "accuracy": [(line.get("validation") or {}).get("accuracy") for line in metrics],
+        "expert log-probability": [line.get("expert_logp") for line in metrics],
     }
     for name, values in found.items():
         if known := tuple(float(value) for value in values if isinstance(value, int | float)):
@@ -199,11 +190,37 @@ def _steps(folder: Path) -> int | None:
         steps = None
     if isinstance(steps, int):
         return steps
-    try:
-        told = re.findall(r": (\d+) steps, from step \d+", (folder / "train.log").read_text("utf-8", errors="replace"))
-    except OSError:
-        return None
+    told = re.findall(r": (\d+) steps, from step \d+", _text(folder / "train.log"))
     return int(told[-1]) if told else None
+
+
+def _text(path: Path) -> str:
+    """What there is of a file that may be missing or half written."""
+    try:
+        return path.read_text("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The steps in a file of JSON lines that is being written; a torn last line is left out."""
+    found = []
+    for line in _text(path).split("\n")[:-1]:
+        with suppress(ValueError):
+            value = json.loads(line)
+            if isinstance(value, dict) and isinstance(value.get("step"), int):
+                found.append(value)
+    return found
+
+
+def snakemake_steps(project: Path) -> tuple[int, int] | None:
+    """How many steps of how many the newest log of Snakemake counts; None where it counts none."""
+    logs = sorted((project / ".snakemake" / "log").glob("*.snakemake.log"))
+    told = re.findall(r"^(\d+) of (\d+) steps \(", _text(logs[-1]) if logs else "", flags=re.MULTILINE)
+    return (int(told[-1][0]), int(told[-1][1])) if told else None
+
+
+# --- the time left ---
 
 
 @dataclass(frozen=True)
@@ -212,6 +229,15 @@ class Price:
 
     kind: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What `chord plan` says of each job by its manifest, on these machines, and how many run at once here."""
+
+    of: Mapping[str, Price]
+    layout: Layout
+    at_once: int
 
 
 @dataclass(frozen=True)
@@ -227,22 +253,21 @@ class Left:
     finished: int  # jobs done whose seconds scale the plan's prices
     ratio: float  # of measured to planned seconds over all that has run; 1 where nothing has
     ratios: dict[str, float]  # the same for each kind that has run
+    machine: str
+    devices: int  # of one training
 
 
-def time_left(
-    jobs: Iterable[Job], trainings: Mapping[str, Training], prices: Mapping[str, Price], at_once: float, now: float
-) -> Left:
+def time_left(jobs: Sequence[Job], trainings: Mapping[str, Training], prices: Prices, now: float) -> Left:
     """What is left of the jobs at `now`, by manifest: of `trainings` that were begun, and by the plan's `prices`.
 
     A training that has a pace of its own goes on at it. Any other job takes its price, scaled by the ratio of measured
     to planned seconds: that of its kind, else that of all that has run. What a running job has spent is taken off.
-    As many jobs run at once as did so far, on average over the time in which any ran; before, `at_once`.
+    As many jobs run at once as did so far, on average over the time in which any ran; before, `prices.at_once`.
     """
-    known = list(jobs)
     measured, planned = defaultdict[str, float](float), defaultdict[str, float](float)
     finished = 0
-    for job in known:
-        price, one = prices[job.key], trainings.get(job.key)
+    for job in jobs:
+        price, one = prices.of[job.key], trainings.get(job.key)
         if job.state is State.DONE and job.seconds:
             finished += 1
             measured[price.kind] += job.seconds + job.earlier
@@ -254,19 +279,29 @@ def time_left(
     ratio = sum(measured.values()) / sum(planned.values()) if planned else 1.0
     paced: list[float] = []
     priced: list[float] = []
-    for job in (one for one in known if one.state is not State.DONE):
+    for job in (one for one in jobs if one.state is not State.DONE):
         own = trainings[job.key].seconds_left if job.key in trainings else None
         if own is not None:
             paced.append(own)
             continue
-        price = prices[job.key]
+        price = prices.of[job.key]
         spent = max(0.0, now - job.since) + job.earlier if job.state is State.RUNNING else 0.0
         priced.append(max(0.0, price.seconds * ratios.get(price.kind, ratio) - spent))
-    left = [*paced, *priced]
-    seen = _at_once(known, now)
-    shared = at_once if seen is None else seen
-    seconds = max(sum(left) / shared, max(left, default=0.0))
-    return Left(seconds, sum(left), shared, seen is not None, len(priced), len(paced), finished, ratio, ratios)
+    left, seen, layout = [*paced, *priced], _at_once(jobs, now), prices.layout
+    shared = prices.at_once if seen is None else seen
+    return Left(
+        seconds=max(sum(left) / shared, max(left, default=0.0)),
+        work=sum(left),
+        at_once=shared,
+        is_seen=seen is not None,
+        planned=len(priced),
+        paced=len(paced),
+        finished=finished,
+        ratio=ratio,
+        ratios=ratios,
+        machine=layout.name,
+        devices=layout.devices,
+    )
 
 
 def _at_once(jobs: Iterable[Job], now: float) -> float | None:
@@ -284,44 +319,70 @@ def _at_once(jobs: Iterable[Job], now: float) -> float | None:
     return sum(end - start for start, end in spans) / busy if busy else None
 
 
-def snakemake_steps(project: Path) -> tuple[int, int] | None:
-    """How many steps of how many the newest log of Snakemake counts; None where it counts none."""
-    logs = sorted((project / ".snakemake" / "log").glob("*.snakemake.log"))
-    if not logs:
-        return None
-    told = re.findall(r"^(\d+) of (\d+) steps \(", logs[-1].read_text("utf-8", errors="replace"), flags=re.MULTILINE)
-    return (int(told[-1][0]), int(told[-1][1])) if told else None
+# --- what the plan says ---
+
+DEVICES = (1, 8)  # of one training, where nobody says how many: one where it holds the model, else as `chord plan`
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file that is being written."""
+def _prices(given: argparse.Namespace, project: Project, plan: Mapping[str, str]) -> Prices | str:
+    """Of every job, or what is missing for them. Raises UserError for a `--machine` that is not known."""
     try:
-        text = path.read_text("utf-8", errors="replace")
-    except OSError:
-        return []
-    found = []
-    for line in text.split("\n")[:-1]:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict) and isinstance(value.get("step"), int):
-            found.append(value)
-    return found
+        planning = Planning.read(given.root)
+    except ConfigError as error:
+        return str(error)
+    if given.machine:
+        machine_of(planning, given.machine, "--machine")
+    try:
+        return priced(project, planning, given.root, plan, given.machine, given.devices)
+    except UserError as error:
+        return str(error)
 
 
-# --- watch ---------------------------------------------------------------------------------------
+def priced(
+    project: Project,
+    planning: Planning,
+    root: Path,
+    plan: Mapping[str, str],
+    machine: str | None = None,
+    devices: int | None = None,
+) -> Prices:
+    """Of every job of the plan (verb by manifest), on so many devices of the machine, else on the fewest that hold it.
 
-# A running study in the terminal: jobs done, running, failed, planned; the curve of each training; the time left.
-#
-#     chord watch                   the study in config/config.yaml, until it is done or Ctrl-C
-#     chord watch --once            one look, for pipes and logs
-#     chord watch --json            one look as data
-#
-# Reads files only, so it may run anywhere that sees the project's folder, also while Slurm runs the jobs.
-#
-# The time left is an estimate: what `chord plan` says of each job, scaled by what finished jobs took; a training that
-# runs goes on at its own pace. The jobs share it as many at once as so far, or as the cores here allow before any ran.
+    Raises UserError where config/planning.yaml lacks the study or a model, or no machine of it holds a training.
+    """
+    study, lengths = project.study, lengths_of(project.study, planning)
+    works = {key: _work(project, key, verb) for key, verb in plan.items()}
+    shapes = shapes_below(project, planning, works.values(), root)
+    longest = costs.longest_sequence(study, lengths)
+    known = {machine: planning.machines[machine]} if machine else planning.machines
+    lacking = ""
+    for count in [devices] if devices else DEVICES:
+        for name, one in sorted(known.items(), key=lambda item: item[1].memory_gb):
+            setting, layout = Setting.of(study, count), Layout(name, one, count, 1)
+            said = [costs.verdict(study, shape, one, setting, longest)[0] for shape in shapes.values()]
+            lacking = next((sentence for sentence in said if not sentence.startswith("needs")), "")
+            if not lacking:
+                each = {
+                    key: Price(work.rule, cost(project, planning, layout, work, root).seconds)
+                    for key, work in works.items()
+                }
+                return Prices(each, layout, max(1, len(os.sched_getaffinity(0)) // study.execution.cpu_threads))
+    where = f"machine {machine}" if machine else "no machine of config/planning.yaml holds it; the largest"
+    raise UserError(f"{where}: {lacking}; expected --machine and --devices that hold every training")
+
+
+def _work(project: Project, key: str, verb: str) -> Work:
+    """The job of a manifest, with the rule that makes it."""
+    rule = verb.removeprefix("chord ").replace("-", "_")
+    place = f"results/{project.study.name}/{key.removesuffix(ENDING)}"
+    if rule == "train" and key.startswith("models/"):
+        rule = "train_base"
+    elif rule == "train" and project.arms[Work.of_job(rule, place).of].only_imitates:
+        rule = "train_sft"
+    return Work.of_job(rule, place)
+
+
+# --- one look ---
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH, BAR_WIDTH = 28, 48
@@ -332,17 +393,7 @@ STYLES = {
     State.STOPPED: "yellow",
     State.PLANNED: "dim",
 }
-SHOWN = 12
-DEVICES = (1, 8)  # of one training, where nobody says how many: one where it holds the model, else as `chord plan`
-
-
-@dataclass(frozen=True)
-class Prices:
-    """What `chord plan` says of each job by its manifest, on these machines, and how many run at once here."""
-
-    of: dict[str, Price]
-    layout: Layout
-    at_once: int
+SHOWN = 12  # jobs of a kind
 
 
 class View(NamedTuple):
@@ -353,7 +404,6 @@ class View(NamedTuple):
     jobs: list[Job]
     trainings: dict[str, Training]
     left: Left | str  # or why it is not known
-    prices: Prices | None
     steps: tuple[int, int] | None
     now: float
 
@@ -388,81 +438,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def look(root: Path, project: Project, plan: Mapping[str, str], prices: Prices | str) -> View:
     """The study as it is now; `prices` of its jobs, or why there are none."""
-    study = root / "results" / project.study.name
-    now = time.time()
+    study, now = root / "results" / project.study.name, time.time()
     found = jobs_of(study, plan, now)
     begun = (job for job in found if job.state in (State.RUNNING, State.STOPPED, State.FAILED))
     told = {job.key: training(study, job) for job in begun if job.verb == "chord train"}
     running = {job.key: told[job.key] for job in found if job.state is State.RUNNING and job.key in told}
-    known = None if isinstance(prices, str) else prices
-    left = prices if isinstance(prices, str) else time_left(found, told, prices.of, prices.at_once, now)
-    return View(project, study, found, running, left, known, snakemake_steps(root), now)
-
-
-# --- what the plan says ------------------------------------------------------------------------
-
-
-def _prices(given: argparse.Namespace, project: Project, plan: Mapping[str, str]) -> Prices | str:
-    """Of every job, or what is missing for them. Raises UserError for a `--machine` that is not known."""
-    try:
-        planning = Planning.read(given.root)
-    except ConfigError as error:
-        return str(error)
-    if given.machine:
-        machine_of(planning, given.machine, "--machine")
-    try:
-        return priced(project, planning, given.root, plan, given.machine, given.devices)
-    except UserError as error:
-        return str(error)
-
-
-def priced(
-    project: Project,
-    planning: Planning,
-    root: Path,
-    plan: Mapping[str, str],
-    machine: str | None = None,
-    devices: int | None = None,
-) -> Prices:
-    """Of every job of the plan (verb by manifest), on so many devices of the machine, else on the fewest that hold it.
-
-    Raises UserError where config/planning.yaml lacks the study or a model, or no machine of it holds a training.
-    """
-    study, models = project.study, start_models(project.study)
-    lengths = lengths_of(study, planning)
-    works = {key: _work(project, key, verb) for key, verb in plan.items()}
-    starts = dict.fromkeys(start for work in works.values() if (start := start_below(project, work)))
-    shapes = {start: shape_of(study, planning, start, models[start], root) for start in starts}
-    longest = costs.longest_sequence(study, lengths)
-    known = {machine: planning.machines[machine]} if machine else planning.machines
-    smallest_first = sorted(known.items(), key=lambda item: item[1].memory_gb)
-    lacking = ""
-    for count in [devices] if devices else DEVICES:
-        for name, one in smallest_first:
-            setting = Setting.of(study, count)
-            said = [costs.verdict(study, shape, one, setting, longest)[0] for shape in shapes.values()]
-            lacking = next((sentence for sentence in said if sentence.startswith("does not fit")), "")
-            if not lacking:
-                layout = Layout(name, one, count, 1)
-                each = {key: cost(project, planning, layout, work, shapes, root) for key, work in works.items()}
-                prices = {key: Price(works[key].rule, found.seconds) for key, found in each.items()}
-                return Prices(prices, layout, max(1, len(os.sched_getaffinity(0)) // study.execution.cpu_threads))
-    where = f"machine {machine}" if machine else "no machine of config/planning.yaml holds it; the largest"
-    raise UserError(f"{where}: {lacking}; expected --machine and --devices that hold every training")
-
-
-def _work(project: Project, key: str, verb: str) -> Work:
-    """The job of a manifest, with the rule that makes it."""
-    rule = verb.removeprefix("chord ").replace("-", "_")
-    place = f"results/{project.study.name}/{key.removesuffix(ENDING)}"
-    if rule == "train" and key.startswith("models/"):
-        rule = "train_base"
-    elif rule == "train" and project.arms[Work.of_job(rule, place).of].only_imitates:
-        rule = "train_sft"
-    return Work.of_job(rule, place)
-
-
-# --- drawing -----------------------------------------------------------------------------------
+    left = prices if isinstance(prices, str) else time_left(found, told, prices, now)
+    return View(project, study, found, running, left, snakemake_steps(root), now)
 
 
 def drawn(view: View) -> RenderableType:
@@ -470,72 +452,68 @@ def drawn(view: View) -> RenderableType:
     counts = Counter(job.state for job in view.jobs)
     total, done = len(view.jobs), counts[State.DONE]
     head = Text.assemble((f"Study {view.project.study.name}", "bold"), f", {view.project.study.title}")
-    if not view.study.is_dir() or not (done or counts[State.RUNNING] or counts[State.FAILED] or counts[State.STOPPED]):
+    if not view.study.is_dir() or counts[State.PLANNED] == total:
         begin = Text(f"Not begun: none of its {total} jobs was started. Begin: snakemake --cores 2")
-        return Group(head, begin, *_left(view))
+        return Group(head, begin, *_left(view.left))
     filled = done * BAR_WIDTH // total
     bar = Text.assemble(("━" * filled, "green"), ("╌" * (BAR_WIDTH - filled), "dim"), f" {100 * done // total} %")
-    parts: list[RenderableType] = [head, bar, _counted(view, counts)]
+    counted = Text()
+    for state in (one for one in State if counts[one]):
+        counted.append(f"{counts[state]} {state}", STYLES[state]).append("   ")
+    if view.steps and not view.is_done:
+        counted.append(f"Snakemake: {view.steps[0]} of {view.steps[1]} steps", "dim")
+    parts: list[RenderableType] = [head, bar, counted]
     if not view.is_done:
-        parts += _left(view)
+        parts += _left(view.left)
     if view.trainings:
         parts += [Text(), _trainings(view)]
     if others := [job for job in view.jobs if job.state is State.RUNNING and job.key not in view.trainings]:
         parts += [Text(), _others(view, others)]
-    parts += [_trouble(job) for job in view.jobs if job.state in (State.FAILED, State.STOPPED)][:SHOWN]
+    for job in [job for job in view.jobs if job.state in (State.FAILED, State.STOPPED)][:SHOWN]:
+        folder = Path(job.key).parent
+        place = "logs" if folder == Path(".") else folder
+        parts.append(Text(f"{job.state}: {job.name}; its log is in {place}", STYLES[job.state]))
     if view.is_done:
         parts.append(Text(f"Finished: {view.study / 'report.html'}", "green"))
     return Group(*parts)
 
 
-def _counted(view: View, counts: Mapping[State, int]) -> Text:
-    text = Text()
-    for state in State:
-        if counts[state]:
-            text.append(f"{counts[state]} {state}", STYLES[state]).append("   ")
-    if view.steps and not view.is_done:
-        text.append(f"Snakemake: {view.steps[0]} of {view.steps[1]} steps", "dim")
-    return text
-
-
-def _left(view: View) -> list[Text]:
+def _left(left: Left | str) -> list[Text]:
     """The time left, what it is estimated from, and for what machines and how many jobs at once."""
-    left, prices = view.left, view.prices
-    if isinstance(left, str) or prices is None:
+    if isinstance(left, str):
         return [Text(f"no estimate of the time left: {left}")]
+
+    def several(count: int, thing: str) -> str:
+        return f"{count} {thing}{'' if count == 1 else 's'}"
+
     stands_on = ["chord plan"] if left.planned else []
-    stands_on += [_several(left.finished, "finished job")] if left.planned and left.finished else []
-    stands_on += [f"the pace of {_several(left.paced, 'training')}"] if left.paced else []
+    stands_on += [several(left.finished, "finished job")] if left.planned and left.finished else []
+    stands_on += [f"the pace of {several(left.paced, 'training')}"] if left.paced else []
     *others, last = stands_on
     named = f"{', '.join(others)} and {last}" if others else last
     at_once = f"{left.at_once:.1f}".removesuffix(".0")
     share = "as on average so far" if left.is_seen else "as the cores here allow"
-    many = f"{prices.layout.devices} x {prices.layout.name}"
     return [
         Text(f"about {reading.duration(left.seconds)} left, estimated from {named}"),
-        Text(f"(planned for {many}; {at_once} at once, {share})", "dim"),
+        Text(f"(planned for {left.devices} x {left.machine}; {at_once} at once, {share})", "dim"),
     ]
-
-
-def _several(count: int, thing: str) -> str:
-    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _data(view: View) -> dict[str, Any]:
     """One look as plain data: jobs by state, seconds left (None with `why` where not known) and what they stand on."""
     counts = Counter(job.state for job in view.jobs)
+    left = {"seconds": None, "why": view.left} if isinstance(view.left, str) else asdict(view.left)
     if view.is_done:
-        left: dict[str, Any] = {"seconds": 0.0}
-    elif isinstance(view.left, str) or view.prices is None:
-        left = {"seconds": None, "why": view.left}
-    else:
-        layout = view.prices.layout
-        left = asdict(view.left) | {"machine": layout.name, "devices": layout.devices}
+        left = {"seconds": 0.0}
     return {"study": view.project.study.name, "jobs": {state: counts[state] for state in State}, "left": left}
 
 
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False, header_style="dim")
+
+
 def _trainings(view: View) -> Table:
-    table = Table("training", "step", "tokens/s", "left", "curve", box=None, pad_edge=False, header_style="dim")
+    table = _table("training", "step", "tokens/s", "left", "curve")
     for one in view.trainings.values():
         steps = f"{one.step}/{one.steps}" if one.steps else str(one.step)
         speed = f"{one.tokens_per_second:,.0f}" if one.tokens_per_second else "-"
@@ -546,20 +524,12 @@ def _trainings(view: View) -> Table:
 
 
 def _others(view: View, running: Sequence[Job]) -> Table:
-    table = Table("job", "for", "where", box=None, pad_edge=False, header_style="dim")
+    table = _table("job", "for", "where")
     for job in running[:SHOWN]:
-        name = f"{job.verb.removeprefix('chord.')} {job.key.removesuffix('.manifest.json')}"
-        table.add_row(name, reading.duration(max(0.0, view.now - job.since)), job.where)
+        table.add_row(job.name, reading.duration(max(0.0, view.now - job.since)), job.where)
     if len(running) > SHOWN:
         table.add_row(f"and {len(running) - SHOWN} more", "", "")
     return table
-
-
-def _trouble(job: Job) -> Text:
-    """One job that did not end well, and where its log is."""
-    name = f"{job.verb.removeprefix('chord.')} {job.key.removesuffix('.manifest.json')}"
-    place = "logs" if Path(job.key).parent == Path(".") else Path(job.key).parent
-    return Text(f"{job.state}: {name}; its log is in {place}", STYLES[job.state])
 
 
 def sparkline(values: Sequence[float], width: int = CURVE_WIDTH) -> str:
@@ -568,9 +538,8 @@ def sparkline(values: Sequence[float], width: int = CURVE_WIDTH) -> str:
         return ""
     count = min(width, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
-    low, high = min(means), max(means)
-    top = len(BLOCKS) - 1
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high, top = min(means), max(means), len(BLOCKS) - 1
     return "".join(BLOCKS[round((mean - low) / (high - low) * top) if high > low else top // 2] for mean in means)
 
 

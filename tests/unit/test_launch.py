@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,40 +22,56 @@ from tests.workflow.tree import copied
 SAYS = "import os, sys, signal, time\nrank = os.environ['RANK']\nprint('rank', rank, 'of', os.environ['WORLD_SIZE'])\n"
 
 
-def started(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Two processes of the same code on this machine."""
+def launched(folder: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+    """Processes of code.py on this machine."""
+    command = [sys.executable, "-m", "chord", "launch", *options, "--logs", str(folder / "logs"), "--", sys.executable]
+    told = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": os.environ | environment}
+    return subprocess.Popen([*command, str(folder / "code.py"), "--run", "a", "-m"], **told)  # names of torchrun too
+
+
+def ended(folder: Path, code: str) -> tuple[int, str, str]:
+    """Exit code and words of two processes of the same code."""
     (folder / "code.py").write_text(SAYS + code)
-    command = ["-m", "chord", "launch", "--per-node", "2", "--logs", str(folder / "logs"), "--", sys.executable]
-    return subprocess.run(
-        [sys.executable, *command, str(folder / "code.py")], capture_output=True, text=True, timeout=120
-    )
+    process = launched(folder, "--per-node", "2")
+    said, complained = process.communicate(timeout=120)
+    return process.returncode, said, complained
 
 
 def test_each_process_has_its_rank_and_what_it_says_is_heard_and_kept(tmp_path: Path) -> None:
-    done = started(tmp_path, "")
-    assert done.returncode == 0, done.stderr
-    assert sorted(line.partition(":")[2] for line in done.stdout.splitlines()) == ["rank 0 of 2", "rank 1 of 2"]
+    code, said, complained = ended(tmp_path, "")
+    assert code == 0, complained
+    assert sorted(line.partition(":")[2] for line in said.splitlines()) == ["rank 0 of 2", "rank 1 of 2"]
     kept = sorted(log.read_text() for log in (tmp_path / "logs").rglob("stdout.log"))
     assert kept == ["rank 0 of 2\n", "rank 1 of 2\n"]
 
 
 def test_a_process_that_is_killed_ends_the_others_and_is_named_with_its_log(tmp_path: Path) -> None:
     last = "print('my last words', file=sys.stderr, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-    done = started(tmp_path, f"if rank == '1':\n    {last}\ntime.sleep(100)\n")
-    assert done.returncode == 1
-    told = re.search(
-        r"chord launch: (rank 1 \(local rank 1 on \S+, process \d+\) was ended by SIGKILL; its log: (\S+))",
-        done.stderr,
-    )
-    assert told, done.stderr
+    code, _, complained = ended(tmp_path, f"if rank == '1':\n    {last}\ntime.sleep(100)\n")
+    assert code == 1
+    named = r"chord launch: (rank 1 \(local rank 1 on \S+, process \d+\) was ended by SIGKILL; its log: (\S+))"
+    told = re.search(named, complained)
+    assert told, complained
     assert f" {told[1]}\n" in (tmp_path / "logs/failures.log").read_text()
     assert "my last words" in Path(told[2]).read_text()
 
 
 @pytest.mark.parametrize(("codes", "wanted"), [((75, 75), 75), ((0, 3), 1)])
 def test_what_is_to_be_continued_keeps_its_exit_code(tmp_path: Path, codes: tuple[int, int], wanted: int) -> None:
-    done = started(tmp_path, f"sys.exit({codes}[int(rank)])\n")
-    assert done.returncode == wanted, done.stderr
+    code, _, complained = ended(tmp_path, f"sys.exit({codes}[int(rank)])\n")
+    assert code == wanted, complained
+
+
+def test_before_its_time_is_up_every_process_is_told_and_the_ranks_end_it(tmp_path: Path) -> None:
+    saves = "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))\nprint('ready', flush=True)\ntime.sleep(100)\n"
+    (tmp_path / "code.py").write_text(SAYS + saves)
+    told = launched(tmp_path, "--per-node", "2")
+    while sum("ready" in log.read_text() for log in (tmp_path / "logs").rglob("stdout.log")) < 2:
+        time.sleep(0.1)
+    ranks = Path(f"/proc/{told.pid}/task/{told.pid}/children").read_text().split()
+    for process in (told.pid, *map(int, ranks)):  # as Slurm does
+        os.kill(process, signal.SIGUSR1)
+    assert told.communicate(timeout=60) and told.returncode == 75
 
 
 def test_the_nodes_of_a_job_meet_at_the_first_one_and_jobs_do_not_meet_each_other(monkeypatch) -> None:
@@ -138,12 +156,7 @@ def test_the_first_node_starts_fewer_processes_where_servers_have_gpus_beside_th
     (tmp_path / "code.py").write_text(SAYS + "print('local', os.environ['LOCAL_WORLD_SIZE'])\n")
     slurm = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": str(os.getpid())}
     slurm |= {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    nodes = []
-    for node in ("0", "1"):
-        options = ["--per-node", "2", "--beside", "1", "--logs", str(tmp_path / node), "--", sys.executable]
-        command = [sys.executable, "-m", "chord", "launch", *options, str(tmp_path / "code.py")]
-        environment = os.environ | slurm | {"SLURM_NODEID": node}
-        nodes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    nodes = [launched(tmp_path, "--per-node", "2", "--beside", "1", **slurm, SLURM_NODEID=node) for node in "01"]
     said = [sorted(re.findall(r"rank \d of \d|local \d", node.communicate(timeout=300)[0])) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0]
     assert said == [["local 1", "rank 0 of 3"], ["local 2", "local 2", "rank 1 of 3", "rank 2 of 3"]]

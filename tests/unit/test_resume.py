@@ -1,6 +1,7 @@
 """Going on after a kill: whose jobs are ended, and which outputs are still taken for finished."""
 
 import base64
+import json
 import os
 import signal
 import subprocess
@@ -18,14 +19,14 @@ from chord.provenance.files import SNAKEMAKE_IN, job_processes
 UUID = "679c34e4-6810-49c6-becf-455bf008fcd9"
 
 
-def mark(folder: Path, output: str) -> Path:
-    """Snakemake's own mark that an output is incomplete."""
+def mark(folder: Path, output: str, job: str | None = None) -> Path:
+    """Snakemake's own mark that an output is incomplete, and of the Slurm job that was to make it."""
     coded = base64.urlsafe_b64encode(output.encode()).decode()
     path = folder / ".snakemake" / "incomplete" / coded
     if len(coded) > 200:
         path = folder / ".snakemake" / "incomplete" / f"@{coded[:200]}" / coded[200:]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('{"external_jobid": null}')
+    path.write_text(json.dumps({"external_jobid": job}))
     return path
 
 
@@ -47,10 +48,8 @@ def test_what_a_job_finished_is_kept_and_what_it_did_not_is_made_again(mini_copy
 def slurm(folder: Path, monkeypatch, *rows: str) -> Path:
     """A squeue that tells these rows at first and nothing afterwards, and an scancel that writes down its words."""
     told = folder / "told"
-    for name, code in {
-        "squeue": f"f={folder}/rows; cat $f; : > $f",
-        "scancel": f'echo "$@" >> {told}',
-    }.items():
+    programs = {"squeue": f"f={folder}/rows; cat $f; : > $f", "scancel": f'echo "$@" >> {told}'}
+    for name, code in programs.items():
         (folder / name).write_text(f"#!/bin/sh\n{code}\n")
         (folder / name).chmod(0o755)
     (folder / "rows").write_text("".join(f"{row}\n" for row in rows))
@@ -60,23 +59,14 @@ def slurm(folder: Path, monkeypatch, *rows: str) -> Path:
 
 def test_only_living_jobs_of_this_folder_that_snakemake_sent_are_cancelled(tmp_path: Path, monkeypatch) -> None:
     here, other = tmp_path / "here", tmp_path / "other"
-    told = slurm(
-        tmp_path,
-        monkeypatch,
-        f"1\tRUNNING\tchord_{UUID}\t{here}",
-        f"2\tPENDING\t{UUID}\t{here}",
-        f"3\tCOMPLETED\tchord_{UUID}\t{here}",
-        f"4\tRUNNING\tchord_{UUID}\t{other}",
-        f"5\tRUNNING\tmy-own-job\t{here}",
-    )
+    others = (f"COMPLETED\tchord_{UUID}\t{here}", f"RUNNING\tchord_{UUID}\t{other}", f"RUNNING\tmy-own-job\t{here}")
+    ours = (f"RUNNING\tchord_{UUID}\t{here}", f"PENDING\t{UUID}\t{here}")
+    told = slurm(tmp_path, monkeypatch, *(f"{number}\t{row}" for number, row in enumerate((*others, *ours))))
     resume.end_jobs(here)
-    assert told.read_text() == "1 2\n"
-
-
-def test_nothing_is_cancelled_where_nothing_was_left(tmp_path: Path, monkeypatch) -> None:
-    told = slurm(tmp_path, monkeypatch)
-    resume.end_jobs(tmp_path)
-    assert not told.exists()
+    assert told.read_text() == "3 4\n"
+    told.unlink()
+    resume.end_jobs(here)
+    assert not told.exists(), "nothing was left"
 
 
 def no_slurm(folder: Path, monkeypatch) -> Path:
@@ -89,7 +79,7 @@ def no_slurm(folder: Path, monkeypatch) -> Path:
     return here
 
 
-def ledger_of(here: Path, job: str | None, end: bool) -> None:
+def ledger_of(here: Path, job: str | None, end: bool = False) -> None:
     """A study with one attempt: in this Slurm job or in none, with an end or without."""
     path = here / "results/demo/provenance/ledger.jsonl"
     ledger.append(path, "start", {"attempt": "a", "verb": "chord train", "manifest": "m", "job": job})
@@ -97,7 +87,7 @@ def ledger_of(here: Path, job: str | None, end: bool) -> None:
         ledger.append(path, "end", {"attempt": "a", "outcome": "ok"})
 
 
-def a_profile(here: Path, name: str, executor: str) -> None:
+def a_profile(here: Path, name: str, executor: str = "slurm") -> None:
     (here / name).mkdir(parents=True)
     (here / name / "config.yaml").write_text(f"executor: {executor}\njobs: 3\n")
 
@@ -107,61 +97,53 @@ def a_log(here: Path) -> None:
     (here / ".snakemake/slurm_logs/rule_train/7.log").touch()
 
 
-SENT = {
-    "a mark of a job": (lambda here: mark(here, "x").write_text('{"external_jobid": "7"}'), (), "job 7 was to make x"),
+def nothing(here: Path) -> None:
+    pass
+
+
+# What is there, the command line, and why Slurm must answer; None where it need not.
+NAMED = "profile mine names it"
+CASES = {
+    "a mark of a job": (lambda here: mark(here, "x", "7"), (), "job 7 was to make x"),
     "a log of Slurm": (a_log, (), "has logs of its jobs"),
-    "an attempt without an end": (lambda here: ledger_of(here, "7", False), (), "has no end of what job 7 began"),
-    "a profile": (lambda here: a_profile(here, "mine", "slurm"), ("--profile", "mine"), "profile mine names it"),
-    "a profile of the project": (
-        lambda here: a_profile(here, "profiles/mine", "slurm"),
-        ("--profile=mine",),
-        "profile mine names it",
-    ),
-    "an executor": (lambda here: None, ("table1", "--executor", "slurm"), "the command line names it"),
+    "an attempt without an end": (lambda here: ledger_of(here, "7"), (), "has no end of what job 7 began"),
+    "a profile": (lambda here: a_profile(here, "mine"), ("--profile", "mine"), NAMED),
+    "a profile of the project": (lambda here: a_profile(here, "profiles/mine"), ("--profile=mine",), NAMED),
+    "an executor": (nothing, ("table1", "--executor", "slurm"), "the command line names it"),
+    "nothing": (nothing, ("--cores", "2", "table1"), None),
+    "a mark of a job here": (lambda here: mark(here, "x"), (), None),
+    "an attempt here without an end": (lambda here: ledger_of(here, None), (), None),
+    "a job of Slurm that ended": (lambda here: ledger_of(here, "7", end=True), (), None),
+    "another profile": (lambda here: a_profile(here, "mine", "local"), ("--profile", "mine"), None),
+    "an empty folder for logs": (lambda here: (here / ".snakemake/slurm_logs").mkdir(parents=True), (), None),
 }
 
 
-@pytest.mark.parametrize("case", SENT)
-def test_a_slurm_that_is_silent_is_told_where_something_was_sent_to_it(
+@pytest.mark.parametrize("case", CASES)
+def test_a_slurm_that_is_silent_stops_only_those_who_sent_something_to_it(
     case: str, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    prepare, arguments, reason = SENT[case]
+    prepare, arguments, reason = CASES[case]
     here = no_slurm(tmp_path, monkeypatch)
     monkeypatch.chdir(here)
     prepare(here)
+    if reason is None:
+        resume.end_jobs(here, arguments)
+        return
     with pytest.raises(UserError, match="squeue: found no answer \\(Unable to contact slurm controller\\)"):
         resume.end_jobs(here, arguments)
     assert reason in capsys.readouterr().err
 
 
-NOT_SENT = {
-    "nothing": (lambda here: None, ("--cores", "2", "table1")),
-    "a mark of a job here": (lambda here: mark(here, "x"), ()),
-    "an attempt here without an end": (lambda here: ledger_of(here, None, False), ()),
-    "a job of Slurm that ended": (lambda here: ledger_of(here, "7", True), ()),
-    "another profile": (lambda here: a_profile(here, "mine", "local"), ("--profile", "mine")),
-    "an empty folder for logs": (lambda here: (here / ".snakemake/slurm_logs").mkdir(parents=True), ()),
-}
-
-
-@pytest.mark.parametrize("case", NOT_SENT)
-def test_a_slurm_that_is_silent_hinders_nobody_who_sent_nothing_to_it(case: str, tmp_path: Path, monkeypatch) -> None:
-    prepare, arguments = NOT_SENT[case]
-    here = no_slurm(tmp_path, monkeypatch)
-    monkeypatch.chdir(here)
-    prepare(here)
-    resume.end_jobs(here, arguments)
-
-
 def orphaned(folder: Path, script: str) -> None:
     """A job of a Snakemake in `folder` whose Snakemake is gone: a shell with a program below it."""
     (folder / "chord.py").write_text(script)
-    job = f"{sys.executable} {folder}/chord.py; true"
-    starter = (
-        f"import subprocess; subprocess.Popen(['bash', '-c', {job!r}], cwd={str(folder)!r}, start_new_session=True)"
-    )
+    job = ["bash", "-c", f"{sys.executable} {folder}/chord.py; true"]
+    starter = f"import subprocess; subprocess.Popen({job!r}, cwd={str(folder)!r}, start_new_session=True)"
     marked = os.environ | {SNAKEMAKE_IN: str(folder.resolve())}
     subprocess.run([sys.executable, "-c", starter], env=marked, check=True)
+    while not (folder / "ready").exists():
+        time.sleep(0.01)
 
 
 SAVES = """
@@ -183,8 +165,6 @@ def test_what_runs_on_here_without_its_snakemake_saves_and_is_gone_and_that_of_a
     for folder in (here, other):
         folder.mkdir()
         orphaned(folder, SAVES)
-        while not (folder / "ready").exists():
-            time.sleep(0.01)
     try:
         resume.end_processes(here)
         assert (here / "saved").exists() and not job_processes(here)
@@ -196,8 +176,6 @@ def test_what_runs_on_here_without_its_snakemake_saves_and_is_gone_and_that_of_a
 
 def test_what_does_not_end_is_told_with_its_number(tmp_path: Path, monkeypatch) -> None:
     orphaned(tmp_path, SAVES.replace("signal.SIGTERM, save", "signal.SIGTERM, signal.SIG_IGN"))
-    while not (tmp_path / "ready").exists():
-        time.sleep(0.01)
     monkeypatch.setattr(resume, "PATIENCE_SECONDS", 0.3)
     left = job_processes(tmp_path)
     try:
@@ -210,18 +188,17 @@ def test_what_does_not_end_is_told_with_its_number(tmp_path: Path, monkeypatch) 
 
 def test_a_living_snakemake_of_the_same_folder_is_seen_and_of_another_one_is_not(tmp_path: Path) -> None:
     here, other = tmp_path / "here", tmp_path / "other"
-    for folder in (here, other):
-        folder.mkdir()
-    waiting = "import time; time.sleep(60)"
-    (tmp_path / "snakemake").write_text(waiting)
+    here.mkdir()
+    other.mkdir()
+    (tmp_path / "snakemake").write_text("import time; time.sleep(60)")
     command = [sys.executable, str(tmp_path / "snakemake")]
-    inner = [*command, "--mode", "remote"]
-    processes = [
-        subprocess.Popen(words, cwd=place) for words, place in ((command, here), (command, other), (inner, here))
+    inside = [*command, "--mode", "remote"]
+    started = [
+        subprocess.Popen(words, cwd=place) for words, place in ((command, here), (command, other), (inside, here))
     ]
     try:
-        assert list(resume.snakemakes(here)) == [processes[0].pid]
+        assert list(resume.snakemakes(here)) == [started[0].pid]
     finally:
-        for process in processes:
+        for process in started:
             process.kill()
             process.wait()

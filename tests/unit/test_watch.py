@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -53,10 +52,11 @@ def made(study: Path, key: str) -> None:
 
 
 def test_a_job_is_planned_then_runs_then_is_done(tmp_path: Path) -> None:
-    key = "table1.manifest.json"
+    key, before = "table1.manifest.json", time.time()
     assert state(tmp_path, key) is State.PLANNED
     begun(tmp_path, key, "chord score", "a")
-    assert state(tmp_path, key) is State.RUNNING
+    (job,) = watch.jobs_of(tmp_path, {key: "chord score"})
+    assert job.state is State.RUNNING and before - 0.01 <= job.since <= time.time()
     made(tmp_path, key)
     ended(tmp_path, "a", "ok", seconds=3.0)
     assert state(tmp_path, key) is State.DONE
@@ -82,18 +82,18 @@ def test_how_an_attempt_ended_tells_failed_from_stopped(tmp_path: Path, outcome,
 
 
 def test_an_attempt_without_an_end_runs_while_its_process_or_its_lease_lives(tmp_path: Path) -> None:
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "x/table1.manifest.json"])
-    begun(tmp_path, "table1.manifest.json", "chord score", "a", pid=sleeper.pid, host=socket.gethostname())
-    assert state(tmp_path, "table1.manifest.json") is State.RUNNING
+    table = "table1.manifest.json"
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", f"x/{table}"])
+    begun(tmp_path, table, "chord score", "a", pid=sleeper.pid, host=socket.gethostname())
+    assert state(tmp_path, table) is State.RUNNING
     sleeper.kill()
     sleeper.wait()
-    assert state(tmp_path, "table1.manifest.json") is State.STOPPED
+    assert state(tmp_path, table) is State.STOPPED
     begun(tmp_path, KEY, "chord train", "b")
     assert state(tmp_path, KEY, "chord train") is State.STOPPED
-    lease = tmp_path / "runs/grpo/seed-1/state/lease.json"
     made(tmp_path, "runs/grpo/seed-1/state/lease.json")
     assert state(tmp_path, KEY, "chord train") is State.RUNNING
-    os.utime(lease, (time.time() - 121, time.time() - 121))
+    os.utime(tmp_path / "runs/grpo/seed-1/state/lease.json", (time.time() - 121, time.time() - 121))
     assert state(tmp_path, KEY, "chord train") is State.STOPPED
 
 
@@ -105,24 +105,20 @@ def running(study: Path, steps: int | None = 40) -> watch.Training:
     (run / "train.log").write_text("grpo, seed 1: 12 steps, from step 0\n")
     (run / "state/abc").mkdir()
     lines = [{"step": 0, "validation": {"accuracy": 0.5}}, *({"step": i, "reward": i / 10} for i in range(1, 5))]
-    (run / "state/abc/metrics.jsonl").write_text(
-        "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 5, "rew'
-    )
     times = [{"step": i, "seconds": {"sample": 0.2, "learn": 0.3}, "tokens_per_second": 100.0 * i} for i in range(1, 5)]
-    (run / "state/abc/timing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in times))
+    for name, entries, torn in (("metrics", lines, '{"step": 5, "rew'), ("timing", times, "")):
+        text = "".join(json.dumps(entry) + "\n" for entry in entries)
+        (run / f"state/abc/{name}.jsonl").write_text(text + torn)
     return watch.training(study, Job(KEY, "chord train", State.RUNNING))
 
 
 def test_a_training_tells_step_pace_curve_and_what_is_left(tmp_path: Path) -> None:
-    one = running(tmp_path)
+    one = running(tmp_path / "steps")
     assert (one.name, one.step, one.steps, one.metric) == ("grpo/seed-1", 4, 40, "reward")
     assert one.curve == (0.1, 0.2, 0.3, 0.4)
     assert one.tokens_per_second == pytest.approx(250)  # mean of 100, 200, 300, 400
     assert one.seconds_left == pytest.approx(18)  # 36 steps of 0.5 s
-
-
-def test_a_training_by_epochs_has_the_steps_that_it_said_in_its_log(tmp_path: Path) -> None:
-    assert running(tmp_path, steps=None).steps == 12
+    assert running(tmp_path / "epochs", steps=None).steps == 12  # as it said in its log
 
 
 PRICES = {name: Price(kind, seconds) for name, (kind, seconds) in {
@@ -130,7 +126,7 @@ PRICES = {name: Price(kind, seconds) for name, (kind, seconds) in {
     "scores1": ("score", 10.0), "scores2": ("score", 10.0), "table1": ("tabulate", 5.0)}.items()}  # fmt: skip
 
 
-def left_of(told: Mapping[str, Job | float], at_once: float = 2, **trainings: Training) -> Left:
+def left_of(told: Mapping[str, Job | float], at_once: int = 2, **trainings: Training) -> Left:
     """Of all jobs of PRICES: those told, done after so many seconds where a number is; the others are planned."""
 
     def job(key: str) -> Job:
@@ -139,7 +135,8 @@ def left_of(told: Mapping[str, Job | float], at_once: float = 2, **trainings: Tr
             return Job(key, "x", State.PLANNED)
         return one if isinstance(one, Job) else Job(key, "x", State.DONE, NOW - 1000, one)
 
-    return watch.time_left([job(key) for key in PRICES], trainings, PRICES, at_once, NOW)
+    layout = Layout("cpu-core", PLANNING.machines["cpu-core"], 1, 1)
+    return watch.time_left([job(key) for key in PRICES], trainings, watch.Prices(PRICES, layout, at_once), NOW)
 
 
 def test_where_nothing_has_run_the_time_left_is_the_plans_shared_between_the_cores() -> None:
@@ -147,6 +144,8 @@ def test_where_nothing_has_run_the_time_left_is_the_plans_shared_between_the_cor
     assert (left.work, left.seconds) == (355, 177.5)  # 3 x 100 + 30 + 2 x 10 + 5, on two cores
     assert (left.planned, left.finished, left.paced, left.is_seen, left.ratio) == (7, 0, 0, False, 1)
     assert left_of({}, at_once=50).seconds == 100  # no less than the longest job
+    done = left_of(dict.fromkeys(PRICES, 3.0))
+    assert (done.seconds, done.work, done.planned, done.paced) == (0, 0, 0, 0)
 
 
 def test_a_kind_that_ran_twice_as_slow_as_planned_goes_on_so_and_what_never_ran_goes_by_all_that_ran() -> None:
@@ -186,11 +185,6 @@ def test_a_training_half_way_goes_on_at_its_own_pace_and_tells_that_of_what_wait
     assert (left.planned, left.paced, left.finished) == (6, 1, 0)
     new = replace(half, step=0, seconds_per_step=None)  # tells no pace yet: the plan, less what has run
     assert left_of({"train1": runs}, train1=new).work == pytest.approx(355 - 25)
-
-
-def test_a_study_that_is_done_has_no_time_left() -> None:
-    left = left_of(dict.fromkeys(PRICES, 3.0))
-    assert (left.seconds, left.work, left.planned, left.paced) == (0, 0, 0, 0)
 
 
 def test_jobs_at_once_are_those_of_the_time_in_which_any_ran() -> None:
@@ -265,21 +259,16 @@ def shown(root: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_study_that_was_not_begun_is_told_so_with_the_command_that_begins_it_and_the_time_that_the_plan_gives(
-    tmp_path: Path,
-) -> None:
+def test_a_study_that_was_not_begun_names_the_command_that_begins_it_and_the_time_of_the_plan(tmp_path: Path) -> None:
     (tmp_path / "config").symlink_to(ROOT / "config")
     text = shown(tmp_path, "demo")
     assert "Not begun" in text and "snakemake --cores" in text
     assert re.search(r"about \d.* left, estimated from chord plan\n", text)
     assert "(planned for 1 x cpu-core; " in text and "at once, as the cores here allow)" in text
-    left = json.loads(shown(tmp_path, "demo", "--json"))["left"]
-    assert left["work"] >= left["seconds"] > 1 and (left["machine"], left["is_seen"], left["finished"]) == (
-        "cpu-core",
-        False,
-        0,
-    )
-    assert left["planned"] == json.loads(shown(tmp_path, "demo", "--json"))["jobs"]["planned"]
+    told = json.loads(shown(tmp_path, "demo", "--json"))
+    left = told["left"]
+    assert left["work"] >= left["seconds"] > 1 and left["planned"] == told["jobs"]["planned"]
+    assert (left["machine"], left["is_seen"], left["finished"]) == ("cpu-core", False, 0)
     assert not (tmp_path / "results").exists()
 
 
@@ -303,21 +292,18 @@ def test_a_study_that_was_begun_says_how_many_jobs_and_trainings_its_time_left_s
     assert told["left"]["ratios"]["prepare"] == 0.5  # 5 s each were planned
 
 
+LENGTHS = "config/planning.yaml: lengths has no 'demo', expected the study's mean lengths"
+SHAPE = "config/planning.yaml: models has no 'meta-llama/Llama-3.2-3B-Instruct'"
+LARGEST = "no machine of config/planning.yaml holds it; the largest: does not fit 1 x 141"
+
+
 @pytest.mark.parametrize(
     ("remove", "arguments", "missing"),
     [
-        (
-            "  demo: {prompt",
-            ("demo",),
-            "config/planning.yaml: lengths has no 'demo', expected the study's mean lengths",
-        ),
-        ("  meta-llama/", ("tools",), "config/planning.yaml: models has no 'meta-llama/Llama-3.2-3B-Instruct'"),
+        ("  demo: {prompt", ("demo",), LENGTHS),
+        ("  meta-llama/", ("tools",), SHAPE),
         (None, ("demo",), "config/planning.yaml: found no such file"),
-        (
-            "",
-            ("math", "--devices", "1"),
-            "no machine of config/planning.yaml holds it; the largest: does not fit 1 x 141",
-        ),
+        ("", ("math", "--devices", "1"), LARGEST),
         ("", ("math", "--machine", "cpu-core"), "machine cpu-core: does not fit 8 x 8 GB"),
     ],
 )
@@ -336,9 +322,7 @@ def test_where_the_plan_knows_no_price_what_is_missing_is_said_and_no_number(
     assert left["seconds"] is None and left["why"].startswith(missing)
 
 
-def test_a_finished_study_is_done_to_the_last_job_and_a_plan_names_the_manifests_that_are_there(
-    mini_study: Path,
-) -> None:
+def test_a_finished_study_is_done_to_the_last_job_that_left_a_manifest(mini_study: Path) -> None:
     results = mini_study / "results/demo"
     count = len(list(results.rglob("*.manifest.json")))
     text = shown(mini_study)
@@ -369,10 +353,3 @@ def test_a_study_that_runs_shows_its_training_as_it_learns(mini_copy: Path) -> N
     finally:
         training.kill()
         training.wait()
-
-
-def test_times_of_the_ledger_are_read_as_they_are(tmp_path: Path) -> None:
-    before = datetime.now(UTC).timestamp()
-    begun(tmp_path, KEY, "chord score", "a")
-    (job,) = watch.jobs_of(tmp_path, {KEY: "chord score"})
-    assert before - 0.01 <= job.since <= datetime.now(UTC).timestamp()

@@ -54,6 +54,16 @@ def test_each_step_of_the_table_has_a_rule_of_one_command_and_a_rule_says_what_t
         assert step.verb is None or f"python -m {step.verb} " in body, name
 
 
+def test_a_rule_runs_in_the_environment_whose_pins_its_manifest_has() -> None:
+    found, pins = rules(), {"ask_expert": "engines", "adopt": "data", "unpack": "train"}
+    for job in Dag(load(ROOT, "demo"), ROOT).jobs.values():
+        if job.step.verb:
+            pins[job.step.rule] = job.spec.step
+    for name, step in pins.items():
+        conda = re.findall(r'conda:\s+(?:"\.\./\.\./envs/|environment\(")(\w+)', found[name])
+        assert conda == [step], name
+
+
 def test_what_a_step_says_of_its_jobs_is_what_their_specs_say() -> None:
     for name in ("demo", "small", "math", "tools"):
         dag = Dag(load(ROOT, name), ROOT)

@@ -52,6 +52,9 @@ def load(
     folder, problems = root / "config", list[str]()
     wanted = dict(given or {})
     if study:
+        known = sorted(path.stem for path in (folder / "studies").glob("*.yaml"))
+        if known and study not in known:
+            raise ConfigError(f"--study: found '{study}', {expected(study, known)}")
         wanted["study"] = study
     if seeds:
         wanted["seeds"] = list[Raw](seeds)

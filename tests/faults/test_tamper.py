@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from chord.audit import audit
-from chord.provenance import commands, freshness
+from chord.cluster import snakemake
+from chord.provenance import freshness
 from chord.provenance.manifest import JobSpec, Manifest
 from tests import mini_study as mini
 from tests.faults import tampers as t
@@ -148,15 +149,20 @@ TAMPERS = [
         "stale",
         t.text(
             t.COMMON,
-            '| {"validation": "results/{study}/data/problems/validation',
-            '| {"validation": "results/{study}/data/problems/train',
+            "in_results(paths) for name, paths in",
+            "in_results(paths.replace('/validation.', '/train.') if name == 'validation' and 'arm' in wildcards.keys()"
+            " else paths) for name, paths in",
         ),
     ),
     Tamper(
         "the recipe that a rule writes",
         "runs/*/run.json",
         "stale",
-        t.text(t.COMMON, "wildcards.arm, int(wildcards.seed))", "wildcards.arm, int(wildcards.seed) + 1)"),
+        t.text(
+            t.COMMON,
+            "dag.run_text(dict(wildcards.items()))",
+            "dag.run_text(dict(wildcards.items())).replace('\"seed\": 1', '\"seed\": 2')",
+        ),
     ),
 ]
 
@@ -337,7 +343,7 @@ def with_a_broken_rule(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def without_snakemake_installed(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(commands, "find_spec", lambda name: None)
+    monkeypatch.setattr(snakemake, "find_spec", lambda name: None)
     return "Snakemake is not installed"
 
 

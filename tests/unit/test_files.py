@@ -203,12 +203,12 @@ run_verb("chord.test", main)
         ("return 85", 85, ""),
         ("raise UserError('a.txt: found nothing')", 2, "chord.test: a.txt: found nothing\n"),
         (
-            "from chord.records import RecordError; raise RecordError('b.jsonl: found text')",
+            "from chord.errors import RecordError; raise RecordError('b.jsonl: found text')",
             2,
             "chord.test: b.jsonl: found text\n",
         ),
         (
-            "from chord.settings import ConfigError; raise ConfigError('one\\ntwo')",
+            "from chord.errors import ConfigError; raise ConfigError('one\\ntwo')",
             2,
             "chord.test: one\nchord.test: two\n",
         ),

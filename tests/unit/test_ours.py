@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from chord.config.load import Ours, load, ours
+from chord.config.paper import Tabled
 from chord.steps import Dag, files_with_ours
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +44,11 @@ def test_every_mark_of_the_studies_has_a_key_and_a_reason() -> None:
         assert sum(one.file == f"studies/{study}.yaml" for one in found) == text.count("# ours: ")
 
 
-def test_the_page_and_no_other_job_is_decided_by_marks_and_by_its_style_and_script() -> None:
+def test_marks_and_scripts_decide_the_page_alone_and_the_style_tables_and_verdicts_too() -> None:
     project = load(ROOT, "small")
     decided = {key: str(one.decided_by) for key, one in Dag(project, ROOT).specs.items()}
     assert [key for key, text in decided.items() if "a fifth of the training" in text] == ["report.manifest.json"]
-    assert [key for key, text in decided.items() if "page.css" in text] == ["report.manifest.json"]
+    assert [key for key, text in decided.items() if "chain.js" in text] == ["report.manifest.json"]
+    tables = {name for name, one in project.artefacts.items() if isinstance(one, Tabled) and not project.why_not(name)}
+    styled = {key.removesuffix(".manifest.json") for key, text in decided.items() if "page.css" in text}
+    assert styled == tables | {"claims", "report"}

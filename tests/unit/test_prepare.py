@@ -203,8 +203,8 @@ def test_a_set_that_the_study_does_not_have_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_missing_study_is_one_line(tmp_path: Path) -> None:
-    done = prepare(tmp_path / "config" / "studies" / "none.yaml", tmp_path / "data", "train")
+    done = prepare(ROOT / "config" / "studies" / "dmo.yaml", tmp_path / "data", "train")
     assert done.returncode == 2
-    assert "none.yaml: found no such file, expected the file of a study" in done.stderr
+    assert "chord prepare: --study: found 'dmo', expected `demo` (nearest) or one of: demo, " in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()

@@ -70,6 +70,7 @@ use rule describe_run as describe_base with:
     wildcard_constraints:
         **only("describe_base"),
     priority: 100
+    localrule: True  # `use rule` does not take this over
 
 
 rule train:

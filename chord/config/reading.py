@@ -21,6 +21,18 @@ from chord.errors import ConfigError
 from chord.reach import decides_nothing
 from chord.settings import Raw
 
+# --- names that code gives -----------------------------------------------------------------------
+
+
+def entries_of(module: str, point: str) -> tuple[str, ...]:
+    """The names of the entries of a plug point, read from the source of its module, which is not loaded.
+
+    `module` is a path below chord/, `grading/graders.py`, and `point` the name of the `PlugPoint` in it.
+    """
+    source = (Path(__file__).parents[1] / module).read_text(encoding="utf-8")
+    return tuple(re.findall(rf'^@{point}\.entry\("([^"]+)"\)', source, flags=re.MULTILINE))
+
+
 # --- messages ------------------------------------------------------------------------------------
 
 Schema = dict[str, Any]

@@ -4,11 +4,11 @@ Knows no arms and no files.
 """
 
 import re
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from chord.config.reading import expected
+from chord.config.reading import entries_of, expected
 from chord.config.recipe import Recipe
 from chord.settings import (
     Below1,
@@ -334,6 +334,14 @@ MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 DAY = re.compile(rf"(0[1-9]|[12][0-9]|3[01]) ({MONTHS}) [0-9]{{4}}")
 
 
+if TYPE_CHECKING:
+    GraderName: TypeAlias = str
+    RewardName: TypeAlias = str
+else:  # the entries of two plug points, which stand in a module that this one must not load
+    GraderName = Literal[entries_of("grading/graders.py", "GRADERS")]
+    RewardName = Literal[entries_of("grading/graders.py", "REWARDS")]
+
+
 class AnswerForm(Frozen):
     r"""How an answer is read.
 
@@ -341,10 +349,7 @@ class AnswerForm(Frozen):
     thoughts, then a JSON list of calls. `bfcl`: such a list by the checker of bfcl-eval, of benchmarks alone.
     """
 
-    grader: Annotated[
-        Literal["marked-text", "last-number", "math", "tool-call", "bfcl"],
-        Field(description="which grader reads the answer"),
-    ]
+    grader: Annotated[GraderName, Field(description="which grader reads the answer")]
     mark: Annotated[Text | None, Field(description="text before the answer, of `marked-text` only")] = None
 
     @model_validator(mode="after")
@@ -460,10 +465,7 @@ class Grading(AnswerForm):
     `paper-math`: as the paper's table. `shipped-math`: as the authors' code.
     """
 
-    reward: Annotated[
-        Literal["paper-math", "shipped-math", "last-number-format", "binary"],
-        Field(description="what outcomes pay (A.2)"),
-    ]
+    reward: Annotated[RewardName, Field(description="what outcomes pay (A.2)")]
 
     @model_validator(mode="after")
     def _pays(self) -> Self:

@@ -552,9 +552,6 @@ NOTHING: dict[str, Edit] = {
     "a new schedule": edit(("chord/objective.py", "# --- how much each", f"{SCHEDULE}# --- how much each")),
     "a new reward": edit(("chord/grading/graders.py", "def reward(", f"{REWARD}def reward(")),
     "a new grader": edit(("chord/grading/graders.py", "class Grader:", f"{GRADER}class Grader:")),
-    "a name in the list of rewards": edit(
-        ("chord/config/study.py", '"last-number-format", "binary"', '"last-number-format", "none", "binary"')
-    ),
     "another import style": edit(
         ("chord/training/batch.py", "from chord.records import derive", "from chord import records"),
         ("chord/training/batch.py", "derive(seed", "records.derive(seed"),

@@ -1,9 +1,18 @@
-import pytest
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
+from pydantic import ValidationError
+
+from chord.config.study import Grading
 from chord.grading.graders import reward
 from chord.records import Outcome
 
 THOUGHT = "<think>a</think> b"
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -51,3 +60,20 @@ def test_what_cannot_be_graded_or_is_left_to_do_pays_no_more_than_an_honest_wron
 def test_an_unknown_reward_is_refused() -> None:
     with pytest.raises(ValueError, match="expected `paper-math`"):
         reward(Outcome.RIGHT, "", "paper-maths")
+
+
+def test_a_reward_and_a_grader_in_their_module_alone_may_be_named_by_a_study(tmp_path: Path) -> None:
+    """In a copy of the package, since this one is loaded already."""
+    copy = shutil.copytree(ROOT / "chord", tmp_path / "chord", ignore=shutil.ignore_patterns("__pycache__"))
+    with (copy / "grading" / "graders.py").open("a") as file:
+        file.write(
+            '\n\n@REWARDS.entry("always")\ndef _always(_outcome: Outcome, _text: str) -> float:\n    return 1.0\n'
+        )
+        file.write(
+            '\n\n@GRADERS.entry("none")\ndef _none(_form: AnswerForm) -> Reading:\n    raise NotImplementedError\n'
+        )
+    code = "from chord.config.study import Grading; print(Grading(grader='none', reward='always').reward)"
+    told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert told.stdout == "always\n", told.stderr
+    with pytest.raises(ValidationError, match="'binary'"):
+        Grading(grader="last-number", reward="always")

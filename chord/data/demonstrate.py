@@ -87,9 +87,10 @@ def final_form(answer: str, grading: Grading) -> str:
             return f" \\boxed{{{answer}}}"
         case "last-number":
             return f" {answer}"
-        case "tool-call" | "bfcl":
-            found = f"found expert.source scripted with grader {grading.grader}"
-            raise ConfigError(f"{found}, expected an expert that calls tools")
+        case other:
+            calls = other in ("tool-call", "bfcl")
+            wanted = "an expert that calls tools" if calls else "marked-text, math or last-number"
+            raise ConfigError(f"found expert.source scripted with grader {other}, expected {wanted}")
 
 
 def _in_digits(terms: list[str], style: str) -> tuple[str | None, str]:

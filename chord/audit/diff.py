@@ -14,12 +14,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chord.audit.lineage import ENDING, Job
+from chord.audit.lineage import Job
 from chord.config.project import nearest
 from chord.errors import UserError
 from chord.provenance.freshness import Change, code_differences, differences
 from chord.provenance.manifest import Code, Content, read_manifest
 from chord.records import split_lines
+from chord.steps import ENDING
 
 # --- tensors -------------------------------------------------------------------------------------
 

@@ -14,10 +14,9 @@ from chord.provenance.files import files_below
 from chord.provenance.freshness import Hasher, Now
 from chord.provenance.ledger import Attempts, fault, ledger_for
 from chord.provenance.manifest import Content, Manifest, locate, read_manifest
+from chord.steps import ENDING
 
 # --- lineage -------------------------------------------------------------------------------------
-
-ENDING = ".manifest.json"
 
 
 @dataclass(frozen=True, eq=False)

@@ -245,7 +245,6 @@ def unit_of(measure: str) -> str:
 # corrected together (Holm). One seed decides nothing: how much training runs differ is then unknown.
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "fails", "undecided", "not run"
-VERDICTS = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
 
 
 def as_data(project: Project, results: Path, versions: Mapping[str, str] | None = None) -> dict[str, Any]:

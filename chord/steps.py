@@ -49,10 +49,9 @@ from chord.config.sets import (
 )
 from chord.config.study import AnswerForm, Execution, Study, Task
 from chord.provenance.digest import FUNCTIONS, Uses
-from chord.provenance.manifest import JobSpec
+from chord.provenance.manifest import ENDING, JobSpec
 from chord.reach import decides_nothing
 
-ENDING = ".manifest.json"
 FOLDERS = {"model", "candidates", "tensorboard"}  # outputs that are folders; all others are files
 RECORDED = "it is what the manifest records of a job"
 

@@ -27,11 +27,11 @@ from chord.errors import UserError
 from chord.provenance.digest import code_digest
 from chord.provenance.environment import scrubbed
 from chord.provenance.files import TIMESTAMP, file_sha256, files_below, size_bytes
+from chord.provenance.ledger import LEDGER
 from chord.provenance.manifest import Content, Manifest
 from chord.steps import STEPS, step_of
 
 COPIED = "crate"  # where a crate keeps what it needs of the project
-LEDGER = "provenance/ledger.jsonl"
 README = "README.md"
 CONFIGURATION, ARTEFACT = {"@id": "#parameter-configuration"}, {"@id": "#parameter-artefact"}
 TEAM = {"@id": "#contributors"}  # the agent of every action: a study does not record which person ran a job

@@ -14,13 +14,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chord.audit.lineage import Job
 from chord.config.project import nearest
 from chord.errors import UserError
-from chord.provenance.freshness import Change, code_differences, differences
-from chord.provenance.manifest import Code, Content, read_manifest
+from chord.provenance.changes import Change, code_differences, differences
+from chord.provenance.lineage import Job
+from chord.provenance.manifest import ENDING, Code, Content, read_manifest
 from chord.records import split_lines
-from chord.steps import ENDING
 
 # --- tensors -------------------------------------------------------------------------------------
 
@@ -75,16 +74,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
             raise UserError(f"{file}: found no safetensors header ({error}), expected the weights of a model") from None
 
 
-# --- diff ----------------------------------------------------------------------------------------
-
-# What two runs differ in, the first cause first: code, environment, config, data, seed, then what came out of it.
-#
-# chord diff RUN_A RUN_B
-#
-# Each is the folder of a run (or of anything with one manifest in it), or a manifest. Of metrics the first step is
-# named
-# at which they part, of records the first line, of models the first weight. Times are not compared. Exit codes: 0 the
-# same, 1 different, 2 misuse.
+# --- runs ----------------------------------------------------------------------------------------
 
 DIFFERENT = 1
 SHOWN = 8

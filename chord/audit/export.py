@@ -18,10 +18,11 @@ from chord import module_of
 from chord.audit.crate import COPIED, README, README_TEXT, Attempt, Study, metadata_of, parts_of, without_places
 from chord.config.reading import read_yaml
 from chord.errors import UserError
-from chord.provenance import ledger as ledgers
 from chord.provenance.digest import PROJECT
 from chord.provenance.files import TIMESTAMP, atomic_folder, content_hash, files_below, size_bytes, write_atomically
-from chord.provenance.manifest import Content, Manifest, read_manifest
+from chord.provenance.ledger import LEDGER, Attempts, ledger_for, read_attempts
+from chord.provenance.lineage import Lineage, read_lineage
+from chord.provenance.manifest import Content, Manifest
 
 METADATA = "ro-crate-metadata.json"
 # What a crate keeps of the project: workflow, configuration, code, pins.
@@ -97,30 +98,37 @@ def read_study(folder: Path, verify: bool) -> Study:
 
     With `verify` every byte that a manifest vouches for is hashed again; without it only the sizes are compared.
     """
-    if ledgers.ledger_for(folder / METADATA) != folder.absolute() / "provenance" / "ledger.jsonl":
+    ledger = folder.absolute() / LEDGER
+    if ledger_for(folder / METADATA) != ledger:
         raise UserError(f"{folder}: found a folder elsewhere, expected results/STUDY, which a workflow has filled")
-    manifests = {path: read_manifest(folder / path) for path in _walk(folder) if path.endswith(".manifest.json")}
-    if not manifests:
+    lineage = read_lineage(folder)
+    for path, reason in lineage.unreadable.items():
+        raise UserError(f"{path}: {reason}, expected the manifest of a verb; run the verb again")
+    if not lineage.jobs:
         raise UserError(f"{folder}: found no manifest, expected a study with results; run the workflow first")
-    attempts = _attempts(ledgers.read(folder / "provenance" / "ledger.jsonl"), manifests)
-    holder = folder.absolute().parent.parent
-    project = holder if (holder / "Snakefile").is_file() else PROJECT
-    stands = _stands(folder, manifests, verify)
-    return Study(folder, project, _citation(project / "CITATION.cff"), manifests, attempts, stands, _copies(project))
+    attempts = read_attempts(ledger)
+    if attempts.is_missing or attempts.broken:
+        broken = attempts.broken
+        found = f", line {broken.line}: {broken.problem}" if broken else ": found no such file"
+        raise UserError(f"{ledger}{found}, expected the whole ledger of the study; put it back from a backup")
+    project = lineage.project if (lineage.project / "Snakefile").is_file() else PROJECT
+    manifests = {lineage.place(path): job.manifest for path, job in lineage.jobs.items()}
+    made = _attempts(attempts, manifests)
+    stands = _stands(lineage, verify)
+    return Study(folder, project, _citation(project / "CITATION.cff"), manifests, made, stands, _copies(project))
 
 
-def _attempts(lines: list[dict[str, Any]], manifests: Mapping[str, Manifest]) -> list[Attempt]:
+def _attempts(ledger: Attempts, manifests: Mapping[str, Manifest]) -> list[Attempt]:
     """Every attempt in the ledger or in a manifest, by the time at which it began."""
     made = {one.attempt.id: one for one in manifests.values()}
-    ends = {line["attempt"]: line for line in lines if line["event"] == "end"}
     starts = {
         one.attempt.id: {"verb": one.verb, "manifest": path, "command": one.command, "time": one.started}
         for path, one in manifests.items()
     }
-    starts |= {line["attempt"]: line for line in lines if line["event"] == "start"}
+    starts |= {start["attempt"]: start for start in ledger.starts.values()}
     found: list[Attempt] = []
     for name, start in starts.items():
-        end, manifest = ends.get(name), made.get(name)
+        end, manifest = ledger.ends.get(name, [None])[-1], made.get(name)
         started, problem = start["time"], None if manifest else _problem(end)
         if manifest:
             started, ended = manifest.started, manifest.ended
@@ -148,37 +156,33 @@ def _problem(end: Mapping[str, Any] | None) -> str | None:
     return reasons.get(end["outcome"], f"ended as: {end['outcome']}")
 
 
-def _stands(folder: Path, manifests: Mapping[str, Manifest], verify: bool) -> dict[str, Content]:
-    """Every file and recorded folder of the study by its path, with the hash that its maker wrote down."""
-    made: dict[str, list[Content]] = {}
-    read: dict[str, list[Content]] = {}
-    for manifest in manifests.values():
-        for recorded, contents in ((made, manifest.outputs), (read, manifest.inputs)):
-            for content in contents.values():
-                if content.root == "study" and (folder / content.path).exists():
-                    recorded.setdefault(content.path, []).append(content)
-    # Where nobody recorded making a file, its readers say what it is.
-    found = {path: _standing(folder, records, path in made, verify) for path, records in (read | made).items()}
-    whole = {path for path, content in found.items() if content.kind == "folder"}
-    for path in _walk(folder):
-        if path not in found and whole.isdisjoint(map(str, Path(path).parents)):
-            found[path] = _hashed(folder / path, path)
+def _stands(lineage: Lineage, verify: bool) -> dict[str, Content]:
+    """Every file and recorded folder of the study by its path, with the hash that its maker wrote down.
+
+    A file that nobody recorded making is hashed, but for one that its readers agree about.
+    """
+    found: dict[str, Content] = {}
+    for path in {*lineage.makers, *lineage.readings}:
+        if not path.is_relative_to(lineage.study) or not path.exists():
+            continue
+        maker, size = lineage.makers.get(path), _size(path)
+        records = [maker.outputs[path]] if maker else [reading.content for reading in lineage.readings[path]]
+        recorded, agree = records[0], len({one.sha256 for one in records}) == 1
+        if agree and size == recorded.bytes and (not verify or content_hash(path) == recorded.sha256):
+            found[lineage.place(path)] = recorded
+        elif maker:
+            what = f"{size} bytes" if size != recorded.bytes else "other bytes"
+            raise UserError(
+                f"{path}: found {what}, expected the {recorded.bytes} that its manifest vouches for; "
+                "make it again, or see what `chord audit` says"
+            )
+        else:
+            found[lineage.place(path)] = _hashed(path, lineage.place(path))
+    folders = {path for path, content in found.items() if content.kind == "folder"}
+    for path in _walk(lineage.study):
+        if path not in found and folders.isdisjoint(map(str, Path(path).parents)):
+            found[path] = _hashed(lineage.study / path, path)
     return dict(sorted(found.items()))
-
-
-def _standing(folder: Path, records: list[Content], is_output: bool, verify: bool) -> Content:
-    """What the records say of a file if they agree with each other and with the file; else what its bytes say."""
-    first, path = records[0], folder / records[0].path
-    size, agree = _size(path), all(one.sha256 == first.sha256 for one in records)
-    if agree and size == first.bytes and (not verify or content_hash(path) == first.sha256):
-        return first
-    if agree and is_output:
-        found = f"{size} bytes" if size != first.bytes else "other bytes"
-        raise UserError(
-            f"{path}: found {found}, expected the {first.bytes} that its manifest vouches for; "
-            "make it again, or see what `python -m chord audit` says"
-        )
-    return _hashed(path, first.path)
 
 
 def _hashed(path: Path, name: str) -> Content:

@@ -11,12 +11,14 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from chord.cluster.snakemake import Planned, asked, planned
 from chord.config.load import load
 from chord.config.reading import assigned
-from chord.provenance import commands, freshness
+from chord.provenance.changes import Today
+from chord.provenance.check import Finding, survey
+from chord.provenance.lineage import read_lineage
+from chord.provenance.manifest import ENDING
 from chord.steps import Dag
 
 MADE_AGAIN = "reads what is made again"
@@ -35,10 +37,8 @@ def main() -> None:
     args, others = parser.parse_known_args()
     project = load(Path("."), given=assigned(args.config))
     results = Path("results", project.study.name)
-    told = asked(Path("."), args.config)
     dag = Dag(project)
-    stale = freshness.survey(results, dag.specs, dag.run_texts | commands.texts(told))
-    commands.add_changes(stale, told, results)
+    stale = survey(results, Today(dag.specs, dag.run_texts, asked(Path("."), args.config)))
     config = ["--config", *args.config] if args.config else []
     reasons = explained(planned([*args.targets, *others, *config]), stale, results)
     if args.json:
@@ -51,14 +51,14 @@ def main() -> None:
     )
 
 
-def explained(plan: list[Planned], stale: Mapping[str, list[freshness.Change]], results: Path) -> dict[str, list[str]]:
+def explained(plan: list[Planned], stale: Mapping[str, list[Finding]], results: Path) -> dict[str, list[str]]:
     """The reasons of each job, causes before what follows: its own; else what it reads and is made again."""
     made_again = {output for job in plan for output in job.outputs}
     causes: dict[str, list[str]] = {}
     follows: dict[str, list[str]] = {}
     for job in plan:
         keys = [Path(output).relative_to(results).as_posix() for output in job.outputs]
-        own = [str(change) for key in keys for change in stale.get(key, [])]
+        own = [finding.clause for key in keys for finding in stale.get(key, [])]
         if len(job.missing) == len(job.outputs):
             own = ["was never made"]
         elif job.missing and not own:
@@ -79,10 +79,9 @@ def _name(job: Planned, results: Path) -> str:
 
 def _follows(keys: list[str], results: Path, made_again: set[str]) -> str:
     """Which of the files that the job read are made again."""
-    for key in keys:
-        manifest: dict[str, Any] | None = freshness.read(results / key) if key.endswith(".manifest.json") else None
-        read = [str(results / one["path"]) for one in manifest["inputs"].values()] if manifest else []
-        if again := [path for path in read if path in made_again]:
-            more = f" and {len(again) - 1} more" if len(again) > 1 else ""
-            return f"{MADE_AGAIN}: {Path(again[0]).relative_to(results)}{more}"
+    lineage = read_lineage(results, (key for key in keys if key.endswith(ENDING)))
+    read = [lineage.shown(path) for job in lineage.jobs.values() for path in job.inputs]
+    if again := [path for path in read if path in made_again]:
+        more = f" and {len(again) - 1} more" if len(again) > 1 else ""
+        return f"{MADE_AGAIN}: {Path(again[0]).relative_to(results)}{more}"
     return MADE_AGAIN

@@ -31,9 +31,11 @@ import yaml
 from chord.cluster.snakemake import why_refused
 from chord.config.load import load
 from chord.errors import UserError
-from chord.provenance import freshness
+from chord.provenance.changes import Today
+from chord.provenance.check import survey
 from chord.provenance.files import JobProcess, job_processes
 from chord.provenance.ledger import read_attempts
+from chord.provenance.lineage import read_lineage
 from chord.steps import Dag
 
 # The plugin names a job PREFIX_UUID, or UUID alone.
@@ -194,12 +196,10 @@ def keep_finished(folder: Path, study: str | None) -> list[Path]:
     project = load(folder, study)
     results = Path("results", project.study.name)
     dag = Dag(project)
-    expected, texts = dag.specs, dag.run_texts
-    stale = freshness.survey(results, expected, texts)
-    finished = {str(results / key) for key in texts if (results / key).exists() and key not in stale}
-    for key in expected:
-        if key not in stale and (job := freshness.made(results / key)):
-            finished |= {str(job.path), *(os.path.relpath(place.path) for place in job.outputs.values())}
+    stale = survey(results, Today(dag.specs, dag.run_texts))
+    finished = {str(results / key) for key in dag.run_texts if (results / key).exists() and key not in stale}
+    for job in read_lineage(results, (key for key in dag.specs if key not in stale)).jobs.values():
+        finished |= {os.path.relpath(path) for path in (job.path, *job.outputs)}
     kept = [Path(path) for path in marks if path in finished]
     for path in kept:
         marks[str(path)].unlink()

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from chord.errors import UserError
-from chord.provenance.commands import Told
+from chord.provenance.changes import Told
 
 if TYPE_CHECKING:
     from snakemake.jobs import Job

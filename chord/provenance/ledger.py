@@ -22,6 +22,7 @@ from chord.provenance.files import lock, sync_folder
 if TYPE_CHECKING:
     from chord.provenance.manifest import Manifest
 
+LEDGER = "provenance/ledger.jsonl"  # in a study
 FIRST = "0" * 64
 _TAIL_BYTES = 1 << 16
 

@@ -91,6 +91,7 @@ class Installed(Part):
 # study's ledger, also when it failed. The wall clock is in manifest and ledger and nowhere else.
 
 FORMAT = "chord-manifest-3"
+ENDING = ".manifest.json"  # of the names of manifests
 _PLAIN = TypeAdapter(dict[str, Any])
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from chord.audit.lineage import Job, read_lineage
 from chord.provenance import ledger as ledgers
 from chord.provenance.files import content_hash
+from chord.provenance.lineage import Job, read_lineage
 from chord.provenance.manifest import JobSpec, Manifest
 
 GRPO, SFT = "runs/grpo/seed-1", "runs/sft-light/seed-1"

@@ -15,7 +15,7 @@ import pytest
 
 from chord.audit import audit
 from chord.cluster import snakemake
-from chord.provenance import freshness
+from chord.provenance import lineage
 from chord.provenance.manifest import JobSpec, Manifest
 from tests import mini_study as mini
 from tests.faults import tampers as t
@@ -263,7 +263,7 @@ def read_only(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, content: str) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    monkeypatch.setattr(freshness, "write_atomically", refuse)
+    monkeypatch.setattr(lineage, "write_atomically", refuse)
     for path in (project, *project.rglob("*")):
         path.chmod(path.stat().st_mode & ~0o222)
 

@@ -11,10 +11,10 @@ from unittest import mock
 
 import pytest
 
-from chord.audit import audit, inquiry
+from chord.audit import audit, numbers
 from chord.config.load import load
 from chord.errors import UserError
-from chord.provenance import freshness, ledger
+from chord.provenance import ledger, lineage
 from chord.provenance.manifest import JobSpec, Manifest
 from tests.faults.tampers import CELL, GRPO, SCORES, edit_json, flip_in_place
 from tests.mini_study import git, run
@@ -234,27 +234,27 @@ def test_results_without_their_configuration_are_hashed_and_said_not_to_be_judge
 
 def test_tables_figures_and_scores_follow_from_what_they_were_made_of(mini_study: Path) -> None:
     results, project = mini_study / "results/demo", load(mini_study, "demo")
-    assert inquiry.table_differences(results / "table1.json", results) == []
-    assert inquiry.claims_differences(results / "claims.json", results, project) == []
-    assert inquiry.figure_differences(results / "figure9.json", results, project) == []
-    assert inquiry.score_differences(results / SCORES) == []
+    assert numbers.table_differences(results / "table1.json", results) == []
+    assert numbers.claims_differences(results / "claims.json", results, project) == []
+    assert numbers.figure_differences(results / "figure9.json", results, project) == []
+    assert numbers.score_differences(results / SCORES) == []
 
 
 def test_a_number_that_does_not_follow_is_told_beside_the_one_that_does(mini_copy: Path) -> None:
     results, project = mini_copy / "results/demo", load(mini_copy, "demo")
     edit_json(results / "table1.json", lambda data: data["rows"][0]["cells"]["other-skill"].update(n_problems=9))
-    found = inquiry.table_differences(results / "table1.json", results)
+    found = numbers.table_differences(results / "table1.json", results)
     assert [(one.where, one.old, one.new) for one in found] == [("original/other-skill.n_problems", "9", "8")]
-    assert inquiry.told(found) == "original/other-skill.n_problems is 9, its inputs give 8"
-    assert inquiry.table_differences(results / "table1.json", results, ("grpo", "other-skill")) == []
+    assert numbers.told(found) == "original/other-skill.n_problems is 9, its inputs give 8"
+    assert numbers.table_differences(results / "table1.json", results, ("grpo", "other-skill")) == []
     edit_json(results / "claims.json", lambda data: data["claims"][2].update(verdict="holds"))
-    (found,) = inquiry.claims_differences(results / "claims.json", results, project)
+    (found,) = numbers.claims_differences(results / "claims.json", results, project)
     assert (found.where, found.old) == ("grpo-above-original.verdict", "holds")
 
 
 def test_quick_believes_what_it_kept_and_nothing_else_does(mini_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = mini_copy / "results/demo"
-    time.sleep(freshness.SETTLED_NS / 1e9 + 0.1)  # of files that are younger nothing is kept
+    time.sleep(lineage.SETTLED_NS / 1e9 + 0.1)  # of files that are younger nothing is kept
     whole = as_json(capsys, results)["bytes_hashed"]
     assert as_json(capsys, results, "--quick")["bytes_hashed"] == whole > 0
     assert as_json(capsys, results, "--quick")["bytes_hashed"] == 0

@@ -11,8 +11,8 @@ import pytest
 from chord.config.load import load
 from chord.errors import UserError
 from chord.provenance import digest
+from chord.provenance.changes import code_differences
 from chord.provenance.digest import Package, code_digest, contents, job_code
-from chord.provenance.freshness import code_differences
 from chord.provenance.unfollowed import unfollowed
 from chord.steps import Dag
 

@@ -11,7 +11,7 @@ import jinja2
 import pytest
 from docutils.core import publish_parts
 
-from chord.audit import page, report
+from chord.audit import report
 from chord.config.load import load
 from chord.errors import UserError
 from chord.findings import judge, plot, rendering, tabulate
@@ -132,7 +132,7 @@ def test_the_page_shows_every_chosen_artefact_and_verdict(text, made):
 
 
 def test_the_page_says_what_ran_where_and_for_how_long(text):
-    runs = [name for name in page.used_arms(PROJECT) if PROJECT.arms[name].recipe]
+    runs = [name for name in report.used_arms(PROJECT) if PROJECT.arms[name].recipe]
     assert "mu-0.5" not in runs  # only figure 7 needs it
     assert f"{2 * len(runs) + 1} training runs" in text
     # 101 timed steps of 0.6 s are 60.6 s; the base model's manifest says 60 s, so the steps count

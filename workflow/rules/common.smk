@@ -15,7 +15,8 @@ from chord.config.paper import benchmarks_of
 from chord.config.project import refusal
 from chord.config.sets import started_from
 from chord.errors import ConfigError, UserError
-from chord.provenance import commands, freshness
+from chord.provenance.changes import Today
+from chord.provenance.check import summary, survey
 from chord.provenance.cli import settle_output
 from chord.cluster.snakemake import answer, is_asked, told_by
 from chord.provenance.files import SNAKEMAKE_IN
@@ -76,11 +77,10 @@ def looked_over():
     if is_asked():
         answer(told)
     try:
-        found = freshness.survey(results, expected, recipes | commands.texts(told))
+        found = survey(results, Today(expected, recipes, told))
     except UserError as error:
         raise WorkflowError(str(error))
-    commands.add_changes(found, told, results)
-    for line in freshness.summary(found):
+    for line in summary(found):
         print(line, file=sys.stderr)
     return found
 

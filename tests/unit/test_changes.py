@@ -1,10 +1,9 @@
 """A command of a rule and the recorded one are compared by what they mean: flags, values, files; not by how it ran."""
 
-from typing import Any
-
 import pytest
 
-from chord.provenance.commands import Told, changes, text_of, verb_of
+from chord.provenance.changes import Told, command_changes, text_of, verb_of
+from chord.provenance.manifest import Content, Manifest
 
 RESULTS = "results/demo"
 RECORDED = (
@@ -13,17 +12,14 @@ RECORDED = (
 )
 
 
-def manifest(command: str = RECORDED, folder: str = ".") -> dict[str, Any]:
-    return {
-        "verb": "chord generate",
-        "command": command.split(" "),
-        "folder": folder,
-        "inputs": {"model": {"root": "study", "path": "models/base/model"}},
-    }
+def manifest(command: str = RECORDED, folder: str = ".") -> Manifest:
+    model = Content.model_construct(root="study", path="models/base/model")
+    words = tuple(command.split(" "))
+    return Manifest.model_construct(verb="chord generate", command=words, folder=folder, inputs={"model": model})
 
 
 def differences(shell: str, reads: tuple[str, ...] = (), **recorded: str) -> list[str]:
-    return [str(one) for one in changes(manifest(**recorded), Told(shell, reads), RESULTS)]
+    return [str(one) for one in command_changes(manifest(**recorded), Told(shell, reads), RESULTS)]
 
 
 @pytest.mark.parametrize(
@@ -92,5 +88,5 @@ def test_a_value_that_was_taken_out_of_the_record_is_not_compared() -> None:
 def test_a_rule_without_a_verb_gives_a_text_or_nothing_to_compare() -> None:
     told = Told("printf '%s\\n' '{\"seed\": 1}' > results/demo/run.json 2> log", ())
     assert (text_of(told), verb_of(told.shell)) == ('{"seed": 1}', (None, []))
-    assert changes(manifest(), told, RESULTS) == []
+    assert list(command_changes(manifest(), told, RESULTS)) == []
     assert text_of(Told(RECORDED, ())) is None and text_of(Told("", ())) is None

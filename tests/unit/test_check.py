@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from chord.errors import UserError
-from chord.provenance import freshness
-from chord.provenance.freshness import Hasher, differences, survey
+from chord.provenance import environment, lineage
+from chord.provenance.changes import Today, differences
+from chord.provenance.check import Finding, Status, summary, survey
+from chord.provenance.lineage import Hasher, read_lineage
 from chord.provenance.manifest import JobSpec, Manifest
 
 VERB = "chord.reach"  # a module with no imports stands for a verb
@@ -40,7 +42,8 @@ def study(tmp_path: Path) -> Path:
 
 
 def stale(study: Path, given: dict[str, JobSpec] | None = None) -> dict[str, list[str]]:
-    return {key: [str(one) for one in found] for key, found in survey(study, given or expected(), {}).items()}
+    found = survey(study, Today(given or expected()))
+    return {key: [one.clause for one in findings] for key, findings in found.items()}
 
 
 def test_what_was_just_made_is_fresh(study: Path) -> None:
@@ -72,8 +75,8 @@ def test_a_definition_that_uses_another_one_is_told_where_all_have_the_content_t
 
 
 def test_a_changed_pin_is_told_with_both_versions(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = freshness.env.pinned
-    monkeypatch.setattr(freshness.env, "pinned", lambda root, step: real(root, step) | {"numpy": "9.9"})
+    real = environment.pinned
+    monkeypatch.setattr(environment, "pinned", lambda root, step: real(root, step) | {"numpy": "9.9"})
     for told in stale(study).values():
         assert len(told) == 1 and told[0].startswith("pin in envs/data.txt of numpy: ") and told[0].endswith("-> 9.9")
 
@@ -82,8 +85,10 @@ def test_an_edited_output_is_told_and_so_is_who_read_it(study: Path) -> None:
     (study / "data/one.jsonl").write_text("made by HAND, same size")
     told = stale(study)
     assert told.keys() == {FIRST, SECOND}
-    assert told[FIRST][0].startswith("output one.jsonl: ") and told[FIRST][0].endswith(" by hand")
-    assert told[SECOND][0].startswith("input one: ")
+    assert told[FIRST][0].startswith("one.jsonl: found SHA-256 ") and told[FIRST][0].endswith(
+        " as chord.reach recorded"
+    )
+    assert told[SECOND][0].startswith("input data/one.jsonl: ")
 
 
 EDITS_OF_A_FOLDER = {
@@ -125,7 +130,7 @@ def test_a_link_to_the_same_content_is_fresh(study: Path) -> None:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The name of each file whose bytes are read, on a disk whose clock stands still between two writes for no time."""
-    monkeypatch.setattr(freshness, "SETTLED_NS", -(10**18))
+    monkeypatch.setattr(lineage, "SETTLED_NS", -(10**18))
     names: list[str] = []
     read = Hasher._read
     monkeypatch.setattr(Hasher, "_read", lambda hasher, path: names.append(path.name) or read(hasher, path))
@@ -160,7 +165,7 @@ def test_touched_and_copied_files_are_fresh_and_read_once(study: Path, tmp_path:
 
 
 def test_what_was_written_just_now_is_read_again(study: Path, reads: list[str], monkeypatch) -> None:
-    monkeypatch.setattr(freshness, "SETTLED_NS", 10**18)
+    monkeypatch.setattr(lineage, "SETTLED_NS", 10**18)
     for _ in range(2):
         reads.clear()
         assert stale(study) == {}
@@ -243,8 +248,8 @@ def test_a_manifest_that_is_none_is_stale_and_what_is_wrong_is_told(study: Path,
     (study / FIRST).write_text(damage((study / FIRST).read_text()))
     assert list(stale(study)) == [FIRST]
     (why,) = stale(study)[FIRST]
-    assert why.startswith(f"manifest one.manifest.json: one that can be read -> {told}")
-    assert freshness.read(study / FIRST) is None and freshness.made(study / FIRST) is None
+    assert why.startswith(f"one.manifest.json: found {told}")
+    assert not read_lineage(study, [FIRST]).jobs
 
 
 def test_a_folder_in_the_place_of_a_manifest_or_of_a_run_json_is_stale(study: Path) -> None:
@@ -252,18 +257,18 @@ def test_a_folder_in_the_place_of_a_manifest_or_of_a_run_json_is_stale(study: Pa
     (study / FIRST).mkdir()
     assert list(stale(study)) == [FIRST]
     (study / "run.json").mkdir()
-    assert list(survey(study, {}, {"run.json": "{}"})) == ["run.json"]
+    assert list(survey(study, Today(run_texts={"run.json": "{}"}))) == ["run.json"]
 
 
 def test_a_run_json_that_the_configuration_no_longer_says_is_told_key_by_key(study: Path) -> None:
     path = study / "runs" / "run.json"
     path.parent.mkdir()
     path.write_text('{"mu": {"peak": 0.9}}\n')
-    assert survey(study, {}, {"runs/run.json": '{"mu": {"peak": 0.9}}'}) == {}
-    found = survey(study, {}, {"runs/run.json": '{"mu": {"peak": 0.8}}'})
-    assert [str(one) for one in found["runs/run.json"]] == ["settings mu.peak: 0.9 -> 0.8"]
+    assert survey(study, Today(run_texts={"runs/run.json": '{"mu": {"peak": 0.9}}'})) == {}
+    found = survey(study, Today(run_texts={"runs/run.json": '{"mu": {"peak": 0.8}}'}))
+    assert [one.clause for one in found["runs/run.json"]] == ["settings mu.peak: 0.9 -> 0.8"]
     path.write_text("no JSON")
-    assert list(survey(study, {}, {"runs/run.json": "{}"})) == ["runs/run.json"]
+    assert list(survey(study, Today(run_texts={"runs/run.json": "{}"}))) == ["runs/run.json"]
 
 
 def test_a_read_only_copy_is_fresh(study: Path) -> None:
@@ -280,6 +285,6 @@ def test_differences_tell_numbers_from_truth_values_and_long_values_are_cut() ->
 
 
 def test_the_summary_counts_the_jobs_of_each_change() -> None:
-    change = freshness.Change("code", "chord.x", "a", "b")
-    told = freshness.summary({f"runs/{name}/train.manifest.json": [change] for name in "pqrs"})
+    finding = Finding(Status.STALE, "results/demo/x", "code chord.x: a -> b", "snakemake")
+    told = summary({f"runs/{name}/train.manifest.json": [finding] for name in "pqrs"})
     assert told == ["stale: code chord.x: a -> b (runs/p/train, runs/q/train and 2 more)"]

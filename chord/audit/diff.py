@@ -10,9 +10,12 @@ same, 1 different, 2 misuse.
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from safetensors import SafetensorError, deserialize
 
 from chord.config.project import nearest
 from chord.errors import UserError
@@ -20,61 +23,6 @@ from chord.provenance.changes import Change, code_differences, differences
 from chord.provenance.lineage import Job
 from chord.provenance.manifest import ENDING, Code, Content, read_manifest
 from chord.records import split_lines
-
-# --- tensors -------------------------------------------------------------------------------------
-
-# The first weight in which two models differ, read from their safetensors files as bytes. Loads no model.
-
-LENGTH_BYTES = 8
-LONGEST_HEADER = 100_000_000  # as the format allows
-
-
-class Tensor(NamedTuple):
-    """Where the bytes of one weight lie."""
-
-    file: Path
-    about: str  # type and shape
-    start: int
-    end: int
-
-    @property
-    def content(self) -> bytes:
-        """The bytes of the weight."""
-        with self.file.open("rb") as file:
-            file.seek(self.start)
-            return file.read(self.end - self.start)
-
-
-def first_difference(one: Path, other: Path) -> tuple[str, str, str] | None:
-    """Name of the first weight that differs between two model folders, and what each side has; None if none does."""
-    first, second = dict(_tensors(one)), dict(_tensors(other))
-    for name in dict.fromkeys([*first, *second]):
-        about = [side[name].about if name in side else "nothing" for side in (first, second)]
-        if about[0] != about[1]:
-            return name, about[0], about[1]
-        contents = first[name].content, second[name].content
-        if contents[0] != contents[1]:
-            byte = next(place for place, pair in enumerate(zip(*contents, strict=True)) if pair[0] != pair[1])
-            return name, f"{about[0]} as it was", f"other from byte {byte} of it on"
-    return None
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as handle:
-            length = int.from_bytes(handle.read(LENGTH_BYTES), "little")
-            text = handle.read(length) if length <= LONGEST_HEADER else b""
-        try:
-            header: dict[str, Any] = json.loads(text)
-            for name, entry in header.items():
-                if name != "__metadata__":
-                    start, end = (LENGTH_BYTES + length + offset for offset in entry["data_offsets"])
-                    yield name, Tensor(file, f"{entry['dtype']} {entry['shape']}", start, end)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}: found no safetensors header ({error}), expected the weights of a model") from None
-
-
-# --- runs ----------------------------------------------------------------------------------------
 
 DIFFERENT = 1
 SHOWN = 8
@@ -177,6 +125,31 @@ def _files(
             paths = _path(one, part, name), _path(other, part, name)
             if name != "metrics" and paths[0] and paths[1]:
                 yield from _inside(what, name, paths[0], paths[1])
+
+
+def first_difference(one: Path, other: Path) -> tuple[str, str, str] | None:
+    """Name of the first weight that differs between two model folders, and what each side has; None if none does."""
+    weights = lru_cache(maxsize=2)(_weights)
+    sides = [
+        {name: file for file in sorted(folder.glob("*.safetensors")) for name in weights(file)}
+        for folder in (one, other)
+    ]
+    for name in dict.fromkeys([*sides[0], *sides[1]]):
+        first, second = (weights(side[name])[name] if name in side else ("nothing", b"") for side in sides)
+        if first[0] != second[0]:
+            return name, first[0], second[0]
+        if first[1] != second[1]:
+            byte = next(place for place, pair in enumerate(zip(first[1], second[1], strict=True)) if pair[0] != pair[1])
+            return name, f"{first[0]} as it was", f"other from byte {byte} of it on"
+    return None
+
+
+def _weights(file: Path) -> dict[str, tuple[str, bytes]]:
+    """Type with shape, and bytes, of each weight in a safetensors file."""
+    try:
+        return {name: (f"{one['dtype']} {one['shape']}", one["data"]) for name, one in deserialize(file.read_bytes())}
+    except SafetensorError as error:
+        raise UserError(f"{file}: found no safetensors file ({error}), expected the weights of a model") from None
 
 
 def _inside(what: str, name: str, one: Path, other: Path) -> Iterator[Change]:

@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import version
 
 from chord import VERBS
-from chord.provenance.files import run_verb
+from chord.provenance.cli import run_verb
 
 
 def main() -> int:

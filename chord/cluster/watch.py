@@ -41,7 +41,7 @@ from chord.errors import ConfigError, UserError
 from chord.findings import reading
 from chord.provenance import ledger as ledgers
 from chord.provenance.cli import Number
-from chord.provenance.lease import SILENCE_SECONDS
+from chord.provenance.files import SILENCE_SECONDS
 from chord.steps import ENDING, Dag
 
 # --- how far a study is, out of the files that its jobs leave: manifests, the ledger, leases, logs ---

@@ -25,8 +25,7 @@ from chord.data import demonstrate
 from chord.errors import ConfigError, UserError
 from chord.grading.graders import Grader
 from chord.provenance.cli import Number
-from chord.provenance.files import tree_hash, write_atomically
-from chord.provenance.lease import Lease
+from chord.provenance.files import Lease, tree_hash, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.records import Answer, Outcome, Problem, Trace, derive, read_lines, write_lines
 from chord.sampling.protocol import PromptError, Request, Sampled, check_prompts

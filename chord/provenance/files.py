@@ -1,73 +1,51 @@
-"""Files that are whole or absent, and verbs that fail in one line. Knows no record, no config and no maths.
+"""Files that are whole or absent, folders with one owner at a time, and hashes of what files and folders contain.
 
 What is written here first lies beside its final name as `.NAME.new.MACHINE+PID+STARTED+N`. A process that dies
 leaves that behind; the next one that writes the same name removes it.
 """
 
+import atexit
 import ctypes
 import errno
 import fcntl
 import hashlib
 import itertools
+import json
 import os
 import shutil
-import signal
 import socket
 import stat
-import sys
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
+from typing import NamedTuple, Self
 
 from chord.errors import UserError
-from chord.provenance.cli import settle_output
 from chord.reach import decides_nothing
 
-# --- files ---------------------------------------------------------------------------------------
+# --- whole files -------------------------------------------------------------------------------
 
 STRANGERS_KEPT_SECONDS = 24 * 3600
 _counter = itertools.count()
-_DISK = {
-    errno.ENOSPC: "found the disk full, expected room to write; free some space and run it again",
-    errno.EFBIG: "found the limit on file sizes reached, expected room to write; raise it (ulimit -f) and retry",
-    errno.EDQUOT: "found the disk quota used up, expected room to write; free some space and run it again",
-    errno.EROFS: "found a read-only file system, expected one that can be written",
-    errno.EACCES: "found no permission, expected to be allowed to read or write it",
-}
-
-
-class Terminated(SystemExit):
-    """A signal asked the process to end; open folders are removed, the ledger and the lease are closed on the way."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-        self.signal = signal.Signals(number).name
-
-
-# --- whole files -------------------------------------------------------------------------------
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """`path` holds all of `content`, on disk, or is what it was before. Makes the folder it lies in."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    beside = _beside(path)
-    try:
+    with _beside(path) as beside:
         with beside.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
-    except IsADirectoryError:
-        raise UserError(f"{path}: found a folder, expected a file or nothing; move it away") from None
-    finally:
-        beside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        try:
+            os.replace(beside, path)
+        except IsADirectoryError:
+            raise UserError(f"{path}: found a folder, expected a file or nothing; move it away") from None
 
 
 @contextmanager
@@ -79,24 +57,52 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise UserError(f"{path}: found a file or a link, expected a folder or nothing; move it away")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    beside = _beside(path)
-    beside.mkdir()
-    try:
+    with _beside(path) as beside:
+        beside.mkdir()
         yield beside
         _sync_tree(beside)
         if not path.exists():
             beside.rename(path)
         elif not _exchange(beside, path):
-            aside = _beside(path)
-            path.rename(aside)
-            beside.rename(path)
-            shutil.rmtree(aside)
+            with _beside(path) as aside:
+                path.rename(aside)
+                beside.rename(path)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A free name in the folder of `path`, which is made; what has that name in the end is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    me = this_process()
+    beside = path.with_name(f".{path.name}.new.{me.machine}+{me.pid}+{me.started}+{next(_counter)}")
+    try:
+        yield beside
         sync_folder(path.parent)
     finally:
-        if beside.exists():
-            shutil.rmtree(beside)
+        _remove(beside)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what dead attempts at `path` left; what another machine wrote only after a day."""
+    prefix = f".{path.name}.new."
+    for leftover in path.parent.iterdir():
+        parts = leftover.name.removeprefix(prefix).split("+")
+        if not leftover.name.startswith(prefix) or len(parts) != 4 or not parts[1].isdigit():
+            continue
+        alive = lives(Process(this_process().host, parts[0], int(parts[1]), parts[2]))
+        with suppress(FileNotFoundError):
+            if alive is None:
+                alive = time.time() - leftover.lstat().st_mtime < STRANGERS_KEPT_SECONDS
+            if not alive:
+                _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -111,22 +117,9 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def lock(handle: int, shown: Path) -> None:
-    """An exclusive lock (flock) on an open file, until it is closed; waits for who has it."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-        raise UserError(
-            f"{shown}: found a file system without locks, expected one where flock works; mount it so"
-        ) from None
-
-
 def _sync_tree(folder: Path) -> None:
     for inside, _, names in os.walk(folder):
-        for name in names:
-            path = Path(inside, name)
+        for path in (Path(inside, name) for name in names):
             if path.is_file() and not path.is_symlink():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
@@ -147,77 +140,7 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), str(other))
 
 
-def _beside(path: Path) -> Path:
-    me = this_process()
-    return path.with_name(f".{path.name}.new.{me.machine}+{me.pid}+{me.started}+{next(_counter)}")
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove what dead attempts at `path` left; what another machine wrote only after a day."""
-    prefix = f".{path.name}.new."
-    for leftover in path.parent.iterdir():
-        parts = leftover.name.removeprefix(prefix).split("+")
-        if not leftover.name.startswith(prefix) or len(parts) != 4 or not parts[1].isdigit():
-            continue
-        writer = Process(this_process().host, parts[0], int(parts[1]), parts[2])
-        with suppress(FileNotFoundError):
-            alive = lives(writer)
-            if alive is None:
-                alive = time.time() - leftover.lstat().st_mtime < STRANGERS_KEPT_SECONDS
-            if not alive:
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-
-
-# --- verbs -------------------------------------------------------------------------------------
-
-
-def run_verb(name: str, main: Callable[[], int | None]) -> NoReturn:
-    """Run `main` as the program `name` and exit: 0 or what it returns; 2 and one line where the user can mend it."""
-    settle_output()
-    _end_in_order()
-    try:
-        code = main() or 0
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        _complain(name, f"{error.filename or 'while writing'}: {_DISK[error.errno]}")
-    except UserError as error:
-        _complain(name, str(error))
-    sys.exit(code)
-
-
-def _complain(name: str, message: str) -> NoReturn:
-    for line in message.splitlines() or ["failed without a message"]:
-        print(f"{name}: {line}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _end_in_order() -> None:
-    """Make SIGTERM and SIGHUP raise `Terminated`; in a forked child they go on to end the process at once."""
-    installed_by = os.getpid()
-
-    def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        if os.getpid() != installed_by:
-            os._exit(128 + number)
-        signal.signal(number, signal.SIG_IGN)
-        raise Terminated(number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, terminate)
-
-
 # --- processes -----------------------------------------------------------------------------------
-
-# Which process is this, does that one still live, and which ones belong to a Snakemake of a folder.
-#
-# Reads /proc where there is one; knows no file of ours.
 
 # The Snakefile sets it to its folder, so that every job and all below it carry it, whatever becomes of their parents.
 SNAKEMAKE_IN = "CHORD_SNAKEMAKE_IN"
@@ -245,11 +168,8 @@ def lives(process: Process) -> bool | None:
     """Whether `process` still runs; None if it belongs to another machine, where nobody here can see."""
     if (process.host, process.machine) != (socket.gethostname(), _machine()):
         return None
-    started = _started(process.pid)
-    if started is not None:
-        return started == process.started
     if Path("/proc/self/stat").exists():
-        return False
+        return _started(process.pid) == process.started
     try:
         os.kill(process.pid, 0)
     except ProcessLookupError:
@@ -259,8 +179,7 @@ def lives(process: Process) -> bool | None:
     return True
 
 
-@dataclass(frozen=True)
-class JobProcess:
+class JobProcess(NamedTuple):
     """A process of a Snakemake job: the number of its parent, and its command line."""
 
     parent: int
@@ -295,16 +214,153 @@ def _machine() -> str:
 def _started(pid: int) -> str | None:
     """Field 22 of /proc/PID/stat; None for a process that is gone, or dead and only waiting for its parent (zombie)."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else fields[19]
 
 
-# --- hashing -------------------------------------------------------------------------------------
+# --- leases --------------------------------------------------------------------------------------
 
-# What a file or folder contains, as one hash. Reads every byte, believes no cache, knows no manifest.
+# `lease.json` names the owner of a run folder and is there only while somebody owns it. Taking and giving back happen
+# under a short lock (flock on `lease.lock`), so two processes cannot both find a dead owner and both follow it. The
+# owner touches `lease.json` every few seconds. Seen from its own machine an owner is dead when its process is gone;
+# seen from another, when it has not touched the file for two minutes by the clock of the file system.
+HEARTBEAT_SECONDS = 10.0
+SILENCE_SECONDS = 120.0
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Owner(Process):
+    """Who holds a folder; `token` is new for each holding."""
+
+    job: str | None
+    since: str
+    token: str
+
+    def __str__(self) -> str:
+        job = f", job {self.job}" if self.job else ""
+        return f"process {self.pid} on {self.host}{job}, since {self.since}"
+
+
+@decides_nothing("who may work now is no part of what is made")
+class Lease:
+    """A folder owned by this process until `release`, the end of a `with` block, or the end of the process."""
+
+    def __init__(self, folder: Path, owner: Owner) -> None:
+        self._folder, self._owner, self._path = folder, owner, folder / "lease.json"
+        self._released = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name=f"lease of {folder}", daemon=True)
+        self._heart.start()
+        atexit.register(self.release)
+
+    @classmethod
+    def acquire(cls, folder: Path, wait_if_unseen: bool = False) -> Self:
+        """The lease of `folder`, which is made if need be. Raises UserError that names a living owner.
+
+        With `wait_if_unseen` an owner on another machine is waited for until it shows that it lives, then refused, or
+        has been silent for two minutes: after the death of a node its job is soon started again on another one.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        job, token = os.environ.get("SLURM_JOB_ID"), uuid.uuid4().hex
+        owner = Owner(**asdict(this_process()), job=job, since=since, token=token)
+        seen: float | None = None
+        while True:
+            with locked(folder / "lease.lock", folder):
+                found = _living_owner(folder)
+                if found is None:
+                    write_atomically(folder / "lease.json", json.dumps(asdict(owner)) + "\n")
+                    return cls(folder, owner)
+            other, touched = found
+            if not wait_if_unseen or touched is None or seen not in (None, touched):
+                raise UserError(
+                    f"{folder}: found it in use by {other}, expected no other owner; wait for it or stop it"
+                )
+            seen = touched
+            time.sleep(POLL_SECONDS)
+
+    def check(self) -> None:
+        """Raises UserError if another took the folder, for instance while this process was suspended for minutes."""
+        found = _owner(self._path)
+        if found != self._owner:
+            whom = f"owned by {found}" if found else "without its lease"
+            expected = "expected this process to own it; nothing more is written"
+            raise UserError(f"{self._folder}: found it {whom}, {expected}")
+
+    def release(self) -> None:
+        """Give the folder back; nothing happens the second time, in a forked child, or if another took it."""
+        atexit.unregister(self.release)
+        if self._released.is_set() or os.getpid() != self._owner.pid:
+            return
+        self._released.set()
+        self._heart.join()
+        with suppress(FileNotFoundError), locked(self._folder / "lease.lock", self._folder):
+            if _owner(self._path) == self._owner:
+                self._path.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def _beat(self) -> None:
+        while not self._released.wait(HEARTBEAT_SECONDS):
+            with suppress(OSError):
+                if _owner(self._path) == self._owner:
+                    os.utime(self._path)
+
+
+@contextmanager
+def locked(path: Path, shown: Path, flags: int = 0) -> Iterator[int]:
+    """The handle of a file, which is made if need be, under a `lock`."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+    try:
+        lock(handle, shown)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def lock(handle: int, shown: Path) -> None:
+    """An exclusive lock (flock) on an open file, until it is closed; waits for who has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        raise UserError(
+            f"{shown}: found a file system without locks, expected one where flock works; mount it so"
+        ) from None
+
+
+def _living_owner(folder: Path) -> tuple[Owner | str, float | None] | None:
+    """Who owns the folder and still lives; and when it last said so, where nobody here can see. Under the lock."""
+    path, clock = folder / "lease.json", folder / "lease.lock"
+    try:
+        touched = path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    owner = _owner(path)
+    alive = lives(owner) if owner else None
+    if owner and alive is not None:
+        return (owner, None) if alive else None
+    os.utime(clock)  # the file server's clock, which also stamps the owner's touches
+    if clock.stat().st_mtime - touched >= SILENCE_SECONDS:
+        return None
+    return owner or "an owner whose lease.json is damaged", touched
+
+
+def _owner(path: Path) -> Owner | None:
+    try:
+        return Owner(**json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+# --- hashing -------------------------------------------------------------------------------------
 
 # Snakemake puts it into every folder that a job made, after the job; it is no part of what was made.
 TIMESTAMP = ".snakemake_timestamp"

@@ -20,8 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 from chord.errors import UserError
 from chord.provenance import environment as env
 from chord.provenance import ledger as ledgers
+from chord.provenance.cli import Terminated
 from chord.provenance.digest import PROJECT, Uses, job_code
-from chord.provenance.files import Terminated, content_hash, files_below, size_bytes, this_process, write_atomically
+from chord.provenance.files import content_hash, files_below, size_bytes, this_process, write_atomically
 from chord.reach import decides_nothing
 
 # --- manifest parts ------------------------------------------------------------------------------

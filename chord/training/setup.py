@@ -23,8 +23,7 @@ from chord.data.prompts import as_recorded, end_ids
 from chord.errors import UserError
 from chord.provenance.cli import Number
 from chord.provenance.digest import code_digest
-from chord.provenance.files import atomic_folder, content_hash, write_atomically
-from chord.provenance.lease import Lease
+from chord.provenance.files import Lease, atomic_folder, content_hash, write_atomically
 from chord.reach import PlugPoint
 from chord.records import Problem, Trace, candidate_name, derive, read_lines
 from chord.sampling.protocol import Sampler

@@ -32,7 +32,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from chord.config.project import Run
 from chord.objective import Step
-from chord.provenance.lease import Lease
+from chord.provenance.files import Lease
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
 from chord.sampling.protocol import StaleSampler

@@ -28,7 +28,7 @@ STARTER = """
 import signal, sys, time
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
-from chord.provenance.files import run_verb
+from chord.provenance.cli import run_verb
 from chord.sampling import vllm_server as servers
 from tests.faults import test_server
 def main():

@@ -115,7 +115,7 @@ def test_no_command_takes_a_number_without_a_range() -> None:
 
 
 SAID = """
-from chord.provenance.files import run_verb
+from chord.provenance.cli import run_verb
 import sys
 def main():
     print("µ = 0.5 ± 0.1, φ ≤ 1 “naïve” 中 ▁█")

@@ -10,9 +10,8 @@ import pytest
 
 from chord.config.load import load
 from chord.errors import UserError
-from chord.provenance import digest
 from chord.provenance.changes import code_differences
-from chord.provenance.digest import Package, code_digest, contents, job_code
+from chord.provenance.digest import At, JobDigests, Package, Uses, code_digest, contents, job_code, package_of
 from chord.provenance.unfollowed import unfollowed
 from chord.steps import Dag
 
@@ -32,19 +31,17 @@ def package(root: Path, **modules: str) -> Path:
     return root
 
 
-def in_memory(modules: dict[str, str], uses: digest.Uses | None = None) -> tuple[str, set[str]]:
+def in_memory(modules: dict[str, str], uses: Uses | None = None) -> tuple[str, set[str]]:
     """The digest of `main` in p.a, and the definitions that it reaches; modules by name, of package p."""
     sources = {"p/__init__.py": b"", "p/reach.py": MARKS.encode()}
     sources |= {f"p/{name.replace('.', '/')}.py": text.encode() for name, text in modules.items()}
-    job = digest._Job(Package("p", sources), uses or {})
-    root = digest.At("p.a", "main")
-    return job.digest(root), {str(at) for at in job.reached(root)}
+    digests = JobDigests(Package("p", sources), uses or {})
+    return digests.of(At("p.a", "main")), set(map(str, digests.found))
 
 
 def meaning(source: str) -> str:
     """The digest of all that a module does when it is run."""
-    package = Package("x", {"x/__init__.py": b"", "x/y.py": source.encode()})
-    return digest._Job(package, {}).digest(digest.At("x.y", ""))
+    return JobDigests(Package("x", {"x/__init__.py": b"", "x/y.py": source.encode()}), {}).of(At("x.y", ""))
 
 
 @pytest.mark.parametrize(
@@ -389,37 +386,40 @@ def test_what_is_not_there_or_cannot_be_parsed_is_named(tmp_path: Path) -> None:
         code_digest("p.c", {"functions": ("p.c.g",)}, root)
 
 
-def test_what_is_kept_of_modules_gives_the_same_digest_and_is_read_only_for_the_same_sources(tmp_path: Path) -> None:
+def test_what_is_kept_of_modules_gives_the_same_digest_and_is_read_only_for_the_same_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = tmp_path / "kept" / "code.json"
 
-    def seen(**modules: str) -> tuple[str, int]:
-        """The digest, and how many modules had to be parsed for it."""
+    def seen(**modules: str) -> str:
         code = Package("p", {f"p/{name}.py": text.encode() for name, text in {"__init__": "", **modules}.items()}, kept)
-        job = digest._Job(code, {})
-        found = job.digest(digest.At("p.a", "main"))
-        parsed = sum(
-            any(isinstance(one, list) and one and isinstance(one[0], ast.stmt) for one in m.bound.values())
-            for m in code._modules.values()
-            if m
-        )
+        found = JobDigests(code, {}).of(At("p.a", "main"))
         code.keep()
-        return found, parsed
+        return found
 
-    first, parsed = seen(**ONE)
-    assert parsed == 1, "of p.b one function was not described, since nobody calls it"
-    assert seen(**ONE) == (first, 0)
+    def parsed(source: bytes) -> ast.Module:
+        texts.append(source.decode())
+        return parse(source)
+
+    texts: list[str] = []
+    parse = ast.parse
+    monkeypatch.setattr("chord.provenance.digest.ast.parse", parsed)
+    first = seen(**ONE)
+    texts.clear()
+    assert (seen(**ONE), texts) == (first, [])
     edited = ONE | {"b": B.replace("C = 3", "C = 4")}
-    other, parsed = seen(**edited)
-    assert other == in_memory(edited)[0] != first and parsed == 1
+    assert seen(**edited) != first
+    assert texts == [edited["b"]]
+    assert seen(**edited) == in_memory(edited)[0]
     for damage in (b"", b"[]", b"{", b'{"x": 1}'):
         kept.write_bytes(damage)
-        assert seen(**ONE)[0] == first == in_memory(ONE)[0]
+        assert seen(**ONE) == first == in_memory(ONE)[0]
 
 
 def test_no_room_to_keep_modules_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("a file")
     code = Package("p", {"p/__init__.py": b"", "p/a.py": b"def main():\n    pass\n"}, tmp_path / "kept" / "code.json")
-    digest._Job(code, {}).digest(digest.At("p.a", "main"))
+    JobDigests(code, {}).of(At("p.a", "main"))
     code.keep()
     assert (tmp_path / "kept").read_text() == "a file"
 
@@ -668,7 +668,7 @@ def test_an_edit_changes_exactly_the_jobs_that_reach_it(tree: Path, case: str) -
 
 
 def test_the_code_of_this_project_can_be_followed() -> None:
-    assert unfollowed(digest.package_of(str(PROJECT), "chord")) == []
+    assert unfollowed(package_of(str(PROJECT), "chord")) == []
 
 
 UNFOLLOWED = {
@@ -700,12 +700,12 @@ UNFOLLOWED = {
 def test_code_that_cannot_be_followed_is_refused_and_a_reason_lets_it_through(tmp_path: Path, source: str) -> None:
     b = "from p.reach import PlugPoint\nKNOWN = {}\nLIMIT = 1\nPOINT = PlugPoint('x')\nclass Thing:\n    a = 1\n"
     root = package(tmp_path, a=source, b=b)
-    found = unfollowed(digest.package_of(str(root), "p"))
+    found = unfollowed(package_of(str(root), "p"))
     assert [one for one in found if one.what.startswith(UNFOLLOWED[source])], found
     allowed = package(
         tmp_path / "allowed", a=source.replace("\n", "  # not followed: a test\n") + "  # not followed: it", b=b
     )
-    assert unfollowed(digest.package_of(str(allowed), "p")) == []
+    assert unfollowed(package_of(str(allowed), "p")) == []
 
 
 def test_ordinary_code_is_let_through(tmp_path: Path) -> None:
@@ -716,4 +716,4 @@ def test_ordinary_code_is_let_through(tmp_path: Path) -> None:
         "    return getattr(x, name), vars(x), json.dumps(found)\n"
     )
     root = package(tmp_path, a=source)
-    assert unfollowed(digest.package_of(str(root), "p")) == []
+    assert unfollowed(package_of(str(root), "p")) == []

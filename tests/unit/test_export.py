@@ -18,7 +18,8 @@ from chord.audit import export
 from chord.audit.crate import without_places
 from chord.errors import UserError
 from chord.provenance import ledger
-from chord.provenance.files import TIMESTAMP, Terminated, tree_hash
+from chord.provenance.cli import Terminated
+from chord.provenance.files import TIMESTAMP, tree_hash
 from chord.provenance.manifest import JobSpec, Manifest
 from chord.steps import step_of
 

@@ -211,7 +211,7 @@ import shutil
 from types import SimpleNamespace
 shutil.disk_usage = lambda place: SimpleNamespace(free=1 << 29)
 from chord.data import fetch
-from chord.provenance.files import run_verb
+from chord.provenance.cli import run_verb
 run_verb("chord fetch", fetch.main)
 """
 

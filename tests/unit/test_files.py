@@ -189,7 +189,8 @@ VERB = """
 import os, sys, time
 from pathlib import Path
 from chord.errors import UserError
-from chord.provenance.files import atomic_folder, run_verb
+from chord.provenance.cli import run_verb
+from chord.provenance.files import atomic_folder
 def main():
     {body}
 run_verb("chord.test", main)

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from chord.errors import UserError
-from chord.provenance import lease as leases
-from chord.provenance.lease import Lease
+from chord.provenance import files as leases
+from chord.provenance.files import Lease
 
 PROJECT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from chord.provenance.lease import Lease
+from chord.provenance.files import Lease
 lease = Lease.acquire(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.readline()
@@ -114,7 +114,7 @@ def test_of_many_that_find_a_dead_owner_exactly_one_follows(tmp_path):
 import os, sys, time
 from pathlib import Path
 from chord.errors import UserError
-from chord.provenance.lease import Lease
+from chord.provenance.files import Lease
 print("ready", flush=True)
 for line in sys.stdin:
     while time.time() < float(line.split()[1]):
@@ -154,7 +154,7 @@ def test_a_forked_child_that_ends_does_not_give_the_folder_back(tmp_path):
     code = """
 import os, sys
 from pathlib import Path
-from chord.provenance.lease import Lease
+from chord.provenance.files import Lease
 with Lease.acquire(Path(sys.argv[1])) as lease:
     if os.fork() == 0:
         sys.exit()
@@ -180,19 +180,6 @@ def test_an_owner_that_was_thought_dead_learns_it_and_leaves_its_follower_alone(
             suspended.check()
         assert path.stat().st_mtime == 1
     assert path.read_text() == follower
-
-
-def test_who_waits_gets_the_folder_when_it_is_free(tmp_path, monkeypatch):
-    monkeypatch.setattr(leases, "POLL_SECONDS", 0.05)
-    with start(HOLD, tmp_path) as first:
-        first.stdout.readline()
-        waiter = start(HOLD.replace("Path(sys.argv[1])", "Path(sys.argv[1]), wait=True"), tmp_path)
-        time.sleep(1)
-        assert waiter.poll() is None
-        first.stdin.close()
-        first.wait(timeout=30)
-        assert waiter.stdout.readline() == "held\n"
-        waiter.communicate()
 
 
 def test_an_owner_elsewhere_that_falls_silent_is_waited_for_and_followed(tmp_path, monkeypatch):

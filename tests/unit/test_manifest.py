@@ -189,7 +189,7 @@ def test_an_attempt_ended_by_a_signal_is_in_the_ledger_and_leaves_no_manifest(st
 import sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from chord.provenance.files import run_verb
+from chord.provenance.cli import run_verb
 from chord.provenance.manifest import JobSpec, Manifest
 def main():
     with Manifest.recording(Path(sys.argv[1]), JobSpec("chord.records"), inputs={}, outputs={}):
@@ -410,7 +410,7 @@ def test_a_git_hook_around_us_does_not_change_which_project_is_meant(project, tm
 
 
 def test_provenance_loads_no_torch():
-    code = "import chord.provenance.manifest, chord.provenance.lease, sys; print('torch' in sys.modules)"
+    code = "import chord.provenance.manifest, sys; print('torch' in sys.modules)"
     assert run_in(PROJECT, code).stdout == "False\n"
 
 

@@ -21,7 +21,7 @@ import torch
 from transformers import PreTrainedModel
 
 from chord.config.load import load
-from chord.data.unpack import find, unpack
+from chord.data.models import find, unpack
 from chord.training.batch import Sequence
 from chord.training.policy import as_policy, blank_model, character_tokenizer, load_policy
 

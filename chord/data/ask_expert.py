@@ -1,7 +1,4 @@
-"""Problems -> expert traces by a language model that vLLM serves; each is right, as the study's grader has it.
-
-chord ask-expert --study NAME --traces-of expert --problems FILE --expert MODEL_DIR
-    --tokenizer MODEL_DIR --state DIR --traces FILE --counts FILE --manifest FILE
+"""Expert traces by a language model that vLLM serves; each is right, as the study's grader has it.
 
 Every problem is asked several times, each time under a seed of its own. What was answered is kept in `--state`, shard
 by shard: a run that was killed goes on after the last finished shard, and another grader asks nothing again.
@@ -11,22 +8,19 @@ import argparse
 import hashlib
 import json
 import re
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from chord.config.load import add_study, project_of
-from chord.config.sets import asked_expert, expert_of
+from chord.config.sets import expert_of
 from chord.config.study import ExpertServed, Study
-from chord.data import demonstrate
-from chord.errors import ConfigError, UserError
+from chord.data.demonstrate import OUTSIDE, Work, Written, lengths
+from chord.data.prompts import as_recorded, end_ids, load_tokenizer, prompt_ids
+from chord.errors import UserError
 from chord.grading.graders import Grader
-from chord.provenance.cli import Number
 from chord.provenance.files import Lease, tree_hash, write_atomically
-from chord.provenance.manifest import Manifest
 from chord.records import Answer, Outcome, Problem, Trace, derive, read_lines, write_lines
 from chord.sampling.protocol import PromptError, Request, Sampled, check_prompts
 from chord.sampling.vllm_server import (
@@ -41,62 +35,209 @@ from chord.sampling.vllm_server import (
     serving,
     vllm_version,
 )
-from chord.steps import of_traces
 
-VERB = "chord ask-expert"
-OUTSIDE = "a character outside the alphabet"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 TOO_LONG = "too long for the policy"
 CUT = "cut at the token limit"
-
-# --- shards --------------------------------------------------------------------------------------
-
-# Answers in parts that are never made twice. Beside shard-N-KEY.jsonl lies shard-N-KEY.json with its hash. Both are
-# written whole, the second one last, and no workflow removes them.
-
 KEY_DIGITS = 16
+NUMBER = re.compile(r"\d+")
+
+
+def served(work: Work) -> Written:
+    """Asks what was not answered yet, then grades all answers and keeps one for each problem."""
+    study, problems, args = work.study, work.problems, work.args
+    expert = expert_of(study, work.name)
+    assert expert.source == "served"
+    check_options(expert.options, f"config/studies/{study.name}.yaml: expert.options")
+    asking = asking_of(study, expert, work.name, args.expert)
+    with Lease.acquire(args.state):
+        answers, told = answered(asking, problems, args)
+    judged = judge(study, problems, answers, work.tokens)
+    written = Written(
+        counts={"samples_per_problem": expert.samples_per_problem, "by_difficulty": yields(judged, problems)},
+        recorded={"served": told, **asking.recorded(problems[0].prompt)},
+    )
+    for problem in problems:
+        best = kept(judged[problem.id], expert.keep, study.data.seed)
+        if best is None:
+            written.rejected[why_none(judged[problem.id])] += 1
+            continue
+        name = f"{problem.id}.sample-{best.answer.sample}"
+        written.add(Trace(name, problem.id, problem.prompt, best.answer.text, expert.name), best.tokens, None)
+    return written
+
+
+# --- asking --------------------------------------------------------------------------------------
+
+
+class Question(NamedTuple):
+    """A problem, the number of the sample, and what the server is asked."""
+
+    problem: Problem
+    sample: int
+    request: Request
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of the work: its number, and the key of all that decides its answers."""
+    """A part of the answers, which is never made twice: of each problem, all samples after each other.
+
+    Beside NAME.jsonl lies NAME.json with its hash. Both are written whole, the second one last, and no workflow removes
+    them. `key` is the hash of all that decides the answers.
+    """
 
     number: int
     key: str
+    asked: Sequence[Question]
 
     @property
     def name(self) -> str:
         """Without the ending."""
         return f"shard-{self.number:05d}-{self.key[:KEY_DIGITS]}"
 
+    def finished(self, folder: Path) -> list[Answer] | None:
+        """Its answers; None if they are not there, or not whole, or were altered."""
+        content = folder / f"{self.name}.jsonl"
+        try:
+            note = json.loads((folder / f"{self.name}.json").read_bytes())
+            is_whole = (note["key"], note["sha256"]) == (self.key, hashlib.sha256(content.read_bytes()).hexdigest())
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return read_lines(content, Answer) if is_whole else None
 
-def shard_of(number: int, asked: Sequence[Any], alike: Mapping[str, Any]) -> Shard:
+    def finish(self, folder: Path, answers: Sequence[Answer], about: Mapping[str, Any]) -> None:
+        """Put the answers down; from here on they are never asked for again. `about` tells who made them and how."""
+        text = write_lines(answers)
+        write_atomically(folder / f"{self.name}.jsonl", text)
+        note = {"key": self.key, "sha256": hashlib.sha256(text.encode()).hexdigest(), "answers": len(answers), **about}
+        write_atomically(folder / f"{self.name}.json", json.dumps(note, indent=1) + "\n")
+
+
+def shard_of(number: int, asked: Sequence[Question], alike: Mapping[str, Any]) -> Shard:
     """The shard in which `asked` is answered; `alike` is what decides the answers of all shards."""
-    text = json.dumps([dict(alike), list(asked)], sort_keys=True)
-    return Shard(number, hashlib.sha256(text.encode()).hexdigest())
+    text = json.dumps([dict(alike), [one.request for one in asked]], sort_keys=True)
+    return Shard(number, hashlib.sha256(text.encode()).hexdigest(), asked)
 
 
-def finished(folder: Path, shard: Shard) -> list[Answer] | None:
-    """The answers of the shard; None if it is not there, or not whole, or was altered."""
-    content, note = folder / f"{shard.name}.jsonl", folder / f"{shard.name}.json"
-    try:
-        told = json.loads(note.read_bytes())
-        matches = (told["key"], told["sha256"]) == (shard.key, hashlib.sha256(content.read_bytes()).hexdigest())
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-    return read_lines(content, Answer) if matches else None
+@dataclass(frozen=True)
+class Asking:
+    """What every question has alike: who is asked, how, and in which words. `alike` decides all answers."""
+
+    study: Study
+    expert: ExpertServed
+    traces: str
+    tokenizer: "PreTrainedTokenizerBase"
+    end_ids: Sequence[int]
+    alike: Mapping[str, Any]
+
+    def _worded(self, prompt: str) -> tuple[str, str | None, str | None]:
+        return self.expert.prompt.replace("{prompt}", prompt), self.expert.system, self.study.prompt_date
+
+    def shards(self, problems: Sequence[Problem]) -> list[Shard]:
+        """The whole work."""
+        size, shards = self.expert.shard_size, list[Shard]()
+        for start in range(0, len(problems), size):
+            asked = list[Question]()
+            for problem in problems[start : start + size]:
+                ids = tuple(prompt_ids(self.tokenizer, *self._worded(problem.prompt)))
+                for sample in range(self.expert.samples_per_problem):
+                    seed = derive(self.study.data.seed, "ask", self.traces, problem.id, sample)
+                    asked.append(Question(problem, sample, Request(f"{problem.id}#{sample}", ids, seed)))
+            shards.append(shard_of(len(shards), asked, self.alike))
+        return shards
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """The request as /v1/completions takes it. Prompts go as tokens, so that no text is read as a special one."""
+        return {
+            "model": NAME,
+            "prompt": list(request.prompt_ids),
+            "max_tokens": self.expert.max_response_tokens,
+            "temperature": self.expert.temperature,
+            "top_p": self.expert.top_p,
+            "seed": request.seed % SEEDS,
+            "stop_token_ids": list(self.end_ids),
+            "ignore_eos": True,
+            "return_token_ids": True,
+        }
+
+    def ask(self, servers: Sequence[Endpoint], shard: Shard) -> list[Answer]:
+        """The expert's answers to one shard."""
+        bodies = [(one.request.id, self.body(one.request)) for one in shard.asked]
+        sampled = complete(servers, bodies, self.expert.requests_at_once)
+        return [
+            Answer(
+                benchmark=self.traces,
+                problem=problem.id,
+                sample=sample,
+                prompt=problem.prompt,
+                text=self.text(got),
+                finish=got.finish,
+                response_tokens=len(got.ids),
+                seed=request.seed,
+            )
+            for (problem, sample, request), got in zip(shard.asked, sampled, strict=True)
+        ]
+
+    def text(self, got: Sampled) -> str:
+        """What was sampled, without the token that ended it."""
+        ids = got.ids[:-1] if got.finish == "stop" else got.ids
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False))
+
+    def recorded(self, prompt: str) -> dict[str, Any]:
+        """What the manifest says of prompts, `prompt` being the first."""
+        return as_recorded(self.tokenizer, self.end_ids, *self._worded(prompt))
 
 
-def finish(folder: Path, shard: Shard, answers: Sequence[Answer], about: Mapping[str, Any]) -> None:
-    """Put the shard down; from here on it is never asked for again. `about` tells who made it and how."""
-    text = write_lines(answers)
-    write_atomically(folder / f"{shard.name}.jsonl", text)
-    told = {"key": shard.key, "sha256": hashlib.sha256(text.encode()).hexdigest(), "answers": len(answers), **about}
-    write_atomically(folder / f"{shard.name}.json", json.dumps(told, indent=1) + "\n")
+def asking_of(study: Study, expert: ExpertServed, traces: str, folder: Path) -> Asking:
+    """What is asked of the expert in a folder, with its tokenizer. Raises UserError if no model is in it."""
+    check_model(folder)
+    tokenizer = load_tokenizer(folder)
+    ends = end_ids(tokenizer, configured_ends_in(folder))
+    alike = {"expert": tree_hash(folder), "vllm": vllm_version(), "options": dict(expert.options)}
+    alike |= {"tensor_parallel": expert.tensor_parallel, "end_ids": ends, "top_p": expert.top_p}
+    alike |= {"max_tokens": expert.max_response_tokens, "temperature": expert.temperature}
+    return Asking(study, expert, traces, tokenizer, ends, alike)
 
 
-# --- answers that are verified -------------------------------------------------------------------
+def answered(
+    asking: Asking, problems: Sequence[Problem], args: argparse.Namespace
+) -> tuple[list[Answer], dict[str, Any]]:
+    """All answers, those of finished shards and those that are sampled now; and what the manifest says of it.
 
-NUMBER = re.compile(r"\d+")
+    Raises UserError before anything is asked, if a prompt and its longest response do not fit the expert.
+    """
+    shards, expert = asking.shards(problems), asking.expert
+    found = {shard.number: shard.finished(args.state) for shard in shards}
+    missing = [shard for shard in shards if found[shard.number] is None]
+    requests = [one.request for shard in missing for one in shard.asked]
+    told: dict[str, Any] = {**asking.alike, "shards": {"found": len(shards) - len(missing), "made": len(missing)}}
+    told |= {"requests": len(requests), "replicas": expert.replicas}
+    if missing:
+        settings = Settings(
+            replicas=expert.replicas,
+            tensor_parallel=expert.tensor_parallel,
+            options=expert.options,
+            where=f"config/studies/{args.study}.yaml: expert",
+            threads=args.threads,
+            ready_seconds=60 * expert.start_minutes,
+        )
+        with serving(args.expert, settings, args.state) as servers:
+            told["devices"] = [server.devices or "cpu" for server in servers]
+            try:
+                check_prompts(requests, expert.max_response_tokens, int(servers[0].model()["max_model_len"]))
+            except PromptError as error:
+                remedy = "lower expert.max_response_tokens, or see expert.options.max_model_len"
+                raise UserError(f"{error}; {remedy}") from None
+            for shard in missing:
+                found[shard.number] = made = asking.ask(servers, shard)
+                shard.finish(args.state, made, {"served": dict(asking.alike)})
+                print(f"{shard.name}: {len(made)} answers, {len(shards)} shards in all", flush=True)
+    return [answer for shard in shards for answer in found[shard.number] or []], told
+
+
+# --- choosing ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -109,14 +250,30 @@ class Judged:
     misfit: str | None
 
     @property
-    def name(self) -> str:
-        """That of its trace."""
-        return f"{self.answer.problem}.sample-{self.answer.sample}"
-
-    @property
     def is_verified(self) -> bool:
         """Right, and within what the policy can write."""
         return self.outcome is Outcome.RIGHT and self.misfit is None
+
+
+def judge(
+    study: Study, problems: Sequence[Problem], answers: Sequence[Answer], tokens: Callable[[str], int]
+) -> dict[str, list[Judged]]:
+    """Every answer with what the grader says of it, by problem.
+
+    One that was cut off is no trace, even if what it has is right: its end would be taught where none was.
+    """
+    wanted = {problem.id: problem.answer for problem in problems}
+    judged: dict[str, list[Judged]] = {problem.id: [] for problem in problems}
+    alphabet, most = study.model.alphabet, study.rollouts.max_response_tokens
+    with Grader(study.grading) as grader:
+        outcomes = grader.grade_all([(answer.text, answer.finish, wanted[answer.problem]) for answer in answers])
+    for answer, outcome in zip(answers, outcomes, strict=True):
+        size = tokens(answer.text)
+        misfit = TOO_LONG if size > most else CUT if answer.finish == "length" else None
+        if alphabet is not None and not set(answer.text) <= set(alphabet):
+            misfit = OUTSIDE
+        judged[answer.problem].append(Judged(answer, outcome, size, misfit))
+    return judged
 
 
 def kept(judged: Sequence[Judged], keep: Literal["best", "random"], seed: int) -> Judged | None:
@@ -139,7 +296,15 @@ def why_none(judged: Sequence[Judged]) -> str:
     return str(min(reasons, key=lambda reason: (-reasons[reason], str(reason))))
 
 
-def difficulty(problem: Problem) -> str:
+def yields(judged: Mapping[str, Sequence[Judged]], problems: Sequence[Problem]) -> dict[str, Any]:
+    """For each task and difficulty: problems, those with a verified answer, samples by outcome, and their lengths."""
+    groups: defaultdict[str, list[Sequence[Judged]]] = defaultdict(list)
+    for problem in problems:
+        groups[f"{problem.task}: {_difficulty(problem)}"].append(judged[problem.id])
+    return {name: _yield(group) for name, group in sorted(groups.items())}
+
+
+def _difficulty(problem: Problem) -> str:
     """How hard the problem is, as far as its source tells; else the length of its prompt."""
     source = problem.source
     if "difficulty" in source:
@@ -149,14 +314,6 @@ def difficulty(problem: Problem) -> str:
     if "word" in source:
         return f"{len(source['word'])} letters"
     return f"prompts of up to {1 << (len(problem.prompt) - 1).bit_length()} characters"
-
-
-def yields(judged: Mapping[str, Sequence[Judged]], problems: Sequence[Problem]) -> dict[str, Any]:
-    """For each task and difficulty: problems, those with a verified answer, samples by outcome, and their lengths."""
-    groups: defaultdict[str, list[Sequence[Judged]]] = defaultdict(list)
-    for problem in problems:
-        groups[f"{problem.task}: {difficulty(problem)}"].append(judged[problem.id])
-    return {name: _yield(group) for name, group in sorted(groups.items())}
 
 
 def _yield(group: Sequence[Sequence[Judged]]) -> dict[str, Any]:
@@ -174,283 +331,3 @@ def _yield(group: Sequence[Sequence[Judged]]) -> dict[str, Any]:
         "tokens": lengths([one.tokens for one in samples]),
         "tokens_of_verified": lengths([one.tokens for one in verified]),
     }
-
-
-def lengths(tokens: Sequence[int]) -> dict[str, float] | None:
-    """Mean, least, median and most; None of nothing."""
-    if not tokens:
-        return None
-    middle = statistics.median_low(tokens)
-    return {"mean": round(statistics.fmean(tokens), 3), "min": min(tokens), "median": middle, "max": max(tokens)}
-
-
-# --- asking --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Part:
-    """A shard, and what is asked in it: of each problem, all samples after each other."""
-
-    shard: Shard
-    asked: tuple[tuple[Problem, int], ...]
-    requests: tuple[Request, ...]
-
-
-@dataclass(frozen=True)
-class Asking:
-    """What every question has alike: who is asked, how, and in which words. `alike` decides all answers."""
-
-    traces: str
-    expert: ExpertServed
-    seed: int
-    encode: Callable[[str], list[int]]
-    decode: Callable[[Sampled], str]
-    recorded: Callable[[str], dict[str, Any]]
-    end_ids: tuple[int, ...]
-    alike: Mapping[str, Any]
-
-    def parts(self, problems: Sequence[Problem]) -> list[Part]:
-        """The whole work in shards."""
-        size, parts = self.expert.shard_size, list[Part]()
-        for start in range(0, len(problems), size):
-            asked, requests = list[tuple[Problem, int]](), list[Request]()
-            for problem in problems[start : start + size]:
-                ids = tuple(self.encode(problem.prompt))
-                for sample in range(self.expert.samples_per_problem):
-                    own = derive(self.seed, "ask", self.traces, problem.id, sample)
-                    asked.append((problem, sample))
-                    requests.append(Request(f"{problem.id}#{sample}", ids, own))
-            parts.append(Part(shard_of(len(parts), requests, self.alike), tuple(asked), tuple(requests)))
-        return parts
-
-    def body(self, request: Request) -> dict[str, Any]:
-        """The request as /v1/completions takes it. Prompts go as tokens, so that no text is read as a special one."""
-        return {
-            "model": NAME,
-            "prompt": list(request.prompt_ids),
-            "max_tokens": self.expert.max_response_tokens,
-            "temperature": self.expert.temperature,
-            "top_p": self.expert.top_p,
-            "seed": request.seed % SEEDS,
-            "stop_token_ids": list(self.end_ids),
-            "ignore_eos": True,
-            "return_token_ids": True,
-        }
-
-    def ask(self, servers: Sequence[Endpoint], part: Part) -> list[Answer]:
-        """The expert's answers to one part."""
-        bodies = [(request.id, self.body(request)) for request in part.requests]
-        return [
-            Answer(
-                self.traces, problem.id, sample, problem.prompt, self.decode(got), got.finish, len(got.ids), one.seed
-            )
-            for (problem, sample), one, got in zip(
-                part.asked, part.requests, complete(servers, bodies, self.expert.requests_at_once), strict=True
-            )
-        ]
-
-    def check_fit(self, server: Endpoint, parts: Sequence[Part]) -> None:
-        """Raises UserError before anything is asked, if a prompt and its longest response do not fit the expert."""
-        requests, context = [one for part in parts for one in part.requests], int(server.model()["max_model_len"])
-        try:
-            check_prompts(requests, self.expert.max_response_tokens, context)
-        except PromptError as error:
-            raise UserError(f"{error}; lower expert.max_response_tokens, or see expert.options.max_model_len") from None
-
-
-def asking_of(study: Study, expert: ExpertServed, traces: str, folder: Path) -> Asking:
-    """What is asked of the expert in a folder, with its tokenizer."""
-    if traces == "base":
-        raise UserError("--traces-of: found base, expected expert or aligned: no model writes a base model's corpus")
-    check_model(folder)
-    from transformers import AutoTokenizer
-
-    from chord.data.prompts import as_recorded, end_ids, prompt_ids
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    ends = tuple(end_ids(tokenizer, configured_ends_in(folder)))
-
-    def worded(prompt: str) -> str:
-        return expert.prompt.replace("{prompt}", prompt)
-
-    def encode(prompt: str) -> list[int]:
-        return prompt_ids(tokenizer, worded(prompt), expert.system, study.prompt_date)
-
-    def recorded(prompt: str) -> dict[str, Any]:
-        return as_recorded(tokenizer, ends, worded(prompt), expert.system, study.prompt_date)
-
-    def decode(got: Sampled) -> str:
-        ids = got.ids[:-1] if got.finish == "stop" else got.ids
-        return str(tokenizer.decode(ids, skip_special_tokens=False))
-
-    alike = {"expert": tree_hash(folder), "vllm": vllm_version(), "options": dict(expert.options)}
-    alike |= {"tensor_parallel": expert.tensor_parallel, "end_ids": list(ends), "top_p": expert.top_p}
-    alike |= {"max_tokens": expert.max_response_tokens, "temperature": expert.temperature}
-    return Asking(traces, expert, study.data.seed, encode, decode, recorded, ends, alike)
-
-
-# --- the verb ------------------------------------------------------------------------------------
-
-
-def main() -> None:
-    """Asks what was not answered yet, then verifies, chooses and writes."""
-    args = _arguments()
-    project = project_of(args)
-    study = project.study
-    expert, lock = _served(study, args.traces_of), project.lock
-    decided = of_traces(study, args.traces_of, lock)
-    problems = read_lines(args.problems, Problem)
-    inputs = {"problems": args.problems, "expert": args.expert}
-    with Manifest.recording(
-        args.manifest,
-        decided,
-        inputs=inputs | ({"tokenizer": args.tokenizer} if args.tokenizer else {}),
-        outputs={"traces": args.traces, "counts": args.counts},
-        seeds={"data": study.data.seed},
-    ) as recording:
-        check_options(expert.options, f"config/studies/{study.name}.yaml: expert.options")
-        asking = asking_of(study, expert, args.traces_of, args.expert)
-        with Lease.acquire(args.state):
-            answers, recording.extra["served"] = answered(asking, problems, args)
-        judged = judge(study, problems, answers, *measured_in(study, args.tokenizer))
-        traces, rejected = chosen(study, expert, problems, judged)
-        _refuse_too_few(args, traces, rejected, len(problems))
-        recording.extra |= asking.recorded(problems[0].prompt)
-        write_atomically(args.traces, write_lines(traces))
-        told = _counts(args.traces_of, expert, traces, rejected, problems, judged)
-        told["length_measured_in"] = measured_in(study, args.tokenizer)[1]
-        write_atomically(args.counts, json.dumps(told, indent=1) + "\n")
-    print(f"{args.traces_of}: {len(traces)} traces kept, {rejected.total()} problems without one", flush=True)
-
-
-def answered(
-    asking: Asking, problems: Sequence[Problem], args: argparse.Namespace
-) -> tuple[list[Answer], dict[str, Any]]:
-    """All answers, those of finished shards and those that are sampled now; and what is to be told of it."""
-    parts, expert = asking.parts(problems), asking.expert
-    found = {part.shard.number: finished(args.state, part.shard) for part in parts}
-    missing = [part for part in parts if found[part.shard.number] is None]
-    told: dict[str, Any] = {**asking.alike, "shards": {"found": len(parts) - len(missing), "made": len(missing)}}
-    told |= {"requests": sum(len(part.requests) for part in missing), "replicas": expert.replicas}
-    if missing:
-        settings = Settings(
-            replicas=expert.replicas,
-            tensor_parallel=expert.tensor_parallel,
-            options=expert.options,
-            where=f"config/studies/{args.study}.yaml: expert",
-            threads=args.threads,
-            ready_seconds=60 * expert.start_minutes,
-        )
-        with serving(args.expert, settings, args.state) as servers:
-            told["devices"] = [server.devices or "cpu" for server in servers]
-            asking.check_fit(servers[0], missing)
-            for part in missing:
-                found[part.shard.number] = made = asking.ask(servers, part)
-                finish(args.state, part.shard, made, {"served": dict(asking.alike)})
-                print(f"{part.shard.name}: {len(made)} answers, {len(parts)} shards in all", flush=True)
-    return [answer for part in parts for answer in found[part.shard.number] or []], told
-
-
-def judge(
-    study: Study, problems: Sequence[Problem], answers: Sequence[Answer], measure: Callable[[str], int], measured: str
-) -> dict[str, list[Judged]]:
-    """Every answer with what the grader says of it, by problem.
-
-    One that was cut off is no trace, even if what it has is right: its end would be taught where none was.
-    """
-    wanted = {problem.id: problem.answer for problem in problems}
-    judged: dict[str, list[Judged]] = {problem.id: [] for problem in problems}
-    alphabet, most = study.model.alphabet, study.rollouts.max_response_tokens
-    with Grader(study.grading) as grader:
-        outcomes = grader.grade_all([(answer.text, answer.finish, wanted[answer.problem]) for answer in answers])
-        for answer, outcome in zip(answers, outcomes, strict=True):
-            tokens = measure(answer.text)
-            misfit = TOO_LONG if tokens > most else CUT if answer.finish == "length" else None
-            if alphabet is not None and not set(answer.text) <= set(alphabet):
-                misfit = OUTSIDE
-            judged[answer.problem].append(Judged(answer, outcome, tokens, misfit))
-    return judged
-
-
-def chosen(
-    study: Study, expert: ExpertServed, problems: Sequence[Problem], judged: Mapping[str, Sequence[Judged]]
-) -> tuple[list[Trace], Counter[str]]:
-    """One trace for each problem with a verified answer, and how many problems have none, by the reason."""
-    traces: list[Trace] = []
-    rejected: Counter[str] = Counter()
-    for problem in problems:
-        best = kept(judged[problem.id], expert.keep, study.data.seed)
-        if best is None:
-            rejected[why_none(judged[problem.id])] += 1
-            continue
-        traces.append(Trace(best.name, problem.id, problem.prompt, best.answer.text, expert.name))
-    return traces, rejected
-
-
-def measured_in(study: Study, tokenizer: Path | None) -> tuple[Callable[[str], int], str]:
-    """How many tokens of the policy a response has with its end token, and how that is known."""
-    if study.model.source != "random" and tokenizer is None:
-        raise UserError("--tokenizer: found nothing, expected the folder of the study's base model")
-    return demonstrate.measured_in(study, tokenizer)
-
-
-def _served(study: Study, traces: str) -> ExpertServed:
-    expert = expert_of(study, traces)
-    if expert.source != "served":
-        other = f"other_experts.{traces.partition('-')[2]}.expert"
-        key = "expert" if asked_expert(study, traces) == "expert" else other
-        raise ConfigError(
-            f"config/studies/{study.name}.yaml: {key}.source is {expert.source}, expected served; other experts are"
-            " asked by chord demonstrate"
-        )
-    return expert
-
-
-def _refuse_too_few(args: argparse.Namespace, traces: Sequence[Trace], rejected: Counter[str], problems: int) -> None:
-    """Raises UserError if no trace is right, or if a training prompt is left without its trace."""
-    if not traces or (args.traces_of == "aligned" and rejected):
-        raise UserError(
-            f"{args.problems}: found {rejected.total()} of {problems} problems without a right {args.traces_of} trace"
-            f" ({dict(rejected)}), expected {'one each' if args.traces_of == 'aligned' else 'some'}; change"
-            " expert.samples_per_problem, expert.max_response_tokens, expert.prompt, or the expert"
-        )
-
-
-def _counts(
-    name: str,
-    expert: ExpertServed,
-    traces: Sequence[Trace],
-    rejected: Counter[str],
-    problems: Sequence[Problem],
-    judged: Mapping[str, Sequence[Judged]],
-) -> dict[str, Any]:
-    """How many traces were kept, why others were not, how long they are, and the yield by difficulty."""
-    ids = {trace.id for trace in traces}
-    tokens = [one.tokens for answers in judged.values() for one in answers if one.name in ids]
-    return {
-        "traces": name,
-        "writer": expert.name,
-        "kept": len(traces),
-        "rejected": dict(sorted(rejected.items())),
-        "response_tokens": lengths(tokens),
-        "samples_per_problem": expert.samples_per_problem,
-        "by_difficulty": yields(judged, problems),
-    }
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=VERB, description="Expert traces by a served model, each found right.")
-    for name, required, what in (
-        ("problems", True, "the problems to answer, JSON lines"),
-        ("expert", True, "folder of the expert's model and its tokenizer"),
-        ("tokenizer", False, "folder of the study's base model, where it is not trained by the study"),
-        ("state", True, "folder for finished shards and the servers' logs; the same folder goes on with them"),
-        ("traces", True, "file for the traces"),
-        ("counts", True, "file for what was kept, rejected and why, and the yield"),
-        ("manifest", True, "file for what this command read, ran on and wrote"),
-    ):
-        parser.add_argument(f"--{name}", type=Path, required=required, help=what)
-    add_study(parser)
-    parser.add_argument("--traces-of", required=True, help="expert, expert-NAME; aligned (of the training problems)")
-    parser.add_argument("--threads", action=Number, default=1, help="of the processor, for each replica on a CPU")
-    return parser.parse_args()

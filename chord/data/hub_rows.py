@@ -8,17 +8,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from string import Formatter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from chord.config.lock import Lock, wanted_dataset
-from chord.config.sets import BENCHMARK, drawn_as
-from chord.config.sets import hub_split_of as split_of
-from chord.config.study import NEEDED, OF_GENERATIONS, Filters, Split, Study, Task
+from chord.config.sets import BENCHMARK, drawn_as, hub_split_of
+from chord.config.study import NEEDED, OF_GENERATIONS, Filters, Study, Task
 from chord.data.fetch import checked_files
-from chord.data.problems import problem_id
+from chord.data.problems import SPARE, Draw, names_in, problem_id
 from chord.errors import ConfigError, UserError
 from chord.grading.graders import Grader
 from chord.grading.tool_calls import read_calls
@@ -131,7 +130,15 @@ def published(problems: Sequence[Problem], rows: Iterable[Row], seed: int, exper
     waiting = {(str(one.source.get("file")), one.source.get("row")): one for one in problems}
     for row in rows:
         if problem := waiting.pop((row.file, row.number), None):
-            yield _trace(problem, row, seed, expert, file)
+            texts, kept = row.values["generations"], problem.source.get("kept")
+            same = str(row.values["question"]).strip() == problem.source.get("question")
+            if not same or not kept or not isinstance(texts, list) or max(kept) >= len(texts):
+                raise UserError(
+                    f"{file}: found problem '{problem.id}' not to be row {row.number} of {row.file}, expected it drawn"
+                    " from there with the generations that were kept; run chord prepare again"
+                )
+            place = kept[derive(seed, "published trace", problem.id) % len(kept)]
+            yield Trace(f"{problem.id}.{place}", problem.id, problem.prompt, texts[place], expert)
         if not waiting:
             return
     first = min(problem.id for problem in waiting.values())
@@ -139,18 +146,6 @@ def published(problems: Sequence[Problem], rows: Iterable[Row], seed: int, exper
         f"{file}: found {len(waiting)} problems without a row in the dataset, '{first}' first, expected each to be"
         " drawn from it; run chord prepare again"
     )
-
-
-def _trace(problem: Problem, row: Row, seed: int, expert: str, file: Path) -> Trace:
-    texts, kept = row.values["generations"], problem.source.get("kept")
-    same = str(row.values["question"]).strip() == problem.source.get("question")
-    if not same or not kept or not isinstance(texts, list) or max(kept) >= len(texts):
-        raise UserError(
-            f"{file}: found problem '{problem.id}' not to be row {row.number} of {row.file}, expected it drawn from"
-            " there with the generations that were kept; run chord prepare again"
-        )
-    place = kept[derive(seed, "published trace", problem.id) % len(kept)]
-    return Trace(f"{problem.id}.{place}", problem.id, problem.prompt, texts[place], expert)
 
 
 # --- overlap -------------------------------------------------------------------------------------
@@ -231,15 +226,6 @@ CJK = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
 CHARACTERS_A_TOKEN = 64  # text with more of them for each allowed token is too long without being counted
 
 
-@dataclass
-class Selection:
-    """The problems of one set in the order of their dataset; how many rows were dropped, and generations, and why."""
-
-    problems: list[Problem] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)
-    generations: Counter[str] = field(default_factory=Counter)
-
-
 @dataclass(frozen=True)
 class Lengths:
     """Tokens by the tokenizer of the study's model: of prompts as they are asked, of generations as they are."""
@@ -253,19 +239,19 @@ class Rules:
     """What decides whether a row becomes a problem. `lengths` is None for benchmarks, which are asked as they are."""
 
     study: Study
-    name: str
+    name: str  # of the task
     commit: str
     apart: frozenset[str]  # problems of other sets, by the hash of their question
     overlap: Overlap | None
     lengths: Lengths | None
     has_generations: bool = True  # False where the files lack them, as datasets.NAME.may_lack allows
 
-    @property
+    @cached_property
     def task(self) -> Task:
         """The task called `name`."""
         return self.study.tasks[self.name]
 
-    @property
+    @cached_property
     def filters(self) -> Filters:
         """Its filters, or those that drop nothing; without generations those that need none."""
         filters = self.task.filters or Filters()
@@ -273,16 +259,15 @@ class Rules:
         return filters if self.has_generations else filters.model_copy(update=without)
 
 
-def select(rows: Iterable[Row], rules: Rules, wanted: tuple[str, int]) -> Selection:
-    """The set `wanted`: its name, and how many problems it has at most. Reads all rows and keeps only problems."""
-    purpose, size = wanted
+def select(rows: Iterable[Row], rules: Rules, purpose: str, size: int) -> Draw:
+    """At most `size` problems for a purpose, in the order of the rows. Reads all rows and keeps only problems."""
     chosen: list[tuple[int, int, Problem]] = []
-    found, seen = Selection(), set[str]()
+    dropped, generations, seen = Counter[str](), Counter[str](), set[str]()
     with Grader(rules.study.grading.form) as grader:
         for place, row in enumerate(rows):
-            made = _problem(row, rules, seen, grader, found.generations)
+            made = _problem(row, rules, seen, grader, generations)
             if isinstance(made, str):
-                found.dropped[made] += 1
+                dropped[made] += 1
                 continue
             # The lowest hashes win; heapq keeps the lowest first, so the one to give up is the lowest negated hash.
             entry = (-derive(rules.study.data.seed, "rows", purpose, made.id), place, made)
@@ -290,27 +275,35 @@ def select(rows: Iterable[Row], rules: Rules, wanted: tuple[str, int]) -> Select
                 heapq.heappush(chosen, entry)
             else:
                 heapq.heappushpop(chosen, entry)
-                found.dropped["fits, but the set is full"] += 1
-    found.problems = [problem for _, _, problem in sorted(chosen, key=lambda entry: entry[1])]
-    return found
+                dropped[SPARE] += 1
+    problems = [problem for _, _, problem in sorted(chosen, key=lambda entry: entry[1])]
+    return Draw(problems, dropped, details={"generations": dict(sorted(generations.items()))})
 
 
 def _problem(row: Row, rules: Rules, seen: set[str], grader: Grader, generations: Counter[str]) -> Problem | str:
     """The row as a problem, or why it is none: the cheapest reasons first."""
-    facts = _facts(row.values, rules.task, rules.study.name)
-    if facts is None:
+    study, task = rules.study, rules.task
+    named = {name for name in names_in(task.prompt, f"config/studies/{study.name}.yaml: tasks.{rules.name}") if name}
+    # What no prompt shows and no filter reads says what a problem is, such as its subject.
+    about = sorted(row.values.keys() - {*NEEDED, *OF_GENERATIONS, *named})
+    if unknown := {*NEEDED, *named} - row.values.keys():
+        raise ConfigError(
+            f"config/studies/{study.name}.yaml: found '{min(unknown)}' in braces in the prompt of a task of"
+            f" datasets.{task.dataset}, expected one of its columns: {', '.join(row.values)}"
+        )
+    facts = {name: _shown(row.values[name]) or "" for name in {*NEEDED, *named, *about}}
+    if not all(facts.values()):
         return "a row without a usable question, answer or column of its prompt"
     question, answer = facts["question"], facts["answer"]
     key = question_key(question)
     if reason := _unfit(question, answer, key, rules, seen):
         return reason
-    prompt = rules.task.prompt.format_map(facts)
-    lengths, limit = rules.lengths, rules.study.rollouts.max_prompt_tokens
+    prompt = task.prompt.format_map(facts)
+    lengths, limit = rules.lengths, study.rollouts.max_prompt_tokens
     if lengths and (len(prompt) > CHARACTERS_A_TOKEN * limit or lengths.prompt(prompt) > limit):
         return "prompt over rollouts.max_prompt_tokens"
-    source: dict[str, Any] = {"repository": rules.study.datasets[rules.task.dataset].repository}
-    source |= {"commit": rules.commit, "file": row.file, "row": row.number, "question": question}
-    source |= {name: facts[name] for name in _told(row.values, rules.task)}
+    source: dict[str, Any] = {"repository": study.datasets[task.dataset].repository, "commit": rules.commit}
+    source |= {"file": row.file, "row": row.number, "question": question} | {name: facts[name] for name in about}
     if rules.filters.generations:
         kept = _kept(row.values, answer, rules, grader, generations)
         if isinstance(kept, str):
@@ -361,28 +354,6 @@ def _kept(
     return kept if len(kept) >= rules.filters.generations else few
 
 
-def _facts(values: Mapping[str, Any], task: Task, study: str) -> dict[str, str] | None:
-    """The texts that the prompt may name, and the answer; None if one of them cannot be told."""
-    needed = {*NEEDED, *_named(task.prompt), *_told(values, task)}
-    if unknown := needed - values.keys():
-        raise ConfigError(
-            f"config/studies/{study}.yaml: found '{min(unknown)}' in braces in the prompt of a task of"
-            f" datasets.{task.dataset}, expected one of its columns: {', '.join(values)}"
-        )
-    facts = {name: _shown(values[name]) for name in needed}
-    return {name: text for name, text in facts.items() if text} if all(facts.values()) else None
-
-
-def _told(values: Mapping[str, Any], task: Task) -> list[str]:
-    """Columns that no prompt shows and no filter reads: what a problem is, such as its subject."""
-    return sorted(values.keys() - {*NEEDED, *OF_GENERATIONS, *_named(task.prompt)})
-
-
-def _named(prompt: str) -> Iterator[str]:
-    """What stands in braces in a prompt."""
-    return (name for _, name, _, _ in Formatter().parse(prompt) if name)
-
-
 def _shown(value: Any) -> str | None:
     """A value as a prompt shows it: a number without a needless point, a list of texts as lines numbered from 0."""
     if isinstance(value, list):
@@ -397,14 +368,8 @@ def _shown(value: Any) -> str | None:
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
-    """Whether the value is a text that can be written as UTF-8."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    """Whether the value is a text that can be written as UTF-8: without half surrogates."""
+    return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
 
 
 # --- one set of a dataset ------------------------------------------------------------------------
@@ -419,44 +384,38 @@ class Beside:
     tokenizer: Path | None
 
 
-def hub_set(
-    study: Study, name: str, root: Path, lock: Lock | None, beside: Beside
-) -> tuple[list[Problem], dict[str, Any]]:
-    """The problems of the set called `name`, and what is told of them: what was read, dropped and why, and kept.
-
-    Raises ConfigError if there are too few.
-    """
-    split = split_of(study, name)
-    task = study.tasks[split.task]
-    wanted, dataset = wanted_dataset(study, task.dataset), study.datasets[task.dataset]
+def hub_set(study: Study, name: str, root: Path, lock: Lock | None, beside: Beside) -> Draw:
+    """The problems of the set called `name`. Raises ConfigError if there are too few."""
+    split = hub_split_of(study, name)
+    dataset = study.tasks[split.task].dataset
+    wanted, columns = wanted_dataset(study, dataset), study.datasets[dataset].columns
     files = checked_files(root, study.name, lock, wanted)
     locked = lock.find(wanted) if lock else None
     assert locked is not None, "its files were checked"
-    absent = lacking(files, {one: dataset.columns[one] for one in dataset.may_lack})
-    columns = {one: column for one, column in dataset.columns.items() if one not in absent}
+    absent = lacking(files, {one: columns[one] for one in study.datasets[dataset].may_lack})
     rules = _rules(study, name, split.task, locked.commit, beside, has_generations=not absent)
-    found = select(read_rows(files, columns), rules, (drawn_as(name), split.size))
-    problems = found.problems
-    if not problems or (len(problems) < split.size and not split.or_fewer):
-        raise ConfigError(_too_few(study, name, split, found))
-    told = {
-        "set": name,
-        "source": f"{wanted.name} at {rules.commit}",
-        "drawn": len(problems) + found.dropped.total(),
-        "dropped": dict(sorted(found.dropped.items())),
-        "generations": dict(sorted(found.generations.items())),
+    rows = read_rows(files, {one: column for one, column in columns.items() if one not in absent})
+    found = select(rows, rules, drawn_as(name), split.size)
+    size = len(found.problems)
+    if not size or (size < split.size and not split.or_fewer):
+        why = ", ".join(f"{reason}: {count}" for reason, count in found.dropped.most_common()) or "nothing"
+        key = f"benchmarks.{name.removeprefix(BENCHMARK)}.problems" if name.startswith(BENCHMARK) else f"data.{name}"
+        key = f"other_experts.{name.removeprefix('expert-')}" if name.startswith("expert-") else key
+        raise ConfigError(
+            f"config/studies/{study.name}.yaml: {key} asks for {split.size} problems of '{split.task}', found {size}"
+            f" that fit (dropped: {why}); expected a smaller size, `or_fewer: true` or other filters"
+        )
+    details = {
+        **found.details,
         "apart_from": sorted(path.stem for path in beside.apart_from),
         "no_overlap_with": sorted(path.stem for path in beside.benchmarks),
-        "kept": len(problems),
-        "kept_by_task": dict(Counter(problem.task for problem in problems)),
-        "distinct_prompts": len({problem.prompt for problem in problems}),
     }
-    return problems, told | ({"columns_lacking": [dataset.columns[one] for one in absent]} if absent else {})
+    groups = {"columns_lacking": [columns[one] for one in absent]} if absent else {}
+    return Draw(found.problems, found.dropped, {"source": f"{wanted.name} at {locked.commit}"}, details, groups)
 
 
 def _rules(study: Study, name: str, task: str, commit: str, beside: Beside, has_generations: bool) -> Rules:
     """The rules for a set; a benchmark has no lengths and overlaps nothing, since it is asked as it is."""
-    apart = (one for path in beside.apart_from for one in read_lines(path, Problem))
     lengths, overlap = None, None
     if not name.startswith(BENCHMARK):
         if beside.tokenizer is None:
@@ -467,11 +426,15 @@ def _rules(study: Study, name: str, task: str, commit: str, beside: Beside, has_
             found = ", ".join(path.stem for path in beside.benchmarks) or "none"
             raise UserError(f"--benchmarks: found {found}, expected all of them: {', '.join(study.benchmarks)}")
         lengths = _token_lengths(beside.tokenizer, study.prompt_date)
-        asked = [question_of(one) for path in beside.benchmarks for one in read_lines(path, Problem)]
         filters = study.tasks[task].filters
-        overlap = Overlap(asked, filters.overlap_words) if filters and filters.overlap_words else None
-    keys = frozenset(question_key(question_of(one)) for one in apart)
+        if filters and filters.overlap_words:
+            overlap = Overlap(map(question_of, _problems(beside.benchmarks)), filters.overlap_words)
+    keys = frozenset(question_key(question_of(one)) for one in _problems(beside.apart_from))
     return Rules(study, task, commit, keys, overlap, lengths, has_generations)
+
+
+def _problems(files: Iterable[Path]) -> Iterator[Problem]:
+    return (problem for path in files for problem in read_lines(path, Problem))
 
 
 def _token_lengths(folder: Path, date: str | None) -> Lengths:
@@ -479,26 +442,12 @@ def _token_lengths(folder: Path, date: str | None) -> Lengths:
 
     Text that looks like a special token is counted as the text that it is.
     """
-    from transformers import AutoTokenizer
+    from chord.data.prompts import load_tokenizer, prompt_ids
 
-    from chord.data.prompts import prompt_ids
-
-    if not (folder / "tokenizer.json").is_file():
-        raise UserError(f"{folder}: found no tokenizer.json, expected the folder of the study's model")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = load_tokenizer(folder)
 
     def generations(texts: Sequence[str]) -> list[int]:
         encoded = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
         return [len(ids) for ids in encoded["input_ids"]]
 
     return Lengths(lambda prompt: len(prompt_ids(tokenizer, prompt, date=date)), generations)
-
-
-def _too_few(study: Study, name: str, split: Split, found: Selection) -> str:
-    why = ", ".join(f"{reason}: {count}" for reason, count in found.dropped.most_common()) or "nothing"
-    key = f"benchmarks.{name.removeprefix(BENCHMARK)}.problems" if name.startswith(BENCHMARK) else f"data.{name}"
-    key = f"other_experts.{name.removeprefix('expert-')}" if name.startswith("expert-") else key
-    return (
-        f"config/studies/{study.name}.yaml: {key} asks for {split.size} problems of '{split.task}', found"
-        f" {len(found.problems)} that fit (dropped: {why}); expected a smaller size, `or_fewer: true` or other filters"
-    )

@@ -19,19 +19,17 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from chord.config.load import add_study, project_of
-from chord.config.lock import Lock
+from chord.config.load import Project, add_study, project_of
 from chord.config.sets import BENCHMARK, beside_benchmark, problem_sets, purpose, source_of, split_of
 from chord.config.study import Study
 from chord.data.hub_rows import WORDS, shared
-from chord.data.problems import Draw, draw, owner
+from chord.data.problems import SPARE, Draw, draw, owner, problem_id
 from chord.errors import ConfigError, UserError
 from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
-from chord.records import Problem, read_lines, write_lines
+from chord.records import Problem, derive, read_lines, write_lines
 from chord.steps import of_problems
 
 
@@ -39,9 +37,8 @@ def main() -> None:
     """Draws the whole set, then writes it: one that cannot be filled leaves no file behind."""
     args = _arguments()
     project = project_of(args)
-    root, study = args.root, project.study
-    lock = project.lock
-    decided = of_problems(study, args.set, lock)
+    study = project.study
+    decided = of_problems(study, args.set, project.lock)
     inputs = {f"apart from {path.stem}": path for path in args.apart_from}
     inputs |= {f"benchmark {path.stem}": path for path in args.benchmarks}
     inputs |= {f"trained {path.stem}": path for path in args.trained}
@@ -56,40 +53,91 @@ def main() -> None:
             seeds={"data": study.data.seed},
         )
     with recording as record:
-        problems, told = SOURCES[source_of(study, args.set)](study, args, root, lock)
-        told["overlap"] = overlaps(study, args.set, problems, [*args.benchmarks, *args.trained])
+        drawn = SOURCES[source_of(study, args.set)](project, args)
+        counts = drawn.counts(args.set)
+        counts["overlap"] = overlaps(study, args.set, drawn.problems, [*args.benchmarks, *args.trained])
         if record:
-            record.extra["overlap"] = told["overlap"]
-        write_atomically(args.problems, write_lines(problems))
-        write_atomically(args.counts, json.dumps(told, indent=1) + "\n")
-    print(f"{args.set}: {len(problems)} problems of {told['drawn']} drawn", flush=True)
+            record.extra["overlap"] = counts["overlap"]
+        write_atomically(args.problems, write_lines(drawn.problems))
+        write_atomically(args.counts, json.dumps(counts, indent=1) + "\n")
+    print(f"{args.set}: {counts['kept']} problems of {counts['drawn']} drawn", flush=True)
 
 
-Drawn = tuple[list[Problem], dict[str, Any]]
-SOURCES = PlugPoint[Callable[[Study, argparse.Namespace, Path, Lock | None], Drawn]]("problems")
+SOURCES = PlugPoint[Callable[[Project, argparse.Namespace], Draw]]("problems")
 
 
 @SOURCES.entry("generator")
-def _generated(study: Study, args: argparse.Namespace, _root: Path, _lock: Lock | None) -> Drawn:
-    drawn = draw(study, args.set)
-    return drawn.problems, counts(args.set, drawn, {"generator": f"reasoning-gym {version('reasoning-gym')}"})
+def _generated(project: Project, args: argparse.Namespace) -> Draw:
+    drawn = draw(project.study, args.set)
+    return Draw(drawn.problems, drawn.dropped, {"generator": f"reasoning-gym {version('reasoning-gym')}"})
 
 
 @SOURCES.entry("hub")
-def _from_hub(study: Study, args: argparse.Namespace, root: Path, lock: Lock | None) -> Drawn:
+def _from_hub(project: Project, args: argparse.Namespace) -> Draw:
     from chord.data.hub_rows import Beside, hub_set
 
-    return hub_set(study, args.set, root, lock, Beside(args.apart_from, args.benchmarks, args.tokenizer))
+    beside = Beside(args.apart_from, args.benchmarks, args.tokenizer)
+    return hub_set(project.study, args.set, args.root, project.lock, beside)
 
 
 @SOURCES.entry("package")
-def _from_package(study: Study, args: argparse.Namespace, _root: Path, _lock: Lock | None) -> Drawn:
-    from chord.data.bfcl import packaged
-    from chord.grading.bfcl import release
+def _from_package(project: Project, args: argparse.Namespace) -> Draw:
+    return packaged(project.study, args.set)
 
-    drawn = packaged(study, args.set)
-    kept = Counter(problem.source["category"] for problem in drawn.problems)
-    return drawn.problems, counts(args.set, drawn, {"package": release()}) | {"kept_by_category": dict(kept)}
+
+# --- items of a package --------------------------------------------------------------------------
+
+
+def packaged(study: Study, name: str) -> Draw:
+    """The benchmark called `name`, out of BFCL; of more items than it asks for, those whose seeded hash is lowest.
+
+    They are taken category by category, as even as their numbers allow, and kept in the order of the package. Raises
+    ConfigError if the set is no benchmark, if the package has too few items, or if the prompt names what none has.
+    """
+    from chord.grading.tool_calls import BFCL_CATEGORIES, bfcl_items, bfcl_release
+
+    split = split_of(study, name)
+    task, where = study.tasks[split.task], f"config/studies/{study.name}.yaml: tasks.{split.task}"
+    if not name.startswith(BENCHMARK):
+        raise ConfigError(
+            f"{where}: found it in data.{name}, expected it in benchmarks alone: its items are a test set"
+        )
+    categories = task.settings.get("categories", list(BFCL_CATEGORIES))
+    if not isinstance(categories, list) or not categories or task.settings.keys() - {"categories"}:
+        raise ConfigError(f"{where}.settings is {task.settings}, expected `categories`, a list of BFCL's")
+    problems, release = list[Problem](), bfcl_release()
+    for item in bfcl_items([str(one) for one in categories], where):
+        try:
+            prompt = task.prompt.format_map(item)
+        except (KeyError, ValueError) as error:
+            found = f"found {error} in braces, expected only `question` and `tools`"
+            raise ConfigError(f"{where}.prompt: {found}") from None
+        # The two halves of the paper's column BFCL: what users asked, and what was made.
+        kind = "live" if item["category"].startswith("live_") else "non-live"
+        source = {"package": release, "item": item["id"], "category": item["category"], "kind": kind}
+        problems.append(
+            Problem(problem_id(split.task, f"{item['id']} {prompt}"), split.task, prompt, item["answer"], source)
+        )
+    if len(problems) < split.size and not split.or_fewer:
+        key = f"benchmarks.{name.removeprefix(BENCHMARK)}.problems.size"
+        raise ConfigError(f"{where}: found {len(problems)} items, {key} asks for {split.size}; expected no more")
+    kept = _lowest(problems, split.size, study.data.seed)
+    groups = {"kept_by_category": dict(Counter(problem.source["category"] for problem in kept))}
+    dropped = +Counter({SPARE: len(problems) - len(kept)})
+    return Draw(kept, dropped, {"package": release}, groups=groups)
+
+
+def _lowest(problems: list[Problem], size: int, seed: int) -> list[Problem]:
+    turn: Counter[str] = Counter()
+    ranked: list[tuple[int, int, int]] = []
+    for place in sorted(range(len(problems)), key=lambda at: derive(seed, "items", problems[at].id)):
+        category = problems[place].source["category"]
+        ranked.append((turn[category], derive(seed, "turn", category), place))
+        turn[category] += 1
+    return [problems[place] for place in sorted(place for _, _, place in sorted(ranked)[:size])]
+
+
+# --- overlap -------------------------------------------------------------------------------------
 
 
 def overlaps(study: Study, name: str, problems: list[Problem], others: list[Path]) -> dict[str, dict[str, int]]:
@@ -102,8 +150,7 @@ def overlaps(study: Study, name: str, problems: list[Problem], others: list[Path
     wanted = beside_benchmark(study, name)
     if missing := sorted(set(wanted) - {path.stem for path in others}):
         raise UserError(f"--trained: found no {', '.join(missing)}, expected all of these sets: {', '.join(wanted)}")
-    split = None if purpose(name) == "base" else split_of(study, name)
-    filters = study.tasks[split.task].filters if split else None
+    filters = None if purpose(name) == "base" else study.tasks[split_of(study, name).task].filters
     words = (filters and filters.overlap_words) or WORDS
     found: dict[str, dict[str, int]] = {}
     if name.startswith(BENCHMARK) and source_of(study, name) == "generator":
@@ -125,19 +172,6 @@ def overlaps(study: Study, name: str, problems: list[Problem], others: list[Path
     return found
 
 
-def counts(name: str, drawn: Draw, out_of: dict[str, str]) -> dict[str, Any]:
-    """What was drawn, `out_of` what, what was dropped and why, what was kept."""
-    return {
-        "set": name,
-        **out_of,
-        "drawn": drawn.drawn,
-        "dropped": dict(sorted(drawn.dropped.items())),
-        "kept": len(drawn.problems),
-        "kept_by_task": dict(Counter(problem.task for problem in drawn.problems)),
-        "distinct_prompts": len({problem.prompt for problem in drawn.problems}),
-    }
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="chord prepare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -146,14 +180,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--set", required=True, help="train, validation, expert[-NAME], base[-NAME] or benchmark:NAME")
     parser.add_argument("--problems", type=Path, required=True, help="file for the problems")
     parser.add_argument("--counts", type=Path, required=True, help="file for what was drawn, dropped and kept")
-    of_hub = "of problems from a hub: "
-    parser.add_argument(
-        "--apart-from", type=Path, nargs="*", default=[], help=f"{of_hub}sets with which none is shared"
-    )
-    parser.add_argument("--benchmarks", type=Path, nargs="*", default=[], help="benchmarks that none may overlap")
-    parser.add_argument(
-        "--trained", type=Path, nargs="*", default=[], help="of a benchmark: sets of generators that none may overlap"
-    )
-    parser.add_argument("--tokenizer", type=Path, help=f"{of_hub}folder of the study's model, to measure texts")
+    for flag, what in (
+        ("apart-from", "of problems from a hub: sets with which none is shared"),
+        ("benchmarks", "benchmarks that none may overlap"),
+        ("trained", "of a benchmark: sets of generators that none may overlap"),
+    ):
+        parser.add_argument(f"--{flag}", type=Path, nargs="*", default=[], help=what)
+    parser.add_argument("--tokenizer", type=Path, help="of problems from a hub: folder of the study's model")
     parser.add_argument("--manifest", type=Path, help="file for what this command read, ran on and wrote")
     return parser.parse_args()

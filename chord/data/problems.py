@@ -14,7 +14,8 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from string import Formatter
 from typing import Any
 
@@ -40,19 +41,32 @@ OUTSIDE = "a character outside the alphabet"
 TOO_LONG = "prompt over rollouts.max_prompt_tokens"
 ELSEWHERE = "prompt belongs to another purpose"
 REPEATED = "prompt already in this set"
+SPARE = "fits, but the set is full"
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The problems kept for one purpose, and why others were not: `drawn` is kept plus dropped."""
+    """The problems kept for one set, how many others were dropped by why, and what else the counts say, by place."""
 
     problems: list[Problem]
-    dropped: dict[str, int]
+    dropped: Counter[str]
+    source: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    groups: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def drawn(self) -> int:
-        """How many items the generator was asked for."""
-        return len(self.problems) + sum(self.dropped.values())
+    def counts(self, name: str) -> dict[str, Any]:
+        """What the set called `name` was drawn from, what was dropped and why, what was kept."""
+        return {
+            "set": name,
+            **self.source,
+            "drawn": len(self.problems) + self.dropped.total(),
+            "dropped": dict(sorted(self.dropped.items())),
+            **self.details,
+            "kept": len(self.problems),
+            "kept_by_task": dict(Counter(problem.task for problem in self.problems)),
+            "distinct_prompts": len({problem.prompt for problem in self.problems}),
+            **self.groups,
+        }
 
 
 def draw(study: Study, problems: str) -> Draw:
@@ -60,13 +74,10 @@ def draw(study: Study, problems: str) -> Draw:
 
     Each prompt is there once, but in the base corpus again and again: small tasks are meant to repeat there.
     """
-    kept: list[Problem] = []
-    dropped: Counter[str] = Counter()
+    kept, dropped = list[Problem](), Counter[str]()
     for task, size in sizes(study, problems).items():
-        drawn = _drawn(study, problems, task, size)
-        kept += drawn.problems
-        dropped.update(drawn.dropped)
-    return Draw(kept, dict(dropped))
+        kept += _drawn(study, problems, task, size, dropped)
+    return Draw(kept, dropped)
 
 
 def owner(prompt: str) -> tuple[str, int]:
@@ -85,14 +96,11 @@ def owner(prompt: str) -> tuple[str, int]:
     raise AssertionError(f"found {SIXTEENTHS}, expected sixteenths that add up to 16")
 
 
-def _drawn(study: Study, problems: str, task: str, size: int) -> Draw:
-    """`size` problems of one task."""
+def _drawn(study: Study, problems: str, task: str, size: int, all_dropped: Counter[str]) -> list[Problem]:
+    """`size` problems of one task; those that are not kept are added to `all_dropped`."""
     file, key = f"config/studies/{study.name}.yaml", _key(problems, task)
     mine = (purpose(problems), place(study, problems))
-    kept: list[Problem] = []
-    seen: set[str] = set()
-    dropped: Counter[str] = Counter()
-    in_a_row = 0
+    kept, seen, dropped, in_a_row = list[Problem](), set[str](), Counter[str](), 0
     of_task = candidates(task, study.tasks[task], derive(study.data.seed, "problems", key, task), file)
     while len(kept) < size:
         problem = next(of_task)
@@ -115,7 +123,8 @@ def _drawn(study: Study, problems: str, task: str, size: int) -> Draw:
                 f"{file}: {key} asks for {size} problems of '{task}', found {len(kept)} that fit and are new,"
                 f" then {PATIENCE} draws without one (dropped: {why}); expected a smaller size or a larger task"
             )
-    return Draw(kept, dict(dropped))
+    all_dropped.update(dropped)
+    return kept
 
 
 def _key(problems: str, task: str) -> str:
@@ -148,9 +157,8 @@ def candidates(name: str, task: Task, seed: int, file: str) -> Iterator[Problem]
     written without spaces; a `word` and its reversal in small letters.
     """
     where = f"{file}: tasks.{name}"
-    named = _named(task.prompt, where)
-    chunk = 0
-    while True:
+    named = names_in(task.prompt, where)
+    for chunk in count():
         start = derive(seed, "chunk", chunk) % 2**31
         dataset = _dataset(task, start, where)
         for index in range(CHUNK):
@@ -163,7 +171,6 @@ def candidates(name: str, task: Task, seed: int, file: str) -> Iterator[Problem]
             source = {"generator": "reasoning-gym", "dataset": task.dataset, "seed": start, "index": index}
             source |= {key: facts[key] for key in SOLVED_FROM if key in facts}
             yield Problem(id=problem_id(name, prompt), task=name, prompt=prompt, answer=answer, source=source)
-        chunk += 1
 
 
 def problem_id(task: str, prompt: str) -> str:
@@ -203,8 +210,8 @@ def _facts(dataset: str, item: dict[str, Any]) -> tuple[dict[str, Any], str]:
     return facts, answer
 
 
-def _named(prompt: str, where: str) -> set[str]:
-    """What stands in braces in the text of a prompt."""
+def names_in(prompt: str, where: str) -> set[str]:
+    """What stands in braces in the text of a prompt. Raises ConfigError, with `where`, for braces that do not match."""
     try:
         return {name for _, name, _, _ in Formatter().parse(prompt) if name is not None}
     except ValueError as error:

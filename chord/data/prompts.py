@@ -6,6 +6,7 @@ seven letters and signs, not the end of the message. No template learns what day
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from chord.errors import UserError
@@ -13,13 +14,21 @@ from chord.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 STAND_IN = "\ue000content\ue001"  # private characters, so that no template contains or changes it
 CLOCK = re.compile(r"\b(\w*now|datetime|today|date|time)\b")  # names by which a template may ask for the time
 
 
 class TemplateError(UserError, ValueError):
     """A chat template that cannot be used; the message names the model and says what to do."""
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer in the folder of a model. Raises UserError if there is none; reads nothing else."""
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(f"{folder}: found no tokenizer.json, expected the folder of the study's model")
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def prompt_ids(
@@ -36,9 +45,8 @@ def prompt_ids(
         return _encoded(tokenizer, prompt_text(tokenizer, prompt, system, date), split_special_tokens=False)
     before, stand_in, after = prompt_text(tokenizer, STAND_IN, system, date).partition(STAND_IN)
     if not stand_in or STAND_IN in after:
-        raise TemplateError(
-            f"{tokenizer.name_or_path}: found a chat template that does not show the message as it is, once; expected"
-            " one that does: name another model"
+        raise _refusal(
+            tokenizer, "a chat template that does not show the message as it is, once; expected one that does"
         )
     start = max((before.rfind(special) + len(special) for special in specials if special in before), default=0)
     end = min((after.find(special) for special in specials if special in after), default=len(after))
@@ -74,9 +82,7 @@ def end_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     found = closing.pop() if len(closing) == 1 else None
     end = tokenizer.eos_token_id if found is None else found
     if not isinstance(end, int):
-        raise TemplateError(
-            f"{tokenizer.name_or_path}: found no end token, expected one to close a response with; name another model"
-        )
+        raise _refusal(tokenizer, "no end token, expected one to close a response with")
     return end
 
 
@@ -121,8 +127,17 @@ def _rendered(
     from jinja2 import TemplateError as JinjaError
     from jinja2 import UndefinedError
 
+    def clock_asked(by: str) -> TemplateError:
+        remedy = (
+            "name the day in the study, such as `prompt_date: 26 Jul 2024`"
+            if date is None
+            else "it takes no `date_string`, which is the study's `prompt_date`: name a model whose template does"
+        )
+        found = f"a chat template that asks the clock ({by}), expected the same prompt on every day"
+        return _refusal(tokenizer, found, remedy)
+
     def refuse(*_: object, **__: object) -> NoReturn:
-        raise TemplateError(_asks_the_clock(tokenizer, "strftime_now", date))
+        raise clock_asked("strftime_now")
 
     # `strftime_now` is a global that transformers gives to every template; what is given here stands before it.
     given: dict[str, Any] = {"strftime_now": refuse} | ({"date_string": date} if date is not None else {}) | more
@@ -130,24 +145,14 @@ def _rendered(
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **given))
     except JinjaError as error:
         if isinstance(error, UndefinedError) and CLOCK.search(str(error)):
-            raise TemplateError(_asks_the_clock(tokenizer, str(error), date)) from None
+            raise clock_asked(str(error)) from None
         found = " ".join(str(error).split())
-        raise TemplateError(
-            f"{tokenizer.name_or_path}: found a chat template that cannot be rendered ({found}), expected one that"
-            " takes a user's message; name another model"
-        ) from None
+        expected = "expected one that takes a user's message"
+        raise _refusal(tokenizer, f"a chat template that cannot be rendered ({found}), {expected}") from None
 
 
-def _asks_the_clock(tokenizer: "PreTrainedTokenizerBase", by: str, date: str | None) -> str:
-    remedy = (
-        "name the day in the study, such as `prompt_date: 26 Jul 2024`"
-        if date is None
-        else "it takes no `date_string`, which is the study's `prompt_date`: name a model whose template does"
-    )
-    return (
-        f"{tokenizer.name_or_path}: found a chat template that asks the clock ({by}), expected the same prompt on every"
-        f" day; {remedy}"
-    )
+def _refusal(tokenizer: "PreTrainedTokenizerBase", found: str, remedy: str = "name another model") -> TemplateError:
+    return TemplateError(f"{tokenizer.name_or_path}: found {found}; {remedy}")
 
 
 def _encoded(tokenizer: "PreTrainedTokenizerBase", text: str, split_special_tokens: bool) -> list[int]:

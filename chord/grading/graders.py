@@ -7,24 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from types import TracebackType
 from typing import Self
 
 from chord.config.study import AnswerForm
 from chord.errors import UserError
 from chord.grading.math_checker import MathChecker
 from chord.grading.math_reading import plain, verdict
-from chord.grading.tool_calls import same_calls, thinks_once
+from chord.grading.tool_calls import bfcl_calls, same_calls, thinks_once
 from chord.reach import PlugPoint
 from chord.records import Outcome
 
-# --- graders -------------------------------------------------------------------------------------
-
-# From a text to an outcome. The same graders pay rewards, check expert traces and score benchmarks.
-#
-# Text that a model wrote is hostile: every grader reads it in linear time, compares only numbers of bounded length, and
-# evaluates nothing. The one that may need computer algebra (`math_reading` decides what does not) asks a child process
-# that can be killed (`math_checker`).
+# The same graders pay rewards, check expert traces and score benchmarks. Text that a model wrote is hostile: every
+# grader reads it in linear time, compares only numbers of bounded length, and evaluates nothing. The one that may need
+# computer algebra (`math_reading` decides what does not) asks a child process that can be killed (`math_checker`).
 
 MAX_TEXT_CHARACTERS = 1_000_000  # 16k tokens, the paper's limit, are below 200 thousand characters
 MAX_ANSWER_CHARACTERS = 1_000
@@ -98,9 +93,7 @@ def _tool_call(_form: AnswerForm) -> Reading:
 @GRADERS.entry("bfcl")
 def _bfcl(_form: AnswerForm) -> Reading:
     """The calls of tools that the text makes, by BFCL's own checker."""
-    from chord.grading.bfcl import wanted_calls
-
-    return Reading(lambda text, cut, answer: _outcome(wanted_calls(text, answer)))
+    return Reading(lambda text, cut, answer: _outcome(bfcl_calls(text, answer)))
 
 
 class Grader:
@@ -112,9 +105,7 @@ class Grader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -233,8 +224,6 @@ def _outcome(equal: bool | None) -> Outcome | None:
 
 # --- rewards -------------------------------------------------------------------------------------
 
-# From an outcome to a number: four named rewards. Knows no grader.
-#
 # A text that the grader had to be killed for is worth as much as an unparsable one: no answer was read from it, and it
 # must not pay to write what cannot be graded. One that leaves an operation to do is worth as much as a wrong one: the
 # paper's right format is a thought and then a box, which it has; what is in the box is not right.

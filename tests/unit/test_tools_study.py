@@ -20,11 +20,12 @@ from chord.data.fetch import repository_folder
 from chord.data.hub_rows import Beside, hub_set, lacking, published, read_rows
 from chord.data.prepare import overlaps
 from chord.errors import ConfigError, UserError
-from chord.grading.bfcl import CATEGORIES, release
+from chord.grading.tool_calls import BFCL_CATEGORIES as CATEGORIES
+from chord.grading.tool_calls import bfcl_release
 from chord.provenance.digest import contents, job_code
 from chord.provenance.files import file_sha256
 from chord.records import Answer, Problem, read_lines, write_lines
-from chord.steps import Dag, of_problems, of_training
+from chord.steps import Dag, of_problems
 from tests.made_up_math import model_files
 from tests.tiny_model import tiny_model
 from tests.unit.small_study import ROOT, prepare, run
@@ -90,7 +91,7 @@ def test_every_category_has_its_share_and_the_counts_name_the_release(place: Pat
     assert Counter(one.source["category"] for one in found) == dict.fromkeys(CATEGORIES, EACH)
     assert Counter(one.source["kind"] for one in found) == {"live": SIZE // 2, "non-live": SIZE // 2}
     told = json.loads((place / "benchmarks/bfcl.json").read_text(encoding="utf-8"))
-    assert told["package"] == release()
+    assert told["package"] == bfcl_release()
     assert told["kept_by_category"] == dict.fromkeys(CATEGORIES, EACH)
     assert told["kept"] + sum(told["dropped"].values()) == 2351
     for one in found:
@@ -183,7 +184,8 @@ ALL = ("question", "tools", "answer", "generations", "verified")
 
 def test_rl_problems_need_no_answers_of_the_expert_and_only_aligned_traces_are_refused(place, tmp_path) -> None:
     study, lock, beside, files = fetched_rows(place, tmp_path, *ALL[:3])
-    problems, told = hub_set(study, "train", tmp_path, lock, beside)
+    drawn = hub_set(study, "train", tmp_path, lock, beside)
+    problems, told = drawn.problems, drawn.counts("train")
     assert [json.loads(one.answer)[0]["arguments"]["x"] for one in problems] == [0, 1, 2, 3]
     assert told["columns_lacking"] == ["generations", "verified"]
     assert all('"name": "add"' in one.prompt and "sacks" in one.prompt for one in problems)
@@ -196,7 +198,8 @@ def test_rl_problems_need_no_answers_of_the_expert_and_only_aligned_traces_are_r
 
 def test_where_the_experts_answers_are_there_each_rl_problem_has_a_right_one(place, tmp_path) -> None:
     study, lock, beside, files = fetched_rows(place, tmp_path, *ALL)
-    problems, told = hub_set(study, "train", tmp_path, lock, beside)
+    drawn = hub_set(study, "train", tmp_path, lock, beside)
+    problems, told = drawn.problems, drawn.counts("train")
     assert [json.loads(one.answer)[0]["arguments"]["x"] for one in problems] == [0, 1, 3]  # the trace of 2 is wrong
     assert "columns_lacking" not in told
     traces = list(published(problems, read_rows(files, dict(zip(ALL, ALL, strict=True))), 1, "R1", tmp_path))
@@ -208,7 +211,7 @@ def test_a_benchmark_made_of_rows_that_are_trained_on_is_refused_where_no_filter
 ) -> None:
     study, lock, beside, _ = fetched_rows(place, tmp_path, *ALL)
     benchmark = tmp_path / "bfcl.jsonl"
-    benchmark.write_text(write_lines(hub_set(study, "train", tmp_path, lock, beside)[0]), encoding="utf-8")
+    benchmark.write_text(write_lines(hub_set(study, "train", tmp_path, lock, beside).problems), encoding="utf-8")
     beside = replace(beside, benchmarks=[benchmark])
     with pytest.raises(ConfigError, match=r"found 0 that fit \(dropped: words in a row shared with a benchmark"):
         hub_set(study, "train", tmp_path, lock, beside)
@@ -216,7 +219,7 @@ def test_a_benchmark_made_of_rows_that_are_trained_on_is_refused_where_no_filter
     assert task.filters
     unfiltered = task.model_copy(update={"filters": task.filters.model_copy(update={"overlap_words": None})})
     loose = study.model_copy(update={"tasks": study.tasks | {"practised": unfiltered}})
-    problems = hub_set(loose, "train", tmp_path, lock, beside)[0]
+    problems = hub_set(loose, "train", tmp_path, lock, beside).problems
     with pytest.raises(ConfigError) as refused:
         overlaps(loose, "train", problems, [benchmark])
     assert "train: found 3 of 3 problems in benchmark bfcl too (3 the same, 3 with 8 words in a row" in str(
@@ -263,17 +266,17 @@ def test_the_slice_of_the_benchmark_has_what_its_items_depend_on(tmp_path: Path)
 
 def test_the_code_of_bfcl_decides_its_own_benchmark_alone() -> None:
     demo, tools = load(ROOT, "demo"), load(ROOT, "tools")
-    ours = {"chord.data.bfcl", "chord.grading.bfcl"}
+    drawing = {"chord.data.prepare.packaged", "chord.grading.tool_calls.bfcl_items"}
+    ours = drawing | {"chord.grading.tool_calls.bfcl_calls"}
     for project in (demo, tools):
         reach = set()
         for name, one in Dag(project, ROOT).specs.items():
             if one.verb in ("chord prepare", "chord score", "chord train", "chord validate"):
-                reach |= {name} if ours & job_code(one.verb, one.uses).definitions.keys() else set()
+                reach |= {name} if ours & contents(job_code(one.verb, one.uses).definitions).keys() else set()
         assert all("/bfcl." in name or "/eval/bfcl/" in name for name in reach)
         assert bool(reach) is (project is tools)
     drawn = job_code("chord prepare", of_problems(tools.study, "benchmark:bfcl").uses).definitions
-    assert ours <= drawn.keys() and "chord.data.hub_rows.hub_set" not in contents(drawn)
-    assert "chord.data.bfcl" not in job_code("chord train", of_training(tools.run("chord-phi", 1)).uses).definitions
+    assert drawing <= contents(drawn).keys() and "chord.data.hub_rows.hub_set" not in contents(drawn)
 
 
 # --- what is refused ---------------------------------------------------------------------------

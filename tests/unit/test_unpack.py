@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chord.config.study import Model
-from chord.data.unpack import Carried, find
+from chord.data.models import Carried, find
 from chord.errors import UserError
 from tests import warm
 
@@ -73,7 +73,7 @@ def test_a_file_that_is_gone_or_altered_since_it_was_installed_is_refused(tmp_pa
 
 @pytest.mark.parametrize(
     ("study", "found"),
-    [("small", "found no model that transformers reads"), ("demo", "found no model 'base' of source package")],
+    [("small", "found no model that transformers reads"), ("demo", "found no model 'base' of source hub or package")],
 )
 def test_a_file_that_is_no_gguf_and_a_study_that_carries_no_package_end_in_one_line(
     tmp_path, monkeypatch, study, found

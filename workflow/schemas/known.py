@@ -79,9 +79,9 @@ def _words() -> dict[str, int]:
 
 def _bfcl() -> dict[str, int]:
     """The items of each category."""
-    from chord.grading.bfcl import CATEGORIES, items
+    from chord.grading.tool_calls import BFCL_CATEGORIES, bfcl_items
 
-    return {category: sum(1 for _ in items([category], "")) for category in CATEGORIES}
+    return {category: sum(1 for _ in bfcl_items([category], "")) for category in BFCL_CATEGORIES}
 
 
 def _vllm() -> dict[str, Any]:

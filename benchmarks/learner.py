@@ -24,9 +24,8 @@ from chord.config.recipe import Recipe
 from chord.config.study import Arithmetic, PolicyLoss
 from chord.objective import MuConstant
 from chord.training import policy
-from chord.training.batch import Sequence
 from chord.training.engine import Plain, World
-from chord.training.gradient import accumulate_gradient
+from chord.training.gradient import Sequence, accumulate_gradient
 from chord.training.policy import DTYPES, computing_in, recompute_layers
 
 MU = 0.1

@@ -1,6 +1,6 @@
-"""Samplers that ask vLLM: in this process, in the ranks of a training, or on a server that takes the weights.
+"""Samplers that ask vLLM: in this process, or on servers that take the weights.
 
-The worker part runs inside vLLM's own processes: it loads weights and says what it holds by checksum.
+`PolicyWeights` runs inside vLLM's own processes: it loads weights and says what it holds by checksum.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from chord.errors import UserError
 from chord.sampling.protocol import Request, Sampled, check_prompts
 from chord.sampling.vllm_server import (
+    OURS,
     SEEDS,
     Endpoint,
     Option,
@@ -35,8 +36,8 @@ from chord.sampling.vllm_server import (
 
 # --- checksums -----------------------------------------------------------------------------------
 
-# They show whether two sides hold the same weights, bit for bit, without moving them. Sums of whole numbers have no
-# rounding, so they are the same on every device and in every process.
+# They show whether two sides hold the same weights, bit for bit, without moving them. Sums of whole numbers are not
+# rounded, so they are the same on every device and in every process.
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
 SPREAD = -7046029254386353131  # 2^64 / the golden ratio, odd: each place counts with a weight of its own
@@ -67,17 +68,15 @@ def combined(sums: Mapping[str, int]) -> str:
 
 # --- worker --------------------------------------------------------------------------------------
 
-# vLLM adds `PolicyWeights` to its own worker class (option `worker_extension_cls`) and lets its methods be called by
-# name, in the same process or over HTTP. Knows vLLM's models by their attributes alone and imports none of it.
-#
-# On a CPU vLLM packs the matrices of linear layers and drops the originals. They are read back by applying the layer to
-# the identity: products with 1 and 0 are exact, so the result is the packed matrix, bit for bit.
-
 ROWS = 256  # of the identity at one time
 
 
 class PolicyWeights:
-    """Methods for vLLM's worker, whose `model_runner` and `reload_weights` they use."""
+    """Methods for vLLM's worker, whose `model_runner` and `reload_weights` they use.
+
+    vLLM adds them to its worker class (option `worker_extension_cls`) and lets them be called by name, in the same
+    process or over HTTP. They know vLLM's models by their attributes alone and import none of it.
+    """
 
     model_runner: Any
     reload_weights: Any
@@ -132,7 +131,11 @@ def weights_held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _unpacked(module: Any) -> Tensor:
-    """The matrix that the layer multiplies with, (outputs, inputs)."""
+    """The matrix that the layer multiplies with, (outputs, inputs).
+
+    On a CPU vLLM packs it and drops the original. Applied to the identity, whose products with 1 and 0 are exact, the
+    layer gives it back bit for bit.
+    """
     inputs = getattr(module, "input_size_per_partition", None) or module.embedding_dim
     identity = torch.eye(inputs, dtype=module.weight.dtype)
     columns = [module.cpu_linear(part.contiguous(), module.weight, None) for part in identity.split(ROWS)]
@@ -156,7 +159,7 @@ class Engine:
     context: int
     memory_share: float | None = None
     cache_gb: float | None = None
-    eager: bool = True
+    enforce_eager: bool = True
     sleep: bool = False
     batch_invariant: bool = False
     options: Mapping[str, Option] = field(default_factory=dict[str, Option])
@@ -164,21 +167,19 @@ class Engine:
 
 
 def engine_arguments(folder: Path, engine: Engine) -> dict[str, Any]:
-    """What vLLM is told. Raises UserError for an option that this vLLM lacks, or that is said elsewhere.
+    """What vLLM gets. Raises UserError for an option that this vLLM lacks, or that another key sets.
 
-    Log-probabilities are asked for as those of the distribution that is sampled from, after the temperature.
+    Log-probabilities are those of the distribution that is sampled from, after the temperature.
     """
-    check_options(engine.options, f"{engine.where}.options")
-    for name in engine.options:
-        if name in SET_BY_TRAINING.split():
-            raise UserError(f"{engine.where}.options.{name}: found an option that is set by other keys, expected none")
+    others = dict.fromkeys(SET_BY_TRAINING.split(), "none: other keys set it")
+    check_options(engine.options, f"{engine.where}.options", OURS | others)
     said = engine_settings(engine.options, engine.dtype, engine.rows) | {
         "model": str(folder),
         "load_format": "dummy",  # the weights are handed over before anything is sampled
         "skip_tokenizer_init": True,
         "logprobs_mode": "processed_logprobs",
         "max_model_len": engine.context,
-        "enforce_eager": engine.eager,
+        "enforce_eager": engine.enforce_eager,
         "enable_sleep_mode": engine.sleep,
         "worker_extension_cls": f"{PolicyWeights.__module__}.{PolicyWeights.__qualname__}",
     }
@@ -208,7 +209,7 @@ def start_engine(folder: Path, engine: Engine) -> Any:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     arguments["distributed_executor_backend"] = "uni" if ranks == 1 else "external_launcher"
     prepare_process(engine.batch_invariant)
-    with as_guest(engine.eager):
+    with as_guest(engine.enforce_eager):
         from vllm import LLM
 
         # It warns of every module without weights of its own at every hand-over; what was taken is read back instead.
@@ -256,6 +257,12 @@ class Held(NamedTuple):
     dtype: torch.dtype
     checksums: dict[str, int]
 
+    @classmethod
+    def of(cls, said: dict[str, Any]) -> "Held":
+        """What `PolicyWeights.policy_checksums` said, read."""
+        dtype: torch.dtype = getattr(torch, said["dtype"].removeprefix("torch."))
+        return cls(said["version"], dtype, {name: int(value) for name, value in said["checksums"].items()})
+
 
 class VllmSampler:
     """Samples with a vLLM engine in this process. `take` weights before the first `sample`.
@@ -267,28 +274,28 @@ class VllmSampler:
 
     def __init__(self, folder: Path, end_ids: Sequence[int], engine: Engine) -> None:
         """`folder` has the model's config.json. Raises UserError for what this vLLM, or this device, cannot do."""
-        self.engine, self.end_ids, self.context = engine, list(end_ids), engine.context
+        self.engine, self.end_ids = engine, list(end_ids)
         self.llm = start_engine(folder, engine)
         self.asleep = False
 
     def sample(self, requests: Sequence[Request], max_tokens: int, temperature: float) -> list[Sampled]:
         """One response for each request, in order. Raises PromptError for an empty or over-long prompt."""
-        check_prompts(requests, max_tokens, self.context)
+        check_prompts(requests, max_tokens, self.engine.context)
         if not requests:
             return []
-        with as_guest(self.engine.eager):
+        with as_guest(self.engine.enforce_eager):
             from vllm import SamplingParams
 
             self._forget_prefixes()  # so that what was asked before moves no bit
-            told = sampling_settings(requests, self.end_ids, max_tokens, temperature)
-            asked = [SamplingParams(**one, detokenize=False) for one in told]
+            settings = sampling_settings(requests, self.end_ids, max_tokens, temperature)
+            asked = [SamplingParams(**one, detokenize=False) for one in settings]
             prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
             results = self.llm.generate(prompts, asked, use_tqdm=False)
         return [as_sampled(result.outputs[0]) for result in results]
 
     def take(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Takes the policy's weights, by their names in transformers; wakes the engine up for it."""
-        with as_guest(self.engine.eager):
+        with as_guest(self.engine.enforce_eager):
             if self.asleep:
                 self.llm.wake_up(tags=["weights"])
             self.llm.collective_rpc("take_policy", kwargs={"version": version, "weights": iter(weights)})
@@ -299,19 +306,19 @@ class VllmSampler:
 
     def held(self) -> list[Held]:
         """What the engine computes with now, read back from where it computes with it."""
-        with as_guest(self.engine.eager):
-            return [read_held(said) for said in self.llm.collective_rpc("policy_checksums")]
+        with as_guest(self.engine.enforce_eager):
+            return [Held.of(said) for said in self.llm.collective_rpc("policy_checksums")]
 
     def rest(self) -> None:
         """Gives the GPU's memory to the learner until the next `take`; the weights are forgotten."""
         if self.engine.sleep and not self.asleep:
-            with as_guest(self.engine.eager):
+            with as_guest(self.engine.enforce_eager):
                 self.llm.sleep(level=2)
             self.asleep = True
 
     def close(self) -> None:
         """Ends the engine, and with it every process group of this process, those of others too."""
-        with as_guest(self.engine.eager):
+        with as_guest(self.engine.enforce_eager):
             self.llm.llm_engine.engine_core.shutdown()
 
     def _forget_prefixes(self) -> None:
@@ -322,7 +329,7 @@ class VllmSampler:
 def sampling_settings(
     requests: Sequence[Request], end_ids: Sequence[int], max_tokens: int, temperature: float
 ) -> list[dict[str, Any]]:
-    """What vLLM is told of each request: the whole distribution, ended by our end tokens alone."""
+    """How vLLM samples each request: the whole distribution, ended by our end tokens alone."""
     alike = {
         "temperature": temperature,
         "top_p": 1.0,
@@ -333,12 +340,6 @@ def sampling_settings(
         "logprobs": 0,
     }
     return [alike | {"seed": request.seed % SEEDS} for request in requests]
-
-
-def read_held(said: dict[str, Any]) -> Held:
-    """What `PolicyWeights.policy_checksums` said, read."""
-    dtype: torch.dtype = getattr(torch, said["dtype"].removeprefix("torch."))
-    return Held(said["version"], dtype, {name: int(value) for name, value in said["checksums"].items()})
 
 
 def as_sampled(output: Any) -> Sampled:
@@ -363,29 +364,28 @@ class ServerSampler:
         self,
         servers: Sequence[Endpoint],
         end_ids: Sequence[int],
-        context: int,
-        rows: int,
+        engine: Engine,
         folder: Path | None,
-        close: Callable[[], None] = lambda: None,
+        close: Callable[[], None],
     ) -> None:
-        """`rows` is how many requests each server has at one time. `close` ends the servers, if they were started here.
+        """`close` ends the servers that were started here. `folder` is where weights are written for them to read.
 
-        `folder` is where weights are written for the servers to read; none for a rank that only samples.
+        A rank that only samples has no folder.
         """
-        self.servers, self.end_ids, self.context, self.rows = list(servers), list(end_ids), context, rows
+        self.servers, self.end_ids, self.engine = list(servers), list(end_ids), engine
         self.name: str = self.servers[0].model()["id"]
         self.folder, self.close = folder, close
 
     def sample(self, requests: Sequence[Request], max_tokens: int, temperature: float) -> list[Sampled]:
         """One response for each request, in order. Raises PromptError for an empty or over-long prompt."""
-        check_prompts(requests, max_tokens, self.context)
+        check_prompts(requests, max_tokens, self.engine.context)
         told = sampling_settings(requests, self.end_ids, max_tokens, temperature)
         as_ids = {"return_token_ids": True, "skip_special_tokens": False}
         asked = [
             (request.id, settings | {"model": self.name, "prompt": list(request.prompt_ids)} | as_ids)
             for request, settings in zip(requests, told, strict=True)
         ]
-        return complete(self.servers, asked, self.rows)
+        return complete(self.servers, asked, self.engine.rows)
 
     def take(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Writes the weights where the servers read them, and has each take them; a rank without a folder does not."""
@@ -404,7 +404,7 @@ class ServerSampler:
     def held(self) -> list[Held]:
         """What each server computes with now."""
         said = [server.read("/collective_rpc", {"method": "policy_checksums"})["results"] for server in self.servers]
-        return [read_held(worker) for workers in said for worker in workers]
+        return [Held.of(worker) for workers in said for worker in workers]
 
     def rest(self) -> None:
         """A server has devices of its own, so it need not make room."""

@@ -1,6 +1,12 @@
-"""vLLM's environment and options wherever it runs here, servers of it that a block of code starts, and their client."""
+"""vLLM's environment and options wherever it runs here, servers of it that a block of code starts, and their client.
+
+    python -m chord.sampling.vllm_server STARTER LIFELINE COMMAND ...
+
+guards one server: see `guard`.
+"""
 
 import ast
+import ctypes
 import difflib
 import http.client
 import importlib.metadata
@@ -8,23 +14,24 @@ import json
 import os
 import re
 import secrets
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
 from chord.errors import UserError
-from chord.sampling import guard
 from chord.sampling.protocol import Sampled
 
 # --- environment and options ---------------------------------------------------------------------
@@ -45,14 +52,14 @@ OURS = {
 ONE_DEVICE = "nothing: each job of answers has one device; run several jobs at once"
 OURS_HERE = OURS | dict.fromkeys(("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"), ONE_DEVICE)
 
-# vLLM 0.32 draws a token also for the first part of a prompt that was divided between passes, and then takes the draw
-# back: on GPUs alone, so that on a CPU a request with a seed of its own would end the engine (its gpu_model_runner.py).
+# vLLM 0.32 draws a token also for the first part of a prompt that was divided between passes, and takes the draw back,
+# but on GPUs alone: on a CPU a request with a seed of its own would end the engine (its gpu_model_runner.py).
 ON_A_CPU: dict[str, Option] = {"enable_chunked_prefill": False}
 CPU_CACHE_BYTES = 2**30  # ours: of keys and values; vLLM would take a share of the machine's whole memory
 
-# Everywhere: no report of use to anyone; and unbound, whatever else runs here shares the cores.
+# Without reports of use to anyone. Unbound, so that whatever else runs here shares the cores.
 EVERYWHERE = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-# Of an engine that lives in this process, and ends with it.
+# Of an engine that lives in this process.
 GUEST = EVERYWHERE | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
@@ -103,15 +110,15 @@ def check_options(options: Mapping[str, Option], where: str, ours: Mapping[str, 
 
 
 def engine_settings(options: Mapping[str, Option], dtype: str, rows: int) -> dict[str, Any]:
-    """What an engine in this process is told; `options` have been checked, and have the last word."""
+    """What an engine in this process gets; `options` have been checked, and have the last word."""
     import torch
 
-    said: dict[str, Any] = {"dtype": dtype, "max_num_seqs": rows, "seed": 0}
-    said |= {"load_format": "safetensors", "generation_config": "vllm"}
+    settings: dict[str, Any] = {"dtype": dtype, "max_num_seqs": rows, "seed": 0}
+    settings |= {"load_format": "safetensors", "generation_config": "vllm"}
     if not torch.cuda.is_available():
-        said |= {"distributed_executor_backend": "uni", "enforce_eager": True}
-        said |= {"kv_cache_memory_bytes": CPU_CACHE_BYTES, **ON_A_CPU}
-    return said | dict(options)
+        settings |= {"distributed_executor_backend": "uni", "enforce_eager": True}
+        settings |= {"kv_cache_memory_bytes": CPU_CACHE_BYTES, **ON_A_CPU}
+    return settings | dict(options)
 
 
 def check_batch_invariance(where: str) -> None:
@@ -190,7 +197,7 @@ class Endpoint:
     def check(self) -> None:
         """Raises ServerError if the server is known to be gone."""
 
-    def told(self) -> str:
+    def reason(self) -> str:
         """What can be said of its end."""
         return "see its log"
 
@@ -199,10 +206,8 @@ class Endpoint:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=seconds)
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         try:
-            if body is None:
-                connection.request("GET", path, None, headers)
-            else:
-                connection.request("POST", path, json.dumps(body), headers)
+            method, content = ("GET", None) if body is None else ("POST", json.dumps(body))
+            connection.request(method, path, content, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -213,13 +218,13 @@ class Endpoint:
         try:
             status, said = self.ask(path, body)
         except (OSError, http.client.HTTPException) as error:
-            raise ServerError(f"{self.name}: {path}: found no vLLM server ({error}); {self.told()}") from None
+            raise ServerError(f"{self.name}: {path}: found no vLLM server ({error}); {self.reason()}") from None
         if status != 200:
             raise ServerError(f"{self.name}: {path}: found answer {status}, {said[:300]!r}, expected 200")
         return json.loads(said) if said else None
 
     def model(self) -> dict[str, Any]:
-        """What it says of its model: the name is `id`; `max_model_len` tokens are prompt and response together."""
+        """Its model: the name is `id`, and `max_model_len` the tokens of prompt and response together."""
         return self.read("/v1/models")["data"][0]
 
 
@@ -231,31 +236,27 @@ def complete(
     Each is asked of whichever server is free, and again where an answer is late, lost or malformed: its seed decides
     it. Raises UserError for what a server refuses, and ServerError for its end.
     """
-    free: SimpleQueue[Endpoint] = SimpleQueue()
-    for server in [*servers] * at_once:
-        free.put(server)
     waiting: SimpleQueue[int] = SimpleQueue()
     for index in range(len(asked)):
         waiting.put(index)
     done: SimpleQueue[tuple[int, Sampled | Exception]] = SimpleQueue()
     ended = threading.Event()
 
-    def work() -> None:
+    def work(server: Endpoint) -> None:
         with suppress(Empty):
             while not ended.is_set():
-                index, server = waiting.get_nowait(), free.get()
+                index = waiting.get_nowait()
                 result = RuntimeError(f"{asked[index][0]}: found no answer, expected one; the reason stands above")
                 try:
                     result = _answered(server, *asked[index], seconds)
                 except UserError as error:
                     result = error
                 finally:
-                    free.put(server)
                     done.put((index, result))
 
     # Daemons, so that the end of this process, by SIGTERM for one, does not wait for answers.
-    for _ in range(min(at_once * len(servers), len(asked))):
-        threading.Thread(target=work, daemon=True).start()
+    for server in ([*servers] * at_once)[: len(asked)]:
+        threading.Thread(target=work, args=(server,), daemon=True).start()
     results: dict[int, Sampled] = {}
     try:
         while len(results) < len(asked):
@@ -281,7 +282,7 @@ def _answered(server: Endpoint, name: str, body: dict[str, Any], seconds: float)
             time.sleep(PAUSE_SECONDS * 2**tried)  # so that the end of a server that dies is seen as that
             server.check()
     raise ServerError(
-        f"{server.name}: found no answer to {name} in {TRIES} tries ({trouble}), expected one; {server.told()}"
+        f"{server.name}: found no answer to {name} in {TRIES} tries ({trouble}), expected one; {server.reason()}"
     )
 
 
@@ -304,16 +305,17 @@ def _read(status: int, said: bytes, body: Mapping[str, Any]) -> Sampled:
 
 # --- servers -------------------------------------------------------------------------------------
 
-# Replicas of one model on loopback. Each is `vllm serve` under a `chord.sampling.guard`, which ends it with all its
-# processes when the block of code ends, whether well, by an exception or a signal, and when this process is killed.
-# Every start has a secret of its own, without which a server answers nobody.
+# Replicas of one model on loopback. Each is `vllm serve` under a `guard`, which ends it with all its processes when the
+# block of code ends, by an exception and a signal too, and when this process is killed. Every start has a secret of its
+# own, without which a server answers nobody.
 
 NAME = "served"  # how requests call the model
 LOOPBACK = "127.0.0.1"
 READY_SECONDS = 1800.0
 POLL_SECONDS = 0.2
+GRACE_SECONDS = 10.0
 LOG_LINES, LOG_CHARACTERS = 20, 4000
-# Whoever was started by torchrun or Slurm hands these down; a server is a world of its own.
+# torchrun and Slurm set these; a server is a world of its own.
 _OF_ANOTHER_WORLD = (
     "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID"
 )
@@ -356,9 +358,9 @@ class Server(Endpoint):
         """Raises ServerError, with the end of its log, if the server is gone."""
         code = self.guard.poll()
         if code is not None:
-            raise ServerError(f"{self.log}: the server ended (exit code {code}); {self.told()}")
+            raise ServerError(f"{self.log}: the server ended (exit code {code}); {self.reason()}")
 
-    def told(self) -> str:
+    def reason(self) -> str:
         """What the log of this start says first of an error, and its end."""
         with suppress(FileNotFoundError), self.log.open("rb") as file:
             file.seek(self.log_from)
@@ -386,7 +388,7 @@ class Server(Endpoint):
         self.lifeline.close()
         self.held.close()
         with suppress(subprocess.TimeoutExpired):
-            self.guard.wait(timeout=3 * guard.GRACE_SECONDS)
+            self.guard.wait(timeout=3 * GRACE_SECONDS)
         if self.guard.returncode is None or self.guard.returncode < 0:  # a guard that was killed leaves the rest to us
             with suppress(ProcessLookupError):
                 os.killpg(self.guard.pid, signal.SIGKILL)
@@ -416,7 +418,7 @@ def serving(
             for server in servers:
                 server.check()
             if time.monotonic() > deadline:
-                late = f"the server was not ready after {settings.ready_seconds:g} s; {waiting[0].told()}"
+                late = f"the server was not ready after {settings.ready_seconds:g} s; {waiting[0].reason()}"
                 raise ServerError(f"{waiting[0].log}: {late}")
             time.sleep(POLL_SECONDS)
         yield servers
@@ -472,7 +474,7 @@ def command(model: str, port: int, settings: Settings, devices: str | None) -> l
 def environment(settings: Settings, devices: str | None, key: str) -> dict[str, str]:
     """The variables of a server: those of this process, its devices, its secret, and where it finds this project."""
     variables = {name: value for name, value in os.environ.items() if name not in _OF_ANOTHER_WORLD.split()}
-    project = str(Path(guard.__file__).parents[2])
+    project = str(Path(__file__).parents[2])
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, (project, variables.get("PYTHONPATH"))))
     variables |= EVERYWHERE | {"HF_HUB_OFFLINE": "1", "VLLM_API_KEY": key}
     if devices is None:
@@ -486,7 +488,7 @@ def environment(settings: Settings, devices: str | None, key: str) -> dict[str, 
 def _start(model: str, settings: Settings, devices: str | None, log: Path) -> Server:
     held, (ours, theirs) = _port_held(), socket.socketpair()
     port, key = held.getsockname()[1], secrets.token_hex(16)
-    guarded = [sys.executable, "-m", guard.__name__, str(os.getpid()), str(theirs.fileno())]
+    guarded = [sys.executable, "-m", guard.__module__, str(os.getpid()), str(theirs.fileno())]
     with theirs, log.open("ab") as file:
         began = file.tell()
         started = subprocess.Popen(
@@ -510,3 +512,70 @@ def _port_held() -> socket.socket:
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     held.bind((LOOPBACK, 0))
     return held
+
+
+# --- guard ---------------------------------------------------------------------------------------
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def guard(arguments: Sequence[str]) -> int:
+    """Runs a command and ends it, with every process below it, when whoever started it is gone. Linux only.
+
+    `arguments` are the process number of the starter, one end of a connection, and the command. The starter holds the
+    other end, which closes however the starter ends, also by kill -9. Processes whose parent died come to this one (it
+    is a subreaper), so none is missed. Gives the exit code of the command.
+    """
+    starter, lifeline, command = int(arguments[0]), int(arguments[1]), arguments[2:]
+    signals: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: signals.append(number))
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    # Should the guard itself be killed, the kernel kills the command.
+    last_will = partial(_prctl, _PR_SET_PDEATHSIG, signal.SIGKILL)
+    child = subprocess.Popen(command, preexec_fn=last_will, stdin=subprocess.DEVNULL)
+    while child.poll() is None and not signals and os.getppid() == starter:
+        if select.select([lifeline], [], [], POLL_SECONDS)[0]:
+            break
+    _end(child)
+    return child.returncode if child.returncode >= 0 else 128 - child.returncode
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the command, and SIGKILL to all that is left of it when the time of grace is over."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    if child.poll() is None:
+        child.terminate()
+    while below(os.getpid()) and time.monotonic() < deadline:
+        if child.poll() is not None:
+            deadline = min(deadline, time.monotonic() + GRACE_SECONDS / 5)  # its own processes should end with it
+        time.sleep(POLL_SECONDS / 4)
+    while left := below(os.getpid()):
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(POLL_SECONDS / 4)
+    child.wait()
+
+
+def below(pid: int) -> list[int]:
+    """Every living process below `pid`; dead ones that only wait for their parent do not count."""
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent = entry.read_text().rpartition(")")[2].split()[:2]
+            if state not in "ZX":
+                children[int(parent)].append(int(entry.parent.name))
+    found = children[pid]
+    for one in found:  # which grows
+        found += children[one]
+    return found
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+if __name__ == "__main__":
+    sys.exit(guard(sys.argv[1:]))

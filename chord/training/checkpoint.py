@@ -1,16 +1,17 @@
-"""Resume state: checkpoints that are whole or absent, verified by hash when read.
+"""What a training needs to go on after a kill: checkpoints, whole or absent and verified by hash, and its logs.
 
 A state folder belongs to one digest of (recipe, code, inputs); another recipe or other code has a folder of its own,
-so a changed loss never resumes from the wrong state. Inside it: `step-000040/` with model, optimiser and progress,
+so a changed loss never resumes from the wrong state. Inside it: `step-000040/` with model, optimizer and progress,
 `kept-000030.safetensors` with weights that may be wanted at the end, and logs, whose lengths each checkpoint knows.
 """
 
 import json
 import os
+import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,18 +20,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] # made at run time
-from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] # likewise
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 
 from chord.errors import UserError
 from chord.provenance.files import atomic_folder, file_sha256
-from chord.records import split_lines
-
-# --- checkpoint ----------------------------------------------------------------------------------
+from chord.records import ValidationAnswer, split_lines
 
 KEEP = 2  # checkpoints
+# What repeats bit for bit, what does not (wall clock, memory), and answers that are graded later.
+METRICS, TIMING, ANSWERS = "metrics.jsonl", "timing.jsonl", "validation.jsonl"
 
 
 @dataclass
@@ -42,16 +41,14 @@ class Progress:
     best_step: int = 0
     best_accuracy: float = -1.0
     kept: dict[str, str] = field(default_factory=dict)  # step of kept weights: their sha256
-    metrics_bytes: int = 0
-    timing_bytes: int = 0
-    validation_bytes: int = 0
+    log_bytes: dict[str, int] = field(default_factory=dict)  # lengths of the logs; empty before the first checkpoint
     mu_state: dict[str, float] = field(default_factory=dict)
-    untold: dict[str, Any] = field(default_factory=dict)  # metrics of a step whose weights did not reach the sampler
+    pending: dict[str, Any] = field(default_factory=dict)  # metrics of a step whose weights did not reach the sampler
     stretches: list[dict[str, Any]] = field(default_factory=list)  # from which step on which ranks summed how
 
 
 @contextmanager
-def no_room_told(folder: Path) -> Iterator[None]:
+def full_disk_explained(folder: Path) -> Iterator[None]:
     """Turns a failure to write tensors, mostly a full disk, into a UserError that says what is still there."""
     try:
         yield
@@ -67,7 +64,7 @@ def save(folder: Path, progress: Progress, weights: dict[str, Tensor], moments: 
 
     Whole tensors by name, so that any number of ranks, with or without DeepSpeed, continues from them.
     """
-    with no_room_told(folder), atomic_folder(folder / _name(progress.step)) as made:
+    with full_disk_explained(folder), atomic_folder(folder / f"step-{progress.step:06d}") as made:
         save_file(weights, made / "model.safetensors")
         save_file(moments, made / "optimiser.safetensors")
         hashes = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
@@ -76,7 +73,7 @@ def save(folder: Path, progress: Progress, weights: dict[str, Tensor], moments: 
     steps = sorted(folder.glob("step-*"))
     for old in steps[:-KEEP]:
         shutil.rmtree(old)
-    wanted = {kept_file(folder, int(step)) for path in steps[-KEEP:] for step in _progress(path).kept}
+    wanted = {kept_file(folder, step) for path in steps[-KEEP:] for step in _progress(path).kept}
     for path in set(folder.glob("kept-*.safetensors")) - wanted:
         path.unlink()
 
@@ -86,15 +83,15 @@ def keep_weights(folder: Path, step: int, weights: dict[str, Tensor]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     path = kept_file(folder, step)
     part = path.with_suffix(".part")
-    with no_room_told(folder):
+    with full_disk_explained(folder):
         save_file(weights, part, metadata={"format": "pt"})
     part.rename(path)
     return file_sha256(path)
 
 
-def kept_file(folder: Path, step: int) -> Path:
-    """Where the kept weights of `step` lie."""
-    return folder / f"kept-{step:06d}.safetensors"
+def kept_file(folder: Path, step: int | str) -> Path:
+    """The file of the kept weights of `step`."""
+    return folder / f"kept-{int(step):06d}.safetensors"
 
 
 def newest(folder: Path) -> Path | None:
@@ -108,25 +105,18 @@ def newest(folder: Path) -> Path | None:
 
 
 def load(path: Path, model: nn.Module) -> tuple[Progress, dict[str, Tensor]]:
-    """Loads the weights of a whole checkpoint into `model`; gives where it stands and Adam's moments."""
-    load_weights(model, load_file(path / "model.safetensors"))
-    return _progress(path), load_file(path / "optimiser.safetensors")
+    """Loads a whole checkpoint into `model`, in place; gives where it stands and Adam's moments.
 
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Writes `weights` into the model in place. Raises ValueError if the names differ."""
-    own = dict(model.named_parameters())
-    if set(own) != set(weights):
-        raise ValueError(
-            f"found weights {sorted(set(weights) ^ set(own))[:3]} on one side only, expected the same names"
-        )
+    Raises ValueError if the names of the weights differ.
+    """
+    weights, own = load_file(path / "model.safetensors"), dict(model.named_parameters())
+    if own.keys() != weights.keys():
+        odd = sorted(weights.keys() ^ own.keys())[:3]
+        raise ValueError(f"found weights {odd} on one side only, expected the same names")
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])
-
-
-def _name(step: int) -> str:
-    return f"step-{step:06d}"
+    return _progress(path), load_file(path / "optimiser.safetensors")
 
 
 def _progress(path: Path) -> Progress:
@@ -141,18 +131,14 @@ def _damage(path: Path, folder: Path) -> str | None:
             if file_sha256(path / name) != expected:
                 return f"{name} does not have the hash that was written down for it"
         for step, expected in _progress(path).kept.items():
-            if file_sha256(kept_file(folder, int(step))) != expected:
-                return f"the weights kept for it, {kept_file(folder, int(step)).name}, do not have their hash"
+            if file_sha256(kept_file(folder, step)) != expected:
+                return f"the weights kept for it, {kept_file(folder, step).name}, do not have their hash"
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         return f"the checkpoint cannot be read ({error})"
     return None
 
 
-# --- log -----------------------------------------------------------------------------------------
-
-# The metrics of a run: one JSON line a step, cut back to the checkpoint on resume so that no line doubles.
-#
-# What repeats bit for bit (metrics) and what does not (wall clock, memory) live in files of their own.
+# --- logs ----------------------------------------------------------------------------------------
 
 
 class LineLog:
@@ -173,43 +159,63 @@ class LineLog:
 
     def sync(self) -> int:
         """Brings all lines to disk; gives the file's length in bytes."""
-        self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
 
 
-class Curves:
-    """TensorBoard events of every number in the metrics; none without a folder."""
+class Logs:
+    """All that is written down step by step: one JSON line a step, and TensorBoard events of every number in it."""
 
-    def __init__(self, folder: Path | None, past: Path) -> None:
-        """Starts `folder` anew with the lines of `past`, so that a resumed run shows each step once."""
-        self._writer = None
-        if folder is None:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        self._writer = EventFileWriter(str(folder))
-        for line in split_lines(past.read_bytes().decode()):
-            record = json.loads(line)
-            self.write(record["step"], time.time(), record)
+    def __init__(self, folder: Path, lengths: Mapping[str, int], tensorboard: Path | None) -> None:
+        """Continues the logs in `folder`, cut back to `lengths`, so that no line doubles; events are made anew."""
+        self._lines = {name: LineLog(folder / name, lengths.get(name, 0)) for name in (METRICS, TIMING, ANSWERS)}
+        self._events = None
+        if tensorboard is not None:
+            shutil.rmtree(tensorboard, ignore_errors=True)
+            self._events = SummaryWriter(str(tensorboard))
+            for line in split_lines((folder / METRICS).read_bytes().decode()):
+                self._add_events(json.loads(line))
 
-    def write(self, step: int, wall_time: float, record: dict[str, Any]) -> None:
-        """Adds the numbers of one step, nested ones as `outer/inner`."""
-        if self._writer is None:
-            return
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in _numbers(record)]
-        self._writer.add_event(Event(wall_time=wall_time, step=step, summary=Summary(value=values)))
+    def write(self, record: dict[str, Any], seconds: Mapping[str, float]) -> None:
+        """The metrics of one step and the seconds of its phases."""
+        tokens = (record.get("rollout_tokens") or 0) + (record.get("expert_tokens") or 0)
+        timing = {"step": record["step"], "seconds": seconds}
+        timing |= {"tokens_per_second": tokens / max(1e-9, sum(seconds.values())), "peak_memory_mb": peak_memory_mb()}
+        self._lines[METRICS].write(record)
+        self._lines[TIMING].write(timing)
+        self._add_events(record)
+
+    def write_answers(self, answers: Iterable[ValidationAnswer]) -> None:
+        """Answers to validation problems, to be graded later."""
+        for answer in answers:
+            self._lines[ANSWERS].write(vars(answer))
+
+    def sync(self) -> dict[str, int]:
+        """Brings all lines to disk; gives the length of each log in bytes."""
+        return {name: lines.sync() for name, lines in self._lines.items()}
 
     def close(self) -> None:
         """Flushes the events."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._events is not None:
+            self._events.close()
+
+    def _add_events(self, record: dict[str, Any]) -> None:
+        """The numbers of one step, nested ones as `outer/inner`."""
+        if self._events is not None:
+            for name, value in _numbers(record):
+                self._events.add_scalar(name, value, record["step"], time.time())
 
 
-def _numbers(record: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    found: list[tuple[str, float]] = []
+def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     for name, value in record.items():
         if isinstance(value, dict):
-            found += _numbers(value, f"{prefix}{name}/")
+            yield from _numbers(value, f"{prefix}{name}/")
         elif isinstance(value, int | float) and name != "step":
-            found.append((prefix + name, float(value)))
-    return found
+            yield prefix + name, float(value)
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held: of the GPU where there is one, else of the host."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,14 +1,14 @@
-"""What carries a model through a step: forward, backward, update, and its whole weights when asked. N response tokens.
+"""The processes that train one model together, and what carries the model through a step. N response tokens.
 
-The step itself, its losses and counts, is in `chord.training.gradient` and `chord train`; they see the same numbers
-whoever carries. `chord.training.sharded` is the other implementation: every rank calls each method, in the same order.
+The step itself, its losses and counts, is in `chord.training.train` and `chord.training.gradient`; they see the same
+numbers whether `Plain` or `Sharded` carries. Every rank calls each method, in the same order.
 """
 
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -18,12 +18,15 @@ from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from chord.config.study import Optimiser
-from chord.training.batch import Packed
 from chord.training.policy import TokenStatistics, full_weights, token_statistics
 
-# --- world ---------------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    from chord.training.gradient import Packed
+    from chord.training.sharded import Sharded
 
-# The processes that train one model together: sums and gathers over ranks. One process needs no set-up.
+Engine: TypeAlias = "Plain | Sharded"
+
+# --- world ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -76,18 +79,16 @@ def join_world(alone_too: bool = False) -> World:
 
     `alone_too`: one process is a group as well, which DeepSpeed asks for.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    on_gpu = torch.cuda.is_available()
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"  # sums of numbers go over gloo, gradients over nccl
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         if alone_too:
-            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         return World()
-    if torch.cuda.is_available():
+    if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("cpu:gloo,cuda:nccl")  # sums of numbers go over gloo, gradients over nccl
-    else:
-        dist.init_process_group("gloo")
-    return World(dist.get_rank(), size)
+    dist.init_process_group(backend)
+    return World(dist.get_rank(), dist.get_world_size())
 
 
 def leave_world() -> None:
@@ -97,66 +98,6 @@ def leave_world() -> None:
 
 
 # --- engine --------------------------------------------------------------------------------------
-
-
-class Engine(Protocol):
-    """One model in training on all ranks. `model` has the names and sizes, and not always the weights."""
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """The model that learns."""
-        ...
-
-    @property
-    def world(self) -> World:
-        """The ranks that it learns on."""
-        ...
-
-    @property
-    def readable(self) -> PreTrainedModel:
-        """A model that each rank may sample from alone; its weights are the present ones after `hand_over`."""
-        ...
-
-    def statistics(
-        self, batch: Packed, chunk_tokens: int, compute_dtype: torch.dtype, temperature: float
-    ) -> TokenStatistics:
-        """`token_statistics` of the present weights."""
-        ...
-
-    def rounds(self, mine: int) -> int:
-        """How many passes this rank has to make where it has work for `mine`; the others are idle ones."""
-        ...
-
-    def backward(self, loss: Tensor, last: bool) -> None:
-        """Adds the gradient of one pass; `last`: of the step."""
-        ...
-
-    def collect(self) -> None:
-        """Ends the passes of a step: the gradient is that of all ranks."""
-        ...
-
-    def update(self, rate: float, max_norm: float) -> float:
-        """One step of Adam; gives the norm of the gradient before it was clipped to `max_norm`, and forgets it.
-
-        Weights change only if the norm is a finite number, and only if anything was learned from.
-        """
-        ...
-
-    def hand_over(self) -> None:
-        """Brings the present weights into `readable`."""
-        ...
-
-    def weights(self) -> dict[str, Tensor]:
-        """All parameters by name, shared ones once, on the CPU of the leading rank; nothing elsewhere."""
-        ...
-
-    def moments(self) -> dict[str, Tensor]:
-        """Adam's state by `parameter|key`, as `weights`; empty before the first update."""
-        ...
-
-    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """Continues from what `moments` gave, on any number of ranks."""
-        ...
 
 
 def adam(model: PreTrainedModel, rate: float, optimiser: Optimiser) -> AdamW:
@@ -187,30 +128,33 @@ class Plain:
 
     @property
     def readable(self) -> PreTrainedModel:
-        """The very model that learns."""
+        """A model that each rank may sample from alone; its weights are the present ones after `hand_over`."""
         return self.model
 
     def statistics(
-        self, batch: Packed, chunk_tokens: int, compute_dtype: torch.dtype, temperature: float
+        self, batch: "Packed", chunk_tokens: int, compute_dtype: torch.dtype, temperature: float
     ) -> TokenStatistics:
-        """See Engine."""
+        """`token_statistics` of the present weights."""
         return token_statistics(self.model, batch, chunk_tokens, compute_dtype, temperature)
 
     def rounds(self, mine: int) -> int:
-        """Ranks meet only when all passes are made."""
+        """How many passes this rank makes where it has work for `mine`; ranks meet only after all passes."""
         return mine
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """See Engine."""
+        """Adds the gradient of one pass; `last`: of the step."""
         loss.backward()
 
     def collect(self) -> None:
-        """See Engine."""
+        """Ends the passes of a step: the gradient is that of all ranks."""
         self.world.sum_gradients(self.model)
 
     def update(self, rate: float, max_norm: float) -> float:
-        """See Engine."""
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm))
+        """One step of Adam; gives the norm of the gradient before it was clipped to `max_norm`, and forgets it.
+
+        Weights change only if the norm is a finite number, and only if anything was learned from.
+        """
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), max_norm))
         if math.isfinite(norm):
             set_rate(self.optimiser, rate)
             self.optimiser.step()
@@ -218,16 +162,16 @@ class Plain:
         return norm
 
     def hand_over(self) -> None:
-        """Nothing to do."""
+        """Brings the present weights into `readable`, where that is another model."""
 
     def weights(self) -> dict[str, Tensor]:
-        """See Engine."""
+        """All parameters by name, shared ones once, on the CPU of the leading rank; nothing elsewhere."""
         if not self.world.leads:
             return {}
         return {name: weight.cpu().contiguous() for name, weight in full_weights(self.model)}
 
     def moments(self) -> dict[str, Tensor]:
-        """See Engine."""
+        """Adam's state by `parameter|key`, as `weights`; empty before the first update."""
         if not self.world.leads:
             return {}
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
@@ -238,7 +182,7 @@ class Plain:
         }
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """See Engine."""
+        """Continues from what `moments` gave, on any number of ranks."""
         parameters = dict(self.model.named_parameters())
         for name, value in moments.items():
             owner, key = name.split("|")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -23,9 +23,9 @@ from transformers import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from chord.training.batch import Packed
-
-# --- policy --------------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    from chord.training.gradient import Packed
+    from chord.training.transformers_sampler import KeyValueStore
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -121,7 +121,7 @@ def computing_in(dtype: torch.dtype, device: torch.device) -> torch.autocast:
 
 
 def token_statistics(
-    model: PreTrainedModel, batch: Packed, chunk_tokens: int, compute_dtype: torch.dtype, temperature: float = 1.0
+    model: PreTrainedModel, batch: "Packed", chunk_tokens: int, compute_dtype: torch.dtype, temperature: float = 1.0
 ) -> TokenStatistics:
     """Log-probability and entropy of every response token of the micro-batch.
 
@@ -153,10 +153,8 @@ def _statistics(
     return logp.gather(1, target[:, None])[:, 0], entropy
 
 
-# --- attention -----------------------------------------------------------------------------------
+# --- attention over packed sequences -------------------------------------------------------------
 
-# Attention over packed sequences, registered with transformers under one name.
-#
 # S sequences, T tokens, L the longest sequence, H heads, D head size. All other layers of a model see exactly T tokens;
 # only attention is unfolded to (S, H, L, D). Right padding is safe under a causal mask: a real query never looks ahead.
 
@@ -182,42 +180,6 @@ class Layout:
         return cls(unfold=unfold, fold=real.flatten().nonzero().squeeze(1))
 
 
-class KeyValueStore:
-    """Keys and values of the rows being decoded, written in place. R rows, K key-value heads, M the longest row."""
-
-    def __init__(
-        self, layers: int, rows: int, heads: int, longest: int, size: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        shape = (layers, 2, rows, heads, longest, size)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)  # (R,) tokens stored so far
-        self.width = 0  # the longest row so far
-        self.ragged = False
-
-    def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores one token a row, (R, K, D) each, and gives all keys and values so far, (R, K, width, D)."""
-        rows = torch.arange(len(self.lengths), device=key.device)
-        place = self.lengths - 1
-        store = self.values[layer]
-        if self.ragged:
-            store[0, rows, :, place] = key.to(store.dtype)
-            store[1, rows, :, place] = value.to(store.dtype)
-        else:
-            store[0, :, :, self.width - 1] = key
-            store[1, :, :, self.width - 1] = value
-        return store[0, :, :, : self.width], store[1, :, :, : self.width]
-
-    def fill(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Stores whole prompts, (R, K, L, D) each."""
-        self.values[layer, 0, :, :, : keys.shape[2]] = keys
-        self.values[layer, 1, :, :, : values.shape[2]] = values
-
-    def keep(self, rows: Tensor) -> None:
-        """Only these rows stay."""
-        self.values = self.values[:, :, rows]
-        self.lengths = self.lengths[rows]
-
-
 def _attend(
     module: nn.Module,
     query: Tensor,
@@ -227,18 +189,21 @@ def _attend(
     scaling: float,
     dropout: float = 0.0,
     layout: Layout | None = None,
-    store: KeyValueStore | None = None,
+    store: "KeyValueStore | None" = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """transformers' attention signature: query (1, H, T, D) -> output (1, T, H, D)."""
-    if layout is None and store is None:
-        raise ValueError("packed attention was called without a layout; use chord.training.policy to run the model")
+    """transformers' attention signature: query (1, H, T, D) -> output (1, T, H, D).
+
+    Whole sequences have a `layout`. A `store` alone has one new token a row.
+    """
+    layer: Any = module.layer_idx  # set by every attention module
     if layout is None:
-        assert store is not None
-        return _attend_one(module, query, key, value, scaling, store), None
+        if store is None:
+            raise ValueError("packed attention was called without a layout; use chord.training.policy to run the model")
+        return store.attend(layer, query, key, value, scaling), None
     unfolded = [_unfold(part, layout) for part in (query, key, value)]  # (S, H or K, L, D)
     if store is not None:
-        store.fill(module.layer_idx, unfolded[1], unfolded[2])  # type: ignore[arg-type]  # set by every attention module
+        store.fill(layer, unfolded[1], unfolded[2])
     groups = unfolded[0].shape[1] // unfolded[1].shape[1]
     if groups > 1:
         unfolded[1:] = [part.repeat_interleave(groups, dim=1) for part in unfolded[1:]]
@@ -254,30 +219,12 @@ def _unfold(part: Tensor, layout: Layout) -> Tensor:
     return padded[layout.unfold].transpose(1, 2)
 
 
-def _attend_one(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scaling: float, store: KeyValueStore
-) -> Tensor:
-    """One new token for each row: query (1, H, R, D) -> (1, R, H, D)."""
-    layer: int = module.layer_idx  # type: ignore[assignment]  # set by every attention module
-    keys, values = store.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
-    rows, heads, width, size = keys.shape
-    grouped = query[0].transpose(0, 1).reshape(rows, heads, -1, size)  # (R, K, H/K, D)
-    scores = torch.matmul(grouped, keys.transpose(2, 3)) * scaling  # (R, K, H/K, width)
-    if store.ragged:
-        unseen = torch.arange(width, device=scores.device) >= store.lengths[:, None]  # (R, width)
-        scores = scores.masked_fill(unseen[:, None, None], float("-inf"))
-    out = torch.matmul(scores.softmax(dim=-1), values)  # (R, K, H/K, D)
-    return out.reshape(1, rows, -1, size)
-
-
 def register_attention() -> None:
     """From here on transformers knows this attention under `PACKED`."""
     AttentionInterface.register(PACKED, _attend)
 
 
-# --- blank ---------------------------------------------------------------------------------------
-
-# A small Llama with random weights and a character tokenizer, for studies that train their own base model.
+# --- a model with random weights -----------------------------------------------------------------
 
 PAD, END, USER, ASSISTANT = "<pad>", "<end>", "<user>", "<assistant>"
 EMBEDDING_SPREAD = 0.05

@@ -1,18 +1,17 @@
-"""DeepSpeed's ZeRO as an engine: optimiser state, gradients and weights divided among the ranks. The same sums as ours.
+"""DeepSpeed's ZeRO as an engine: optimizer state, gradients and weights divided among the ranks. The same sums as ours.
 
 The only place that writes a configuration of DeepSpeed. What has to agree with `Plain`, and how it does:
 
 - Our loss is a sum over the global batch, DeepSpeed averages gradients over ranks: the loss is multiplied by their
   number, and that average is our sum (exact where it is a power of two).
-- Micro-batches differ in number from step to step: accumulation is 1 for DeepSpeed, and the last pass of a step is
-  told to it (`set_gradient_accumulation_boundary`). Stages 2 and 3 meet in every pass, so all ranks make the same
+- Micro-batches differ in number from step to step: accumulation is 1 for DeepSpeed, and it learns which pass of a step
+  is the last (`set_gradient_accumulation_boundary`). Stages 2 and 3 meet in every pass, so all ranks make the same
   number of them, idle ones included.
 - bfloat16 is the autocast of `chord.training.policy` on float32 weights, as without DeepSpeed; no loss is scaled.
 - Clipping is DeepSpeed's, by the same global norm.
 
 Stage 3 holds only parts of the weights, and sampling would have to meet in every token; so each rank has a whole copy
-to sample from, brought up to date by `hand_over`. Checkpoints are whole float32 tensors by name, made by DeepSpeed's
-public functions for that.
+to sample from, brought up to date by `hand_over`. Checkpoints are whole float32 tensors by name.
 """
 
 import copy
@@ -33,18 +32,15 @@ from chord.config.recipe import Recipe
 from chord.config.study import Arithmetic, Optimiser, PolicyLoss, Zero
 from chord.errors import UserError
 from chord.objective import MuConstant, WeightOne
-from chord.training.batch import IDLE, Packed, Sequence, pack
 from chord.training.engine import Engine, Plain, World, adam, set_rate
-from chord.training.gradient import accumulate_gradient
+from chord.training.gradient import IDLE, Packed, Sequence, accumulate_gradient, pack
 from chord.training.policy import TokenStatistics, as_policy, full_weights, output_head, token_statistics
-
-# --- zero ----------------------------------------------------------------------------------------
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def settings(zero: Zero, max_grad_norm: float, parameters: int) -> dict[str, Any]:
-    """The configuration that DeepSpeed is given for a model of so many parameters."""
+    """The configuration that DeepSpeed gets for a model of so many parameters."""
     divided: dict[str, Any] = {
         "stage": zero.stage,
         "overlap_comm": False,
@@ -96,19 +92,18 @@ def deepspeed_module() -> Any:
 
 
 class _Policy(nn.Module):
-    """What DeepSpeed runs: packed rows in, statistics of their response tokens out."""
+    """What DeepSpeed runs: packed rows in, log-probabilities and entropies of their response tokens out, (N,) each."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: Packed, chunk_tokens: int, dtype: torch.dtype, temperature: float) -> tuple[Tensor, ...]:
-        """Log-probabilities and entropies, (N,) each."""
         return tuple(token_statistics(self.model, batch, chunk_tokens, dtype, temperature))
 
 
 class Sharded:
-    """An Engine under ZeRO stage 1, 2 or 3. The model is DeepSpeed's from then on."""
+    """`Plain` under ZeRO stage 1, 2 or 3. The model is DeepSpeed's from then on."""
 
     def __init__(self, model: PreTrainedModel, rate: float, optimiser: Optimiser, zero: Zero, world: World) -> None:
         deepspeed = deepspeed_module()
@@ -130,24 +125,24 @@ class Sharded:
     def statistics(
         self, batch: Packed, chunk_tokens: int, compute_dtype: torch.dtype, temperature: float
     ) -> TokenStatistics:
-        """See Engine."""
+        """As Plain's."""
         return TokenStatistics(*self._engine(batch, chunk_tokens, compute_dtype, temperature))
 
     def rounds(self, mine: int) -> int:
-        """As many as the rank with the most."""
+        """As many passes as the rank with the most."""
         return max(self.world.gather(mine))
 
     def backward(self, loss: Tensor, last: bool) -> None:
-        """See Engine."""
+        """As Plain's."""
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self.world.size)
         self._learned = True
 
     def collect(self) -> None:
-        """Nothing to do: DeepSpeed added up in the last pass."""
+        """Does nothing: DeepSpeed added up in the last pass."""
 
     def update(self, rate: float, max_norm: float) -> float:
-        """See Engine; `max_norm` is in the configuration. Without a finite norm DeepSpeed steps over the update."""
+        """As Plain's; `max_norm` is in the configuration. Without a finite norm DeepSpeed steps over the update."""
         if not self._learned:
             return 0.0
         set_rate(self._adam, rate)
@@ -156,7 +151,7 @@ class Sharded:
         return float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else float("inf")
 
     def hand_over(self) -> None:
-        """See Engine."""
+        """As Plain's."""
         if self._handed_over or self.readable is self.model:
             return
         own = dict(self.readable.named_parameters())
@@ -165,30 +160,28 @@ class Sharded:
         self._handed_over = True
 
     def weights(self) -> dict[str, Tensor]:
-        """See Engine."""
+        """As Plain's."""
         found = {}
-        for name, weight in full_weights(self.model):
+        for name, weight in full_weights(self.model):  # all ranks meet in each of them
             if self.world.leads:
                 found[name] = weight.cpu().clone()
         return found
 
     def moments(self) -> dict[str, Tensor]:
-        """See Engine."""
+        """As Plain's."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        if not self._adam.state:
-            return {}
-        step = next(iter(self._adam.state.values()))["step"].cpu()
         found = {}
-        for name, parameter in self.model.named_parameters():
+        steps = [state["step"].cpu() for state in self._adam.state.values()][:1]
+        for name, parameter in self.model.named_parameters() if steps else ():
             whole: dict[str, Any] = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
             if self.world.leads:
-                found[f"{name}|step"] = step.clone()
+                found[f"{name}|step"] = steps[0].clone()
                 found |= {f"{name}|{key}": value.detach().cpu().clone() for key, value in whole.items()}
         return found
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """See Engine. An update by nothing, at the rate 0, makes DeepSpeed's buffers first."""
+        """As Plain's. An update by nothing, at the rate 0, makes DeepSpeed's buffers first."""
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         if not moments:
@@ -196,9 +189,9 @@ class Sharded:
         batch = pack([IDLE], self.model.device, torch.float32)
         self.backward(self.statistics(batch, 1, torch.float32, 1.0).logp.sum() * 0, last=True)
         self.update(0.0, 0.0)
-        steps = {name: value for name, value in moments.items() if name.endswith("|step")}
+        step = next(value for name, value in moments.items() if name.endswith("|step"))
         for state in self._adam.state.values():
-            state["step"].copy_(next(iter(steps.values())))
+            state["step"].copy_(step)
         for name, parameter in self.model.named_parameters():
             for key in MOMENTS:
                 value = moments[f"{name}|{key}"].to(parameter.device)
@@ -222,7 +215,7 @@ class Sharded:
 
 # Whether DeepSpeed, as installed and as set, adds up what it should; measured in seconds, before hours are spent.
 #
-# Several of its versions lost the gradients of all micro-batches but one, with optimiser offload and without a word
+# Several of its versions lost the gradients of all micro-batches but one, with optimizer offload and without a word
 # (deepspeedai/DeepSpeed, pull requests 6550, 7967 and 7981); results of papers came from it (arXiv:2604.23747). So each
 # training under ZeRO first takes two steps on a tiny model of its own architecture, on its own ranks, with its own
 # stage, offload and dtype: in uneven micro-batches under DeepSpeed, and in one batch in PyTorch alone.
@@ -236,6 +229,10 @@ VOCABULARY = 64
 MU, RATE = 0.5, 1e-3
 EPSILON = 1e-2  # ours: with a small one Adam makes a step of full length out of the rounding of a gradient near zero
 POLICY_LOSS = PolicyLoss(clip_low=0.2, clip_high=0.2, advantage_epsilon=1e-6)
+RECIPE = Recipe(
+    init="base", mu=MuConstant(value=MU), expert_tokens=WeightOne(), steps=STEPS, learning_rate=RATE, keep="last"
+)
+Measured = dict[str, dict[str, Tensor]]  # tensors by name, of each thing that is compared
 
 
 def preflight(model: PreTrainedModel, execution: Arithmetic, optimiser: Optimiser, world: World) -> dict[str, Any]:
@@ -244,28 +241,29 @@ def preflight(model: PreTrainedModel, execution: Arithmetic, optimiser: Optimise
     The gradient is read from Adam's first moment, which after one update is a multiple of it; all errors are relative,
     in the norm over all parameters.
     """
-    smooth = optimiser.model_copy(update={"epsilon": EPSILON})
-    found, expected = _measured(tiny_like(model), execution, smooth, world)
-    errors = {name: _distance(found[name], expected[name]) for name in expected}
-    errors = world.from_leader(errors)  # which alone has whole tensors
-    settings = {
-        "deepspeed": version("deepspeed"),
-        "stage": execution.zero.stage,
-        "offload": execution.zero.offload,
-        "compute_dtype": execution.compute_dtype,
-        "ranks": world.size,
-    }
-    limit = TOLERANCE[execution.compute_dtype]
-    worst = max(errors, key=lambda name: errors[name])
+    sharded, plain = tiny_like(model), tiny_like(model)
+    optimiser = optimiser.model_copy(update={"epsilon": EPSILON})
+    batches = [_sequences(step, world.size) for step in range(STEPS)]
+    whole = execution.model_copy(update={"micro_batch_tokens": 10**6})
+    split = execution.model_copy(update={"micro_batch_tokens": 1})  # each sequence is a micro-batch
+    alone = Plain(plain, adam(plain, RATE, optimiser), World(world.rank))
+    expected = _steps(alone, batches, whole, optimiser)
+    together = Sharded(sharded, RATE, optimiser, execution.zero, world)
+    found = _steps(together, [batch[world.rank :: world.size] for batch in batches], split, optimiser)
+    together.close()
+    measured = {name: _distance(found[name], expected[name]) for name in expected}
+    errors: dict[str, float] = world.from_leader(measured)  # which alone has whole tensors
+    zero, dtype = execution.zero, execution.compute_dtype
+    told = {"deepspeed": version("deepspeed"), "stage": zero.stage, "offload": zero.offload, "compute_dtype": dtype}
+    limit, worst = TOLERANCE[dtype], max(errors, key=lambda name: errors[name])
     if errors[worst] > limit:
         raise UserError(
-            f"execution.zero: found that DeepSpeed {settings['deepspeed']} with stage {settings['stage']}, offload"
-            f" {settings['offload']}, {settings['compute_dtype']} on {world.size} rank(s) gives another {worst} in"
-            f" several micro-batches than PyTorch in one batch, relative error {errors[worst]:.3g}, expected at most"
-            f" {limit:g}: it would train another model than it is told to; install another version of DeepSpeed, or"
-            " change execution.zero"
+            f"execution.zero: found that DeepSpeed {told['deepspeed']} with stage {zero.stage}, offload {zero.offload},"
+            f" {dtype} on {world.size} rank(s) gives another {worst} in several micro-batches than PyTorch in one"
+            f" batch, relative error {errors[worst]:.3g}, expected at most {limit:g}: it would train another model than"
+            " it is told to; install another version of DeepSpeed, or change execution.zero"
         )
-    return {**settings, "relative_error": errors, "allowed": limit}
+    return {**told, "ranks": world.size, "relative_error": errors, "allowed": limit}
 
 
 def tiny_like(model: PreTrainedModel) -> PreTrainedModel:
@@ -293,25 +291,9 @@ def tiny_like(model: PreTrainedModel) -> PreTrainedModel:
         tiny = type(model)(config)
     generator = torch.Generator().manual_seed(1)
     for parameter in tiny.parameters():
-        torch.nn.init.normal_(parameter, std=0.4, generator=generator)
-    torch.nn.Module.to(tiny, device=model.device, dtype=torch.float32)
+        nn.init.normal_(parameter, std=0.4, generator=generator)
+    nn.Module.to(tiny, device=model.device, dtype=torch.float32)
     return as_policy(tiny)
-
-
-def _measured(
-    tiny: PreTrainedModel, execution: Arithmetic, optimiser: Optimiser, world: World
-) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Mapping[str, Tensor]]]:
-    """What some steps give under DeepSpeed, and without it; numbers only on the leading rank."""
-    plain = copy.deepcopy(tiny)
-    whole = execution.model_copy(update={"micro_batch_tokens": 10**6})
-    split = execution.model_copy(update={"micro_batch_tokens": 1})  # each sequence is a micro-batch
-    alone = Plain(plain, adam(plain, RATE, optimiser), World(world.rank))
-    expected = _steps(alone, [_sequences(step, world.size) for step in range(STEPS)], whole, optimiser)
-    sharded = Sharded(tiny, RATE, optimiser, execution.zero, world)
-    mine = [_sequences(step, world.size)[world.rank :: world.size] for step in range(STEPS)]
-    found = _steps(sharded, mine, split, optimiser)
-    sharded.close()
-    return found, expected
 
 
 def _sequences(step: int, ranks: int) -> list[Sequence]:
@@ -326,31 +308,22 @@ def _sequences(step: int, ranks: int) -> list[Sequence]:
     return made
 
 
-def _steps(
-    engine: Engine, batches: list[list[Sequence]], execution: Arithmetic, optimiser: Optimiser
-) -> dict[str, Mapping[str, Tensor]]:
-    """The gradient of the first step, its norm, and what all steps change."""
-    recipe = Recipe(
-        init="base",
-        mu=MuConstant(value=MU),
-        expert_tokens=WeightOne(),
-        steps=STEPS,
-        learning_rate=RATE,
-        keep="last",
-    )
-    start, result = _kept(engine.weights()), {}
+def _steps(engine: Engine, batches: list[list[Sequence]], execution: Arithmetic, optimiser: Optimiser) -> Measured:
+    """The gradient of the first step, its norm, and what all steps change; only the leading rank has tensors."""
+    start, result = _copied(engine.weights()), {}
     for batch in batches:
-        accumulate_gradient(engine, batch, MU, recipe, POLICY_LOSS, execution, 1.0)
+        accumulate_gradient(engine, batch, MU, RECIPE, POLICY_LOSS, execution, 1.0)
         norm = engine.update(RATE, optimiser.max_grad_norm)
         if not result:
             result["norm of the gradient"] = {"": torch.tensor(norm)}
-            result["gradient"] = {k: v for k, v in _kept(engine.moments()).items() if k.endswith("exp_avg")}
+            moments = {name: value for name, value in engine.moments().items() if name.endswith("exp_avg")}
+            result["gradient"] = _copied(moments)
     changed = engine.weights()
     result["update"] = {name: changed[name] - start[name] for name in start}
     return result
 
 
-def _kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies that no later step changes."""
     return {name: tensor.clone() for name, tensor in tensors.items()}
 

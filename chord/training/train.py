@@ -14,17 +14,15 @@ A recipe that only imitates needs no grader: its answers to validation problems 
 `chord validate` grades them.
 """
 
-import argparse
 import json
 import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -34,28 +32,12 @@ from chord.config.project import Run
 from chord.objective import Step
 from chord.provenance.files import Lease
 from chord.provenance.manifest import Manifest
-from chord.reach import PlugPoint
+from chord.reach import decides_nothing
 from chord.sampling.protocol import StaleSampler
 from chord.steps import of_training
-from chord.training.batch import Sequence
 from chord.training.engine import World, join_world, leave_world
-from chord.training.gradient import NotFinite, accumulate_gradient
-from chord.training.metrics import Clock, machine, metrics_of, show, tell
-from chord.training.setup import (
-    Training,
-    arguments,
-    drop_state,
-    dump_not_finite,
-    keep_weights,
-    outputs_of,
-    save,
-    set_up,
-    write_outputs,
-)
-
-if TYPE_CHECKING:
-    from chord.training.setup import Practise
-
+from chord.training.gradient import NotFinite, Sequence, accumulate_gradient
+from chord.training.setup import INPUTS, OUTPUTS, Task, Training, arguments, check_outputs, set_up
 
 CONTINUE_ME = 75
 NOT_FINITE = 3
@@ -73,208 +55,228 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(run.execution.deterministic)
     disable_progress_bar()  # of transformers, for files read and written in no time; training has its own
-    outputs = outputs_of(args, run)
-    world = join_world(alone_too=run.execution.zero.stage > 0)
-    names = ("run", "start", "prompts", "traces", "solved", "validation")
-    inputs: dict[str, Path] = {name: getattr(args, name) for name in names if getattr(args, name)}
-    code = _lead(args, run, world, inputs, outputs) if world.leads else _train(args, run, world, inputs, None)[0]
+    check_outputs(Task(args, run, World()))
+    task = Task(args, run, join_world(alone_too=run.execution.zero.stage > 0))
+    code = _lead(task) if task.world.leads else _train(task, None)[0]
     leave_world()
     return code
 
 
-def _lead(args: argparse.Namespace, run: Run, world: World, inputs: dict[str, Path], outputs: dict[str, Path]) -> int:
+def _lead(task: Task) -> int:
     """Trains as the rank that owns the state and writes all files; gives the exit code."""
+    args, run, _ = task
     recording = Manifest.recording(
         args.manifest,
         of_training(run),
-        inputs=inputs,
-        outputs=outputs,
+        inputs=task.files(INPUTS),
+        outputs=task.files(OUTPUTS),
         seeds={"run": run.seed},
-        extra=machine(run, args.threads),
+        extra=machine(task),
     )
     with Lease.acquire(args.state, wait_if_unseen=True) as lease:
         with recording as recorded:
-            code, training = _train(args, run, world, inputs, lease)
+            code, training = _train(task, lease)
             if code:
                 raise SystemExit(code)
-            recorded.extra |= training.told()
-        drop_state(training)
+            recorded.extra |= training.extra
+        training.drop_state()
     return 0
 
 
-def _train(
-    args: argparse.Namespace, run: Run, world: World, inputs: dict[str, Path], lease: Lease | None
-) -> tuple[int, Training]:
+@decides_nothing("it is recorded")
+def machine(task: Task) -> dict[str, Any]:
+    """The device and the switches that may move last bits, for the manifest."""
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "cpu_threads": task.args.threads,
+        "deterministic": task.run.execution.deterministic,
+        "compute_dtype": task.run.execution.compute_dtype,
+        "ranks": task.world.size,
+    }
+
+
+def _train(task: Task, lease: Lease | None) -> tuple[int, Training]:
     """Sets up or resumes, steps to the end, writes the outputs; gives the exit code."""
-    world.from_leader(None)  # nobody reads the state before the leading rank owns it
-    with PRACTICE["rollouts" if run.recipe.needs_rollouts else "none"](run) as practise:
-        training = set_up(args, run, world, practise, inputs)
-        training.lease = lease
+    task.world.from_leader(None)  # nobody reads the state before the leading rank owns it
+    with ExitStack() as stack:
+        training = set_up(task, stack)
+        training.lease, progress = lease, training.progress
         for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, lambda received, _frame: _ask_to_stop(training, received))
-        training.say(f"{run.arm}, seed {run.seed}: {training.steps} steps, from step {training.progress.step}")
+            signal.signal(number, training.ask_to_stop)
+        training.say(f"{task.run.arm}, seed {task.run.seed}: {training.steps} steps, from step {progress.step}")
         try:
-            _hand_over(training)
-            finished = _loop(training, args)
+            _sync_sampler(training)
+            finished = _loop(training)
         except NotFinite as error:
-            dump = dump_not_finite(training, error)
-            training.say(f"step {training.progress.step + 1}: {error}; no weight was changed; see {dump}")
+            dump = training.dump_not_finite(error)
+            training.say(f"step {progress.step + 1}: {error}; no weight was changed; see {dump}")
             return NOT_FINITE, training
         except StaleSampler as error:
-            if training.progress.untold:
-                save(training)
+            if progress.pending:
+                training.save()
             training.say(
-                f"step {training.progress.step}: {error}; the learner's weights are saved; the same command"
-                " hands them over again"
+                f"step {progress.step}: {error}; the learner's weights are saved; the same command hands them over"
+                " again"
             )
             return STALE, training
     if not finished:
-        training.say(
-            f"{training.stop or 'stopped'}: saved after step {training.progress.step}; the same command continues"
-        )
+        training.say(f"{training.stop or 'stopped'}: saved after step {progress.step}; the same command continues")
         return CONTINUE_ME, training
-    write_outputs(training, args)
-    if training.hand is not None:
-        training.hand.sampler.close()
+    training.write_outputs()
+    if training.sync is not None:
+        training.sync.sampler.close()
     return 0, training
 
 
-# What makes the practice of a run out of its feed and its prompts, as long as its grader is open; none for a recipe
-# that only imitates, which never imports a grader.
-PRACTICE = PlugPoint[Callable[[Run], "AbstractContextManager[Practise | None]"]]("practice")
+# --- the step ------------------------------------------------------------------------------------
 
 
-@PRACTICE.entry("rollouts")
-def _with_rollouts(run: Run) -> "AbstractContextManager[Practise]":
-    from chord.training.rollouts import practice_of
+@dataclass
+class Clock:
+    """Seconds of a step by phase; wall clock, so never part of what must repeat."""
 
-    return practice_of(run)
+    seconds: dict[str, float] = field(default_factory=dict)
+    _since: float = field(default_factory=time.perf_counter)
+
+    def lap(self, phase: str) -> None:
+        """Books the time since the last lap to `phase`."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
+        self._since = now
 
 
-@PRACTICE.entry("none")
-def _without_rollouts(_run: Run) -> "AbstractContextManager[None]":
-    return nullcontext()
-
-
-def _loop(training: Training, args: argparse.Namespace) -> bool:
+def _loop(training: Training) -> bool:
     """Steps until the end or until a signal asks to stop; whether the end was reached."""
-    progress, run = training.progress, training.run
+    progress, run, world = training.progress, training.run, training.world
     bar = tqdm(total=training.steps, initial=progress.step, unit="step", disable=None, desc=f"{run.arm} {run.seed}")
-    if progress.step == 0 and progress.metrics_bytes == 0:
-        tell(training, {"step": 0, "validation": _validate(training, 0)}, Clock())
-    if progress.untold:
+    if progress.step == 0 and not progress.log_bytes:
+        record = {"step": 0, "validation": _validate(training)}
+        if training.logs is not None:
+            training.logs.write(record, {})
+    if progress.pending:
         _finish(training, bar, Clock())
     while progress.step < training.steps:
-        if any(training.world.gather(training.stop)):
-            save(training)
+        if any(world.gather(training.stop)):
+            training.save()
             return False
         clock = Clock()
-        record = _step(training, progress.step, clock)
+        record = _step(training, clock)
         progress.step += 1
-        progress.untold = {"step": progress.step, **record}
+        progress.pending = {"step": progress.step, **record}
         _finish(training, bar, clock)
-        if training.world.from_leader(_due(training, args)):  # ranks have clocks of their own
-            save(training)
+        minutes, args = (time.monotonic() - training.saved_at) / 60, training.task.args
+        due = progress.step % args.checkpoint_every_steps == 0 or minutes >= args.checkpoint_every_minutes
+        if world.from_leader(due):  # ranks have clocks of their own
+            training.save()
     bar.close()
-    if training.curves is not None:
-        training.curves.close()
+    if training.logs is not None:
+        training.logs.close()
     return True
 
 
-def _finish(training: Training, bar: Any, clock: Clock) -> None:
-    """What follows an update: the weights go to the sampler, are validated where due, and the step is told."""
-    progress = training.progress
-    record = progress.untold | _hand_over(training)
-    if training.hand is not None:
-        clock.lap("hand over")
-    due = progress.step % training.run.validation.every_steps == 0 or progress.step == training.steps
-    record["validation"] = _validate(training, progress.step) if due else None
-    clock.lap("validate")
-    tell(training, record, clock)
-    show(training, bar, record)
-    progress.untold = {}
-
-
-def _hand_over(training: Training) -> dict[str, Any]:
-    """Gives the weights to a sampler that has its own; what proves it, for the metrics. Raises StaleSampler."""
-    if training.hand is None:
-        return {}
-    training.engine.hand_over()
-    return {"sampler": training.hand.over(training.engine.readable.named_parameters(), training.progress.step)}
-
-
-def _step(training: Training, step: int, clock: Clock) -> dict[str, Any]:
-    """One update: draw, forward, backward, optimiser; gives the metrics. Weights change only if all is finite."""
-    run, feed, progress = training.run, training.feed, training.progress
-    now, schedule = Step(step, run.seed, progress.mu_state), run.recipe.mu
-    mu = schedule.mu(now)
-    rollouts = None
+def _step(training: Training, clock: Clock) -> dict[str, Any]:
+    """One update: draw, sample, grade, forward, backward, Adam; gives the metrics. Weights change only if finite."""
+    run, engine, progress = training.run, training.engine, training.progress
+    now, schedule = Step(progress.step, run.seed, progress.mu_state), run.recipe.mu
+    mu, rollouts = schedule.mu(now), None
     if mu is None or mu < 1:
         assert training.practice is not None, "a mu below 1 makes a recipe one with rollouts"
-        training.engine.hand_over()
-        rollouts = training.practice.rollouts(step)
-    if training.hand is not None:
-        training.hand.sampler.rest()
+        engine.hand_over()
+        rollouts = training.practice.rollouts(progress.step)
+        now = now._replace(mean_reward=rollouts.mean_reward)
+    if training.sync is not None:
+        training.sync.sampler.rest()
     clock.lap("sample")
-    if mu is None:
-        assert rollouts is not None, "a schedule that asks for rewards samples"
-        mu = schedule.mu(now._replace(mean_reward=rollouts.mean_reward))
-        assert mu is not None, "with the rewards, every schedule knows mu"
+    mu = schedule.mu(now) if mu is None else mu
+    assert mu is not None, "with the rewards, every schedule knows mu"
     experts: list[Sequence] = []
     if mu > 0:
         assert run.expert_rows_per_step is not None, "a mu above 0 makes a recipe one that mixes experts"
-        experts = feed.experts(progress.expert_position, run.expert_rows_per_step)
+        experts = training.feed.experts(progress.expert_position, run.expert_rows_per_step)
         progress.expert_position += run.expert_rows_per_step
     batch = [*(rollouts.sequences if rollouts else []), *experts]
-    sums = accumulate_gradient(
-        training.engine,
-        batch,
-        mu,
-        run.recipe,
-        run.policy_loss,
-        run.execution,
-        run.sampling.temperature,
-    )
-    rate = run.recipe.learning_rate * min(1.0, (step + 1) / max(1, run.optimiser.warmup_steps))
-    norm = training.engine.update(rate, run.optimiser.max_grad_norm)
+    sums = accumulate_gradient(engine, batch, mu, run.recipe, run.policy_loss, run.execution, run.sampling.temperature)
+    rate = run.recipe.learning_rate * min(1.0, (progress.step + 1) / max(1, run.optimiser.warmup_steps))
+    norm = engine.update(rate, run.optimiser.max_grad_norm)
     if not math.isfinite(norm):
         raise NotFinite(f"the gradient norm is {norm}; sequences: {json.dumps([one.name for one in batch])}")
     progress.mu_state = schedule.observed(now, mu, norm)
     clock.lap("learn")
-    return metrics_of(training, mu, rollouts, sums, norm, rate)
+    size = len(training.feed.traces)
+    return {  # None where a branch did not take part
+        "mu": mu,
+        "loss": sums.values["loss"],
+        "policy_loss": sums.mean("policy_loss", "rollout_tokens"),
+        "imitation_loss": sums.mean("imitation_loss", "expert_tokens"),
+        "phi_mean": sums.mean("phi", "expert_tokens"),
+        "expert_logp": sums.mean("expert_logp", "expert_tokens"),
+        "grad_norm": norm,
+        "policy_entropy": sums.mean("policy_entropy", "rollout_tokens"),
+        "expert_entropy": sums.mean("expert_entropy", "expert_tokens"),
+        "reward": rollouts.mean_reward if rollouts else None,
+        "outcomes": rollouts.outcomes if rollouts else None,
+        "response_tokens": rollouts.mean_tokens if rollouts else None,
+        "rollout_tokens": int(sums.values.get("rollout_tokens", 0)),
+        "expert_tokens": int(sums.values.get("expert_tokens", 0)),
+        "clip_fraction": sums.mean("clipped", "rollout_tokens"),
+        "logp_mismatch": sums.mean("logp_mismatch", "rollout_tokens"),
+        "learning_rate": rate,
+        "expert_epochs": progress.expert_position / size if size else None,
+    }
 
 
-def _validate(training: Training, step: int) -> dict[str, Any]:
-    """Validation after `step` updates: graded where there is a grader, else written down to be graded later."""
+def _finish(training: Training, bar: Any, clock: Clock) -> None:
+    """What follows an update: the weights go to the sampler, are validated where due, and the step is logged."""
+    progress = training.progress
+    record = progress.pending | _sync_sampler(training)
+    if training.sync is not None:
+        clock.lap("hand over")
+    due = progress.step % training.run.validation.every_steps == 0 or progress.step == training.steps
+    record["validation"] = _validate(training) if due else None
+    clock.lap("validate")
+    if training.logs is not None:
+        training.logs.write(record, clock.seconds)
+    _show(training, bar, record)
+    progress.pending = {}
+
+
+def _sync_sampler(training: Training) -> dict[str, Any]:
+    """Gives the weights to a sampler that has its own; the proof, for the metrics. Raises StaleSampler."""
+    if training.sync is None:
+        return {}
     training.engine.hand_over()
-    answers = training.feed.validate(step)
-    lengths = {"response_tokens": sum(answer.response_tokens for answer in answers) / len(answers)}
+    return {"sampler": training.sync.over(training.engine.readable.named_parameters(), training.progress.step)}
+
+
+def _validate(training: Training) -> dict[str, Any]:
+    """Validation of the present weights: graded where there is a grader, else written down to be graded later."""
     progress, keep = training.progress, training.run.recipe.keep
+    training.engine.hand_over()
+    answers = training.feed.validate(progress.step)
+    lengths = {"response_tokens": sum(answer.response_tokens for answer in answers) / len(answers)}
     if training.practice is None:
-        if training.answers is not None:
-            for answer in answers:
-                training.answers.write(vars(answer))
-        if step > 0 and keep == "every":
-            progress.kept |= keep_weights(training, step)
+        if training.logs is not None:
+            training.logs.write_answers(answers)
+        if progress.step > 0 and keep == "every":
+            progress.kept |= training.keep_weights(progress.step)
         return lengths
     accuracy, outcomes = training.practice.graded(answers)
-    if step > 0 and accuracy > progress.best_accuracy and keep == "best":
-        progress.best_step, progress.best_accuracy = step, accuracy
-        progress.kept = keep_weights(training, step)
+    if progress.step > 0 and accuracy > progress.best_accuracy and keep == "best":
+        progress.best_step, progress.best_accuracy = progress.step, accuracy
+        progress.kept = training.keep_weights(progress.step)
     return {"accuracy": accuracy, **lengths, "outcomes": outcomes}
 
 
-def _due(training: Training, args: argparse.Namespace) -> bool:
-    """Whether a checkpoint is due, by steps or by minutes."""
-    minutes = (time.monotonic() - training.saved_at) / 60
-    return training.progress.step % args.checkpoint_every_steps == 0 or minutes >= args.checkpoint_every_minutes
-
-
-def _ask_to_stop(training: Training, number: int) -> None:
-    """Remembers the signal; the loop saves and stops after the step in hand."""
-    training.stop = signal.Signals(number).name
-
-
-if __name__ == "__main__":
-    # transformers imports scikit-learn, a second at every start, for a kind of decoding that nothing here uses.
-    sys.modules.setdefault("sklearn", None)  # not followed: nothing uses it. # pyright: ignore[reportArgumentType] # None: not to be imported
+def _show(training: Training, bar: Any, record: dict[str, Any]) -> None:
+    """Progress: a bar in a terminal, a plain line every tenth of the run in a log."""
+    step, steps, found = record["step"], training.steps, record["validation"]
+    mu, loss, reward, logp = (
+        "-" if record[name] is None else f"{record[name]:.3f}" for name in ("mu", "loss", "reward", "expert_logp")
+    )
+    bar.update(1)
+    bar.set_postfix(mu=f"{record['mu']:.2f}", reward=reward, loss=loss)
+    if bar.disable and (step % max(1, steps // 10) == 0 or step == steps):
+        accuracy = f", validation accuracy {found['accuracy']:.3f}" if found and "accuracy" in found else ""
+        training.say(
+            f"step {step}/{steps}: mu {mu}, loss {loss}, reward {reward}, expert log-probability {logp}{accuracy}"
+        )

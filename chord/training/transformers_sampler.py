@@ -12,10 +12,60 @@ from torch.nn.functional import linear, pad
 from transformers import PreTrainedModel
 
 from chord.sampling.protocol import Request, Sampled, check_prompts
-from chord.training.policy import KeyValueStore, Layout, computing_in, output_head, read_packed
+from chord.training.policy import Layout, computing_in, output_head, read_packed
 
 SHRINK = 0.75  # rows are dropped once this share or less of them is still running
 BLOCK = 256
+
+
+class KeyValueStore:
+    """Keys and values of the rows being decoded, written in place.
+
+    R rows, H heads, K key-value heads, D head size, M the longest row.
+    """
+
+    def __init__(self, model: PreTrainedModel, rows: int, longest: int, dtype: torch.dtype) -> None:
+        config = model.config
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        shape = (config.num_hidden_layers, 2, rows, config.num_key_value_heads, longest, size)
+        self.values = torch.zeros(shape, dtype=dtype, device=model.device)
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=model.device)  # (R,) tokens stored so far
+        self.width = 0  # the longest row so far
+        self.ragged = False
+
+    def fill(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Stores whole prompts, (R, K, L, D) each."""
+        self.values[layer, 0, :, :, : keys.shape[2]] = keys
+        self.values[layer, 1, :, :, : values.shape[2]] = values
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Stores and reads one new token a row: query (1, H, R, D), key and value (1, K, R, D) -> (1, R, H, D)."""
+        keys, values = self._write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        rows, heads, width, size = keys.shape
+        grouped = query[0].transpose(0, 1).reshape(rows, heads, -1, size)  # (R, K, H/K, D)
+        scores = torch.matmul(grouped, keys.transpose(2, 3)) * scaling  # (R, K, H/K, width)
+        if self.ragged:
+            unseen = torch.arange(width, device=scores.device) >= self.lengths[:, None]  # (R, width)
+            scores = scores.masked_fill(unseen[:, None, None], float("-inf"))
+        out = torch.matmul(scores.softmax(dim=-1), values)  # (R, K, H/K, D)
+        return out.reshape(1, rows, -1, size)
+
+    def _write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores one token a row, (R, K, D) each, and gives all keys and values so far, (R, K, width, D)."""
+        store = self.values[layer]
+        if self.ragged:
+            rows = torch.arange(len(self.lengths), device=key.device)
+            store[0, rows, :, self.lengths - 1] = key.to(store.dtype)
+            store[1, rows, :, self.lengths - 1] = value.to(store.dtype)
+        else:
+            store[0, :, :, self.width - 1] = key
+            store[1, :, :, self.width - 1] = value
+        return store[0, :, :, : self.width], store[1, :, :, : self.width]
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these rows stay."""
+        self.values = self.values[:, :, rows]
+        self.lengths = self.lengths[rows]
 
 
 class TransformersSampler:
@@ -74,25 +124,15 @@ class TransformersSampler:
         place = {prompt: index for index, prompt in enumerate(distinct)}
         rows = torch.tensor([place[prompt] for prompt in prompts], device=self.model.device)
         lengths = tuple(len(prompt) for prompt in distinct)
-        config = self.model.config
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        store = KeyValueStore(
-            config.num_hidden_layers,
-            len(distinct),
-            config.num_key_value_heads,
-            max(lengths) + max_tokens,
-            size,
-            self.compute_dtype,
-            self.model.device,
-        )
+        store = KeyValueStore(self.model, len(distinct), max(lengths) + max_tokens, self.compute_dtype)
         ids = torch.tensor([[token for prompt in distinct for token in prompt]], device=self.model.device)
         positions = torch.tensor([[p for n in lengths for p in range(n)]], device=self.model.device)
         layout = Layout.of(lengths, self.model.device)
         out = read_packed(self.model, ids, positions, layout=layout, store=store)  # (T, C)
         store.lengths = torch.tensor(lengths, device=self.model.device)
         store.width, store.ragged = max(lengths), len(set(lengths)) > 1
+        last = torch.cumsum(store.lengths, 0) - 1
         store.keep(rows)
-        last = torch.cumsum(torch.tensor(lengths, device=self.model.device), 0) - 1
         return store, out[last][rows]
 
     def _decode(self, store: KeyValueStore, tokens: Tensor) -> Tensor:

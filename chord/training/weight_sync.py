@@ -1,8 +1,8 @@
-"""Brings the policy's weights to a sampler that has weights of its own, and proves that they are there.
+"""Brings the policy's weights to a vLLM sampler that has weights of its own, and proves that they are there.
 
-Part of the verb `train`, for `execution.sampler: vllm` alone; with the transformers sampler learner and sampler are one
-model. After each hand-over the sampler is asked for a checksum of every weight that it computes with, and the learner
-sums up its own, rounded to the sampler's dtype: equal sums, and the version that was sent, or the run stops.
+For `execution.sampler: vllm` alone; with the transformers sampler learner and sampler are one model. After each
+hand-over the sampler is asked for a checksum of every weight that it computes with, and the learner sums up its own,
+rounded to the sampler's dtype: equal sums, and the version that was sent, or the run stops.
 """
 
 import copy
@@ -33,7 +33,7 @@ from chord.sampling.vllm_sampler import (
     combined,
     engine_arguments,
 )
-from chord.sampling.vllm_server import LOOPBACK, Endpoint, Server, Settings, serving, visible_devices
+from chord.sampling.vllm_server import LOOPBACK, Endpoint, Settings, serving, visible_devices
 from chord.training.engine import World
 
 WHERE = "execution.vllm"
@@ -79,6 +79,16 @@ def difference(held: Held, version: int, wanted: Mapping[str, int]) -> str:
     )
 
 
+def tied_names(model: PreTrainedModel) -> dict[str, str]:
+    """Other names of weights that are there once, like an output head that is the embedding."""
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: first[id(parameter)] for name, parameter in every if first[id(parameter)] != name}
+
+
+# --- start ---------------------------------------------------------------------------------------
+
+
 def start(
     run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end_ids: list[int], world: World, room: Path
 ) -> HandOver:
@@ -87,31 +97,27 @@ def start(
     `room` is a folder, to be made, for what servers read and log.
     """
     settings = run.execution.vllm or Vllm()
+    shared = {"memory_share", "cache_gb", "enforce_eager", "sleep", "batch_invariant", "options"}
     engine = Engine(
         dtype=settings.dtype or run.execution.compute_dtype,
         rows=run.execution.sampler_rows,
         context=settings.context_tokens or model.config.max_position_embeddings,
-        memory_share=settings.memory_share,
-        cache_gb=settings.cache_gb,
-        eager=settings.enforce_eager,
-        sleep=settings.sleep,
-        batch_invariant=settings.batch_invariant,
-        options=settings.options,
         where=WHERE,
+        **settings.model_dump(include=shared),
     )
-    if settings.placement == "server":
+    if settings.placement == "colocated":
+        with tempfile.TemporaryDirectory() as config:
+            _write_config(model, Path(config))
+            sampler = VllmSampler(Path(config), end_ids, engine)
+    else:
         stack = ExitStack()
         if settings.address is not None:
             servers = [_given(settings.address)]
         else:
             started = _started(settings, engine, model, tokenizer, room, stack) if world.leads else []
-            servers = world.from_leader([Endpoint(LOOPBACK, server.port, server.key) for server in started])
+            servers = world.from_leader(started)
         folder = room if world.leads else None
-        sampler = ServerSampler(servers, end_ids, engine.context, engine.rows, folder, stack.close)
-    else:
-        with tempfile.TemporaryDirectory() as config:
-            _write_config(model, Path(config))
-            sampler = VllmSampler(Path(config), end_ids, engine)
+        sampler = ServerSampler(servers, end_ids, engine, folder, stack.close)
     return HandOver(sampler, world, tied_names(model))
 
 
@@ -130,7 +136,7 @@ def _started(
     tokenizer: PreTrainedTokenizerBase,
     room: Path,
     stack: ExitStack,
-) -> list[Server]:
+) -> list[Endpoint]:
     """Servers that end with `stack`, set up as the engine in this process would be, but with routes for weights."""
     check_device(engine)
     stack.callback(shutil.rmtree, room, ignore_errors=True)
@@ -142,12 +148,13 @@ def _started(
     for name in ("model", "load_format", "skip_tokenizer_init"):
         del options[name]
     environment = {"VLLM_SERVER_DEV_MODE": "1"}
-    if engine.eager:
+    if engine.enforce_eager:
         environment["TORCHDYNAMO_DISABLE"] = "1"  # vLLM compiles a few functions in spite of enforce_eager
     if engine.batch_invariant:
         environment["VLLM_BATCH_INVARIANT"] = "1"
     how = Settings(replicas=settings.replicas, options=options, where=WHERE, environment=environment)
-    return stack.enter_context(serving(room / "model", how, room, devices_beside_the_learner()))
+    servers = stack.enter_context(serving(room / "model", how, room, devices_beside_the_learner()))
+    return [Endpoint(LOOPBACK, server.port, server.key) for server in servers]
 
 
 def devices_beside_the_learner() -> list[str]:
@@ -159,13 +166,6 @@ def devices_beside_the_learner() -> list[str]:
             " besides: ask for more, or for placement colocated"
         )
     return devices[ranks:]
-
-
-def tied_names(model: PreTrainedModel) -> dict[str, str]:
-    """Other names of weights that are there once, like an output head that is the embedding."""
-    first = {id(parameter): name for name, parameter in model.named_parameters()}
-    every = model.named_parameters(remove_duplicate=False)
-    return {name: first[id(parameter)] for name, parameter in every if first[id(parameter)] != name}
 
 
 def _write_config(model: PreTrainedModel, folder: Path) -> None:

@@ -23,6 +23,7 @@ import chord.training.train
 from chord.provenance.digest import job_code
 from chord.training import checkpoint, engine
 from chord.training.checkpoint import LineLog
+from chord.training.setup import Training
 from chord.training.transformers_sampler import TransformersSampler
 
 PLACES = {
@@ -36,9 +37,9 @@ PLACES = {
     "writing a checkpoint": (checkpoint, "save_file"),
     "hashing a checkpoint": (checkpoint, "file_sha256"),
     "dropping old checkpoints": (checkpoint.shutil, "rmtree"),
-    "outputs": (chord.training.train, "write_outputs"),
+    "outputs": (Training, "write_outputs"),
     "copying candidates": (chord.training.setup.shutil, "copyfile"),
-    "dropping the state": (chord.training.train, "drop_state"),
+    "dropping the state": (Training, "drop_state"),
 }
 
 job_code("chord train", {})  # all children keep what was parsed for it

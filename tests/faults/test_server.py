@@ -17,8 +17,15 @@ import pytest
 
 from chord.errors import UserError
 from chord.sampling import vllm_server as servers
-from chord.sampling.guard import below
-from chord.sampling.vllm_server import ServerError, Settings, check_options, device_groups, engine_options, serving
+from chord.sampling.vllm_server import (
+    ServerError,
+    Settings,
+    below,
+    check_options,
+    device_groups,
+    engine_options,
+    serving,
+)
 from tests import warm
 from tests.tiny_model import tiny_model
 

@@ -14,7 +14,7 @@ from chord.config.recipe import Recipe
 from chord.config.study import Execution, PolicyLoss
 from chord.objective import MuConstant
 from chord.training import policy
-from chord.training.batch import Sequence
+from chord.training.gradient import Sequence
 
 VOCABULARY = 23
 POLICY = PolicyLoss(clip_low=0.2, clip_high=0.2, advantage_epsilon=1e-6)

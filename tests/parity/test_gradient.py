@@ -194,7 +194,7 @@ def test_pure_grpo_is_bit_equal_to_a_plain_policy_gradient():
 
 def _all_logp(model, sequences):
     """Log-probabilities of all response tokens in one packed row, in the order of the plan (longest first)."""
-    from chord.training.batch import pack, plan
+    from chord.training.gradient import pack, plan
 
     order = plan([len(s) for s in sequences], 100_000)[0]
     batch = pack([sequences[index] for index in order], torch.device("cpu"), torch.float32)

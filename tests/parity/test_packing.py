@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chord.training.batch import Sequence, pack, plan
+from chord.training.gradient import Sequence, pack, plan
 from chord.training.policy import token_statistics
 from tests.parity.reference import plain_copy, random_batch, small_model
 

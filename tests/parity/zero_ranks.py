@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 
 from chord.config.study import Optimiser, Zero
-from chord.training.batch import IDLE, Sequence, pack
 from chord.training.engine import Engine, Plain, World, adam, join_world, leave_world
-from chord.training.gradient import accumulate_gradient
+from chord.training.gradient import IDLE, Sequence, accumulate_gradient, pack
 from chord.training.sharded import Sharded
 from tests.parity.reference import POLICY, execution, random_batch, recipe, small_model
 

@@ -20,9 +20,8 @@ from chord.errors import ConfigError
 from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Outcome, Problem, Trace, read_lines, write_lines
-from chord.sampling.guard import below
 from chord.sampling.protocol import Request, Sampled
-from chord.sampling.vllm_server import LOOPBACK, Endpoint
+from chord.sampling.vllm_server import LOOPBACK, Endpoint, below
 from chord.steps import of_traces
 from tests import warm
 from tests.faults.test_server import listening

@@ -450,8 +450,8 @@ def everywhere(old: str, new: str) -> Edit:
 
 
 def rename_a_module(tree: Path) -> None:
-    (tree / "chord/training/batch.py").rename(tree / "chord/training/sorting.py")
-    everywhere(r"chord\.training\.batch\b", "chord.training.sorting")(tree)
+    (tree / "chord/training/gradient.py").rename(tree / "chord/training/sorting.py")
+    everywhere(r"chord\.training\.gradient\b", "chord.training.sorting")(tree)
 
 
 def split_a_module(tree: Path) -> None:
@@ -553,10 +553,11 @@ NOTHING: dict[str, Edit] = {
     "a new reward": edit(("chord/grading/graders.py", "def reward(", f"{REWARD}def reward(")),
     "a new grader": edit(("chord/grading/graders.py", "class Grader:", f"{GRADER}class Grader:")),
     "another import style": edit(
-        ("chord/training/batch.py", "from chord.records import derive", "from chord import records"),
-        ("chord/training/batch.py", "derive(seed", "records.derive(seed"),
-        ("chord/training/batch.py", "import numpy as np", "import numpy"),
-        ("chord/training/batch.py", "np.random.Generator(np.random", "numpy.random.Generator(numpy.random"),
+        ("chord/training/rollouts.py", "ValidationAnswer, derive\n", "ValidationAnswer\nfrom chord import records\n"),
+        ("chord/training/rollouts.py", "derive(seed", "records.derive(seed"),
+        ("chord/training/rollouts.py", "derive(self", "records.derive(self"),
+        ("chord/training/rollouts.py", "import numpy as np", "import numpy"),
+        ("chord/training/rollouts.py", "np.random.Generator(np.random", "numpy.random.Generator(numpy.random"),
     ),
     "an annotation": edit(
         ("chord/objective.py", "def shaped_imitation(logp: Tensor, ", 'def shaped_imitation(logp: "object", ')

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chord.training.batch import rows_at
+from chord.training.rollouts import rows_at
 
 
 @given(st.integers(1, 30), st.integers(0, 5), st.integers(0, 2**40))

@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from chord.config.study import Zero
-from chord.training.batch import IDLE, pack
+from chord.training.gradient import IDLE, pack
 from chord.training.policy import as_policy, token_statistics
 from chord.training.sharded import settings, tiny_like
 

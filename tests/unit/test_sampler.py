@@ -16,8 +16,8 @@ from chord.data.prompts import prompt_ids
 from chord.provenance.manifest import read_manifest
 from chord.records import Trace, ValidationAnswer, read_lines
 from chord.sampling.protocol import PromptError, Request
-from chord.training.batch import Sequence, pack
 from chord.training.engine import World
+from chord.training.gradient import Sequence, pack
 from chord.training.policy import token_statistics
 from chord.training.rollouts import Feed
 from chord.training.transformers_sampler import TransformersSampler, running_sum_of_blocks

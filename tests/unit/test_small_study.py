@@ -20,8 +20,9 @@ from chord.config.load import load
 from chord.data.prompts import end_ids, prompt_ids, response_ids
 from chord.records import Problem, Trace, derive, read_lines
 from chord.sampling.protocol import Request
-from chord.training.batch import Sequence, pack, rows_at
+from chord.training.gradient import Sequence, pack
 from chord.training.policy import configured_ends, load_policy, token_statistics
+from chord.training.rollouts import rows_at
 from chord.training.transformers_sampler import TransformersSampler
 from tests import warm
 from tests.unit.small_study import ROOT, demonstrate, prepare, run, smollm2, write_smollm2

@@ -69,10 +69,10 @@ def exchange_benchmarks(tree: Path) -> None:
 
 
 def rename_a_module(tree: Path) -> None:
-    (tree / "chord/training/batch.py").rename(tree / "chord/training/sorting.py")
+    (tree / "chord/training/gradient.py").rename(tree / "chord/training/sorting.py")
     for file in (tree / "chord").rglob("*.py"):
         text = file.read_text(encoding="utf-8")
-        file.write_text(text.replace("chord.training.batch ", "chord.training.sorting "), encoding="utf-8")
+        file.write_text(text.replace("chord.training.gradient ", "chord.training.sorting "), encoding="utf-8")
 
 
 def with_weight(weight: str) -> set[str]:

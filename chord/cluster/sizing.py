@@ -4,8 +4,8 @@
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -369,3 +369,83 @@ class Sizing:
             holds = costs.fits(device, self.machine) and (gpus is None or gpus >= devices)
             return Need(devices if gpus is None else gpus, 1, 1, device, host, seconds, holds)
         return Need(0, 1, 1, 0.0, MEMORY_MARGIN * host, seconds, not self.site.gpus)
+
+
+# --- what the rules ask of a cluster ---
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What rules ask of a cluster for the study's jobs, under Snakemake's `settings` of resources."""
+
+    project: Project
+    settings: Any
+    is_main: bool  # not a job that was sent
+    sizing: Sizing | None  # None where the profile names no `site`
+    needs: dict[Work, Need] = field(default_factory=dict)  # once looked up
+
+    @classmethod
+    def of(cls, project: Project, settings: Any, is_main: bool) -> "Requests":
+        """Raises UserError where a study, model or machine of the profile's site is not known."""
+        site = site_of(settings.overwrite_resources)
+        return cls(project, settings, is_main, Sizing.of(project, Path("."), site) if site else None)
+
+    @property
+    def retries(self) -> int | None:
+        """How often a job that continues what it saved begins again; None where jobs are sent: the profile says it.
+
+        One that failed for a reason of its own fails again there, soon. A job that was sent ends, and is sent again
+        with more time.
+        """
+        return 3 if self.is_main and self.settings.nodes is None else None
+
+    def of_rule(self, rule: str) -> dict[str, Any]:
+        """Resources of the jobs of a rule, as the plan needs them; what a profile says of the rule counts more."""
+        resources = {name: self._planned(rule, name) for name in self.sizing.resources_named} if self.sizing else {}
+        to_a_cluster = self.is_main and self.settings.nodes is not None and self.settings.default_resources is not None
+        return resources | ({"slurm_extra": self._told_before_its_end} if to_a_cluster and rule in TRAINS else {})
+
+    def _planned(self, rule: str, name: str) -> Callable[..., Any]:
+        def value(wildcards: Any, attempt: int) -> Any:
+            of = next(filter(None, map(wildcards.get, ("arm", "start", "traces"))))
+            return self._resources(Work(rule, of, wildcards.get("benchmark", "")), attempt)[name]
+
+        return value
+
+    def _resources(self, work: Work, attempt: int) -> dict[str, Any]:
+        assert self.sizing is not None, "only a site has resources"
+        if work not in self.needs:
+            given = self.settings.overwrite_resources.get(work.rule, {})
+            gpus, nodes = (given[name].raw if name in given else None for name in ("gres", "nodes"))
+            spread = nodes if isinstance(nodes, int) else 1
+            self.needs[work] = self.sizing.need(work, gpus_named(gpus) if "gres" in given else None, spread)
+        return self.sizing.resources(self.needs[work], attempt)
+
+    def _told_before_its_end(
+        self, wildcards: Any, input: Any, attempt: int, threads: int, rulename: str, async_run: Any
+    ) -> str:
+        """`slurm_extra` of all jobs, and that Slurm tells a training five minutes before its time is up."""
+        known = {"input": input, "attempt": attempt, "threads": threads, "rulename": rulename, "async_run": async_run}
+        extra = self.settings.default_resources.get("slurm_extra").evaluate(wildcards, **known).value
+        return f"{extra or ''} --signal=USR1@300".lstrip()
+
+    def shown(self, wildcards: Any, resources: Any) -> str:
+        """What a job is sent to Slurm with, for its message: partition, GPUs, memory and minutes; nothing elsewhere."""
+        if resources.get("slurm_partition") is None:
+            return ""
+        names = ("slurm_partition", "gres", "nodes", "mem_mb", "runtime")
+        return "".join(f"; {name} {value}" for name in names if (value := resources.get(name)) is not None)
+
+    def launcher(self, wildcards: Any, resources: Any, threads: int) -> str:
+        """What goes before the command of a training: a process for each GPU that learns, where there are several."""
+        nodes = int(resources.get("nodes", 1))
+        gpus, beside = divided(resources.get("gres"), self.project.study.execution)
+        if gpus * nodes - beside == 1:
+            return ""
+        start = wildcards.get("start")
+        run = f"models/{start}" if start else f"runs/{wildcards.arm}/seed-{wildcards.seed}"
+        served = f"--beside {beside} " if beside else ""
+        command = f"python -m chord launch --per-node {gpus} {served}--logs results/{wildcards.study}/{run}/ranks -- "
+        cpus = resources.get("cpus_per_task", threads)
+        each = f"--nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --cpus-per-task={cpus} --kill-on-bad-exit=1"
+        return command if nodes == 1 else f"{resources.get('mpi', 'srun')} {each} {command}"

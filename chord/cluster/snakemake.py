@@ -1,21 +1,25 @@
-"""Which jobs Snakemake would run for a target, by its own summary, and what its rules tell each. Runs none of them."""
+"""Snakemake and this project: what its Snakefile does beyond rules, and which jobs and commands it would run."""
 
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
+from chord.config.project import refusal
 from chord.errors import UserError
+from chord.provenance import commands, freshness
 from chord.provenance.commands import Told
-
-if TYPE_CHECKING:
-    from snakemake.jobs import Job
-    from snakemake.workflow import Workflow
+from chord.provenance.files import SNAKEMAKE_IN
+from chord.steps import Dag
 
 TELL = "CHORD_TELL"  # names a file: the Snakefile writes there what its rules tell each job
 
@@ -69,46 +73,152 @@ def _by_job(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
     return jobs
 
 
-# --- what the rules tell each job --------------------------------------------------------------
+# --- inside Snakemake, while it reads the rules ---
+
+
+@contextmanager
+def refusals_end(workflow: Any) -> Iterator[None]:
+    """A UserError ends Snakemake with its words alone; nothing is left on disk."""
+    try:
+        yield
+    except UserError as error:
+        for log in workflow.logger_manager.get_logfile():
+            with suppress(OSError):
+                os.remove(log)
+                os.removedirs(os.path.dirname(log))
+        sys.exit(str(error))
 
 
 class _NoGraph(NamedTuple):
     """Stands for the graph of jobs, which is not there yet while the Snakefile is read; a command needs no more."""
 
-    workflow: "Workflow"
+    workflow: Any
 
-    def jobid(self, job: "Job") -> int:
+    def jobid(self, job: Any) -> int:
         """Jobs have no number yet."""
         return 0
 
 
-def told_by(workflow: "Workflow", results: str, keys: Iterable[str]) -> dict[str, Told]:
-    """What the rules of a Snakefile that was read tell the job of each manifest or run.json below `results`."""
-    from snakemake.iocontainers import ResourceList
-    from snakemake.jobs import Job
+@dataclass(frozen=True)
+class RulesBeingRead:
+    """The rules of a Snakefile that is read, and the study that they are for; prepares Snakemake itself for it."""
 
-    # What a profile gives to a job says where it runs; some of it Snakemake can only work out later, from the files.
-    nothing = ResourceList(fromdict={"_cores": 1, "_nodes": 1})
-    found = {}
-    for key in keys:
-        path = f"{results}/{key}"
-        for rule in workflow.rules:
-            if any(output.match(path) for output in rule.output):
-                job = Job(rule, _NoGraph(workflow), rule.get_wildcards(path))
-                job._resources = nothing
-                if job.shellcmd:
-                    found[key] = Told(job.shellcmd, tuple(map(str, job.input)))
-    return found
+    workflow: Any
+    dag: Dag
+    stale: dict[str, list[freshness.Change]] = field(default_factory=dict)  # filled when all rules are known
+
+    def __post_init__(self) -> None:
+        """Settle clocks, signals and the environment of jobs."""
+        from snakemake.shell import shell
+
+        _clocks_decide_nothing()
+        if self.workflow.is_main_process:  # by this `chord resume` finds what a killed Snakemake left running
+            os.environ[SNAKEMAKE_IN] = os.path.realpath(".")
+        else:  # Slurm tells a whole job that its time is nearly up; only the training may answer, which saves and ends
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        # `.venv/bin/snakemake` starts jobs with its own Python, activated or not. Conda and containers bring theirs.
+        if not self.workflow.deployment_settings.deployment_method:
+            shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
+
+    @property
+    def results(self) -> Path:
+        """The folder of the study."""
+        return Path("results", self.dag.project.study.name)
+
+    def because(self, rule: str) -> Callable[..., list[str]]:
+        """Among the inputs of a rule, no file: where its manifest is stale, Snakemake is told to run the job again."""
+
+        def told(wildcards: Any) -> list[str]:
+            key = self.dag.job(rule, wildcards).key
+            if key in self.stale:
+                self.workflow.dag.forcefiles.add(f"{self.results}/{key}")
+            return []
+
+        return told
+
+    def look_over(self) -> None:
+        """Find, and say, what of results/ the present code, settings, rules, pins and files would not make again."""
+        if not self.workflow.is_main_process:
+            return  # a job of a cluster or a container: it was told to run
+        from snakemake.exceptions import WorkflowError
+
+        keys, asked_by = [*self.dag.specs, *self.dag.run_texts], os.environ.get(TELL)
+        told = self._told(key for key in keys if asked_by or (self.results / key).exists())
+        if asked_by:
+            Path(asked_by).write_text(json.dumps(told), encoding="utf-8")
+        texts = self.dag.run_texts | commands.texts(told)
+        try:
+            self.stale.update(freshness.survey(self.results, self.dag.specs, texts))
+        except UserError as error:
+            raise WorkflowError(str(error)) from None
+        commands.add_changes(self.stale, told, self.results)
+        for line in freshness.summary(self.stale):
+            print(line, file=sys.stderr)
+
+    def _told(self, keys: Iterator[str]) -> dict[str, Told]:
+        """What the rules tell the job of each manifest or run.json."""
+        from snakemake.iocontainers import ResourceList
+        from snakemake.jobs import Job
+
+        # What a profile gives to a job says where it runs; some of it Snakemake only works out later, from files.
+        nothing = ResourceList(fromdict={"_cores": 1, "_nodes": 1})
+        found = {}
+        for key in keys:
+            path = f"{self.results}/{key}"
+            for rule in self.workflow.rules:
+                if any(output.match(path) for output in rule.output):
+                    job: Any = Job(rule, _NoGraph(self.workflow), rule.get_wildcards(path))  # pyright: ignore[reportArgumentType]
+                    job._resources = nothing
+                    if job.shellcmd:
+                        found[key] = Told(job.shellcmd, tuple(map(str, job.input)))
+        return found
+
+    def refuse_other_targets(self) -> None:
+        """Ends Snakemake where the command line names what none of the rules makes, with the nearest name."""
+        if not self.workflow.is_main_process or "snakemake" not in Path(sys.argv[0]).parts[-2:]:
+            return  # a job, or a program that plans by itself
+        from snakemake.cli import get_argument_parser
+
+        def is_made(target: str) -> bool:
+            path = target if os.path.isabs(target) else os.path.relpath(target)
+            return any(rule.name == target or rule.is_producer(path) for rule in self.workflow.rules)
+
+        def every_file() -> set[str]:
+            return {f"{self.results}/{path}" for name in self.dag.built for path in self.dag.behind(name)}
+
+        # The workflow learns its targets after the Snakefile is read, so they are read as Snakemake reads them.
+        for target in get_argument_parser().parse_known_args(sys.argv[1:])[0].targets:
+            if reason := refusal(self.dag.project, target, is_made, every_file):
+                with refusals_end(self.workflow):
+                    raise UserError(reason)
 
 
-def is_asked() -> bool:
-    """Whether `asked` started this Snakemake, so that it should `answer`."""
-    return TELL in os.environ
+def _clocks_decide_nothing() -> None:
+    """Turns off where Snakemake compares times of files, for which it has no option.
+
+    An input that is newer than what was made of it need not be another one, and an older one need not be the same: what
+    changed is in `stale`. And what a job made is whole though the clock of its machine, or of who wrote an input, is
+    wrong; Snakemake would delete it. What reads the output of a job that runs still runs after it.
+    """
+    from snakemake import __version__ as version
+    from snakemake.dag import DAG
+    from snakemake.exceptions import WorkflowError
+    from snakemake.io import _IOFile
+
+    async def is_newer(file: Any, time: Any) -> bool:
+        return False
+
+    async def check_output_mtime(dag: Any, job: Any, outputs: Any) -> None:
+        return None
+
+    for place, ours in ((_IOFile, is_newer), (DAG, check_output_mtime)):
+        if not callable(getattr(place, ours.__name__, None)):
+            found = f"found Snakemake {version}, whose {place.__name__} has no {ours.__name__}"
+            raise WorkflowError(f"{found}, expected the version of envs/workflow.txt; install it")
+        setattr(place, ours.__name__, ours)
 
 
-def answer(told: Mapping[str, Told]) -> None:
-    """Writes down what `asked` reads."""
-    Path(os.environ[TELL]).write_text(json.dumps(told), encoding="utf-8")
+# --- what the rules tell each job ---
 
 
 def asked(root: Path, config: Sequence[str]) -> dict[str, Told]:

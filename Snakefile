@@ -26,7 +26,7 @@ include: "workflow/rules/report.smk"
 # Every table and figure that the study builds, not only those that config/config.yaml names; hours where `all` is minutes.
 rule everything:
     input:
-        [file for artefact in HERE for file in files_of(artefact)],
+        [file for artefact in dag.built for file in files_of(artefact)],
     message:
         "Every table and figure of the study is in results/"
 
@@ -40,5 +40,5 @@ rule all:
         "All that config/config.yaml names is in results/"
 
 
-refuse_other_targets()
-stale |= looked_over()
+rules_read.refuse_other_targets()
+rules_read.look_over()

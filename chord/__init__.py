@@ -43,8 +43,7 @@ VERBS = {
     "judge": Verb("chord.findings.judge", "say which claims of the paper hold", False),
     "report": Verb("chord.audit.report", "put tables, figures and claims on one page", False),
     "launch": Verb("chord.cluster.launch", "start the ranks of a training on one node", False),
-    "probe": Verb("chord.cluster.probe", "look at the node that this runs on, for `chord doctor`", False),
-    "submissions": Verb("chord.cluster.submissions", "say what Snakemake would submit, for `chord doctor`", False),
+    "submissions": Verb("chord.cluster.snakemake", "say what Snakemake would submit, for `chord doctor`", False),
 }
 
 

@@ -524,6 +524,29 @@ class Dag:
         """The jobs that `snakemake` without a target needs, by key."""
         return self.below(self.chosen)
 
+    @cached_property
+    def built(self) -> list[str]:
+        """The tables and figures that the study builds."""
+        return [name for name in self.project.artefacts if not self.project.why_not(name)]
+
+    def behind(self, artefact: str) -> list[str]:
+        """The files of all jobs that a table, a figure or `claims` stands on, its own too."""
+        names = self.project.choice.artefacts if artefact == "claims" else [artefact]
+        jobs = self.below(self.artefact(name).key for name in names).values()
+        return sorted({path for job in jobs for path in job.outputs.values()})
+
+    def ahead(self, rule: str, wildcards: Wildcards) -> list[list[str]]:
+        """Other benchmarks that tables show of this model: its name, what its job reads but the model, and writes."""
+        project, found = self.project, []
+        tables = [project.artefacts[name] for name in self.built if wildcards["arm"] in project.artefacts[name].arms]
+        shown = {benchmark for table in tables for benchmark in benchmarks_of(project.study, table)}
+        for benchmark in project.study.benchmarks:
+            if benchmark in shown and benchmark != wildcards["benchmark"]:
+                job = self.job(rule, {**wildcards, "benchmark": benchmark})
+                reads = [path for name, path in job.reads.items() if name != "model"]
+                found.append([benchmark, *cast("list[str]", reads), next(iter(job.outputs.values()))])
+        return found
+
 
 def _listed(paths: str | list[str]) -> list[str]:
     return [paths] if isinstance(paths, str) else paths

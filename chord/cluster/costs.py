@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from chord.config.planning import Dimensions, Lengths, Machine, Planning
@@ -97,168 +98,9 @@ def saved_gb(shape: Dimensions, dtype: str) -> float:
     return stored_bytes(dtype) * parameters(shape) / GB
 
 
-# --- memory: the most that one rank needs, part by part, in 10^9 bytes; upper estimates ---
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How one training is laid out over its ranks. Defaults are those of a study that names none of it."""
-
-    ranks: int = 1
-    zero_stage: int = 0
-    offload: bool = False
-    recompute: bool = False
-    micro_batch_tokens: int = 0
-    engine_share: float = 0.0  # of the device's memory, taken by a colocated vLLM
-    engine_sleeps: bool = False  # and given back while the learner works
-
-    @classmethod
-    def of(cls, study: Study, ranks: int) -> "Setting":
-        """What the study says, with as many ranks."""
-        execution, engine = study.execution, study.execution.vllm
-        return cls(
-            ranks=ranks,
-            zero_stage=execution.zero.stage,
-            offload=execution.zero.offload != "none",
-            recompute=execution.recompute_activations,
-            micro_batch_tokens=execution.micro_batch_tokens,
-            engine_share=(engine.memory_share or 0.0) if engine and engine.placement == "colocated" else 0.0,
-            engine_sleeps=engine is not None and engine.sleep,
-        )
-
-
-@dataclass(frozen=True)
-class Peak:
-    """What a rank holds at its fullest moment: on its device, and of the host where the two differ."""
-
-    device: dict[str, float]
-    host: dict[str, float]
-
-    @property
-    def device_gb(self) -> float:
-        """All parts on the device together."""
-        return sum(self.device.values())
-
-
-def training_peak(study: Study, shape: Dimensions, machine: Machine, setting: Setting) -> Peak:
-    """While a micro-batch is learned from: weights, gradients, moments, activations, logits."""
-    dtype = study.execution.compute_dtype
-    size, stored = parameters(shape), stored_bytes(dtype)
-    full: dict[str, float] = {"weights": stored * size, "gradients": stored * size, "moments": 2 * stored * size}
-    for name in list(full)[3 - setting.zero_stage :]:  # each stage of ZeRO shares one more, the moments first
-        full[name] /= setting.ranks
-    if BYTES[dtype] < stored:
-        full["weights cast for computing"] = BYTES[dtype] * size
-    if setting.zero_stage == 3:
-        full["whole weights to sample from"] = stored * size  # chord.training.engine: `readable`
-    full["activations"] = _activations(shape, setting, dtype)
-    # One chunk: as computed, in float32, their log-softmax, its exponential, and one gradient.
-    rows = min(study.execution.logit_chunk_tokens, setting.micro_batch_tokens)
-    full["logits"] = rows * shape.vocab_size * (BYTES[dtype] + 4 * stored)
-    device = {name: value / GB for name, value in full.items()}
-    if setting.engine_share and not setting.engine_sleeps:
-        device["vLLM"] = setting.engine_share * machine.memory_gb
-    host = {"libraries": machine.base_gb}
-    if setting.offload:
-        host["moments"] = device.pop("moments")
-    return Peak(device | {"libraries": machine.base_gb}, host)
-
-
-def _activations(shape: Dimensions, setting: Setting, dtype: str) -> float:
-    """Bytes that the backward pass of a micro-batch reads: every layer's, or one layer's and the inputs of the rest.
-
-    A layer keeps two normalised inputs, queries, keys, values and the attention's output, three of the feed-forward's
-    inner states and the product of two of them, each in the compute dtype, and the residual stream twice as stored.
-    """
-    tokens = setting.micro_batch_tokens
-    heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
-    wide = 4 * shape.intermediate_size * shape.experts_per_token
-    stream = shape.hidden_size * stored_bytes(dtype)
-    layer = tokens * ((2 * shape.hidden_size + heads * shape.head_size + wide) * BYTES[dtype] + 2 * stream)
-    if setting.recompute:
-        return layer + shape.num_hidden_layers * tokens * stream
-    return shape.num_hidden_layers * layer
-
-
-def sampling_peak(study: Study, shape: Dimensions, machine: Machine, setting: Setting, longest: float) -> Peak:
-    """While a training samples: weights and moments stay; beside them vLLM's share, or keys, values and logits."""
-    dtype = study.execution.compute_dtype
-    whole = saved_gb(shape, dtype)
-    moments = 2 * whole / (setting.ranks if setting.zero_stage else 1)
-    parts = whole / setting.ranks if setting.zero_stage == 3 else 0.0
-    device = {"weights": whole + parts, "moments": 0.0 if setting.offload else moments, "libraries": machine.base_gb}
-    if setting.engine_share:
-        device["vLLM"] = setting.engine_share * machine.memory_gb
-    else:
-        asked = study.rollouts.prompts_per_step * study.rollouts.per_prompt
-        rows = min(-(-asked // setting.ranks), study.execution.sampler_rows)
-        cast = BYTES[dtype] * parameters(shape) / GB if BYTES[dtype] < stored_bytes(dtype) else 0.0
-        device["weights cast for computing"] = cast
-        device["keys and values"] = rows * longest * cache_bytes(shape, dtype) / GB
-        device["logits"] = rows * shape.vocab_size * 4 * 8 / GB
-    return Peak(device, {"libraries": machine.base_gb})
-
-
-# --- whether a training fits a machine, which setting does not, and what would ---
+# --- work and memory of one study's policy on devices of one kind; upper estimates ---
 
 ROOM = 0.92  # of a device's memory: the allocator needs the rest
-
-
-def longest_sequence(study: Study, lengths: Lengths) -> int:
-    """Tokens of the longest sequence that a micro-batch must hold whole: a prompt with the longest answer allowed."""
-    return int(max(study.rollouts.max_response_tokens, lengths.expert) + study.rollouts.max_prompt_tokens)
-
-
-def fits(device_gb: float, machine: Machine) -> bool:
-    """Whether the device's memory holds it."""
-    return device_gb <= ROOM * machine.memory_gb
-
-
-def fullest(study: Study, shape: Dimensions, machine: Machine, setting: Setting, longest: int) -> Peak:
-    """The fuller of the two moments of a step: sampling, and learning from micro-batches that hold the longest."""
-    setting = replace(setting, micro_batch_tokens=max(setting.micro_batch_tokens, longest))
-    moments = training_peak(study, shape, machine, setting), sampling_peak(study, shape, machine, setting, longest)
-    return max(moments, key=lambda peak: peak.device_gb)
-
-
-def verdict(study: Study, shape: Dimensions, machine: Machine, setting: Setting, longest: int) -> list[str]:
-    """Sentences: it fits ("needs ..."); or what does not, by how much, and the first change of settings that would."""
-    setting = replace(setting, micro_batch_tokens=max(setting.micro_batch_tokens, longest))
-    peak = fullest(study, shape, machine, setting, longest)
-    many = f"{setting.ranks} x {machine.memory_gb:g} GB"
-    if fits(peak.device_gb, machine):
-        return [f"needs {many}: a rank holds {peak.device_gb:.1f} GB at its fullest"]
-    part, most = max(peak.device.items(), key=lambda item: item[1])
-    said = f"does not fit {many}: a rank would hold {peak.device_gb:.1f} GB, of which {part} {most:.1f} GB"
-    for changed, words in _changes(setting, longest):
-        found = fullest(study, shape, machine, changed, longest)
-        if fits(found.device_gb, machine):
-            on_host = f", and {sum(found.host.values()):.1f} GB of the host" if changed.offload else ""
-            return [said, f"would fit with {words}: {found.device_gb:.1f} GB a rank{on_host}"]
-    return [said, "no setting known here would fit: take more devices, larger ones or a shorter budget of tokens"]
-
-
-def _changes(setting: Setting, longest: int) -> Iterator[tuple[Setting, str]]:
-    """Other settings, the cheapest change first, each with its name in the study's file."""
-    words: dict[str, str] = {}
-    for is_other, name, key, value in (
-        (setting.micro_batch_tokens > longest, "micro_batch_tokens", "micro_batch_tokens", longest),
-        (not setting.recompute, "recompute", "recompute_activations", True),
-        *((stage > setting.zero_stage, "zero_stage", "zero.stage", stage) for stage in (1, 2, 3)),
-        (not setting.offload, "offload", "zero.offload", True),
-    ):
-        if is_other:
-            setting = replace(setting, **{name: value})
-            shown = "optimiser" if name == "offload" else str(value).lower()
-            words[key] = f"execution.{key}: {shown}"
-            yield setting, ", ".join(words.values())
-
-
-# --- work: tokens and seconds of each kind of job ---
-
-# A step of training takes as long as its arithmetic at the machine's own speed, a step of decoding as long as reading
-# the weights and the keys and values, and neither less than its layers' least time (the roofline).
-
 TAIL = 3.0  # the longest answer of a batch, in mean lengths; bounded by the budget
 FLOPS = 1e12
 
@@ -279,16 +121,44 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Peak:
+    """What a rank holds at its fullest moment, part by part, in 10^9 bytes: on its device, and of the host."""
+
+    device: dict[str, float]
+    host: dict[str, float]
+
+    @property
+    def device_gb(self) -> float:
+        """All parts on the device together."""
+        return sum(self.device.values())
+
+
+def fits(device_gb: float, machine: Machine) -> bool:
+    """Whether the device's memory holds it."""
+    return device_gb <= ROOM * machine.memory_gb
+
+
+@dataclass(frozen=True)
 class Bench:
-    """What a cost is reckoned for: a study's policy on so many devices of a machine."""
+    """A study's policy of this shape on so many devices of a machine: what jobs take there, and what a rank holds.
+
+    A step of training takes as long as its arithmetic at the machine's own speed, a step of decoding as long as reading
+    the weights and the keys and values, and neither less than its layers' least time (the roofline).
+    """
 
     study: Study
     shape: Dimensions
     machine: Machine
     lengths: Lengths
     devices: int
-    recompute: bool = False
     at_once: int = 0  # answers that are sampled side by side on a device; 0: as the study's own sampler does
+
+    @property
+    def dtype(self) -> str:
+        """What is computed with."""
+        return self.study.execution.compute_dtype
+
+    # --- seconds ---
 
     def training(self, arm: str, recipe: Recipe, rows: int) -> Cost:
         """One training; `rows` are the expert rows of a step."""
@@ -296,15 +166,13 @@ class Bench:
         rollouts = study.rollouts.prompts_per_step * study.rollouts.per_prompt if recipe.needs_rollouts else 0
         sampling, imitating = recipe.mu.shares()
         answer = self.lengths.of(arm)
-        trace = self.lengths.expert + self.lengths.prompt
-        seconds = self.machine.start_seconds
         learned = sampling * rollouts * answer + imitating * rows * self.lengths.expert
-        seconds += steps * self.learning(sampling * rollouts, answer) + steps * self.learning(imitating * rows, trace)
-        if rollouts:
-            seconds += steps * sampling * self.decoding(rollouts, answer)
+        step = self.learning(sampling * rollouts, answer)
+        step += self.learning(imitating * rows, self.lengths.expert + self.lengths.prompt)
+        step += sampling * self.decoding(rollouts, answer) if rollouts else 0.0
         validations = 1 + math.ceil(steps / study.validation.every_steps)
         problems = study.validation.problems * study.validation.samples_per_problem
-        seconds += validations * self.decoding(problems, answer)
+        seconds = self.machine.start_seconds + steps * step + validations * self.decoding(problems, answer)
         sampled = steps * sampling * rollouts * answer + validations * problems * answer
         return Cost(seconds, self.devices, steps * learned, sampled)
 
@@ -317,42 +185,154 @@ class Bench:
         """Seconds of the forward and backward passes over `rows` sequences, shared between the devices."""
         if rows <= 0:
             return 0.0
-        tokens = rows * (length + self.lengths.prompt) / self.devices
-        passes = 4 if self.recompute else 3  # backward is two forwards; with recomputation one more
+        execution, tokens = self.study.execution, rows * (length + self.lengths.prompt) / self.devices
+        passes = 4 if execution.recompute_activations else 3  # backward is two forwards; with recomputation one more
         operations = passes * forward_operations(self.shape, tokens, length) + 8 * tokens * head_parameters(self.shape)
-        batches = math.ceil(tokens / self.study.execution.micro_batch_tokens)
+        batches = math.ceil(tokens / execution.micro_batch_tokens)
         least = batches * passes * self.shape.num_hidden_layers * self.machine.layer_seconds
         return max(operations / (self._speed() * self.machine.trains_at), least)
 
     def decoding(self, rows: float, length: float) -> float:
         """Seconds until the last of `rows` answers of this mean length is done, shared between the devices."""
-        study = self.study
         each = math.ceil(rows / self.devices)
-        longest = min(study.rollouts.max_response_tokens, TAIL * length)
-        seconds = 0.0
-        while each > 0:
-            batch = min(each, self.at_once or study.execution.sampler_rows)
-            seconds += longest * self._decode_step(batch, length, longest)
-            each -= batch
-        return seconds
+        longest = min(self.study.rollouts.max_response_tokens, TAIL * length)
+        most = self.at_once or self.study.execution.sampler_rows
+        batches = [most] * (each // most) + [each % most] * (each % most > 0)
+        return sum(longest * self._decode_step(batch, length, longest) for batch in batches)
 
     def _decode_step(self, batch: int, length: float, longest: float) -> float:
         """Seconds of one token for each row still running; a row runs for `length` of `longest` steps on average."""
+        shape, machine = self.shape, self.machine
         running = max(1.0, batch * length / longest)
-        dtype = self.study.execution.compute_dtype
-        context = self.lengths.prompt + length / 2
-        read = BYTES[dtype] * (parameters(self.shape) - (0 if self.shape.tied else head_parameters(self.shape)))
-        read += running * context * cache_bytes(self.shape, dtype)
-        memory = read / (self.machine.bandwidth_gb_s * 1e9 * self.machine.decodes_at)
-        layer = layer_parameters(self.shape, self.shape.experts_per_token)
-        matrices = self.shape.num_hidden_layers * layer + head_parameters(self.shape)
-        arithmetic = 2 * running * matrices / (self._speed() * self.machine.decodes_at)
-        return max(memory, arithmetic, self.shape.num_hidden_layers * self.machine.layer_seconds)
+        read = BYTES[self.dtype] * (parameters(shape) - (0 if shape.tied else head_parameters(shape)))
+        read += running * (self.lengths.prompt + length / 2) * cache_bytes(shape, self.dtype)
+        memory = read / (machine.bandwidth_gb_s * GB * machine.decodes_at)
+        matrices = shape.num_hidden_layers * layer_parameters(shape, shape.experts_per_token) + head_parameters(shape)
+        arithmetic = 2 * running * matrices / (self._speed() * machine.decodes_at)
+        return max(memory, arithmetic, shape.num_hidden_layers * machine.layer_seconds)
 
     def _speed(self) -> float:
         """Operations a second of one device at best, in the study's dtype."""
-        known, dtype = self.machine.tflops, self.study.execution.compute_dtype
-        return FLOPS * known.get(dtype, min(known.values()))
+        known = self.machine.tflops
+        return FLOPS * known.get(self.study.execution.compute_dtype, min(known.values()))
+
+    # --- memory of a training ---
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that a micro-batch must hold: a prompt with the longest answer allowed."""
+        rollouts = self.study.rollouts
+        return int(max(rollouts.max_response_tokens, self.lengths.expert) + rollouts.max_prompt_tokens)
+
+    def training_peak(self, tokens: int) -> Peak:
+        """While a micro-batch of so many tokens is learned from."""
+        execution, ranks = self.study.execution, self.devices
+        size, stored, computed = parameters(self.shape), stored_bytes(self.dtype), BYTES[self.dtype]
+        full: dict[str, float] = {"weights": stored * size, "gradients": stored * size, "moments": 2 * stored * size}
+        for name in list(full)[3 - execution.zero.stage :]:  # each stage of ZeRO shares one more, the moments first
+            full[name] /= ranks
+        if computed < stored:
+            full["weights cast for computing"] = computed * size
+        if execution.zero.stage == 3:
+            full["whole weights to sample from"] = stored * size  # chord.training.engine: `readable`
+        full["activations"] = self._activations(tokens)
+        # One chunk: as computed, in float32, their log-softmax, its exponential, and one gradient.
+        full["logits"] = min(execution.logit_chunk_tokens, tokens) * self.shape.vocab_size * (computed + 4 * stored)
+        device = {name: value / GB for name, value in full.items()}
+        if self._engine_gb and not (execution.vllm and execution.vllm.sleep):
+            device["vLLM"] = self._engine_gb
+        host = {"libraries": self.machine.base_gb}
+        if execution.zero.offload != "none":
+            host["moments"] = device.pop("moments")
+        return Peak(device | {"libraries": self.machine.base_gb}, host)
+
+    def _activations(self, tokens: int) -> float:
+        """Bytes that the backward pass reads: every layer's, or one layer's and the inputs of the rest.
+
+        A layer keeps two normalised inputs, queries, keys, values and the attention's output, three of the
+        feed-forward's inner states and the product of two of them, each in the compute dtype, and the residual stream
+        twice as stored.
+        """
+        shape = self.shape
+        heads = 2 * shape.num_attention_heads + 2 * shape.num_key_value_heads
+        wide = 4 * shape.intermediate_size * shape.experts_per_token
+        stream = shape.hidden_size * stored_bytes(self.dtype)
+        inner = (2 * shape.hidden_size + heads * shape.head_size + wide) * BYTES[self.dtype]
+        layer = tokens * (inner + 2 * stream)
+        if self.study.execution.recompute_activations:
+            return layer + shape.num_hidden_layers * tokens * stream
+        return shape.num_hidden_layers * layer
+
+    @property
+    def _engine_gb(self) -> float:
+        """Of a device, taken by a vLLM in the process of the rank."""
+        engine = self.study.execution.vllm
+        share = engine.memory_share if engine and engine.placement == "colocated" else None
+        return (share or 0.0) * self.machine.memory_gb
+
+    def sampling_peak(self) -> Peak:
+        """While a training samples: weights and moments stay; beside them vLLM's share, or keys, values and logits."""
+        execution, ranks = self.study.execution, self.devices
+        whole = saved_gb(self.shape, self.dtype)
+        device = {
+            "weights": whole + (whole / ranks if execution.zero.stage == 3 else 0.0),
+            "moments": 2 * whole / (ranks if execution.zero.stage else 1) if execution.zero.offload == "none" else 0.0,
+            "libraries": self.machine.base_gb,
+        }
+        if self._engine_gb:
+            device["vLLM"] = self._engine_gb
+        else:
+            asked = self.study.rollouts.prompts_per_step * self.study.rollouts.per_prompt
+            rows = min(-(-asked // ranks), execution.sampler_rows)
+            is_cast = BYTES[self.dtype] < stored_bytes(self.dtype)
+            device["weights cast for computing"] = is_cast * BYTES[self.dtype] * parameters(self.shape) / GB
+            device["keys and values"] = rows * self.longest * cache_bytes(self.shape, self.dtype) / GB
+            device["logits"] = rows * self.shape.vocab_size * 4 * 8 / GB
+        return Peak(device, {"libraries": self.machine.base_gb})
+
+    @cached_property
+    def fullest(self) -> Peak:
+        """The fuller of the two moments of a step: sampling, and learning from micro-batches that hold the longest."""
+        learning = self.training_peak(max(self.study.execution.micro_batch_tokens, self.longest))
+        return max(learning, self.sampling_peak(), key=lambda peak: peak.device_gb)
+
+    @property
+    def holds(self) -> bool:
+        """Whether a device's memory is enough."""
+        return fits(self.fullest.device_gb, self.machine)
+
+    def verdict(self) -> list[str]:
+        """Sentences: it fits; or what does not, by how much, and the first change of settings that would."""
+        peak, many = self.fullest, f"{self.devices} x {self.machine.memory_gb:g} GB"
+        if self.holds:
+            return [f"needs {many}: a rank holds {peak.device_gb:.1f} GB at its fullest"]
+        part, most = max(peak.device.items(), key=lambda item: item[1])
+        said = f"does not fit {many}: a rank would hold {peak.device_gb:.1f} GB, of which {part} {most:.1f} GB"
+        for changed, words in self._changes():
+            if changed.holds:
+                found, offloads = changed.fullest, changed.study.execution.zero.offload != "none"
+                on_host = f", and {sum(found.host.values()):.1f} GB of the host" if offloads else ""
+                return [said, f"would fit with {words}: {found.device_gb:.1f} GB a rank{on_host}"]
+        return [said, "no setting known here would fit: take more devices, larger ones or a shorter budget of tokens"]
+
+    def _changes(self) -> Iterator[tuple["Bench", str]]:
+        """Other settings, one after the other, the cheapest change first, each with its name in the study's file."""
+        execution, words = self.study.execution, dict[str, str]()
+        for name, value, is_other in (
+            ("micro_batch_tokens", self.longest, execution.micro_batch_tokens > self.longest),
+            ("recompute_activations", True, not execution.recompute_activations),
+            *(("zero.stage", stage, stage > execution.zero.stage) for stage in (1, 2, 3)),
+            ("zero.offload", "optimiser", execution.zero.offload == "none"),
+        ):
+            if is_other:
+                key, _, part = name.partition(".")
+                changed = execution.zero.model_copy(update={part: value}) if part else value
+                execution = execution.model_copy(update={key: changed})
+                words[name] = f"execution.{name}: {str(value).lower()}"
+                yield (
+                    replace(self, study=self.study.model_copy(update={"execution": execution})),
+                    ", ".join(words.values()),
+                )
 
 
 def steps_of(study: Study, recipe: Recipe, rows: int) -> int:

@@ -4,15 +4,15 @@
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
 from chord.cluster import costs
-from chord.cluster.costs import BYTES, GB, Bench, Cost, Setting, cache_bytes, dimensions, parameters, saved_gb, steps_of
+from chord.cluster.costs import BYTES, GB, Bench, Cost, cache_bytes, dimensions, parameters, saved_gb, steps_of
 from chord.config.planning import Dimensions, Lengths, Machine, Planning
 from chord.config.project import Project
 from chord.config.reading import validated
@@ -98,7 +98,7 @@ def divided(gres: object, execution: Execution) -> tuple[int, int]:
     return gpus, min(servers_of(execution), gpus - 1)
 
 
-# --- seconds ---
+# --- what jobs cost ---
 
 
 @dataclass(frozen=True)
@@ -108,98 +108,96 @@ class Layout:
     name: str
     machine: Machine
     devices: int
-    answering: int
+    answering: int = 1
 
 
-def shape_of(
-    study: Study, planning: Planning, folder: str, model: Model | None = None, root: Path = Path(".")
-) -> Dimensions:
-    """The shape of a model, by default a start, in a folder of models/ below `root`: its own file's if it is there."""
-    fetched = root / "results" / study.name / "models" / folder / "model"
-    return dimensions(model or start_models(study)[folder], planning, fetched)
+@dataclass(frozen=True)
+class Estimates:
+    """What the jobs of a study cost, by config/planning.yaml and the models that were fetched below `root`."""
 
+    project: Project
+    planning: Planning
+    root: Path = Path(".")
 
-def shapes_below(project: Project, planning: Planning, works: Iterable[Work], root: Path) -> dict[str, Dimensions]:
-    """The shape of each start model that the jobs compute with."""
-    starts = dict.fromkeys(start for work in works if (start := start_below(project, work)))
-    return {start: shape_of(project.study, planning, start, root=root) for start in starts}
+    @property
+    def lengths(self) -> Lengths:
+        """The study's mean lengths. Raises UserError where config/planning.yaml has none."""
+        study, known = self.project.study.name, self.planning.lengths
+        if study not in known:
+            raise UserError(f"config/planning.yaml: lengths has no '{study}', expected the study's mean lengths")
+        return known[study]
 
+    def machine(self, name: str, where: str) -> Machine:
+        """The machine of this name; `where` it was named. Raises UserError for one that is not known."""
+        if name not in self.planning.machines:
+            raise UserError(f"{where}: found '{name}', expected one of {', '.join(self.planning.machines)}")
+        return self.planning.machines[name]
 
-def start_below(project: Project, work: Work) -> str | None:
-    """The start model whose shape a job computes with; None for jobs that need no policy."""
-    if work.rule == "train_base":
-        return work.of
-    return start_of(project.arms, work.of) if work.rule in (*TRAINS, "generate", "choose") else None
+    def shape(self, folder: str, model: Model | None = None) -> Dimensions:
+        """The shape of a model, by default a start, in a folder of models/: its own file's if it is there."""
+        fetched = self.root / "results" / self.project.study.name / "models" / folder / "model"
+        return dimensions(model or start_models(self.project.study)[folder], self.planning, fetched)
 
+    def start(self, work: Work) -> str | None:
+        """The start model whose shape a job computes with; None for jobs that need no policy."""
+        if work.rule == "train_base":
+            return work.of
+        return start_of(self.project.arms, work.of) if work.rule in (*TRAINS, "generate", "choose") else None
 
-def lengths_of(study: Study, planning: Planning) -> Lengths:
-    """The study's mean lengths. Raises UserError where config/planning.yaml has none."""
-    if study.name not in planning.lengths:
-        raise UserError(f"config/planning.yaml: lengths has no '{study.name}', expected the study's mean lengths")
-    return planning.lengths[study.name]
+    def shapes(self, works: Iterable[Work]) -> dict[str, Dimensions]:
+        """The shape of each start model that the jobs compute with."""
+        return {start: self.shape(start) for start in dict.fromkeys(map(self.start, works)) if start}
 
+    def bench(self, shape: Dimensions, machine: Machine, devices: int) -> Bench:
+        """The study's policy of this shape there."""
+        return Bench(self.project.study, shape, machine, self.lengths, devices)
 
-def machine_of(planning: Planning, name: str, where: str) -> Machine:
-    """The machine of this name; `where` it was named. Raises UserError for one that is not known."""
-    if name not in planning.machines:
-        raise UserError(f"{where}: found '{name}', expected one of {', '.join(planning.machines)}")
-    return planning.machines[name]
+    def expert(self, traces: str) -> tuple[ExpertServed, Dimensions]:
+        """The served expert of these traces, and its shape."""
+        expert = expert_of(self.project.study, traces)
+        assert expert.source == "served", "only a served expert is asked"
+        return expert, self.shape(asked_expert(self.project.study, traces), expert.model)
 
+    def cost(self, work: Work, layout: Layout) -> Cost:
+        """Of one job, with the shape of the model that it computes with; one without a model costs its start alone."""
+        study, machine, lengths, start = self.project.study, layout.machine, self.lengths, self.start(work)
+        if work.rule == "ask_expert":  # on the devices of all its replicas
+            expert, shape = self.expert(work.of)
+            bench = self.bench(shape, machine, expert.tensor_parallel * expert.replicas)
+            questions = split_of(study, answered(study, work.of)).size * expert.samples_per_problem
+            return replace(bench, at_once=expert.requests_at_once).answering(questions, lengths.expert)
+        if start is None or work.rule == "choose":
+            return Cost(machine.start_seconds, 0)
+        if work.rule == "generate":
+            samples = read_benchmark(self.root, study, work.benchmark).samples_per_problem
+            length = lengths.base if self.project.arms[work.of].same_as else lengths.of(work.of)
+            bench = self.bench(self.shape(start), machine, layout.answering)
+            return bench.answering(study.benchmarks[work.benchmark].problems.size * samples, length)
+        bench = self.bench(self.shape(start), machine, layout.devices)
+        if work.rule == "train_base":  # texts of an expert's length, nothing sampled
+            corpus = corpus_of_start(study, start)
+            steps, rows = corpus.recipe.steps or 1, corpus.rows_per_step
+            seconds = machine.start_seconds + steps * bench.learning(rows, lengths.expert)
+            return Cost(seconds, layout.devices, steps * rows * lengths.expert)
+        recipe = self.project.arms[work.of].recipe
+        assert recipe is not None, "only arms with a recipe are trained"
+        return bench.training(work.of, recipe, study.expert_rows_per_step)
 
-def cost(project: Project, planning: Planning, layout: Layout, work: Work, root: Path = Path(".")) -> Cost:
-    """Of one job, with the shape of the model that it computes with; one that needs no device costs its start alone."""
-    study, machine, start = project.study, layout.machine, start_below(project, work)
-    lengths = lengths_of(study, planning)
-    if work.rule == "ask_expert":  # on the devices of all its replicas, by its own shape
-        expert = _served(study, work.of)
-        shape, devices = _asked_shape(study, planning, work.of, root), expert.tensor_parallel * expert.replicas
-        bench = Bench(study, shape, machine, lengths, devices, at_once=expert.requests_at_once)
-        questions = split_of(study, answered(study, work.of)).size * expert.samples_per_problem
-        return bench.answering(questions, lengths.expert)
-    if start is None or work.rule == "choose":
-        return Cost(machine.start_seconds, 0)
-    shape = shape_of(study, planning, start, root=root)
-    if work.rule == "generate":
-        length = lengths.base if project.arms[work.of].same_as else lengths.of(work.of)
-        samples = read_benchmark(root, study, work.benchmark).samples_per_problem
-        bench = Bench(study, shape, machine, lengths, layout.answering)
-        return bench.answering(study.benchmarks[work.benchmark].problems.size * samples, length)
-    bench = Bench(study, shape, machine, lengths, layout.devices, study.execution.recompute_activations)
-    if work.rule == "train_base":  # texts of an expert's length, nothing sampled
-        corpus = corpus_of_start(study, start)
-        steps, rows = corpus.recipe.steps or 1, corpus.rows_per_step
-        seconds = machine.start_seconds + steps * bench.learning(rows, lengths.expert)
-        return Cost(seconds, layout.devices, steps * rows * lengths.expert)
-    recipe = project.arms[work.of].recipe
-    assert recipe is not None, "only arms with a recipe are trained"
-    return bench.training(work.of, recipe, study.expert_rows_per_step)
+    def disk(self, works: Iterable[Work], shapes: Mapping[str, Dimensions]) -> dict[str, float]:
+        """10^9 bytes that stay in results/, and that trainings in progress need besides, each at most."""
+        dtype = self.project.study.execution.compute_dtype
+        sizes = {start: saved_gb(shape, dtype) for start, shape in shapes.items()}
+        makers = [(work, start) for work in works if work.rule != "generate" and (start := self.start(work))]
+        kept = sum(sizes[start] * (1 + self._candidates(work)) for work, start in makers)
+        return {"models": kept, "one_training_in_progress": 5 * max(sizes.values())}
 
-
-def _served(study: Study, traces: str) -> ExpertServed:
-    expert = expert_of(study, traces)
-    assert expert.source == "served", "only a served expert is asked"
-    return expert
-
-
-def _asked_shape(study: Study, planning: Planning, traces: str, root: Path = Path(".")) -> Dimensions:
-    return shape_of(study, planning, asked_expert(study, traces), _served(study, traces).model, root)
-
-
-def disk(project: Project, shapes: Mapping[str, Dimensions], works: Iterable[Work]) -> dict[str, float]:
-    """10^9 bytes that stay in results/, and that trainings in progress need besides, each at most."""
-    study, kept = project.study, 0.0
-    sizes = {start: saved_gb(shape, study.execution.compute_dtype) for start, shape in shapes.items()}
-    for work in works:
-        start = start_below(project, work)
-        if start and work.rule != "generate":
-            candidates = 0
-            if work.rule == "train_sft":  # an arm may keep the model of every validation, to choose one
-                recipe = project.arms[work.of].recipe
-                keeps_every = recipe is not None and recipe.keep == "every"
-                steps = steps_of(study, recipe, study.expert_rows_per_step) if recipe and keeps_every else 1
-                candidates = -(-steps // study.validation.every_steps)
-            kept += sizes[start] * (1 + candidates)
-    return {"models": kept, "one_training_in_progress": 5 * max(sizes.values())}
+    def _candidates(self, work: Work) -> int:
+        """Models that a training keeps beside its last: those of every validation, for an arm that chooses one."""
+        study, recipe = self.project.study, self.project.arms[work.of].recipe if work.rule == "train_sft" else None
+        if recipe is None:
+            return 0
+        steps = steps_of(study, recipe, study.expert_rows_per_step) if recipe.keep == "every" else 1
+        return -(-steps // study.validation.every_steps)
 
 
 # --- what a job asks of a node ---
@@ -232,34 +230,34 @@ class Need:
 class Sizing:
     """The needs of a study's jobs at a site. Raises UserError for a study, model or machine that is not known."""
 
-    project: Project
-    planning: Planning
+    estimates: Estimates
     site: Site
 
     @classmethod
     def of(cls, project: Project, root: Path, site: Site) -> "Sizing":
         """With config/planning.yaml below `root`, all that it is asked for looked up once."""
-        found = cls(project, Planning.read(root), site)
-        lengths_of(project.study, found.planning)
+        estimates = Estimates(project, Planning.read(root))
         for folder in start_models(project.study):
-            shape_of(project.study, found.planning, folder)
-        machine_of(found.planning, site.machine, WHERE)
-        return found
+            estimates.bench(estimates.shape(folder), estimates.machine(site.machine, WHERE), 1)
+        return cls(estimates, site)
+
+    @property
+    def study(self) -> Study:
+        """The study whose jobs they are."""
+        return self.estimates.project.study
 
     @property
     def machine(self) -> Machine:
         """What a GPU of the site is, or its processor."""
-        return machine_of(self.planning, self.site.machine, WHERE)
+        return self.estimates.machine(self.site.machine, WHERE)
 
     def need(self, work: Work, gpus: int | None = None, nodes: int = 1) -> Need:
         """What the job needs with so many GPUs on each of `nodes` nodes; else with those that the plan gives it.
 
         These are the fewest that hold the model and with which one attempt is enough; where none are, all of a node.
         """
-        if work.rule == "ask_expert":
-            return self._asking(work, gpus)
-        if work.rule == "generate":
-            return self._answering(work, gpus)
+        if work.rule not in TRAINS:
+            return (self._asking if work.rule == "ask_expert" else self._answering)(work, gpus)
         if gpus is not None or not self.site.gpus:
             return self._training(work, gpus or 0, nodes)
         found = [self._training(work, *spread) for spread in self._spreads(self.site.gpus * self.site.nodes)]
@@ -277,7 +275,7 @@ class Sizing:
     def resources(self, need: Need, attempt: int) -> dict[str, Any]:
         """By the names of Snakemake and its Slurm plugin; what is None is not asked for."""
         site, several = self.site, need.nodes > 1
-        cpus = self.project.study.execution.cpu_threads * -(-need.ranks // need.nodes)
+        cpus = self.study.execution.cpu_threads * -(-need.ranks // need.nodes)
         found: dict[str, Any] = {
             "slurm_partition": site.slurm_partition,
             "gres": f"{site.gres}:{need.gpus}" if need.gpus else None,
@@ -298,7 +296,7 @@ class Sizing:
 
     def _spreads(self, most: int) -> Iterator[tuple[int, int]]:
         """GPUs of a node and nodes, from one rank upward: ranks are doubled on one node, then nodes are added."""
-        servers, size = servers_of(self.project.study.execution), self.site.gpus
+        servers, size = servers_of(self.study.execution), self.site.gpus
         ranks = 1
         while ranks + servers < size:
             yield ranks + servers, 1
@@ -309,63 +307,139 @@ class Sizing:
             yield from ((size, nodes) for nodes in range(1, most // size + 1))
 
     def _training(self, work: Work, gpus: int, nodes: int) -> Need:
-        study, machine = self.project.study, self.machine
-        shape = self._shape(work)
-        longest = costs.longest_sequence(study, lengths_of(study, self.planning))
-        servers = servers_of(study.execution)
+        servers, shape = servers_of(self.study.execution), self._shape(work)
         ranks = max(1, gpus * nodes - servers) if gpus else nodes
-        peak = costs.fullest(study, shape, machine, Setting.of(study, ranks), longest)
-        weights, here = saved_gb(shape, "float32"), -(-(ranks + servers) // nodes)
+        bench, here = self.estimates.bench(shape, self.machine, ranks), -(-(ranks + servers) // nodes)
+        peak, weights, seconds = bench.fullest, saved_gb(shape, "float32"), self._seconds(work, ranks)
         moments = peak.host.get("moments", 0.0)
-        seconds = self._seconds(work, ranks)
-        if gpus:
-            # Each rank reads all weights, and the first holds them twice more while it saves.
-            host = here * (PROCESS_GB + weights) + 2 * weights + here * moments
-            holds = costs.fits(peak.device_gb, machine) and gpus > servers
-            return Need(gpus, nodes, ranks, peak.device_gb, host, seconds, holds)
-        host = peak.device_gb + moments + 2 * weights + self._engines(weights)
-        return Need(0, nodes, ranks, 0.0, MEMORY_MARGIN * host, seconds, not self.site.gpus)
+        if not gpus:
+            host = peak.device_gb + moments + 2 * weights + self._engines(weights)
+            return self._on_processors(host, seconds, nodes)
+        # Each rank reads all weights, and the first holds them twice more while it saves.
+        host = here * (PROCESS_GB + weights) + 2 * weights + here * moments
+        return Need(gpus, nodes, ranks, peak.device_gb, host, seconds, bench.holds and gpus > servers)
+
+    def _on_processors(self, host_gb: float, seconds: float, nodes: int = 1) -> Need:
+        return Need(0, nodes, nodes, 0.0, MEMORY_MARGIN * host_gb, seconds, not self.site.gpus)
 
     def _shape(self, work: Work) -> Dimensions:
-        start = start_below(self.project, work)
+        start = self.estimates.start(work)
         assert start is not None, "what trains or answers has a model to start from"
-        return shape_of(self.project.study, self.planning, start)
+        return self.estimates.shape(start)
 
     def _seconds(self, work: Work, ranks: int = 1) -> float:
-        return cost(self.project, self.planning, Layout("", self.machine, ranks, 1), work).seconds
+        return self.estimates.cost(work, Layout(self.site.machine, self.machine, ranks)).seconds
 
     def _engines(self, weights: float) -> float:
         """10^9 bytes of vLLM on the processors of a training's node: servers, or an engine in the process."""
-        engine = self.project.study.execution.vllm
-        if self.project.study.execution.sampler != "vllm" or (engine and engine.address):
+        execution, engine = self.study.execution, self.study.execution.vllm
+        if execution.sampler != "vllm" or (engine and engine.address):
             return 0.0
         return (engine.replicas if engine else 1) * (PROCESS_GB + weights + ((engine and engine.cache_gb) or 0.0))
 
     def _answering(self, work: Work, gpus: int | None) -> Need:
         """All benchmarks: the first job of a model answers the others ahead."""
-        study, machine, shape = self.project.study, self.machine, self._shape(work)
-        dtype = study.execution.compute_dtype
+        study, machine, shape = self.study, self.machine, self._shape(work)
+        dtype, by_vllm = study.execution.compute_dtype, study.execution.answers == "vllm"
         seconds = sum(self._seconds(work._replace(benchmark=name)) for name in study.benchmarks)
         weights, held = saved_gb(shape, dtype), BYTES[dtype] * parameters(shape) / GB
-        if study.execution.answers == "transformers" and dtype == "bfloat16":
+        if not by_vllm and dtype == "bfloat16":
             held += weights  # kept as they are read, beside those that are computed with
         if self.site.gpus if gpus is None else gpus:
             device = held + machine.base_gb
             return Need(gpus or 1, 1, 1, device, PROCESS_GB + 2 * weights, seconds, costs.fits(device, machine))
         longest = study.rollouts.max_prompt_tokens + study.rollouts.max_response_tokens
         row = longest * cache_bytes(shape, dtype) + 8 * 4 * shape.vocab_size
-        host = PROCESS_GB if study.execution.answers == "vllm" else machine.base_gb
-        host += held + weights + study.execution.sampler_rows * row / GB
-        return Need(0, 1, 1, 0.0, MEMORY_MARGIN * host, seconds, not self.site.gpus)
+        host = PROCESS_GB if by_vllm else machine.base_gb
+        return self._on_processors(host + held + weights + study.execution.sampler_rows * row / GB, seconds)
 
     def _asking(self, work: Work, gpus: int | None) -> Need:
-        study, expert = self.project.study, _served(self.project.study, work.of)
-        dtype = str(expert.options.get("dtype", study.execution.compute_dtype))
-        weights = BYTES.get(dtype, 2) * parameters(_asked_shape(study, self.planning, work.of)) / GB
-        devices, seconds = expert.tensor_parallel * expert.replicas, self._seconds(work)
+        expert, shape = self.estimates.expert(work.of)
+        dtype = str(expert.options.get("dtype", self.study.execution.compute_dtype))
+        weights, seconds = BYTES.get(dtype, 2) * parameters(shape) / GB, self._seconds(work)
+        devices = expert.tensor_parallel * expert.replicas
         host = devices * PROCESS_GB + expert.replicas * weights
-        if self.site.gpus if gpus is None else gpus:
-            device = weights / expert.tensor_parallel + self.machine.base_gb
-            holds = costs.fits(device, self.machine) and (gpus is None or gpus >= devices)
-            return Need(devices if gpus is None else gpus, 1, 1, device, host, seconds, holds)
-        return Need(0, 1, 1, 0.0, MEMORY_MARGIN * host, seconds, not self.site.gpus)
+        if not (self.site.gpus if gpus is None else gpus):
+            return self._on_processors(host, seconds)
+        device, given = weights / expert.tensor_parallel + self.machine.base_gb, devices if gpus is None else gpus
+        return Need(given, 1, 1, device, host, seconds, costs.fits(device, self.machine) and given >= devices)
+
+
+# --- what the rules ask of a cluster ---
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What rules ask of a cluster for the study's jobs, under Snakemake's `settings` of resources."""
+
+    project: Project
+    settings: Any
+    is_main: bool  # not a job that was sent
+    sizing: Sizing | None  # None where the profile names no `site`
+    needs: dict[Work, Need] = field(default_factory=dict)  # once looked up
+
+    @classmethod
+    def of(cls, project: Project, settings: Any, is_main: bool) -> "Requests":
+        """Raises UserError where a study, model or machine of the profile's site is not known."""
+        site = site_of(settings.overwrite_resources)
+        return cls(project, settings, is_main, Sizing.of(project, Path("."), site) if site else None)
+
+    @property
+    def retries(self) -> int | None:
+        """How often a job that continues what it saved begins again; None where jobs are sent: the profile says it.
+
+        One that failed for a reason of its own fails again there, soon. A job that was sent ends, and is sent again
+        with more time.
+        """
+        return 3 if self.is_main and self.settings.nodes is None else None
+
+    def of_rule(self, rule: str) -> dict[str, Any]:
+        """Resources of the jobs of a rule, as the plan needs them; what a profile says of the rule counts more."""
+        resources = {name: self._planned(rule, name) for name in (self.sizing.resources_named if self.sizing else ())}
+        to_a_cluster = self.is_main and self.settings.nodes is not None and self.settings.default_resources is not None
+        return resources | ({"slurm_extra": self._told_before_its_end} if to_a_cluster and rule in TRAINS else {})
+
+    def _planned(self, rule: str, name: str) -> Callable[..., Any]:
+        def value(wildcards: Any, attempt: int) -> Any:
+            of = next(filter(None, map(wildcards.get, ("arm", "start", "traces"))))
+            return self._resources(Work(rule, of, wildcards.get("benchmark", "")), attempt)[name]
+
+        return value
+
+    def _resources(self, work: Work, attempt: int) -> dict[str, Any]:
+        assert self.sizing is not None, "only a site has resources"
+        if work not in self.needs:
+            given = self.settings.overwrite_resources.get(work.rule, {})
+            gpus, nodes = (given[name].raw if name in given else None for name in ("gres", "nodes"))
+            spread = nodes if isinstance(nodes, int) else 1
+            self.needs[work] = self.sizing.need(work, gpus_named(gpus) if "gres" in given else None, spread)
+        return self.sizing.resources(self.needs[work], attempt)
+
+    def _told_before_its_end(
+        self, wildcards: Any, input: Any, attempt: int, threads: int, rulename: str, async_run: Any
+    ) -> str:
+        """`slurm_extra` of all jobs, and that Slurm tells a training five minutes before its time is up."""
+        known = {"input": input, "attempt": attempt, "threads": threads, "rulename": rulename, "async_run": async_run}
+        extra = self.settings.default_resources.get("slurm_extra").evaluate(wildcards, **known).value
+        return f"{extra or ''} --signal=USR1@300".lstrip()
+
+    def shown(self, wildcards: Any, resources: Any) -> str:
+        """What a job is sent to Slurm with, for its message: partition, GPUs, memory and minutes; nothing elsewhere."""
+        if resources.get("slurm_partition") is None:
+            return ""
+        names = ("slurm_partition", "gres", "nodes", "mem_mb", "runtime")
+        return "".join(f"; {name} {value}" for name in names if (value := resources.get(name)) is not None)
+
+    def launcher(self, wildcards: Any, resources: Any, threads: int) -> str:
+        """What goes before the command of a training: a process for each GPU that learns, where there are several."""
+        nodes = int(resources.get("nodes", 1))
+        gpus, beside = divided(resources.get("gres"), self.project.study.execution)
+        if gpus * nodes - beside == 1:
+            return ""
+        start = wildcards.get("start")
+        run = f"models/{start}" if start else f"runs/{wildcards.arm}/seed-{wildcards.seed}"
+        served = f"--beside {beside} " if beside else ""
+        command = f"python -m chord launch --per-node {gpus} {served}--logs results/{wildcards.study}/{run}/ranks -- "
+        cpus = resources.get("cpus_per_task", threads)
+        each = f"--nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --cpus-per-task={cpus} --kill-on-bad-exit=1"
+        return command if nodes == 1 else f"{resources.get('mpi', 'srun')} {each} {command}"

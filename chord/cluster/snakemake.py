@@ -1,21 +1,27 @@
-"""Which jobs Snakemake would run for a target, by its own summary, and what its rules tell each. Runs none of them."""
+"""Snakemake and this project: what its Snakefile does beyond rules, and which jobs and commands it would run."""
 
+import argparse
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, cast
 
+from chord.cluster.sizing import site_of
+from chord.config.project import refusal
 from chord.errors import UserError
-from chord.provenance.changes import Told
-
-if TYPE_CHECKING:
-    from snakemake.jobs import Job
-    from snakemake.workflow import Workflow
+from chord.provenance.changes import Today, Told
+from chord.provenance.check import summary, survey
+from chord.provenance.files import SNAKEMAKE_IN
+from chord.steps import Dag
 
 TELL = "CHORD_TELL"  # names a file: the Snakefile writes there what its rules tell each job
 
@@ -69,46 +75,150 @@ def _by_job(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
     return jobs
 
 
-# --- what the rules tell each job --------------------------------------------------------------
+# --- inside Snakemake, while it reads the rules ---
+
+
+@contextmanager
+def refusals_end(workflow: Any) -> Iterator[None]:
+    """A UserError ends Snakemake with its words alone; nothing is left on disk."""
+    try:
+        yield
+    except UserError as error:
+        for log in workflow.logger_manager.get_logfile():
+            with suppress(OSError):
+                os.remove(log)
+                os.removedirs(os.path.dirname(log))
+        sys.exit(str(error))
 
 
 class _NoGraph(NamedTuple):
     """Stands for the graph of jobs, which is not there yet while the Snakefile is read; a command needs no more."""
 
-    workflow: "Workflow"
+    workflow: Any
 
-    def jobid(self, job: "Job") -> int:
+    def jobid(self, job: Any) -> int:
         """Jobs have no number yet."""
         return 0
 
 
-def told_by(workflow: "Workflow", results: str, keys: Iterable[str]) -> dict[str, Told]:
-    """What the rules of a Snakefile that was read tell the job of each manifest or run.json below `results`."""
-    from snakemake.iocontainers import ResourceList
-    from snakemake.jobs import Job
+@dataclass(frozen=True)
+class RulesBeingRead:
+    """The rules of a Snakefile that is read, and the study that they are for; prepares Snakemake itself for it."""
 
-    # What a profile gives to a job says where it runs; some of it Snakemake can only work out later, from the files.
-    nothing = ResourceList(fromdict={"_cores": 1, "_nodes": 1})
-    found = {}
-    for key in keys:
-        path = f"{results}/{key}"
-        for rule in workflow.rules:
-            if any(output.match(path) for output in rule.output):
-                job = Job(rule, _NoGraph(workflow), rule.get_wildcards(path))
-                job._resources = nothing
-                if job.shellcmd:
-                    found[key] = Told(job.shellcmd, tuple(map(str, job.input)))
-    return found
+    workflow: Any
+    dag: Dag
+    stale: dict[str, list[freshness.Change]] = field(default_factory=dict)  # filled when all rules are known
+
+    def __post_init__(self) -> None:
+        """Settle clocks, signals and the environment of jobs."""
+        from snakemake.shell import shell
+
+        _clocks_decide_nothing()
+        if self.workflow.is_main_process:  # by this `chord resume` finds what a killed Snakemake left running
+            os.environ[SNAKEMAKE_IN] = os.path.realpath(".")
+        else:  # Slurm tells a whole job that its time is nearly up; only the training may answer, which saves and ends
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        # `.venv/bin/snakemake` starts jobs with its own Python, activated or not. Conda and containers bring theirs.
+        if not self.workflow.deployment_settings.deployment_method:
+            shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
+
+    @property
+    def results(self) -> Path:
+        """The folder of the study."""
+        return Path("results", self.dag.project.study.name)
+
+    def because(self, rule: str) -> Callable[..., list[str]]:
+        """Among the inputs of a rule, no file: where its manifest is stale, Snakemake is told to run the job again."""
+
+        def told(wildcards: Any) -> list[str]:
+            key = self.dag.job(rule, wildcards).key
+            if key in self.stale:
+                self.workflow.dag.forcefiles.add(f"{self.results}/{key}")
+            return []
+
+        return told
+
+    def look_over(self) -> None:
+        """Find, and say, what of results/ the present code, settings, rules, pins and files would not make again."""
+        if not self.workflow.is_main_process:
+            return  # a job of a cluster or a container: it was told to run
+        from snakemake.exceptions import WorkflowError
+
+        keys, asked_by = [*self.dag.specs, *self.dag.run_texts], os.environ.get(TELL)
+        told = self._told(key for key in keys if asked_by or (self.results / key).exists())
+        if asked_by:
+            Path(asked_by).write_text(json.dumps(told), encoding="utf-8")
+        try:
+            self.stale.update(survey(self.results, Today(self.dag.specs, self.dag.run_texts, told)))
+        except UserError as error:
+            raise WorkflowError(str(error)) from None
+        for line in summary(self.stale):
+            print(line, file=sys.stderr)
+
+    def _told(self, keys: Iterator[str]) -> dict[str, Told]:
+        """What the rules tell the job of each manifest or run.json."""
+        from snakemake.iocontainers import ResourceList
+        from snakemake.jobs import Job
+
+        # What a profile gives to a job says where it runs; some of it Snakemake only works out later, from files.
+        nothing = ResourceList(fromdict={"_cores": 1, "_nodes": 1})
+        found = {}
+        for key in keys:
+            path = f"{self.results}/{key}"
+            for rule in self.workflow.rules:
+                if any(output.match(path) for output in rule.output):
+                    job: Any = Job(rule, _NoGraph(self.workflow), rule.get_wildcards(path))  # pyright: ignore[reportArgumentType]
+                    job._resources = nothing
+                    if job.shellcmd:
+                        found[key] = Told(job.shellcmd, tuple(map(str, job.input)))
+        return found
+
+    def refuse_other_targets(self) -> None:
+        """Ends Snakemake where the command line names what none of the rules makes, with the nearest name."""
+        if not self.workflow.is_main_process or "snakemake" not in Path(sys.argv[0]).parts[-2:]:
+            return  # a job, or a program that plans by itself
+        from snakemake.cli import get_argument_parser
+
+        def is_made(target: str) -> bool:
+            path = target if os.path.isabs(target) else os.path.relpath(target)
+            return any(rule.name == target or rule.is_producer(path) for rule in self.workflow.rules)
+
+        def every_file() -> set[str]:
+            return {f"{self.results}/{path}" for name in self.dag.built for path in self.dag.behind(name)}
+
+        # The workflow learns its targets after the Snakefile is read, so they are read as Snakemake reads them.
+        for target in get_argument_parser().parse_known_args(sys.argv[1:])[0].targets:
+            if reason := refusal(self.dag.project, target, is_made, every_file):
+                with refusals_end(self.workflow):
+                    raise UserError(reason)
 
 
-def is_asked() -> bool:
-    """Whether `asked` started this Snakemake, so that it should `answer`."""
-    return TELL in os.environ
+def _clocks_decide_nothing() -> None:
+    """Turns off where Snakemake compares times of files, for which it has no option.
+
+    An input that is newer than what was made of it need not be another one, and an older one need not be the same: what
+    changed is in `stale`. And what a job made is whole though the clock of its machine, or of who wrote an input, is
+    wrong; Snakemake would delete it. What reads the output of a job that runs still runs after it.
+    """
+    from snakemake import __version__ as version
+    from snakemake.dag import DAG
+    from snakemake.exceptions import WorkflowError
+    from snakemake.io import _IOFile
+
+    async def is_newer(file: Any, time: Any) -> bool:
+        return False
+
+    async def check_output_mtime(dag: Any, job: Any, outputs: Any) -> None:
+        return None
+
+    for place, ours in ((_IOFile, is_newer), (DAG, check_output_mtime)):
+        if not callable(getattr(place, ours.__name__, None)):
+            found = f"found Snakemake {version}, whose {place.__name__} has no {ours.__name__}"
+            raise WorkflowError(f"{found}, expected the version of envs/workflow.txt; install it")
+        setattr(place, ours.__name__, ours)
 
 
-def answer(told: Mapping[str, Told]) -> None:
-    """Writes down what `asked` reads."""
-    Path(os.environ[TELL]).write_text(json.dumps(told), encoding="utf-8")
+# --- what the rules tell each job ---
 
 
 def asked(root: Path, config: Sequence[str]) -> dict[str, Told]:
@@ -142,3 +252,85 @@ def asked(root: Path, config: Sequence[str]) -> dict[str, Told]:
             said = [line for line in lines if line.strip()]
             raise UserError(f"Snakemake cannot read the rules: {' '.join(said[-3:]) or 'it said nothing'}")
         return {key: Told(shell, tuple(reads)) for key, (shell, reads) in json.loads(told.read_bytes()).items()}
+
+
+# --- `chord submissions OUT.json --profile slurm ...`: the sbatch call of each kind of job that would be sent ---
+
+# All jobs are planned anew in a dry run, each is caught where it would start, and given to the functions by which the
+# plugin `slurm` makes its calls. So threads, resources, groups and retries are theirs, not a copy. Sends nothing.
+
+MANY = "100000"  # a dry run takes one core for the limit of every job, unless told otherwise
+TOLD = ("slurm_partition", "slurm_account", "runtime", "mem_mb", "gres", "gpu", "nodes", "cpus_per_task")
+
+
+def main() -> int:
+    """Write the settings and kinds of jobs as JSON; Snakemake's exit code."""
+    parser = argparse.ArgumentParser(prog="chord submissions", description="Say what Snakemake would submit.")
+    parser.add_argument("out", type=Path, help="the JSON that is written")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="options of Snakemake")
+    args = parser.parse_args()
+    out, arguments = args.out, args.arguments
+    from snakemake import cli, workflow
+    from snakemake.executors import dryrun
+    from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
+
+    _, settings = cli.parse_args(arguments)
+    caught: list[Any] = []
+    start = dryrun.Executor.run_job
+
+    def catch(executor: Any, job: Any) -> None:
+        caught.append(job)
+        start(executor, job)
+
+    cast(Any, dryrun.Executor).run_job = catch
+    try:
+        cli.main([*arguments, "--dry-run", "--forceall", "--nolock", "--cores", MANY, "--quiet", "all"])
+    except SystemExit as end:
+        if isinstance(end.code, str):  # what the Snakefile says of a configuration that cannot be run
+            print(end.code, file=sys.stderr)
+            return 1
+        if end.code:
+            return int(end.code)
+    cast(Any, workflow.Workflow).local_exec = property(lambda _: False)  # from here on jobs are those of a cluster
+    plugin: Any = ExecutorPluginRegistry().get_plugin("slurm").get_settings(settings)
+    told = {
+        "executor": settings.executor,
+        "status_command": plugin.status_command,
+        "init_seconds": plugin.init_seconds_before_status_checks,
+        "site": site.model_dump() if (site := site_of(settings.set_resources)) else None,
+        "kinds": _kinds([job for job in caught if not job.is_local], plugin),
+    }
+    out.write_text(json.dumps(told, indent=1), encoding="utf-8")
+    return 0
+
+
+def _kinds(jobs: list[Any], settings: Any) -> list[dict[str, Any]]:
+    """Jobs that are sent alike once each: rules, resources and call of each attempt; each job by rule and outputs."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for job in jobs:
+        attempts = []
+        for attempt in range(1, job.restart_times + 2):
+            job.attempt = attempt
+            resources = {name: job.resources.get(name) for name in TOLD if job.resources.get(name) is not None}
+            attempts.append({"resources": resources | {"threads": job.threads}, "call": _call(job, settings)})
+        kind = {"rules": sorted(set(job.rules)), "attempts": attempts}
+        each = [[one.rule.name, list(map(str, one.output))] for one in (job.jobs if job.is_group() else [job])]
+        kinds.setdefault(json.dumps(kind), kind | {"jobs": []})["jobs"] += each
+    return list(kinds.values())
+
+
+def _call(job: Any, settings: Any) -> str:
+    """The call, without what differs from job to job: name, log, comment."""
+    from snakemake_executor_plugin_slurm.submit_string import get_submit_command
+    from snakemake_executor_plugin_slurm.utils import set_gres_string
+
+    account, partition = (job.resources.get(f"slurm_{name}") for name in ("account", "partition"))
+    own = {
+        "run_uuid": "chord-doctor",
+        "slurm_logfile": "/dev/null",
+        "comment_str": "doctor",
+        "account": f"-A {account}" if account else "",
+        "partition": f"-p {partition}" if partition else "",
+        "workdir": os.getcwd(),
+    }
+    return get_submit_command(job, own, settings=settings) + set_gres_string(job)

@@ -17,9 +17,8 @@ import re
 import socket
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from itertools import pairwise, takewhile
@@ -31,18 +30,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from chord.cluster import costs
-from chord.cluster.costs import Setting
-from chord.cluster.sizing import Layout, Work, cost, lengths_of, machine_of, shapes_below
+from chord.cluster.sizing import TRAINS, Estimates, Layout, Work
 from chord.config.load import load
 from chord.config.planning import Planning
 from chord.config.project import Project
 from chord.errors import ConfigError, UserError
 from chord.findings import reading
-from chord.provenance import ledger as ledgers
 from chord.provenance.cli import Number
 from chord.provenance.files import SILENCE_SECONDS
-from chord.steps import ENDING, Dag
+from chord.provenance.ledger import read_attempts
+from chord.steps import ENDING, STEPS, Dag
 
 # --- how far a study is, out of the files that its jobs leave: manifests, the ledger, leases, logs ---
 
@@ -60,14 +57,13 @@ class State(StrEnum):
     PLANNED = "planned"
 
 
-@dataclass(frozen=True)
-class Job:
-    """One job of the plan by its manifest. `since`: when its last attempt began, in seconds since 1970."""
+class Job(NamedTuple):
+    """One job of the plan, by its manifest and its rule."""
 
     key: str
-    verb: str
+    rule: str
     state: State
-    since: float = 0.0
+    since: float = 0.0  # when its last attempt began, in seconds since 1970
     seconds: float = 0.0  # of the last attempt that ended
     where: str = ""
     earlier: float = 0.0  # seconds of the attempts before the last, which a training continues
@@ -75,11 +71,10 @@ class Job:
     @property
     def name(self) -> str:
         """Its verb and what it makes."""
-        return f"{self.verb} {self.key.removesuffix(ENDING)}"
+        return f"{STEPS[self.rule].verb} {self.key.removesuffix(ENDING)}"
 
 
-@dataclass(frozen=True)
-class Training:
+class Training(NamedTuple):
     """A training that was begun: its step of how many, its speed, and the curve of what it learns."""
 
     name: str
@@ -99,47 +94,38 @@ class Training:
 
 
 def jobs_of(study: Path, plan: Mapping[str, str], now: float | None = None) -> list[Job]:
-    """Every job of the plan (verb by manifest) with its state at `now`, in the order of the plan."""
-    now = time.time() if now is None else now
-    ledger = study / "provenance" / "ledger.jsonl"
-    entries = [entry for _, entry in ledgers.entries(ledger)] if ledger.is_file() else []
-    ends = {entry.get("attempt"): entry for entry in entries if entry["event"] == "end"}
+    """Every job of the plan (rule by manifest) with its state at `now`, in the order of the plan."""
+    now, attempts = now or time.time(), read_attempts(study / "provenance" / "ledger.jsonl")
     starts: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in entries:
-        if entry["event"] == "start":
-            starts.setdefault(str(entry.get("manifest")), []).append(entry)
-    return [_job(study, key, verb, starts.get(key, []), ends, now) for key, verb in plan.items()]
+    for start in attempts.starts.values():
+        end = attempts.ends.get(str(start.get("attempt")), [{}])[-1]
+        starts.setdefault(str(start.get("manifest")), []).append({**start, "end": end})
+    return [_job(study, key, rule, starts.get(key, []), now) for key, rule in plan.items()]
 
 
-def _job(
-    study: Path, key: str, verb: str, starts: Sequence[Mapping[str, Any]], ends: Mapping[Any, Any], now: float
-) -> Job:
-    ready = State.DONE if (study / key).is_file() else State.PLANNED
-    if not starts:
-        return Job(key, verb, ready)
-    *before, last = starts
-    since, end = datetime.fromisoformat(last["time"]).timestamp(), ends.get(last.get("attempt")) or {}
-    where = f"job {last['job']}" if last.get("job") else str(last.get("host", ""))
-    outcome, earlier = end.get("outcome"), 0.0
+def _job(study: Path, key: str, rule: str, attempts: Sequence[Mapping[str, Any]], now: float) -> Job:
+    """The state of a job by its attempts, each the start of one with its `end`, empty where there is none."""
+    state = State.DONE if (study / key).is_file() else State.PLANNED
+    if not attempts:
+        return Job(key, rule, state)
+    *before, last = attempts
+    since, end, earlier = datetime.fromisoformat(last["time"]).timestamp(), last["end"], 0.0
     if not end:
-        state = State.RUNNING if _runs(study, key, last, since, now) else State.STOPPED
-    elif outcome == "ok":
-        state = ready
-    else:
+        state = State.RUNNING if _runs(study, key, rule, last, since, now) else State.STOPPED
+    elif (outcome := end.get("outcome")) != "ok":
         is_to_go_on = outcome == "signal" or (outcome == "stopped" and end.get("exit_code") == CONTINUE_ME)
         state = State.STOPPED if is_to_go_on else State.FAILED
-    if verb == "chord train":  # it continues what was done since an attempt ended well
-        ended = (ends.get(start.get("attempt")) or {} for start in reversed(before))
-        earlier = sum(
-            float(one.get("seconds") or 0) for one in takewhile(lambda one: one.get("outcome") != "ok", ended)
-        )
-    return Job(key, verb, state, since, float(end.get("seconds") or 0), where, earlier)
+    if rule in TRAINS:  # it continues what was done since an attempt ended well
+        ended = takewhile(lambda one: one.get("outcome") != "ok", (one["end"] for one in reversed(before)))
+        earlier = sum(float(one.get("seconds") or 0) for one in ended)
+    where = f"job {last['job']}" if last.get("job") else str(last.get("host", ""))
+    return Job(key, rule, state, since, float(end.get("seconds") or 0), where, earlier)
 
 
-def _runs(study: Path, key: str, start: Mapping[str, Any], since: float, now: float) -> bool:
+def _runs(study: Path, key: str, rule: str, start: Mapping[str, Any], since: float, now: float) -> bool:
     """Whether an attempt without an end goes on: by its lease, else by its process where that can be seen."""
-    lease = (study / key).parent / "state" / "lease.json"
-    if str(start.get("verb")) == "chord train":
+    if rule in TRAINS:
+        lease = (study / key).parent / "state" / "lease.json"
         return lease.is_file() and now - lease.stat().st_mtime < SILENCE_SECONDS
     if start.get("host") == socket.gethostname() and Path("/proc/self").exists():
         try:
@@ -149,23 +135,22 @@ def _runs(study: Path, key: str, start: Mapping[str, Any], since: float, now: fl
     return now - since < STRANGER_SECONDS
 
 
-def training(study: Path, job: Job) -> Training:
-    """What a training that was begun has told so far."""
-    folder = (study / job.key).parent
-    logs = sorted(folder.glob("state/*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
-    metrics = _lines(logs[-1]) if logs else []
-    timing = _lines(logs[-1].with_name("timing.jsonl")) if logs else []
-    paces = [sum((line.get("seconds") or {}).values()) for line in timing[-10:] if line.get("step")]
-    speeds = [line["tokens_per_second"] for line in timing[-10:] if line.get("tokens_per_second")]
-    metric, curve = _curve(metrics)
+def training(study: Path, key: str) -> Training:
+    """What a training that was begun has told so far, by its manifest."""
+    folder = (study / key).parent
+    log = max(
+        folder.glob("state/*/metrics.jsonl"), key=lambda path: path.stat().st_mtime, default=folder / "state/none"
+    )
+    metrics, timing = _lines(log), _lines(log.with_name("timing.jsonl"))[-10:]
+    paces = [sum((line.get("seconds") or {}).values()) for line in timing if line["step"]]
+    speeds = [line["tokens_per_second"] for line in timing if line.get("tokens_per_second")]
     return Training(
-        name="/".join(folder.relative_to(study).parts[-2:]),
-        step=int(metrics[-1]["step"]) if metrics else 0,
-        steps=_steps(folder),
-        tokens_per_second=sum(speeds) / len(speeds) if speeds else None,
-        seconds_per_step=sum(paces) / len(paces) if paces else None,
-        metric=metric,
-        curve=curve,
+        "/".join(folder.relative_to(study).parts[-2:]),
+        metrics[-1]["step"] if metrics else 0,
+        _steps(folder),
+        sum(speeds) / len(speeds) if speeds else None,
+        sum(paces) / len(paces) if paces else None,
+        *_curve(metrics),
     )
 
 
@@ -184,12 +169,9 @@ def _curve(metrics: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[float, ...]
 
 def _steps(folder: Path) -> int | None:
     """How many steps the training has: its recipe says so, or it said so when it began."""
-    try:
-        steps = json.loads((folder / "run.json").read_bytes())["recipe"]["steps"]
-    except (OSError, ValueError, KeyError, TypeError):
-        steps = None
-    if isinstance(steps, int):
-        return steps
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        if isinstance(steps := json.loads((folder / "run.json").read_bytes())["recipe"]["steps"], int):
+            return steps
     told = re.findall(r": (\d+) steps, from step \d+", _text(folder / "train.log"))
     return int(told[-1]) if told else None
 
@@ -222,26 +204,18 @@ def snakemake_steps(project: Path) -> tuple[int, int] | None:
 
 # --- the time left ---
 
-
-@dataclass(frozen=True)
-class Price:
-    """What `chord plan` says that a job takes: the rule that it is a job of, and seconds above 0."""
-
-    kind: str
-    seconds: float
+DEVICES = (1, 8)  # of one training, where nobody says how many: one where it holds the model, else as `chord plan`
 
 
-@dataclass(frozen=True)
-class Prices:
-    """What `chord plan` says of each job by its manifest, on these machines, and how many run at once here."""
+class Prices(NamedTuple):
+    """What `chord plan` says that each job takes on these machines, and how many run at once here."""
 
-    of: Mapping[str, Price]
+    seconds: Mapping[str, float]  # by manifest, above 0
     layout: Layout
     at_once: int
 
 
-@dataclass(frozen=True)
-class Left:
+class Left(NamedTuple):
     """How much time is left, and what that stands on."""
 
     seconds: float  # `work` shared between `at_once` jobs, but no less than the longest job that is left
@@ -252,56 +226,67 @@ class Left:
     paced: int  # trainings left that have a pace of their own
     finished: int  # jobs done whose seconds scale the plan's prices
     ratio: float  # of measured to planned seconds over all that has run; 1 where nothing has
-    ratios: dict[str, float]  # the same for each kind that has run
+    ratios: dict[str, float]  # the same for each rule that has run
     machine: str
     devices: int  # of one training
+
+
+def priced(
+    estimates: Estimates, plan: Mapping[str, str], machine: str | None = None, devices: int | None = None
+) -> Prices:
+    """Of every job of the plan (rule by manifest), on so many devices of the machine, else on the fewest that hold it.
+
+    Raises UserError where config/planning.yaml lacks the study or a model, or no machine of it holds a training.
+    """
+    study, known, lacking = estimates.project.study, estimates.planning.machines, ""
+    works = {key: Work.of_job(rule, f"results/{study.name}/{key.removesuffix(ENDING)}") for key, rule in plan.items()}
+    shapes = estimates.shapes(works.values()).values()
+    names = [machine] if machine else sorted(known, key=lambda name: known[name].memory_gb)
+    for layout in [Layout(name, known[name], count) for count in ([devices] if devices else DEVICES) for name in names]:
+        benches = [estimates.bench(shape, layout.machine, layout.devices) for shape in shapes]
+        short = next((bench for bench in benches if not bench.holds), None)
+        if not short:
+            seconds = {key: estimates.cost(work, layout).seconds for key, work in works.items()}
+            return Prices(seconds, layout, max(1, len(os.sched_getaffinity(0)) // study.execution.cpu_threads))
+        lacking = short.verdict()[0]
+    where = f"machine {machine}" if machine else "no machine of config/planning.yaml holds it; the largest"
+    raise UserError(f"{where}: {lacking}; expected --machine and --devices that hold every training")
 
 
 def time_left(jobs: Sequence[Job], trainings: Mapping[str, Training], prices: Prices, now: float) -> Left:
     """What is left of the jobs at `now`, by manifest: of `trainings` that were begun, and by the plan's `prices`.
 
     A training that has a pace of its own goes on at it. Any other job takes its price, scaled by the ratio of measured
-    to planned seconds: that of its kind, else that of all that has run. What a running job has spent is taken off.
+    to planned seconds: that of its rule, else that of all that has run. What a running job has spent is taken off.
     As many jobs run at once as did so far, on average over the time in which any ran; before, `prices.at_once`.
     """
     measured, planned = defaultdict[str, float](float), defaultdict[str, float](float)
-    finished = 0
-    for job in jobs:
-        price, one = prices.of[job.key], trainings.get(job.key)
-        if job.state is State.DONE and job.seconds:
-            finished += 1
-            measured[price.kind] += job.seconds + job.earlier
-            planned[price.kind] += price.seconds
-        elif job.state is not State.DONE and one and one.step and one.steps and one.seconds_per_step:
-            measured[price.kind] += one.step * one.seconds_per_step
-            planned[price.kind] += price.seconds * one.step / one.steps
-    ratios = {kind: measured[kind] / seconds for kind, seconds in planned.items()}
+    finished = [job for job in jobs if job.state is State.DONE and job.seconds]
+    waiting = [job for job in jobs if job.state is not State.DONE]
+    for job in finished:
+        measured[job.rule] += job.seconds + job.earlier
+        planned[job.rule] += prices.seconds[job.key]
+    for job in waiting:
+        one = trainings.get(job.key)
+        if one and one.step and one.steps and one.seconds_per_step:
+            measured[job.rule] += one.step * one.seconds_per_step
+            planned[job.rule] += prices.seconds[job.key] * one.step / one.steps
+    ratios = {rule: measured[rule] / seconds for rule, seconds in planned.items()}
     ratio = sum(measured.values()) / sum(planned.values()) if planned else 1.0
     paced: list[float] = []
     priced: list[float] = []
-    for job in (one for one in jobs if one.state is not State.DONE):
+    for job in waiting:
         own = trainings[job.key].seconds_left if job.key in trainings else None
         if own is not None:
             paced.append(own)
             continue
-        price = prices.of[job.key]
         spent = max(0.0, now - job.since) + job.earlier if job.state is State.RUNNING else 0.0
-        priced.append(max(0.0, price.seconds * ratios.get(price.kind, ratio) - spent))
-    left, seen, layout = [*paced, *priced], _at_once(jobs, now), prices.layout
-    shared = prices.at_once if seen is None else seen
-    return Left(
-        seconds=max(sum(left) / shared, max(left, default=0.0)),
-        work=sum(left),
-        at_once=shared,
-        is_seen=seen is not None,
-        planned=len(priced),
-        paced=len(paced),
-        finished=finished,
-        ratio=ratio,
-        ratios=ratios,
-        machine=layout.name,
-        devices=layout.devices,
-    )
+        priced.append(max(0.0, prices.seconds[job.key] * ratios.get(job.rule, ratio) - spent))
+    seen, left, layout = _at_once(jobs, now), [*paced, *priced], prices.layout
+    at_once, work = seen or prices.at_once, sum(left)
+    seconds = max(work / at_once, max(left, default=0.0))
+    counts = len(priced), len(paced), len(finished)
+    return Left(seconds, work, at_once, seen is not None, *counts, ratio, ratios, layout.name, layout.devices)
 
 
 def _at_once(jobs: Iterable[Job], now: float) -> float | None:
@@ -319,80 +304,11 @@ def _at_once(jobs: Iterable[Job], now: float) -> float | None:
     return sum(end - start for start, end in spans) / busy if busy else None
 
 
-# --- what the plan says ---
-
-DEVICES = (1, 8)  # of one training, where nobody says how many: one where it holds the model, else as `chord plan`
-
-
-def _prices(given: argparse.Namespace, project: Project, plan: Mapping[str, str]) -> Prices | str:
-    """Of every job, or what is missing for them. Raises UserError for a `--machine` that is not known."""
-    try:
-        planning = Planning.read(given.root)
-    except ConfigError as error:
-        return str(error)
-    if given.machine:
-        machine_of(planning, given.machine, "--machine")
-    try:
-        return priced(project, planning, given.root, plan, given.machine, given.devices)
-    except UserError as error:
-        return str(error)
-
-
-def priced(
-    project: Project,
-    planning: Planning,
-    root: Path,
-    plan: Mapping[str, str],
-    machine: str | None = None,
-    devices: int | None = None,
-) -> Prices:
-    """Of every job of the plan (verb by manifest), on so many devices of the machine, else on the fewest that hold it.
-
-    Raises UserError where config/planning.yaml lacks the study or a model, or no machine of it holds a training.
-    """
-    study, lengths = project.study, lengths_of(project.study, planning)
-    works = {key: _work(project, key, verb) for key, verb in plan.items()}
-    shapes = shapes_below(project, planning, works.values(), root)
-    longest = costs.longest_sequence(study, lengths)
-    known = {machine: planning.machines[machine]} if machine else planning.machines
-    lacking = ""
-    for count in [devices] if devices else DEVICES:
-        for name, one in sorted(known.items(), key=lambda item: item[1].memory_gb):
-            setting, layout = Setting.of(study, count), Layout(name, one, count, 1)
-            said = [costs.verdict(study, shape, one, setting, longest)[0] for shape in shapes.values()]
-            lacking = next((sentence for sentence in said if not sentence.startswith("needs")), "")
-            if not lacking:
-                each = {
-                    key: Price(work.rule, cost(project, planning, layout, work, root).seconds)
-                    for key, work in works.items()
-                }
-                return Prices(each, layout, max(1, len(os.sched_getaffinity(0)) // study.execution.cpu_threads))
-    where = f"machine {machine}" if machine else "no machine of config/planning.yaml holds it; the largest"
-    raise UserError(f"{where}: {lacking}; expected --machine and --devices that hold every training")
-
-
-def _work(project: Project, key: str, verb: str) -> Work:
-    """The job of a manifest, with the rule that makes it."""
-    rule = verb.removeprefix("chord ").replace("-", "_")
-    place = f"results/{project.study.name}/{key.removesuffix(ENDING)}"
-    if rule == "train" and key.startswith("models/"):
-        rule = "train_base"
-    elif rule == "train" and project.arms[Work.of_job(rule, place).of].only_imitates:
-        rule = "train_sft"
-    return Work.of_job(rule, place)
-
-
 # --- one look ---
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH, BAR_WIDTH = 28, 48
-STYLES = {
-    State.DONE: "green",
-    State.RUNNING: "cyan",
-    State.FAILED: "red",
-    State.STOPPED: "yellow",
-    State.PLANNED: "dim",
-}
+STYLES = dict(zip(State, ("green", "cyan", "red", "yellow", "dim"), strict=True))
 SHOWN = 12  # jobs of a kind
 
 
@@ -402,86 +318,66 @@ class View(NamedTuple):
     project: Project
     study: Path
     jobs: list[Job]
-    trainings: dict[str, Training]
+    trainings: dict[str, Training]  # that run, by manifest
     left: Left | str  # or why it is not known
     steps: tuple[int, int] | None
     now: float
 
     @property
+    def counts(self) -> Counter[State]:
+        """Jobs by state."""
+        return Counter(job.state for job in self.jobs)
+
+    @property
     def is_done(self) -> bool:
         """Whether nothing is left."""
-        return all(job.state is State.DONE for job in self.jobs)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Show the study until it is done, or once."""
-    given = _parser().parse_args(arguments)
-    chosen = {"artefacts": given.artefacts} if given.artefacts else {}
-    project = load(given.root, given.study, tuple(given.seeds or ()), chosen)
-    dag = Dag(project, given.root)
-    plan = {key: job.step.verb for key, job in dag.planned.items() if job.step.verb}
-    prices = _prices(given, project, plan)
-    console = Console(highlight=False)
-    view = look(given.root, project, plan, prices)
-    if given.json:
-        print(json.dumps(_data(view), indent=1))
-        return
-    if given.once:
-        console.print(drawn(view))
-        return
-    with Live(drawn(view), console=console, auto_refresh=False) as live:
-        while not view.is_done:
-            time.sleep(given.seconds)
-            view = look(given.root, project, plan, prices)
-            live.update(drawn(view), refresh=True)
+        return self.counts[State.DONE] == len(self.jobs)
 
 
 def look(root: Path, project: Project, plan: Mapping[str, str], prices: Prices | str) -> View:
     """The study as it is now; `prices` of its jobs, or why there are none."""
     study, now = root / "results" / project.study.name, time.time()
-    found = jobs_of(study, plan, now)
-    begun = (job for job in found if job.state in (State.RUNNING, State.STOPPED, State.FAILED))
-    told = {job.key: training(study, job) for job in begun if job.verb == "chord train"}
-    running = {job.key: told[job.key] for job in found if job.state is State.RUNNING and job.key in told}
-    left = prices if isinstance(prices, str) else time_left(found, told, prices, now)
-    return View(project, study, found, running, left, snakemake_steps(root), now)
+    jobs = jobs_of(study, plan, now)
+    begun = [job for job in jobs if job.rule in TRAINS and job.state not in (State.DONE, State.PLANNED)]
+    told = {job.key: training(study, job.key) for job in begun}
+    running = {job.key: told[job.key] for job in begun if job.state is State.RUNNING}
+    left = prices if isinstance(prices, str) else time_left(jobs, told, prices, now)
+    return View(project, study, jobs, running, left, snakemake_steps(root), now)
 
 
 def drawn(view: View) -> RenderableType:
     """One look as a person reads it."""
-    counts = Counter(job.state for job in view.jobs)
-    total, done = len(view.jobs), counts[State.DONE]
+    counts, total = view.counts, len(view.jobs)
     head = Text.assemble((f"Study {view.project.study.name}", "bold"), f", {view.project.study.title}")
     if not view.study.is_dir() or counts[State.PLANNED] == total:
         begin = Text(f"Not begun: none of its {total} jobs was started. Begin: snakemake --cores 2")
         return Group(head, begin, *_left(view.left))
+    done = counts[State.DONE]
     filled = done * BAR_WIDTH // total
     bar = Text.assemble(("━" * filled, "green"), ("╌" * (BAR_WIDTH - filled), "dim"), f" {100 * done // total} %")
-    counted = Text()
-    for state in (one for one in State if counts[one]):
-        counted.append(f"{counts[state]} {state}", STYLES[state]).append("   ")
+    counted = Text.assemble(*((f"{counts[state]} {state}   ", STYLES[state]) for state in State if counts[state]))
     if view.steps and not view.is_done:
         counted.append(f"Snakemake: {view.steps[0]} of {view.steps[1]} steps", "dim")
-    parts: list[RenderableType] = [head, bar, counted]
-    if not view.is_done:
-        parts += _left(view.left)
+    parts: list[RenderableType] = [head, bar, counted, *(() if view.is_done else _left(view.left))]
     if view.trainings:
-        parts += [Text(), _trainings(view)]
+        parts += [Text(), _table(("training", "step", "tokens/s", "left", "curve"), map(_row, view.trainings.values()))]
     if others := [job for job in view.jobs if job.state is State.RUNNING and job.key not in view.trainings]:
-        parts += [Text(), _others(view, others)]
+        rows = [(job.name, reading.duration(max(0.0, view.now - job.since)), job.where) for job in others[:SHOWN]]
+        more = [(f"and {len(others) - SHOWN} more", "", "")] if len(others) > SHOWN else []
+        parts += [Text(), _table(("job", "for", "where"), [*rows, *more])]
     for job in [job for job in view.jobs if job.state in (State.FAILED, State.STOPPED)][:SHOWN]:
-        folder = Path(job.key).parent
-        place = "logs" if folder == Path(".") else folder
+        place = Path(job.key).parent if "/" in job.key else "logs"
         parts.append(Text(f"{job.state}: {job.name}; its log is in {place}", STYLES[job.state]))
     if view.is_done:
         parts.append(Text(f"Finished: {view.study / 'report.html'}", "green"))
     return Group(*parts)
 
 
-def _left(left: Left | str) -> list[Text]:
+def _left(left: Left | str) -> Iterator[Text]:
     """The time left, what it is estimated from, and for what machines and how many jobs at once."""
     if isinstance(left, str):
-        return [Text(f"no estimate of the time left: {left}")]
+        yield Text(f"no estimate of the time left: {left}")
+        return
 
     def several(count: int, thing: str) -> str:
         return f"{count} {thing}{'' if count == 1 else 's'}"
@@ -489,47 +385,26 @@ def _left(left: Left | str) -> list[Text]:
     stands_on = ["chord plan"] if left.planned else []
     stands_on += [several(left.finished, "finished job")] if left.planned and left.finished else []
     stands_on += [f"the pace of {several(left.paced, 'training')}"] if left.paced else []
-    *others, last = stands_on
-    named = f"{', '.join(others)} and {last}" if others else last
+    named = " and ".join(filter(None, (", ".join(stands_on[:-1]), stands_on[-1])))
     at_once = f"{left.at_once:.1f}".removesuffix(".0")
     share = "as on average so far" if left.is_seen else "as the cores here allow"
-    return [
-        Text(f"about {reading.duration(left.seconds)} left, estimated from {named}"),
-        Text(f"(planned for {left.devices} x {left.machine}; {at_once} at once, {share})", "dim"),
-    ]
+    yield Text(f"about {reading.duration(left.seconds)} left, estimated from {named}")
+    yield Text(f"(planned for {left.devices} x {left.machine}; {at_once} at once, {share})", "dim")
 
 
-def _data(view: View) -> dict[str, Any]:
-    """One look as plain data: jobs by state, seconds left (None with `why` where not known) and what they stand on."""
-    counts = Counter(job.state for job in view.jobs)
-    left = {"seconds": None, "why": view.left} if isinstance(view.left, str) else asdict(view.left)
-    if view.is_done:
-        left = {"seconds": 0.0}
-    return {"study": view.project.study.name, "jobs": {state: counts[state] for state in State}, "left": left}
-
-
-def _table(*columns: str) -> Table:
-    return Table(*columns, box=None, pad_edge=False, header_style="dim")
-
-
-def _trainings(view: View) -> Table:
-    table = _table("training", "step", "tokens/s", "left", "curve")
-    for one in view.trainings.values():
-        steps = f"{one.step}/{one.steps}" if one.steps else str(one.step)
-        speed = f"{one.tokens_per_second:,.0f}" if one.tokens_per_second else "-"
-        left = "-" if one.seconds_left is None else reading.duration(one.seconds_left)
-        curve = f"{sparkline(one.curve)} {one.metric} {one.curve[-1]:.3f}" if one.curve else "no step yet"
-        table.add_row(one.name, steps, speed, left, curve)
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(*columns, box=None, pad_edge=False, header_style="dim")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def _others(view: View, running: Sequence[Job]) -> Table:
-    table = _table("job", "for", "where")
-    for job in running[:SHOWN]:
-        table.add_row(job.name, reading.duration(max(0.0, view.now - job.since)), job.where)
-    if len(running) > SHOWN:
-        table.add_row(f"and {len(running) - SHOWN} more", "", "")
-    return table
+def _row(one: Training) -> tuple[str, ...]:
+    steps = f"{one.step}/{one.steps}" if one.steps else str(one.step)
+    speed = f"{one.tokens_per_second:,.0f}" if one.tokens_per_second else "-"
+    left = "-" if one.seconds_left is None else reading.duration(one.seconds_left)
+    curve = f"{sparkline(one.curve)} {one.metric} {one.curve[-1]:.3f}" if one.curve else "no step yet"
+    return one.name, steps, speed, left, curve
 
 
 def sparkline(values: Sequence[float], width: int = CURVE_WIDTH) -> str:
@@ -543,7 +418,49 @@ def sparkline(values: Sequence[float], width: int = CURVE_WIDTH) -> str:
     return "".join(BLOCKS[round((mean - low) / (high - low) * top) if high > low else top // 2] for mean in means)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _data(view: View) -> dict[str, Any]:
+    """One look as plain data: jobs by state, seconds left (None with `why` where not known) and what they stand on."""
+    left = {"seconds": None, "why": view.left} if isinstance(view.left, str) else view.left._asdict()
+    jobs = {state: view.counts[state] for state in State}
+    return {"study": view.project.study.name, "jobs": jobs, "left": {"seconds": 0.0} if view.is_done else left}
+
+
+def main() -> None:
+    """Show the study until it is done, or once."""
+    given = _arguments()
+    chosen = {"artefacts": given.artefacts} if given.artefacts else {}
+    project = load(given.root, given.study, tuple(given.seeds or ()), chosen)
+    plan = {key: job.step.rule for key, job in Dag(project, given.root).planned.items() if job.step.verb}
+    prices = _prices(given, project, plan)
+    console = Console(highlight=False)
+    view = look(given.root, project, plan, prices)
+    if given.json:
+        print(json.dumps(_data(view), indent=1))
+    elif given.once:
+        console.print(drawn(view))
+    else:
+        with Live(drawn(view), console=console, auto_refresh=False) as live:
+            while not view.is_done:
+                time.sleep(given.seconds)
+                view = look(given.root, project, plan, prices)
+                live.update(drawn(view), refresh=True)
+
+
+def _prices(given: argparse.Namespace, project: Project, plan: Mapping[str, str]) -> Prices | str:
+    """Of every job, or what is missing for them. Raises UserError for a `--machine` that is not known."""
+    try:
+        estimates = Estimates(project, Planning.read(given.root), given.root)
+    except ConfigError as error:
+        return str(error)
+    if given.machine:
+        estimates.machine(given.machine, "--machine")
+    try:
+        return priced(estimates, plan, given.machine, given.devices)
+    except UserError as error:
+        return str(error)
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="chord watch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -560,4 +477,4 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", action=Number, least=0, nargs="+", help="training seeds (default: those of config/)")
     parser.add_argument("--artefacts", nargs="+", help="tables and figures (default: those of config/config.yaml)")
     parser.add_argument("--root", default=Path("."), type=Path, help="the folder that holds config/ (default: here)")
-    return parser
+    return parser.parse_args()

@@ -10,8 +10,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-from chord.cluster.doctor import _misfits, held, planned, profile_file, wanted_gpus
-from chord.cluster.probe import Finding, Node, _builds, described, gpus_of, last_words, minutes_of
+from chord.cluster.doctor import (
+    Finding,
+    Kind,
+    Node,
+    builds,
+    described,
+    gpus_of,
+    held,
+    last_words,
+    minutes_of,
+    misfits,
+    planned,
+    profile_file,
+    wanted_gpus,
+)  # fmt: skip
 from chord.cluster.sizing import site_of
 from chord.config.load import load
 from chord.errors import ConfigError, UserError
@@ -92,7 +105,7 @@ ON_CPU = {"slurm_partition": "cpu", "threads": 1, "mem_mb": 1}
     ],
 )
 def test_what_no_node_of_the_partition_can_give_is_named_with_what_there_is(change: dict, found: str | None) -> None:
-    assert [one.found for one in _misfits(FITS | change, NODES)] == ([found] if found else [])
+    assert [one.found for one in misfits(FITS | change, NODES)] == ([found] if found else [])
 
 
 def test_a_finding_says_what_to_do_only_where_there_is_something_to_do() -> None:
@@ -102,7 +115,7 @@ def test_a_finding_says_what_to_do_only_where_there_is_something_to_do() -> None
     assert last_words("a\n\nb\n c \nd\n") == "b c d"
 
 
-# What chord probe writes on a node with an H100 that is well.
+# What the small job of chord doctor writes on a node with an H100 that is well.
 WELL = {
     "host": "n1",
     "cuda_of_torch": "13.0",
@@ -130,7 +143,7 @@ def test_a_node_with_gpus_needs_builds_for_them_and_a_driver_that_is_new_enough(
 ) -> None:
     there = WELL | {"cuda_of_torch": cuda, "packages": {"torch": torch, "vllm": vllm, "deepspeed": "0.19.8"}}
     there |= {"accelerator": {"nvidia_driver": driver, "nccl": "2.29.7"}, "installed_for": "cpu" if wrong else ""}
-    finding = _builds(there, PLACE)
+    finding = builds(there).of(PLACE)
     seen = SEEN.format(torch=torch, cuda=cuda or "none", driver=driver, vllm=vllm)
     if "CPUs" in wrong:
         assert finding.found == f"{seen}: {wrong} (.venv is made for cpu)"
@@ -145,7 +158,7 @@ def test_a_node_says_of_itself_all_that_is_held_against_its_gpus() -> None:
     here: dict = described()
     assert WELL.keys() <= here.keys() and {*WELL["packages"]} <= here["packages"].keys()
     assert here["packages"]["vllm"] != "missing"
-    assert _builds(here, PLACE).found
+    assert builds(here).found
 
 
 SITE = {"machine": "h100-80gb", "slurm_partition": "gpu", "gpus": 8, "mem_mb": 1_000_000, "runtime": 1440}
@@ -166,8 +179,8 @@ def held_against(
     place = f"results/{study}/data/traces/{of}.jsonl" if rule == "ask_expert" else place
     resources = {key: value for key, value in (GIVEN | given).items() if value is not None}
     each = [{"resources": resources | {"threads": 8}, "call": call}] * attempts
-    kind = {"rules": [rule], "attempts": each, "jobs": [[rule, [place]]]}
-    return list(held({"site": SITE | (site or {}), "kinds": [kind]}, load(ROOT, study), PLACE))
+    found = held(SITE | (site or {}), [Kind([rule], each, [(rule, [place])])], load(ROOT, study))
+    return [one.of(PLACE) for one in found]
 
 
 def test_what_the_plan_asks_for_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +243,7 @@ def test_what_the_plan_says_cannot_hold_is_named_with_numbers(
 
 def test_without_a_site_it_says_that_the_plan_was_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    (found,) = held({"site": None, "kinds": []}, load(ROOT, "math"), PLACE)
+    (found,) = held(None, [], load(ROOT, "math"))
     assert str(found).startswith("note    the profile does not say what GPUs its nodes have")
     assert not site_of({"train": {"gres": namedtuple("R", "raw")("gpu:1")}})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match=r"the profile: set-resources\.site\.gpu\b"):

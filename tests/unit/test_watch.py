@@ -9,16 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chord.cluster import watch
 from chord.cluster.plan import estimated
-from chord.cluster.sizing import Layout, Work, cost
+from chord.cluster.sizing import Estimates, Layout, Work
 from chord.cluster.snakemake import Planned
-from chord.cluster.watch import Job, Left, Price, State, Training
+from chord.cluster.watch import Job, Left, State, Training
 from chord.config.load import load
 from chord.config.planning import Planning
 from chord.provenance import ledger
@@ -41,8 +40,8 @@ def ended(study: Path, attempt: str, outcome: str, **more: object) -> None:
     ledger.append(study / "provenance/ledger.jsonl", "end", {"attempt": attempt, "outcome": outcome, **more})
 
 
-def state(study: Path, key: str, verb: str = "chord score") -> State:
-    (job,) = watch.jobs_of(study, {key: verb})
+def state(study: Path, key: str, rule: str = "score") -> State:
+    (job,) = watch.jobs_of(study, {key: rule})
     return job.state
 
 
@@ -55,7 +54,7 @@ def test_a_job_is_planned_then_runs_then_is_done(tmp_path: Path) -> None:
     key, before = "table1.manifest.json", time.time()
     assert state(tmp_path, key) is State.PLANNED
     begun(tmp_path, key, "chord score", "a")
-    (job,) = watch.jobs_of(tmp_path, {key: "chord score"})
+    (job,) = watch.jobs_of(tmp_path, {key: "score"})
     assert job.state is State.RUNNING and before - 0.01 <= job.since <= time.time()
     made(tmp_path, key)
     ended(tmp_path, "a", "ok", seconds=3.0)
@@ -76,7 +75,7 @@ def test_a_job_is_planned_then_runs_then_is_done(tmp_path: Path) -> None:
 def test_how_an_attempt_ended_tells_failed_from_stopped(tmp_path: Path, outcome, more, expected) -> None:
     begun(tmp_path, KEY, "chord train", "a")
     ended(tmp_path, "a", outcome, **more)
-    assert state(tmp_path, KEY, "chord train") is expected
+    assert state(tmp_path, KEY, "train") is expected
     begun(tmp_path, KEY, "chord score", "b")  # tried again
     assert state(tmp_path, KEY) is State.RUNNING
 
@@ -90,11 +89,11 @@ def test_an_attempt_without_an_end_runs_while_its_process_or_its_lease_lives(tmp
     sleeper.wait()
     assert state(tmp_path, table) is State.STOPPED
     begun(tmp_path, KEY, "chord train", "b")
-    assert state(tmp_path, KEY, "chord train") is State.STOPPED
+    assert state(tmp_path, KEY, "train") is State.STOPPED
     made(tmp_path, "runs/grpo/seed-1/state/lease.json")
-    assert state(tmp_path, KEY, "chord train") is State.RUNNING
+    assert state(tmp_path, KEY, "train") is State.RUNNING
     os.utime(tmp_path / "runs/grpo/seed-1/state/lease.json", (time.time() - 121, time.time() - 121))
-    assert state(tmp_path, KEY, "chord train") is State.STOPPED
+    assert state(tmp_path, KEY, "train") is State.STOPPED
 
 
 def running(study: Path, steps: int | None = 40) -> watch.Training:
@@ -109,7 +108,7 @@ def running(study: Path, steps: int | None = 40) -> watch.Training:
     for name, entries, torn in (("metrics", lines, '{"step": 5, "rew'), ("timing", times, "")):
         text = "".join(json.dumps(entry) + "\n" for entry in entries)
         (run / f"state/abc/{name}.jsonl").write_text(text + torn)
-    return watch.training(study, Job(KEY, "chord train", State.RUNNING))
+    return watch.training(study, KEY)
 
 
 def test_a_training_tells_step_pace_curve_and_what_is_left(tmp_path: Path) -> None:
@@ -121,22 +120,23 @@ def test_a_training_tells_step_pace_curve_and_what_is_left(tmp_path: Path) -> No
     assert running(tmp_path / "epochs", steps=None).steps == 12  # as it said in its log
 
 
-PRICES = {name: Price(kind, seconds) for name, (kind, seconds) in {
-    "train1": ("train", 100.0), "train2": ("train", 100.0), "train3": ("train", 100.0), "answers": ("generate", 30.0),
-    "scores1": ("score", 10.0), "scores2": ("score", 10.0), "table1": ("tabulate", 5.0)}.items()}  # fmt: skip
+SECONDS = {"train1": 100.0, "train2": 100.0, "train3": 100.0, "answers": 30.0, "scores1": 10.0, "scores2": 10.0}
+SECONDS |= {"table1": 5.0}
+RULES = {"train1": "train", "train2": "train", "train3": "train", "answers": "generate", "scores1": "score"}
+RULES |= {"scores2": "score", "table1": "tabulate"}
 
 
 def left_of(told: Mapping[str, Job | float], at_once: int = 2, **trainings: Training) -> Left:
-    """Of all jobs of PRICES: those told, done after so many seconds where a number is; the others are planned."""
+    """Of all jobs of SECONDS: those told, done after so many seconds where a number is; the others are planned."""
 
     def job(key: str) -> Job:
         one = told.get(key)
         if one is None:
-            return Job(key, "x", State.PLANNED)
-        return one if isinstance(one, Job) else Job(key, "x", State.DONE, NOW - 1000, one)
+            return Job(key, RULES[key], State.PLANNED)
+        return one if isinstance(one, Job) else Job(key, RULES[key], State.DONE, NOW - 1000, one)
 
-    layout = Layout("cpu-core", PLANNING.machines["cpu-core"], 1, 1)
-    return watch.time_left([job(key) for key in PRICES], trainings, watch.Prices(PRICES, layout, at_once), NOW)
+    prices = watch.Prices(SECONDS, Layout("cpu-core", PLANNING.machines["cpu-core"], 1), at_once)
+    return watch.time_left([job(key) for key in SECONDS], trainings, prices, NOW)
 
 
 def test_where_nothing_has_run_the_time_left_is_the_plans_shared_between_the_cores() -> None:
@@ -144,7 +144,7 @@ def test_where_nothing_has_run_the_time_left_is_the_plans_shared_between_the_cor
     assert (left.work, left.seconds) == (355, 177.5)  # 3 x 100 + 30 + 2 x 10 + 5, on two cores
     assert (left.planned, left.finished, left.paced, left.is_seen, left.ratio) == (7, 0, 0, False, 1)
     assert left_of({}, at_once=50).seconds == 100  # no less than the longest job
-    done = left_of(dict.fromkeys(PRICES, 3.0))
+    done = left_of(dict.fromkeys(SECONDS, 3.0))
     assert (done.seconds, done.work, done.planned, done.paced) == (0, 0, 0, 0)
 
 
@@ -158,7 +158,7 @@ def test_a_kind_that_ran_twice_as_slow_as_planned_goes_on_so_and_what_never_ran_
 
 
 def test_what_an_earlier_attempt_took_counts_to_a_finished_training(tmp_path: Path) -> None:
-    done = Job("train1", "chord train", State.DONE, NOW - 1000, 50.0, earlier=150.0)
+    done = Job("train1", "train", State.DONE, NOW - 1000, 50.0, earlier=150.0)
     assert left_of({"train1": done}).ratios == {"train": 2}
     for attempt, outcome, seconds in (
         ("a", "ok", 1.0),
@@ -169,30 +169,30 @@ def test_what_an_earlier_attempt_took_counts_to_a_finished_training(tmp_path: Pa
         begun(tmp_path, KEY, "chord train", attempt)
         ended(tmp_path, attempt, outcome, seconds=seconds)
     made(tmp_path, KEY)
-    (job,) = watch.jobs_of(tmp_path, {KEY: "chord train"})
+    (job,) = watch.jobs_of(tmp_path, {KEY: "train"})
     assert (job.state, job.seconds, job.earlier) == (State.DONE, 4, 50)  # "a" made a model that was thrown away
-    (job,) = watch.jobs_of(tmp_path, {KEY: "chord score"})
+    (job,) = watch.jobs_of(tmp_path, {KEY: "score"})
     assert job.earlier == 0  # nothing but a training continues
 
 
 def test_a_training_half_way_goes_on_at_its_own_pace_and_tells_that_of_what_waits() -> None:
     half = Training("x", step=20, steps=40, tokens_per_second=None, seconds_per_step=1.0, metric="reward", curve=())
-    runs = Job("train1", "chord train", State.RUNNING, since=NOW - 25)
+    runs = Job("train1", "train", State.RUNNING, since=NOW - 25)
     left = left_of({"train1": runs}, train1=half)
     # 20 steps of 1 s are left; 20 s were measured for half of 100 planned ones: a ratio of 0.4
     assert left.ratios == {"train": 0.4}
     assert left.work == pytest.approx(20 + 0.4 * (200 + 30 + 20 + 5))
     assert (left.planned, left.paced, left.finished) == (6, 1, 0)
-    new = replace(half, step=0, seconds_per_step=None)  # tells no pace yet: the plan, less what has run
+    new = half._replace(step=0, seconds_per_step=None)  # tells no pace yet: the plan, less what has run
     assert left_of({"train1": runs}, train1=new).work == pytest.approx(355 - 25)
 
 
 def test_jobs_at_once_are_those_of_the_time_in_which_any_ran() -> None:
     told = {
-        "train1": Job("train1", "x", State.DONE, NOW - 1000, 100.0),  # alone for 50 s, then with the next for 50 s,
-        "train2": Job("train2", "x", State.DONE, NOW - 950, 100.0),  # which is alone for 50 s; then nothing runs
-        "train3": Job("train3", "x", State.RUNNING, NOW - 60),  # and this is alone
-        "scores1": Job("scores1", "x", State.STOPPED, NOW - 30),  # nobody knows how long it ran
+        "train1": Job("train1", "train", State.DONE, NOW - 1000, 100.0),  # alone for 50 s, then with the next for 50 s,
+        "train2": Job("train2", "train", State.DONE, NOW - 950, 100.0),  # which is alone for 50 s; then nothing runs
+        "train3": Job("train3", "train", State.RUNNING, NOW - 60),  # and this is alone
+        "scores1": Job("scores1", "score", State.STOPPED, NOW - 30),  # nobody knows how long it ran
     }
     left = left_of(told, at_once=64)
     assert (left.at_once, left.is_seen) == (pytest.approx(260 / 210), True)
@@ -202,36 +202,38 @@ def test_jobs_at_once_are_those_of_the_time_in_which_any_ran() -> None:
 
 def test_every_job_has_the_price_of_chord_plan() -> None:
     demo, machine = load(ROOT, "demo"), PLANNING.machines["cpu-core"]
-    keys = {key: job.step.verb for key, job in Dag(demo, ROOT).planned.items() if job.step.verb}
-    found = watch.priced(demo, PLANNING, ROOT, keys)
-    assert found.layout == Layout("cpu-core", machine, 1, 1)  # the smallest that holds it
-    assert found.of.keys() == keys.keys()
+    keys = {key: job.step.rule for key, job in Dag(demo, ROOT).planned.items() if job.step.verb}
+    estimates = Estimates(demo, PLANNING, ROOT)
+    found = watch.priced(estimates, keys)
+    assert found.layout == Layout("cpu-core", machine, 1)  # the smallest that holds it
+    assert found.seconds.keys() == keys.keys()
     rules = {"models/base/train": "train_base", "runs/sft-light/seed-1/train": "train_sft", "table1": "tabulate",
              "runs/grpo/seed-2/train": "train", "runs/sft-best/seed-1/choose": "choose",
              "runs/grpo/seed-1/eval/harder/answers": "generate"}  # fmt: skip
     of_plan = [Planned(rule, (f"results/demo/{place}.manifest.json",), ()) for place, rule in rules.items()]
-    told = estimated(demo, PLANNING, found.layout, of_plan)["jobs"]
-    expected = {place: Price(one["rule"], one["seconds"]) for place, one in zip(rules, told, strict=True)}
-    assert {place: found.of[f"{place}.manifest.json"] for place in rules} == expected
+    told = estimated(estimates, found.layout, of_plan)["jobs"]
+    expected = {place: one["seconds"] for place, one in zip(rules, told, strict=True)}
+    assert {place: found.seconds[f"{place}.manifest.json"] for place in rules} == expected
 
 
 def test_jobs_are_priced_by_the_project_that_is_named_wherever_watch_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tools, math = load(ROOT, "tools"), load(ROOT, "math")
+    tools, math = (Estimates(load(ROOT, name), PLANNING, ROOT) for name in ("tools", "math"))
     asked, answered = Work("ask_expert", "expert-second"), Work("generate", "grpo", "bfcl")
-    layout = Layout("h100-80gb", PLANNING.machines["h100-80gb"], 8, 1)
+    layout = Layout("h100-80gb", PLANNING.machines["h100-80gb"], 8)
     monkeypatch.chdir(ROOT)
-    expected = {work.rule: cost(tools, PLANNING, layout, work).seconds for work in (asked, answered)}
+    here = Estimates(tools.project, PLANNING)
+    expected = [here.cost(work, layout).seconds for work in (asked, answered)]
     monkeypatch.chdir(tmp_path)  # neither config/ nor results/ is here
     keys = {
-        "data/traces/expert-second.manifest.json": "chord ask-expert",
-        "runs/grpo/seed-1/eval/bfcl/answers.manifest.json": "chord generate",
+        "data/traces/expert-second.manifest.json": "ask_expert",
+        "runs/grpo/seed-1/eval/bfcl/answers.manifest.json": "generate",
     }
-    found = watch.priced(tools, PLANNING, ROOT, keys, "h100-80gb", 8)
-    assert (found.layout, {one.kind: one.seconds for one in found.of.values()}) == (layout, expected)
+    found = watch.priced(tools, keys, "h100-80gb", 8)
+    assert (found.layout, list(found.seconds.values())) == (layout, expected)
     # One GPU does not hold a training of 7 B parameters: eight, as `chord plan` has it.
-    assert watch.priced(math, PLANNING, ROOT, {KEY: "chord train"}).layout == layout
+    assert watch.priced(math, {KEY: "train"}).layout == layout
 
 
 def test_the_newest_log_of_snakemake_counts_its_steps(tmp_path: Path) -> None:

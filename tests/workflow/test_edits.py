@@ -125,7 +125,7 @@ NOTHING: dict[str, Edit] = {
         (TRAIN, "# Models. One trainer", "# The models. One trainer"),
         (TRAIN, '"Training {wildcards.arm} by imitation, seed', '"Imitating with {wildcards.arm}, seed'),
         (EVALUATE, "{benchmark}/score.log", "{benchmark}/scoring.log"),
-        (EVALUATE, "    priority: scoring_turn\n", "    priority: 3\n    resources:\n        mem_mb=999,\n"),
+        (EVALUATE, "    priority: turn(0)\n", "    priority: 3\n    resources:\n        mem_mb=999,\n"),
         (EVALUATE, "    threads: project.study.execution.cpu_threads\n", "    threads: 2\n"),
         (EVALUATE, '"../../envs/evaluate.yaml"', '"../../envs/generate.yaml"'),
         (COMMON, '"""What a job writes, as flags."""', '"""What is written, as flags."""'),

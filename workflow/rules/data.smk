@@ -84,16 +84,16 @@ rule ask_expert:
     wildcard_constraints:
         **only("ask_expert"),
     priority: 100
-    retries: RETRIES
+    retries: requests.retries
     conda:
         "../../envs/engines.yaml"
     threads: project.study.execution.cpu_threads
     resources:
-        **asked("ask_expert"),
+        **requests.of_rule("ask_expert"),
     params:
         reads=flags_in,
         writes=flags_out,
-        sent=sent_with,
+        sent=requests.shown,
     message:
         "Asking the expert of study {wildcards.study} for the {wildcards.traces} traces{params.sent}"
     shell:

@@ -14,17 +14,17 @@ rule generate:
         "results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/generate.benchmark.tsv"
     wildcard_constraints:
         **only("generate"),
-    priority: generating_turn
+    priority: turn(10)  # all answers before the first scores
     conda:
         environment("generate")
     threads: project.study.execution.cpu_threads
     resources:
-        **asked("generate"),
+        **requests.of_rule("generate"),
     params:
         reads=flags_in,
         writes=flags_out,
-        ahead=answers_ahead,
-        sent=sent_with,
+        ahead=ahead("generate"),
+        sent=requests.shown,
     message:
         "Answering {wildcards.benchmark} with {wildcards.arm}, seed {wildcards.seed}{params.sent}"
     shell:
@@ -42,13 +42,13 @@ rule score:
         "results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/score.log",
     wildcard_constraints:
         **only("score"),
-    priority: scoring_turn
+    priority: turn(0)
     conda:
         "../../envs/evaluate.yaml"
     params:
         reads=flags_in,
         writes=flags_out,
-        ahead=scores_ahead,
+        ahead=ahead("score"),
     message:
         "Scoring {wildcards.benchmark} of {wildcards.arm}, seed {wildcards.seed}"
     shell:

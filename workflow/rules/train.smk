@@ -86,19 +86,19 @@ rule train:
     wildcard_constraints:
         **only("train"),
     priority: training_turn
-    retries: RETRIES
+    retries: requests.retries
     conda:
         environment("train")
     threads: project.study.execution.cpu_threads
     resources:
-        **asked("train"),
+        **requests.of_rule("train"),
     params:
         reads=flags_in,
         writes=flags_out,
         saves=intervals,
-        launcher=launcher,
+        launcher=requests.launcher,
         state="results/{study}/runs/{arm}/seed-{seed}/state",
-        sent=sent_with,
+        sent=requests.shown,
     message:
         "Training {wildcards.arm}, seed {wildcards.seed}{params.sent}"
     shell:
@@ -115,7 +115,7 @@ use rule train as train_sft with:
     wildcard_constraints:
         **only("train_sft"),
     resources:
-        **asked("train_sft"),
+        **requests.of_rule("train_sft"),
     message:
         "Training {wildcards.arm} by imitation, seed {wildcards.seed}{params.sent}"
 
@@ -134,7 +134,7 @@ use rule train as train_base with:
         **only("train_base"),
     priority: 100
     resources:
-        **asked("train_base"),
+        **requests.of_rule("train_base"),
     params:
         state="results/{study}/models/{start}/state",
     message:

@@ -21,7 +21,6 @@ from chord.config.paper import (
     Table,
     Tabled,
 )
-from chord.config.planning import Planning
 from chord.config.reading import expected, shown
 from chord.config.recipe import Arm
 from chord.config.sets import (
@@ -35,7 +34,7 @@ from chord.config.sets import (
     started_from,
     why_not,
 )
-from chord.config.study import OF_GENERATIONS, Benchmark, Study, Task
+from chord.config.study import OF_GENERATIONS, Benchmark, Planning, Study, Task
 
 # --- limits --------------------------------------------------------------------------------------
 

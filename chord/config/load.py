@@ -14,15 +14,12 @@ from pydantic import TypeAdapter
 
 from chord.config.benchmarks import BenchmarkTask, read_task
 from chord.config.checks import alone, crossed, misnamed, of_arms, of_columns, of_study, unplanned
-from chord.config.lock import read_lock
 from chord.config.paper import EVERYTHING, Artefact, Choice, Claims
-from chord.config.planning import FILE as PLANNING
-from chord.config.planning import Planning
 from chord.config.project import Project
 from chord.config.reading import composed, expected, kind_of, one_line, parsed, read_yaml, shown, validated
 from chord.config.recipe import Arm
-from chord.config.sets import below, why_not
-from chord.config.study import Study
+from chord.config.sets import below, read_lock, why_not
+from chord.config.study import PLANNING, Planning, Study
 from chord.errors import ConfigError
 from chord.reach import decides_nothing
 from chord.settings import NAME, Number, Raw

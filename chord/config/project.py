@@ -2,18 +2,17 @@
 
 import difflib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter
 
-from chord.config.lock import Lock
 from chord.config.paper import Artefact, Cells, Choice, Claims, Elsewhere, Figure, PaperClaim, Table, benchmarks_of
 from chord.config.reading import expected, read_json, validated
 from chord.config.recipe import Arm, Recipe
-from chord.config.sets import can_train, corpus_of_start, start_models, why_not
+from chord.config.sets import Lock, can_train, corpus_of_start, start_models, why_not
 from chord.config.study import Arithmetic, Grading, Groups, Model, Optimiser, PolicyLoss, Sampling, Study, Validation
 from chord.settings import Count, Frozen, Name, Seed
 
@@ -44,16 +43,14 @@ class Run(Frozen):
     validation: Validation
     execution: Arithmetic
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _wrong(self) -> Iterator[str]:
         """No more and no less than the recipe needs."""
         samples, mixes = self.recipe.needs_rollouts, self.recipe.mixes_experts
         wanted = {"rollouts": samples, "grading": samples, "policy_loss": samples, "expert_rows_per_step": mixes}
         for name, needed in wanted.items():
             if (getattr(self, name) is not None) != needed:
                 found, expected = ("nothing", "a value") if needed else ("a value", "nothing")
-                raise ValueError(f"found {found} under {name}, expected {expected} with mu {self.recipe.mu}")
-        return self
+                yield f"found {found} under {name}, expected {expected} with mu {self.recipe.mu}"
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -12,8 +12,7 @@ import shutil
 from pathlib import Path
 
 from chord.config.load import add_study, project_of
-from chord.config.lock import wanted_model
-from chord.config.sets import models_from
+from chord.config.sets import models_from, wanted_model
 from chord.data.fetch import checked_files
 from chord.errors import UserError
 from chord.provenance.files import atomic_folder

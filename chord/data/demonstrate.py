@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chord.config.load import add_study, project_of
-from chord.config.lock import Lock, wanted_dataset
-from chord.config.sets import corpus_of, expert_of, is_published, part_sizes, purpose, task_sizes
+from chord.config.sets import Lock, corpus_of, expert_of, is_published, part_sizes, purpose, task_sizes, wanted_dataset
 from chord.config.study import BaseCorpus, CorpusPart, Grading, Study
 from chord.errors import ConfigError, UserError
 from chord.provenance.files import write_atomically

@@ -13,9 +13,7 @@ from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-from chord.config.lock import Lock, wanted_dataset
-from chord.config.sets import BENCHMARK, drawn_as
-from chord.config.sets import hub_split_of as split_of
+from chord.config.sets import BENCHMARK, Lock, drawn_as, split_of, wanted_dataset
 from chord.config.study import NEEDED, OF_GENERATIONS, Filters, Split, Study, Task
 from chord.data.fetch import checked_files
 from chord.data.problems import problem_id

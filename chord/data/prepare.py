@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from chord.config.load import add_study, project_of
-from chord.config.lock import Lock
-from chord.config.sets import BENCHMARK, beside_benchmark, problem_sets, purpose, source_of, split_of
+from chord.config.sets import BENCHMARK, Lock, beside_benchmark, problem_sets, purpose, source_of, split_of
 from chord.config.study import Study
 from chord.data.hub_rows import WORDS, shared
 from chord.data.problems import Draw, draw, owner

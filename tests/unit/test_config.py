@@ -41,7 +41,7 @@ MISTAKES = {
         ("compare: turn", "compare: turned", 'rule.compare is "turned", expected `turn` (nearest)'),
         ("direction: near", "direction: nigh", 'rule.direction is "nigh", expected'),
         (", margin: 5}", "}", "rule: found `direction: near` without a margin, expected how near"),
-        ("metric: policy_entropy", "metric: entropy", "rule: metric is 'entropy', expected"),
+        ("metric: policy_entropy", "metric: entropy", "rule.metric: found 'entropy', expected"),
         ("part: [0, 0.3]", "part: [0.3, 0]", "rule: part is [0.3, 0.0], expected where it begins and where it ends"),
         ("part: [0, 0.3]", "part: [0.3]", "rule.part is [0.3], expected at least 2 of them"),
         ("- id: grpo-above-original", "- id: medicine", ": found the id 'medicine' 2 times, expected once"),

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from chord.config.load import load
-from chord.config.lock import Lock, LockedFile, LockedRepository, wanted_dataset
+from chord.config.sets import Lock, LockedFile, LockedRepository, wanted_dataset
 from chord.config.study import Study
 from chord.data.fetch import repository_folder
 from chord.data.hub_rows import Beside, hub_set, lacking, published, read_rows

@@ -20,7 +20,7 @@ from chord.cluster.sizing import Layout, Work, cost
 from chord.cluster.snakemake import Planned
 from chord.cluster.watch import Job, Left, Price, State, Training
 from chord.config.load import load
-from chord.config.planning import Planning
+from chord.config.study import Planning
 from chord.provenance import ledger
 from chord.steps import Dag
 from tests import warm

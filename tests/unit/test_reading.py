@@ -181,7 +181,7 @@ def read_by(loader: type, text: str) -> str:
     """The value that one loader reads, or that it refuses the text."""
     try:
         node = yaml.compose(text, Loader=loader)
-        return "null" if node is None else repr(reading._Building(True).value(node).raw)
+        return "null" if node is None else repr(reading._Values(True).of(node))
     except (yaml.YAMLError, ValueError, OverflowError):
         return "refused"
 

@@ -17,9 +17,8 @@ from posixpath import dirname, join
 from typing import Any, TypeAlias, cast
 
 from chord.config.benchmarks import read_task
-from chord.config.load import ours
 from chord.config.paper import Figure, Table, Tabled, benchmarks_of, divisions
-from chord.config.project import Project, Run, judged_files
+from chord.config.project import Project, Run, judged_files, ours
 from chord.config.reading import FUNCTION, FunctionName
 from chord.config.sets import (
     BENCHMARK,

@@ -25,9 +25,8 @@ from chord.audit.lineage import (
     read_lineage,
     study_of,
 )
-from chord.config.load import load
 from chord.config.paper import Figure, Panel, Paper, Scheme
-from chord.config.project import Project, nearest
+from chord.config.project import Project, load, nearest
 from chord.config.reading import expected
 from chord.errors import UserError
 from chord.findings import claims, figures, table

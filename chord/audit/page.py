@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chord.config.load import Ours
 from chord.config.paper import Tabled, benchmarks_of
-from chord.config.project import Project
+from chord.config.project import Ours, Project
 from chord.config.recipe import Arm, Recipe
 from chord.config.study import Arithmetic
 from chord.findings import reading, rendering

@@ -12,8 +12,7 @@ from typing import Any
 from chord.audit import chain, inquiry, page
 from chord.audit.lineage import Job
 from chord.audit.page import Shown, document
-from chord.config.load import load, ours
-from chord.config.project import Project
+from chord.config.project import Project, load, ours
 from chord.errors import UserError
 from chord.findings import reading, rendering, table
 from chord.findings.reading import read_json

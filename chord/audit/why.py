@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chord.cluster.snakemake import Planned, asked, planned
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.reading import assigned
 from chord.provenance import commands, freshness
 from chord.steps import Dag

@@ -29,8 +29,7 @@ from chord.cluster import probe
 from chord.cluster.costs import GB
 from chord.cluster.probe import Finding, ask_a_node, gpus_of
 from chord.cluster.sizing import COMPUTES, TRAINS, Need, Site, Sizing, Work, disk, shapes_below
-from chord.config.load import load
-from chord.config.project import Project
+from chord.config.project import Project, load
 from chord.errors import UserError
 from chord.provenance.cli import Number
 

@@ -22,8 +22,7 @@ from chord.cluster import costs
 from chord.cluster.costs import Bench, Cost, named, parameters
 from chord.cluster.sizing import Layout, Work, cost, disk, lengths_of, machine_of, shape_of, shapes_below
 from chord.cluster.snakemake import Planned, planned
-from chord.config.load import load
-from chord.config.project import Project
+from chord.config.project import Project, load
 from chord.config.sets import start_models
 from chord.config.study import Dimensions, Lengths, Planning, Study
 from chord.errors import UserError

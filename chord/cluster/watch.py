@@ -34,8 +34,7 @@ from rich.text import Text
 from chord.cluster import costs
 from chord.cluster.costs import Setting
 from chord.cluster.sizing import Layout, Work, cost, lengths_of, machine_of, shapes_below
-from chord.config.load import load
-from chord.config.project import Project
+from chord.config.project import Project, load
 from chord.config.study import Planning
 from chord.errors import ConfigError, UserError
 from chord.findings import reading

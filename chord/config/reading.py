@@ -112,7 +112,8 @@ def _place(root: Schema, raw: Any, loc: Sequence[int | str]) -> tuple[list[int |
 def _below(node: Schema, part: int | str) -> list[Schema]:
     """What may stand under a key, or in a list."""
     named: list[Any] = [node.get("properties", {}).get(part), node.get("additionalProperties"), node.get("items")]
-    return [one for one in (*named, *node.get("patternProperties", {}).values()) if isinstance(one, dict)][:1]
+    named += node.get("patternProperties", {}).values()
+    return [cast(Schema, one) for one in named if isinstance(one, dict)][:1]
 
 
 def _kinds(root: Schema, node: Schema) -> list[Schema]:

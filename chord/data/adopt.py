@@ -11,7 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
-from chord.config.load import add_study, project_of
+from chord.config.project import add_study, project_of
 from chord.config.sets import models_from, wanted_model
 from chord.data.fetch import checked_files
 from chord.errors import UserError

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from chord.config.load import add_study, project_of
+from chord.config.project import add_study, project_of
 from chord.config.sets import asked_expert, expert_of
 from chord.config.study import ExpertServed, Study
 from chord.data import demonstrate

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chord.config.load import add_study, project_of
+from chord.config.project import add_study, project_of
 from chord.config.sets import Lock, corpus_of, expert_of, is_published, part_sizes, purpose, task_sizes, wanted_dataset
 from chord.config.study import BaseCorpus, CorpusPart, Grading, Study
 from chord.errors import ConfigError, UserError

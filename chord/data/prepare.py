@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from chord.config.load import add_study, project_of
+from chord.config.project import add_study, project_of
 from chord.config.sets import BENCHMARK, Lock, beside_benchmark, problem_sets, purpose, source_of, split_of
 from chord.config.study import Study
 from chord.data.hub_rows import WORDS, shared

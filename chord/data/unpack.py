@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from chord.config.load import add_study, project_of
+from chord.config.project import add_study, project_of
 from chord.config.sets import models_from
 from chord.config.study import Model, Study
 from chord.errors import ConfigError, UserError

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from chord.audit import audit, inquiry
-from chord.config.load import load
+from chord.config.project import load
 from chord.errors import UserError
 from chord.provenance import freshness, ledger
 from chord.provenance.manifest import JobSpec, Manifest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.errors import UserError
 from chord.provenance import digest
 from chord.provenance.digest import Package, code_digest, contents, job_code

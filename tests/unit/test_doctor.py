@@ -13,7 +13,7 @@ import yaml
 from chord.cluster.doctor import _misfits, held, planned, profile_file, wanted_gpus
 from chord.cluster.probe import Finding, Node, _builds, described, gpus_of, last_words, minutes_of
 from chord.cluster.sizing import site_of
-from chord.config.load import load
+from chord.config.project import load
 from chord.errors import ConfigError, UserError
 from tests import warm
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.sets import repositories
 from chord.errors import ConfigError
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from chord.cluster.snakemake import asked
-from chord.config.load import load
-from chord.config.project import Run
+from chord.config.project import Run, load
 from chord.config.sets import trained_starts
 from chord.config.study import Zero
 from chord.provenance.commands import texts, verb_of

@@ -14,7 +14,7 @@ from chord.cluster.costs import Bench, Setting, cache_bytes, dimensions, forward
 from chord.cluster.plan import estimated
 from chord.cluster.sizing import Layout, Site, Sizing, Work
 from chord.cluster.snakemake import Planned
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.study import Dimensions, Planning
 from chord.errors import UserError
 from tests import warm

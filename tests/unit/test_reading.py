@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chord.config import reading
-from chord.config.load import ours
+from chord.config.project import ours
 from chord.config.reading import LONGEST, FunctionName, assigned, parsed, read_json, read_yaml
 from chord.errors import ConfigError
 

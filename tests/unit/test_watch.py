@@ -19,7 +19,7 @@ from chord.cluster.plan import estimated
 from chord.cluster.sizing import Layout, Work, cost
 from chord.cluster.snakemake import Planned
 from chord.cluster.watch import Job, Left, Price, State, Training
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.study import Planning
 from chord.provenance import ledger
 from chord.steps import Dag

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from chord.cluster import sizing
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.paper import benchmarks_of
 from chord.config.project import refusal
 from chord.config.sets import started_from

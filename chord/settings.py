@@ -51,9 +51,14 @@ class Frozen(BaseModel):
         return self
 
 
-def quiet(default: T, description: str) -> T:
-    """A field that is left out of what is written while it has its default, so that old results still hold."""
-    return Field(default=default, exclude_if=lambda value: value == default, description=description)
+def default(value: T, description: str) -> T:
+    """A field that need not be given."""
+    return Field(default=value, description=description)
+
+
+def quiet(value: T, description: str) -> T:
+    """The same, left out of what is written while it has its default, so that old results still hold."""
+    return Field(default=value, exclude_if=lambda given: given == value, description=description)
 
 
 @dataclass(frozen=True)

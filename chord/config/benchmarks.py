@@ -15,7 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from chord.config.reading import FUNCTION, FunctionName, expected, read_yaml, validated
 from chord.errors import ConfigError
-from chord.settings import Frozen, Raw, Temperature, Text, Tokens
+from chord.settings import Frozen, Raw, Temperature, Text, Tokens, default
 
 # --- benchmarks ----------------------------------------------------------------------------------
 
@@ -137,11 +137,11 @@ class BenchmarkTask(Frozen):
     process_results: Results = Field(description="`!function`: the study's grader")
     metric_list: tuple[Metric, ...] = Field(description="what is formed of all problems")
     metadata: Metadata = Field(description="of the task")
-    task_alias: Text | None = Field(default=None, description="another name of the task in lm-eval's own table")
-    tag: Text | tuple[Text, ...] | None = Field(default=None, description="lm-eval's names for groups of tasks")
-    target_delimiter: str = Field(default=" ", description="lm-eval's; changes nothing here")
-    fewshot_delimiter: str = Field(default="\n\n", description="lm-eval's; changes nothing here")
-    should_decontaminate: Literal[False] = Field(default=False, description="must be false")
+    task_alias: Text | None = default(None, "another name of the task in lm-eval's own table")
+    tag: Text | tuple[Text, ...] | None = default(None, "lm-eval's names for groups of tasks")
+    target_delimiter: str = default(" ", "lm-eval's; changes nothing here")
+    fewshot_delimiter: str = default("\n\n", "lm-eval's; changes nothing here")
+    should_decontaminate: Literal[False] = default(False, "must be false")
 
     def _wrong(self) -> Iterator[str]:
         """One k in the whole file: samples that are asked for, that the filter keeps, that the metrics are named by."""

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from chord.config.reading import expected
 from chord.config.study import Study
-from chord.settings import Count, Fraction, Frozen, Name, Names, NotNegative, Positive, Seed, Text
+from chord.settings import Count, Fraction, Frozen, Name, Names, NotNegative, Positive, Seed, Text, default
 
 # --- artefacts -----------------------------------------------------------------------------------
 
@@ -41,13 +41,9 @@ class Paper(Frozen):
     """All rows and columns of its table, if only as `not published`: in no copy that we could read, shown as n.p."""
 
     model: str = Field(description="whose numbers the paper's are")
-    cells: dict[Name, Row] | Literal["not published"] = Field(
-        default=NOT_PUBLISHED, description="numbers by arm and column (Table 1)"
-    )
-    beside: dict[str, str] = Field(
-        default={}, description="by column, that of Table 1, which benchmarks name (Table 2)"
-    )
-    claim: str = Field(default="", description="what the paper says of it")
+    cells: dict[Name, Row] | Literal["not published"] = default(NOT_PUBLISHED, "numbers by arm and column (Table 1)")
+    beside: dict[str, str] = default({}, "by column, that of Table 1, which benchmarks name (Table 2)")
+    claim: str = default("", "what the paper says of it")
 
     @property
     def rows(self) -> dict[str, Row]:
@@ -84,28 +80,28 @@ class Shown(Frozen):
 
     title: str = Field(description="heading")
     paper: Paper = Field(description="what the paper reports")
-    not_here: dict[Name, str] = Field(default={}, description="by study, the reason why it does not build this one")
+    not_here: dict[Name, str] = default({}, "by study, the reason why it does not build this one")
 
 
 class Tabled(Shown):
     """Rows are arms."""
 
     arms: Names = Field(description="rows, in this order")
-    not_built: dict[str, str] = Field(default={}, description="by row of the paper's without an arm, the reason")
+    not_built: dict[str, str] = default({}, "by row of the paper's without an arm, the reason")
 
 
 class Table(Tabled):
     """Share of right answers; columns are benchmarks that the study has. No others are asked."""
 
     kind: Literal["table"]
-    benchmarks: Named | None = Field(default=None, description="by the paper's or the study's names; all if left out")
+    benchmarks: Named | None = default(None, "by the paper's or the study's names; all if left out")
 
 
 class Lengths(Tabled):
     """Mean tokens of an answer; columns are as a `table`'s."""
 
     kind: Literal["lengths"]
-    benchmarks: Named | None = Field(default=None, description="by the paper's or the study's names; all if left out")
+    benchmarks: Named | None = default(None, "by the paper's or the study's names; all if left out")
     expert: dict[str, Published] = Field(description="by column, tokens of expert traces (Table 2)")
 
 
@@ -121,8 +117,8 @@ class Panel(Frozen):
 
     metric: Metric = Field(description="key of metrics.jsonl that is drawn, like `validation.accuracy`")
     label: str = Field(description="of the axis, with its unit")
-    smooth_steps: Count = Field(default=1, description="points of a centred moving mean; 1 is none (ours)")
-    share_of_one: bool = Field(default=False, description="the axis goes from 0 to 1")
+    smooth_steps: Count = default(1, "points of a centred moving mean; 1 is none (ours)")
+    share_of_one: bool = default(False, "the axis goes from 0 to 1")
 
 
 class Figure(Shown):
@@ -156,9 +152,7 @@ class Choice(Frozen):
 
     study: Name = Field(description="a file in `studies/`")
     artefacts: Names = Field(description="files in `experiments/`, or `everything`")
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = Field(
-        default=None, description="instead of the study's (ours)"
-    )
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = default(None, "instead of the study's (ours)")
 
 
 # --- columns -------------------------------------------------------------------------------------
@@ -220,8 +214,8 @@ class Against(Frozen):
     arm: Name = Field(description="the arm that the claim is about")
     against: Names = Field(description="the others; it must be so for each")
     direction: Literal["above", "below", "near"] = Field(description="which side; `near`: within the margin")
-    times: Positive = Field(default=1.0, description="factor on the others, for claims about ratios")
-    margin: NotNegative = Field(default=0.0, description="how far, in points or the metric's unit (ours if not 0)")
+    times: Positive = default(1.0, "factor on the others, for claims about ratios")
+    margin: NotNegative = default(0.0, "how far, in points or the metric's unit (ours if not 0)")
 
     def _wrong(self) -> Iterator[str]:
         if self.arm in self.against or len(set(self.against)) < len(self.against):
@@ -235,7 +229,7 @@ class Cells(Against):
 
     compare: Literal["cells"]
     columns: tuple[str, ...] = Field(min_length=1, description="of the paper: the first that the study has")
-    measure: Literal["right", "response_tokens"] = Field(default="right", description="right answers, or tokens")
+    measure: Literal["right", "response_tokens"] = default("right", "right answers, or tokens")
 
 
 class Curves(Against):
@@ -258,8 +252,8 @@ class Turn(Frozen):
     metric: Metric = Field(description="key of metrics.jsonl")
     arm: Name = Field(description="the arm that the claim is about")
     shape: Literal["falls-then-rises", "rises-then-falls"] = Field(description="its two ways")
-    smooth_steps: Count = Field(default=1, description="points of a centred moving mean; 1 is none (ours)")
-    margin: NotNegative = Field(default=0.0, description="how far at least, in the metric's unit (ours if not 0)")
+    smooth_steps: Count = default(1, "points of a centred moving mean; 1 is none (ours)")
+    margin: NotNegative = default(0.0, "how far at least, in the metric's unit (ours if not 0)")
 
 
 class Rise(Frozen):
@@ -289,7 +283,7 @@ class PaperClaim(Frozen):
     sentence: Text = Field(description="the claim in words")
     paper: Evidence = Field(description="where the paper makes it")
     rule: Rule = Field(description="what judges it")
-    studies: Names | None = Field(default=None, description="those that it is about; all if left out")
+    studies: Names | None = default(None, "those that it is about; all if left out")
 
     @property
     def arms(self) -> tuple[str, ...]:

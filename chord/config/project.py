@@ -15,32 +15,9 @@ from typing import NamedTuple, Self, TypeVar
 import yaml
 from pydantic import Field, TypeAdapter
 
-from chord.config import checks
+from chord.config import checks, paper, reading
 from chord.config.benchmarks import BenchmarkTask, read_task
 from chord.config.checks import ARMS
-from chord.config.paper import (
-    EVERYTHING,
-    Artefact,
-    Cells,
-    Choice,
-    Claims,
-    Elsewhere,
-    Figure,
-    PaperClaim,
-    Table,
-    benchmarks_of,
-)
-from chord.config.reading import (
-    composed,
-    expected,
-    kind_of,
-    one_line,
-    parsed,
-    read_json,
-    read_yaml,
-    shown,
-    validated,
-)
 from chord.config.recipe import Arm, Recipe
 from chord.config.sets import Lock, below, can_train, corpus_of_start, read_lock, start_models, why_not
 from chord.config.study import (
@@ -100,7 +77,7 @@ class Run(Frozen):
     @classmethod
     def read(cls, path: Path) -> Self:
         """The run in a run.json; raises ConfigError naming the file and every bad key."""
-        return validated(TypeAdapter(cls), read_json(path), str(path))
+        return reading.validated(TypeAdapter(cls), reading.read_json(path), str(path))
 
 
 class Project(Frozen):
@@ -108,9 +85,9 @@ class Project(Frozen):
 
     study: Study
     arms: dict[Name, Arm]
-    artefacts: dict[Name, Artefact]
-    choice: Choice
-    claims: Claims
+    artefacts: dict[Name, paper.Artefact]
+    choice: paper.Choice
+    claims: paper.Claims
     lock: Lock | None = None
 
     @property
@@ -184,11 +161,11 @@ def load(
     problems: Problems = []
     studies = sorted(_files(root, "studies"))
     if study and studies and study not in studies:
-        raise ConfigError(f"--study: found '{study}', {expected(study, studies)}")
+        raise ConfigError(f"--study: found '{study}', {reading.expected(study, studies)}")
     wanted = {**(given or {}), **({"study": study} if study else {}), **({"seeds": list[Raw](seeds)} if seeds else {})}
     choice = _choice(root, studies, wanted)
 
-    raw_arms = read_yaml(root / ARMS, ARMS)
+    raw_arms = reading.read_yaml(root / ARMS, ARMS)
     problems += [
         f"{ARMS}: {name} is a name that no arm may have, expected small letters, digits, `.`, `+` and `-`;"
         " `base` is the model that every arm starts from, and `base-NAME` are other such models"
@@ -196,10 +173,10 @@ def load(
         if re.match(r"base(-|$)", name) or not re.match(NAME, name)
     ]
     chosen = _studied(root, choice.study, raw_arms, problems)
-    kind = TypeAdapter[Artefact](Artefact)
+    kind = TypeAdapter[paper.Artefact](paper.Artefact)
     read = {name: _read(kind, root, file, problems) for name, file in _files(root, "experiments").items()}
     artefacts = {name: one for name, one in read.items() if one}
-    claims = _read(TypeAdapter(Claims), root, CLAIMS, problems)
+    claims = _read(TypeAdapter(paper.Claims), root, CLAIMS, problems)
     studied = [_studied(root, name, raw_arms, problems) for name in studies if others and name != choice.study]
     used = {one.file for one in chosen.study.benchmarks.values()} if chosen else set[str]()
     tasks = {Path(file).name: file for file in _files(root, "benchmarks").values()}
@@ -211,7 +188,7 @@ def load(
     planning = _read(TypeAdapter(Planning), root, PLANNING, problems) if planned else None
 
     if chosen and claims and not problems:
-        if EVERYTHING in choice.artefacts:
+        if paper.EVERYTHING in choice.artefacts:
             built = (name for name, one in artefacts.items() if not why_not(chosen.study, chosen.arms, one))
             choice = choice.model_copy(update={"artefacts": tuple(built)})
         problems += _crossed(choice, chosen, [one for one in studied if one], artefacts, asked, studies)
@@ -242,9 +219,9 @@ class _Studied(NamedTuple):
 def _studied(root: Path, name: str, raw_arms: Mapping[str, Raw], problems: Problems) -> _Studied | None:
     """A study and all arms as it trains them, or nothing and its problems added to the others."""
     file = f"config/studies/{name}.yaml"
-    raw = _tried(problems, lambda: read_yaml(root / file, file))
+    raw = _tried(problems, lambda: reading.read_yaml(root / file, file))
     numbers = TypeAdapter(dict[str, Number])
-    budget = _tried(problems, lambda: validated(numbers, (raw or {}).get("budget", {}), file, "budget"))
+    budget = _tried(problems, lambda: reading.validated(numbers, (raw or {}).get("budget", {}), file, "budget"))
     if raw is None or budget is None:
         return None
     own, asked = dict[str, str](), dict[str, str]()
@@ -256,14 +233,16 @@ def _studied(root: Path, name: str, raw_arms: Mapping[str, Raw], problems: Probl
             if key not in budget:
                 lacking.setdefault(key, []).append(f"{where}: {place}")
     for key, places in lacking.items():
-        problems.append(f"{file}: budget has no '{key}', {expected(key, budget)}; asked for in {'; '.join(places)}")
+        problems.append(
+            f"{file}: budget has no '{key}', {reading.expected(key, budget)}; asked for in {'; '.join(places)}"
+        )
     if lacking:
         return None
     own, budgets = ({place: f"{file}: budget.{key}" for place, key in keys.items()} for keys in (own, asked))
-    study = _tried(problems, lambda: validated(TypeAdapter(Study), raw_study, file, "", own))
+    study = _tried(problems, lambda: reading.validated(TypeAdapter(Study), raw_study, file, "", own))
     kind = TypeAdapter(Arm)
     tried = {
-        key: _tried(problems, lambda key=key, one=one: validated(kind, one, ARMS, key, budgets))
+        key: _tried(problems, lambda key=key, one=one: reading.validated(kind, one, ARMS, key, budgets))
         for key, one in resolved.items()
     }
     return _Studied(name, study, {key: arm for key, arm in tried.items() if arm}, budgets) if study else None
@@ -283,10 +262,10 @@ def _resolved(raw: Raw, budget: Mapping[str, Number], place: str, asked: dict[st
 
 
 def _crossed(
-    choice: Choice,
+    choice: paper.Choice,
     chosen: _Studied,
     others: Sequence[_Studied],
-    artefacts: Mapping[str, Artefact],
+    artefacts: Mapping[str, paper.Artefact],
     tasks: Mapping[str, BenchmarkTask | None],
     studies: Sequence[str],
 ) -> Iterator[str]:
@@ -327,36 +306,38 @@ def _tried(problems: Problems, read: Callable[[], T]) -> T | None:
 
 
 def _read(kind: TypeAdapter[T], root: Path, file: str, problems: Problems) -> T | None:
-    return _tried(problems, lambda: validated(kind, read_yaml(root / file, file), file))
+    return _tried(problems, lambda: reading.validated(kind, reading.read_yaml(root / file, file), file))
 
 
 def _once(problems: Problems) -> list[str]:
     """The lines, each once: of a budget's value that many arms ask for, the first."""
     lines: dict[str, str] = {}
     for line in "\n".join(problems).split("\n"):
-        lines.setdefault(line.partition("; asked for in ")[0], one_line(line))
+        lines.setdefault(line.partition("; asked for in ")[0], reading.one_line(line))
     return list(lines.values())
 
 
-def _choice(root: Path, studies: Sequence[str], given: Mapping[str, Raw]) -> Choice:
+def _choice(root: Path, studies: Sequence[str], given: Mapping[str, Raw]) -> paper.Choice:
     """config.yaml with what was given on the command line, where texts are read as YAML."""
-    raw = read_yaml(root / CONFIG, CONFIG)
-    choice = validated(TypeAdapter(Choice), raw, CONFIG)
+    raw = reading.read_yaml(root / CONFIG, CONFIG)
+    choice = reading.validated(TypeAdapter(paper.Choice), raw, CONFIG)
     changed = {key: _typed(key, value) for key, value in given.items() if key not in raw or raw[key] != value}
     if changed:
-        choice = validated(TypeAdapter(Choice), raw | changed, "--config")
+        choice = reading.validated(TypeAdapter(paper.Choice), raw | changed, "--config")
     if choice.study not in studies:
         place = "--config" if "study" in changed else CONFIG
-        raise ConfigError(f"{place}: study is {shown(choice.study)}, {expected(choice.study, studies)}")
+        raise ConfigError(f"{place}: study is {reading.shown(choice.study)}, {reading.expected(choice.study, studies)}")
     return choice
 
 
 def _typed(key: str, value: Raw) -> Raw:
     """A value of `--config`: Snakemake hands over the numbers of a list as texts. No value here has lists in lists."""
     if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict | list) for item in value)):
-        raise ConfigError(f"--config: {key} is {kind_of(value)} of more than plain values, expected plain values")
+        raise ConfigError(
+            f"--config: {key} is {reading.kind_of(value)} of more than plain values, expected plain values"
+        )
     if isinstance(value, list):
-        return [parsed(item, f"--config {key}") if isinstance(item, str) else item for item in value]
+        return [reading.parsed(item, f"--config {key}") if isinstance(item, str) else item for item in value]
     return value
 
 
@@ -385,7 +366,7 @@ def ours(config: Path, files: Sequence[str]) -> list[Ours]:
 
 
 def _marked(name: str, text: str) -> Iterator[Ours]:
-    keys = dict(_keys(composed(text, f"config/{name}")))
+    keys = dict(_keys(reading.composed(text, f"config/{name}")))
     lines = text.splitlines()
     for number, line in enumerate(lines):
         mark = MARK.search(line)
@@ -453,7 +434,7 @@ def refusal(
     built = [name for name in project.artefacts if not project.why_not(name)]
     arms = difflib.get_close_matches(target, project.arms, n=1, cutoff=0.6)
     place = f"; the models of arm `{arms[0]}` are results/{study}/runs/{arms[0]}/seed-SEED/model" if arms else ""
-    return f"{target} is no target of study {study}, {expected(target, [*built, *ALWAYS])}{place}."
+    return f"{target} is no target of study {study}, {reading.expected(target, [*built, *ALWAYS])}{place}."
 
 
 def nearest(path: Path) -> str:
@@ -487,15 +468,15 @@ class Needs:
     lacking: str | None = None
 
 
-def needs(project: Project, claim: PaperClaim) -> Needs:
+def needs(project: Project, claim: paper.PaperClaim) -> Needs:
     """What the claim is judged by, among what the chosen artefacts build anyway."""
     rule = claim.rule
-    if isinstance(rule, Elsewhere):
+    if isinstance(rule, paper.Elsewhere):
         return Needs(lacking=f"not run at this scale: it takes {rule.needs}")
     arms = claim.arms
     if claim.studies and project.study.name not in claim.studies:
         return Needs(arms, lacking=f"the claim is about {_listed(claim.studies, 'study', 'studies')}")
-    return _of_scores(project, rule, arms) if isinstance(rule, Cells) else _of_curves(project, rule.metric, arms)
+    return _of_scores(project, rule, arms) if isinstance(rule, paper.Cells) else _of_curves(project, rule.metric, arms)
 
 
 def judged_files(project: Project) -> list[str]:
@@ -512,14 +493,14 @@ def judged_files(project: Project) -> list[str]:
     return list(found)
 
 
-def _of_scores(project: Project, rule: Cells, arms: tuple[str, ...]) -> Needs:
+def _of_scores(project: Project, rule: paper.Cells, arms: tuple[str, ...]) -> Needs:
     study = project.study
     fitting = [key for column in rule.columns for key, one in study.benchmarks.items() if one.paper_column == column]
     if not fitting:
         return Needs(arms, lacking=f"study {study.name} has no benchmark beside {' or '.join(rule.columns)}")
     tables = _chosen_tables(project)
     for benchmark in fitting:
-        shown = {name: set(one.arms) for name, one in tables.items() if benchmark in benchmarks_of(study, one)}
+        shown = {name: set(one.arms) for name, one in tables.items() if benchmark in paper.benchmarks_of(study, one)}
         if set(arms) <= set().union(*shown.values()):
             whole = [name for name, rows in shown.items() if set(arms) <= rows]
             return Needs(arms, benchmark, whole[0] if whole else None)
@@ -538,14 +519,16 @@ def _of_curves(project: Project, metric: str, arms: tuple[str, ...]) -> Needs:
     fitting = (
         name
         for name, one in figures.items()
-        if isinstance(one, Figure) and set(arms) <= set(one.arms) and metric in {panel.metric for panel in one.panels}
+        if isinstance(one, paper.Figure)
+        and set(arms) <= set(one.arms)
+        and metric in {panel.metric for panel in one.panels}
     )
     return Needs(arms, artefact=next(fitting, None))
 
 
-def _chosen_tables(project: Project) -> dict[str, Table]:
+def _chosen_tables(project: Project) -> dict[str, paper.Table]:
     chosen = {name: project.artefacts[name] for name in project.choice.artefacts}
-    return {name: one for name, one in chosen.items() if isinstance(one, Table)}
+    return {name: one for name, one in chosen.items() if isinstance(one, paper.Table)}
 
 
 def _listed(names: tuple[str, ...], one: str, more: str) -> str:

@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from chord.objective import MU_SCHEDULES, TOKEN_WEIGHTS, MuSchedule, TokenWeight, WeightOne
-from chord.settings import Frozen, Names, OneOf, Positive, Steps, Text
+from chord.settings import Frozen, Names, OneOf, Positive, Steps, Text, default
 
 # Adam moves each weight by about the learning rate in a step; weights are far below 1.
 HIGHEST_RATE = 1.0
 
 
 Mu = Annotated[MuSchedule, OneOf(MU_SCHEDULES, "schedule")]
+Traces = Annotated[str, Field(pattern=r"^(expert|aligned|expert-[a-z0-9.+-]+)$")]
 ExpertWeight = Annotated[TokenWeight, OneOf(TOKEN_WEIGHTS, "weight")]
 
 
@@ -26,26 +27,18 @@ class Recipe(Frozen):
     """
 
     init: str = Field(description="model to start from: `base`, `base-NAME` or an arm (section 4.1; B.5)")
-    method: Literal["chord", "luffy", "sasr"] = Field(
-        default="chord", description="how expert and rollouts are joined (section 4.1)"
-    )
+    method: Literal["chord", "luffy", "sasr"] = default("chord", "how expert and rollouts are joined (section 4.1)")
     mu: Mu = Field(description="weight of the imitation loss: (1 - µ) · RL + µ · SFT (eq. 3)")
-    expert_tokens: ExpertWeight = Field(
-        default=WeightOne(), description="how much each expert token counts (eq. 4, 5, B.2)"
-    )
-    traces: str = Field(
-        default="expert", pattern="^(expert|aligned|expert-[a-z0-9.+-]+)$", description="which expert traces (B.3, D.3)"
-    )
-    steps: Steps | None = Field(default=None, description="updates; exactly one of it and `epochs` (A.1: 1500 at most)")
-    epochs: Annotated[float, Field(gt=0, le=10000)] | None = Field(
-        default=None, description="passes over the expert set (section 4.1)"
-    )
+    expert_tokens: ExpertWeight = default(WeightOne(), "how much each expert token counts (eq. 4, 5, B.2)")
+    traces: Traces = default("expert", "which expert traces (B.3, D.3)")
+    steps: Steps | None = default(None, "updates; exactly one of it and `epochs` (A.1: 1500 at most)")
+    epochs: Annotated[float, Field(gt=0, le=10000)] | None = default(None, "passes over the expert set (section 4.1)")
     learning_rate: float = Field(
         gt=0, allow_inf_nan=False, description="Adam's, at most 1 (searched in 1e-6, 5e-6, 1e-5)"
     )  # `unreasonable` has its bound
-    keep: Literal["best", "last", "every"] = Field(default="best", description="which weights (A.2: `best`)")
-    reshape_gamma: Positive | None = Field(
-        default=None, description="`luffy`: p/(p + gamma) instead of p for expert tokens (arXiv:2504.14945)"
+    keep: Literal["best", "last", "every"] = default("best", "which weights (A.2: `best`)")
+    reshape_gamma: Positive | None = default(
+        None, "`luffy`: p/(p + gamma) instead of p for expert tokens (arXiv:2504.14945)"
     )
 
     def _wrong(self) -> Iterator[str]:
@@ -113,15 +106,11 @@ class Arm(Frozen):
     """
 
     label: Text = Field(description="how readers see the arm; makes anew tables and figures only")
-    note: str = Field(default="", description="said beside the label; makes anew tables and figures only")
-    recipe: Recipe | None = Field(default=None, description="how the arm is trained")
-    choose: Names | None = Field(default=None, description="arms: the best weights of all of them")
-    choose_on: Literal["validation", "test"] = Field(
-        default="validation", description="the paper chose on `test` (section 4.1)"
-    )
-    same_as: Annotated[str, Field(pattern="^base(-[a-z0-9.+-]+)?$")] | None = Field(
-        default=None, description="a start model (Table 1)"
-    )
+    note: str = default("", "said beside the label; makes anew tables and figures only")
+    recipe: Recipe | None = default(None, "how the arm is trained")
+    choose: Names | None = default(None, "arms: the best weights of all of them")
+    choose_on: Literal["validation", "test"] = default("validation", "the paper chose on `test` (section 4.1)")
+    same_as: Annotated[str, Field(pattern="^base(-[a-z0-9.+-]+)?$")] | None = default(None, "a start model (Table 1)")
 
     def _wrong(self) -> Iterator[str]:
         found = [name for name in ("recipe", "choose", "same_as") if getattr(self, name) is not None]

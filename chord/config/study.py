@@ -28,6 +28,7 @@ from chord.settings import (
     Temperature,
     Text,
     Tokens,
+    default,
     quiet,
 )
 
@@ -77,9 +78,9 @@ class Model(Frozen):
 
     source: Literal["random", "package", "hub"] = Field(description="where its weights come from")
     name: Text = Field(description="of the model; of the package with `package` (paper: Qwen2.5-7B-Instruct)")
-    revision: Text | None = Field(default=None, description="a commit, tag or branch; the version of a `package`")
-    architecture: Architecture | None = Field(default=None, description="`random` only: its shape (ours)")
-    alphabet: str | None = Field(default=None, description="`random` only: its characters, each one token (ours)")
+    revision: Text | None = default(None, "a commit, tag or branch; the version of a `package`")
+    architecture: Architecture | None = default(None, "`random` only: its shape (ours)")
+    alphabet: str | None = default(None, "`random` only: its characters, each one token (ours)")
 
     def _wrong(self) -> Iterator[str]:
         if (self.source == "random") != (self.architecture is not None and self.alphabet is not None):
@@ -108,27 +109,19 @@ class Vllm(Frozen):
     `VLLM_API_KEY`, and the run's folder at the same path. `sleep` and `batch_invariant` are refused on a CPU.
     """
 
-    placement: Literal["colocated", "server"] = Field(
-        default="colocated", description="in each rank's process, or in processes of its own (ours)"
+    placement: Literal["colocated", "server"] = default(
+        "colocated", "in each rank's process, or in processes of its own (ours)"
     )
-    address: Annotated[str, Field(pattern=ADDRESS)] | None = Field(
-        default=None, description="HOST:PORT of a `server` that runs already"
-    )
-    replicas: Count = Field(default=1, description="servers that are started, with `server` only (ours: 1)")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        default=None, description="of `compute_dtype` by default"
-    )
-    memory_share: Share | None = Field(default=None, description="of the device's memory; vLLM's own if left out")
-    cache_gb: Positive | None = Field(default=None, description="gigabytes for keys and values; 1 on a CPU (ours)")
-    context_tokens: Tokens | None = Field(
-        default=None, description="of prompt and response together; the model's own if left out"
-    )
-    enforce_eager: bool = Field(default=True, description="compiles nothing: starts sooner, samples slower (ours)")
-    sleep: bool = Field(default=False, description="gives its memory to the learner while it learns (ours)")
-    batch_invariant: bool = Field(default=False, description="no bit depends on the rest of the batch (ours)")
-    options: Options = Field(
-        default={}, description="more fields of vLLM's EngineArgs, by name; one that it lacks is refused"
-    )
+    address: Annotated[str, Field(pattern=ADDRESS)] | None = default(None, "HOST:PORT of a `server` that runs already")
+    replicas: Count = default(1, "servers that are started, with `server` only (ours: 1)")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = default(None, "of `compute_dtype` by default")
+    memory_share: Share | None = default(None, "of the device's memory; vLLM's own if left out")
+    cache_gb: Positive | None = default(None, "gigabytes for keys and values; 1 on a CPU (ours)")
+    context_tokens: Tokens | None = default(None, "of prompt and response together; the model's own if left out")
+    enforce_eager: bool = default(True, "compiles nothing: starts sooner, samples slower (ours)")
+    sleep: bool = default(False, "gives its memory to the learner while it learns (ours)")
+    batch_invariant: bool = default(False, "no bit depends on the rest of the batch (ours)")
+    options: Options = default({}, "more fields of vLLM's EngineArgs, by name; one that it lacks is refused")
 
     def _wrong(self) -> Iterator[str]:
         if self.placement == "colocated" and (self.address is not None or self.replicas != 1):
@@ -146,10 +139,8 @@ class Vllm(Frozen):
 class Zero(Frozen):
     """What ZeRO divides among ranks: 1 Adam's state, 2 gradients too, 3 weights too; moves last bits, makes anew."""
 
-    stage: Literal[0, 1, 2, 3] = Field(default=0, description="what is divided; 0: nothing, by PyTorch alone")
-    offload: Literal["none", "optimiser"] = Field(
-        default="none", description="`optimiser`: Adam's state and step are on the CPU"
-    )
+    stage: Literal[0, 1, 2, 3] = default(0, "what is divided; 0: nothing, by PyTorch alone")
+    offload: Literal["none", "optimiser"] = default("none", "`optimiser`: Adam's state and step are on the CPU")
 
     def _wrong(self) -> Iterator[str]:
         if self.stage == 0 and self.offload != "none":
@@ -198,19 +189,13 @@ class Filters(Frozen):
     `generation_tokens`.
     """
 
-    script: Literal["any", "no-cjk"] = Field(
-        default="any", description="`no-cjk`: no Chinese characters (the authors' data script)"
+    script: Literal["any", "no-cjk"] = default("any", "`no-cjk`: no Chinese characters (the authors' data script)")
+    answers: Literal["any", "integer", "calls"] = default("any", "which answers (A.2)")
+    generations: CountOrNone = default(0, "verified traces of a row, at least (the authors' script: 1; 2 for RL)")
+    generation_tokens: Tokens | None = default(
+        None, "tokens of the policy; longer traces do not count (the authors' script: 8196)"
     )
-    answers: Literal["any", "integer", "calls"] = Field(default="any", description="which answers (A.2)")
-    generations: CountOrNone = Field(
-        default=0, description="verified traces of a row, at least (the authors' script: 1; 2 for RL)"
-    )
-    generation_tokens: Tokens | None = Field(
-        default=None, description="tokens of the policy; longer traces do not count (the authors' script: 8196)"
-    )
-    overlap_words: Count | None = Field(
-        default=None, description="words in a row that no question may share with a benchmark's (ours)"
-    )
+    overlap_words: Count | None = default(None, "words in a row that no question may share with a benchmark's (ours)")
 
     def _wrong(self) -> Iterator[str]:
         if self.generation_tokens is not None and not self.generations:
@@ -225,13 +210,13 @@ class Task(Frozen):
     what `chord/config/known.json` says of a generator, the names of `columns`, or `question` and `tools` of `bfcl`.
     """
 
-    source: Literal["generator", "hub", "package"] = Field(default="generator", description="where it takes them")
+    source: Literal["generator", "hub", "package"] = default("generator", "where it takes them")
     dataset: Text = Field(
         description="a generator of reasoning-gym; with `hub` a name in `datasets`; with `package` `bfcl`"
     )
-    settings: Options = Field(default={}, description="what the generator is told; of `bfcl` its `categories`")
-    keep: Literal["all", "sums", "differences"] = Field(default="all", description="which problems of a generator")
-    filters: Filters | None = Field(default=None, description="`hub` only: which rows are problems (A.2)")
+    settings: Options = default({}, "what the generator is told; of `bfcl` its `categories`")
+    keep: Literal["all", "sums", "differences"] = default("all", "which problems of a generator")
+    filters: Filters | None = default(None, "`hub` only: which rows are problems (A.2)")
     prompt: Text = Field(description="what the policy is shown, at least one fact of the problem in braces")
 
     def _wrong(self) -> Iterator[str]:
@@ -250,8 +235,8 @@ class Split(Frozen):
 
     task: Name = Field(description="a name in `tasks`")
     size: Count = Field(description="number of problems")
-    or_fewer: bool = Field(
-        default=False, description="take fewer where the dataset has fewer, else that is an error; not with `generator`"
+    or_fewer: bool = default(
+        False, "take fewer where the dataset has fewer, else that is an error; not with `generator`"
     )
 
 
@@ -282,23 +267,19 @@ class ExpertServed(Frozen):
     source: Literal["served"]
     name: Text = Field(description="stands in every trace")
     model: Model = Field(description="`hub` or `package`: the model that is asked (the paper: DeepSeek-R1)")
-    system: str | None = Field(default=None, description="the system's message; none if left out (ours)")
-    prompt: str = Field(
-        default="{prompt}", description="the user's message, with `{prompt}` where the problem's text goes (ours)"
-    )
+    system: str | None = default(None, "the system's message; none if left out (ours)")
+    prompt: str = default("{prompt}", "the user's message, with `{prompt}` where the problem's text goes (ours)")
     samples_per_problem: Count = Field(description="answers to each problem, each under its own seed (ours)")
     keep: Literal["best", "random"] = Field(description="the shortest right answer, or a drawn one (ours)")
     temperature: Temperature = Field(description="of its sampling (ours)")
-    top_p: Share = Field(default=1.0, description="of its sampling (ours)")
+    top_p: Share = default(1.0, "of its sampling (ours)")
     max_response_tokens: Tokens = Field(description="of the expert, after which its answer is cut off (ours)")
-    tensor_parallel: Count = Field(default=1, description="GPUs that hold one replica")
-    options: Options = Field(
-        default={}, description="fields of vLLM's EngineArgs by name; one that it lacks is refused"
-    )
-    replicas: Count = Field(default=1, description="servers, each on GPUs of its own; makes nothing anew")
-    shard_size: Count = Field(default=64, description="problems that are saved together; makes nothing anew (ours)")
-    requests_at_once: Count = Field(default=64, description="that wait at each replica; makes nothing anew (ours)")
-    start_minutes: Minutes = Field(default=30.0, description="for a replica to be ready; makes nothing anew (ours)")
+    tensor_parallel: Count = default(1, "GPUs that hold one replica")
+    options: Options = default({}, "fields of vLLM's EngineArgs by name; one that it lacks is refused")
+    replicas: Count = default(1, "servers, each on GPUs of its own; makes nothing anew")
+    shard_size: Count = default(64, "problems that are saved together; makes nothing anew (ours)")
+    requests_at_once: Count = default(64, "that wait at each replica; makes nothing anew (ours)")
+    start_minutes: Minutes = default(30.0, "for a replica to be ready; makes nothing anew (ours)")
 
     def _wrong(self) -> Iterator[str]:
         if self.model.source == "random":
@@ -332,7 +313,7 @@ class AnswerForm(Frozen):
     """
 
     grader: GraderName = Field(description="which grader reads the answer")
-    mark: Text | None = Field(default=None, description="text before the answer, of `marked-text` only")
+    mark: Text | None = default(None, "text before the answer, of `marked-text` only")
 
     def _wrong(self) -> Iterator[str]:
         if (self.grader == "marked-text") != (self.mark is not None):
@@ -358,12 +339,12 @@ class Benchmark(Frozen):
     label: str = Field(description="heading of the column")
     problems: Split = Field(description="its problems; makes anew that benchmark")
     file: str = Field(description="a file in `benchmarks/`")
-    paper_column: str | None = Field(default=None, description="the paper's column beside it (Table 1)")
-    grading: AnswerForm | None = Field(default=None, description="where answers are read in another way")
-    other_paper_columns: tuple[str, ...] = Field(
-        default=(), description="columns beside it in tables of the paper that lack `paper_column`"
+    paper_column: str | None = default(None, "the paper's column beside it (Table 1)")
+    grading: AnswerForm | None = default(None, "where answers are read in another way")
+    other_paper_columns: tuple[str, ...] = default(
+        (), "columns beside it in tables of the paper that lack `paper_column`"
     )
-    categories: str | None = Field(default=None, description="what its problems differ in (B.8)")
+    categories: str | None = default(None, "what its problems differ in (B.8)")
     parts: Parts | None = quiet(None, "shown beside it (Table 1)")
 
     @property
@@ -397,15 +378,15 @@ class BaseCorpus(Frozen):
 class OtherExpert(Frozen):
     """Another `expert`, or the study's own on more `problems`, which of a hub are what RL left."""
 
-    expert: Expert | None = Field(default=None, description="another one, on the problems of the expert set (D.3)")
-    problems: Count | None = Field(default=None, description="so many; the first are the expert set's (B.3)")
+    expert: Expert | None = default(None, "another one, on the problems of the expert set (D.3)")
+    problems: Count | None = default(None, "so many; the first are the expert set's (B.3)")
 
 
 class OtherModel(Frozen):
     """Another `model`, which `chord fetch` brings too, or the study's own trained on another `base_corpus`."""
 
-    model: Model | None = Field(default=None, description="`random`, on the study's corpus, or `hub`")
-    base_corpus: BaseCorpus | None = Field(default=None, description="another corpus for a `random` model")
+    model: Model | None = default(None, "`random`, on the study's corpus, or `hub`")
+    base_corpus: BaseCorpus | None = default(None, "another corpus for a `random` model")
 
     def _wrong(self) -> Iterator[str]:
         if self.model is None and self.base_corpus is None:
@@ -487,9 +468,7 @@ class PolicyLoss(Frozen):
     clip_low: Small = Field(description="the ratio is clipped below 1 - this (eq. 2: 0.2)")
     clip_high: Positive = Field(description="the ratio is clipped above 1 + this (eq. 2: 0.2)")
     advantage_epsilon: Small = Field(description="added to the deviation of a group's rewards (eq. 2)")
-    importance_cap: Positive | None = Field(
-        default=None, description="of the ratio of learner to sampler; none if left out (ours)"
-    )
+    importance_cap: Positive | None = default(None, "of the ratio of learner to sampler; none if left out (ours)")
 
 
 class Validation(Frozen):
@@ -562,15 +541,15 @@ class Study(Frozen):
     seeds: tuple[Seed, ...] = Field(description="of trainings, where `config.yaml` gives none (ours)")
     model: Model = Field(description="the model that arms start from")
     prompt_date: str | None = quiet(None, "day, such as 26 Jul 2024, that prompts show")
-    datasets: dict[Name, Dataset] = Field(default={}, description="of a model hub; `chord fetch` brings and pins them")
+    datasets: dict[Name, Dataset] = default({}, "of a model hub; `chord fetch` brings and pins them")
     tasks: dict[Name, Task] = Field(description="where problems come from, by names of your own")
     data: Data = Field(description="which problems the study uses")
-    base_corpus: BaseCorpus | None = Field(default=None, description="what a `random` model learns from (ours)")
-    other_models: dict[Name, OtherModel] = Field(
-        default={}, description="models that arms start from as `base-NAME` (B.5, B.6, Figure 13)"
+    base_corpus: BaseCorpus | None = default(None, "what a `random` model learns from (ours)")
+    other_models: dict[Name, OtherModel] = default(
+        {}, "models that arms start from as `base-NAME` (B.5, B.6, Figure 13)"
     )
     expert: Expert = Field(description="who writes the expert traces (the paper: DeepSeek-R1's, published)")
-    other_experts: dict[Name, OtherExpert] = Field(default={}, description="traces for arms, `expert-NAME` (B.3, D.3)")
+    other_experts: dict[Name, OtherExpert] = default({}, "traces for arms, `expert-NAME` (B.3, D.3)")
     grading: Grading = Field(description="how answers are read and paid")
     rollouts: Rollouts = Field(description="what the policy samples in each step")
     expert_rows_per_step: Count = Field(description="traces in each update that imitates (A.1: 64)")
@@ -634,10 +613,10 @@ class Dimensions(Llama):
 
     vocab_size: Count = Field(description="number of tokens that there are")
     tied: bool = Field(description="one matrix for embedding and output")
-    attention_bias: bool = Field(default=False, description="whether queries, keys and values have a bias")
-    head_dim: Count | None = Field(default=None, description="width of a head; `hidden_size` / heads if left out")
-    num_experts: Count = Field(default=1, description="experts of a mixture of experts")
-    experts_per_token: Count = Field(default=1, description="experts that each token goes through")
+    attention_bias: bool = default(False, "whether queries, keys and values have a bias")
+    head_dim: Count | None = default(None, "width of a head; `hidden_size` / heads if left out")
+    num_experts: Count = default(1, "experts of a mixture of experts")
+    experts_per_token: Count = default(1, "experts that each token goes through")
 
     def _wrong(self) -> Iterator[str]:
         yield from super()._wrong()
@@ -689,7 +668,7 @@ class Unbuilt(Frozen):
     max_response_tokens: Count = Field(description="tokens of the longest answer")
     lengths: Lengths = Field(description="mean tokens")
     answers: Count = Field(description="answers of one trained model to the benchmark")
-    judge: Judge | None = Field(default=None, description="a model that grades each answer")
+    judge: Judge | None = default(None, "a model that grades each answer")
 
 
 class Planning(Frozen):
@@ -698,7 +677,7 @@ class Planning(Frozen):
     machines: dict[str, Machine] = Field(description="devices, by name")
     models: dict[str, Dimensions] = Field(description="sizes, as in config.json (the model's page)")
     lengths: dict[str, Lengths] = Field(description="mean tokens, by study (Table 2; ours where it has none)")
-    unbuilt: dict[str, Unbuilt] = Field(default={}, description="what no study builds, as in the paper (B.4, B.6)")
+    unbuilt: dict[str, Unbuilt] = default({}, "what no study builds, as in the paper (B.4, B.6)")
 
     @classmethod
     def read(cls, root: Path) -> Self:

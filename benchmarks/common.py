@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.data.models import find, unpack
 from chord.training.gradient import Sequence
 from chord.training.policy import as_policy, blank_model, character_tokenizer, load_policy

@@ -92,7 +92,7 @@ def forge(tree: Path) -> None:
 
 def stand_in_for_all() -> None:
     """In a copy: does what the tests' stub does for one verb, for every command, those first whose inputs are there."""
-    from chord.config.load import load
+    from chord.config.project import load
     from chord.steps import Dag
 
     spec = importlib.util.spec_from_file_location("stub", ROOT / "tests/workflow/stub/sitecustomize.py")

@@ -1,13 +1,15 @@
 """What all configuration records are made of: the frozen base, kinds of numbers and names, and the error."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias, Union
+from typing import Annotated, Any, Self, TypeAlias, TypeVar, Union
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
 from chord.reach import PlugPoint
 
+T = TypeVar("T")
 NAME = r"^[a-z0-9][a-z0-9.+-]*$"
 
 # Upper bounds are far above all that makes sense, so that a slip of the unit or of a key is told and nothing else is.
@@ -29,6 +31,7 @@ Minutes = Annotated[float, Field(gt=0, le=60 * 24 * 7)]
 Text = Annotated[str, Field(min_length=1)]
 Number = int | float
 Name = Annotated[str, Field(pattern=NAME)]
+Names = Annotated[tuple[Name, ...], Field(min_length=1)]
 Raw: TypeAlias = "dict[str, Raw] | list[Raw] | str | int | float | bool | None"  # what YAML and JSON can say
 
 
@@ -36,6 +39,26 @@ class Frozen(BaseModel):
     """Base of every configuration record: immutable, strict about keys and types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def _wrong(self) -> Iterator[str]:
+        """What is wrong with the values together, each as found and expected; the first of these is raised."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _is_right(self) -> Self:
+        for message in self._wrong():
+            raise ValueError(message)
+        return self
+
+
+def default(value: T, description: str) -> T:
+    """A field that need not be given."""
+    return Field(default=value, description=description)
+
+
+def quiet(value: T, description: str) -> T:
+    """The same, left out of what is written while it has its default, so that old results still hold."""
+    return Field(default=value, exclude_if=lambda given: given == value, description=description)
 
 
 @dataclass(frozen=True)

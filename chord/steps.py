@@ -17,22 +17,21 @@ from posixpath import dirname, join
 from typing import Any, TypeAlias, cast
 
 from chord.config.benchmarks import read_task
-from chord.config.load import ours
-from chord.config.lock import Lock, Wanted, wanted_dataset, wanted_model
 from chord.config.paper import Figure, Table, Tabled, benchmarks_of, divisions
-from chord.config.project import Project, Run, judged_files
+from chord.config.project import Project, Run, judged_files, ours
 from chord.config.reading import FUNCTION, FunctionName
 from chord.config.sets import (
     BENCHMARK,
+    Lock,
+    Wanted,
     answered,
+    apart_from,
     asked_expert,
     beside_benchmark,
     checked,
     corpus_name,
     corpus_of,
     expert_of,
-    hub_apart_from,
-    hub_split_of,
     is_published,
     is_served,
     models_from,
@@ -46,6 +45,8 @@ from chord.config.sets import (
     tested_on,
     trace_sets,
     trained_starts,
+    wanted_dataset,
+    wanted_model,
 )
 from chord.config.study import AnswerForm, Execution, Study, Task
 from chord.provenance.digest import FUNCTIONS, Uses
@@ -132,7 +133,7 @@ def of_fetched(study: Study, lock: Lock | None, model: str = "base") -> JobSpec:
 
 
 def _hub_set(study: Study, problems: str, lock: Lock | None) -> dict[str, Any]:
-    split, is_benchmark = hub_split_of(study, problems), problems.startswith(BENCHMARK)
+    split, is_benchmark = split_of(study, problems), problems.startswith(BENCHMARK)
     task = study.tasks[split.task]
     needs_grades = bool(task.filters and task.filters.generations)
     measured = {"max_prompt_tokens": None if is_benchmark else study.rollouts.max_prompt_tokens}
@@ -142,7 +143,7 @@ def _hub_set(study: Study, problems: str, lock: Lock | None) -> dict[str, Any]:
         "split": split.model_dump(mode="json"),
         "task": _task(task),
         "dataset": _dataset(study, task.dataset, lock),
-        "apart_from": hub_apart_from(study, problems),
+        "apart_from": apart_from(problems),
         **measured,
         **({} if is_benchmark else _dated(study)),
         **_compared(study, problems),
@@ -599,7 +600,7 @@ def _beside_set(dag: Dag, wildcards: Wildcards) -> Reads:
     study, name = dag.project.study, wildcards["set"]
     if source_of(study, name) == "generator":
         return {}
-    apart = {"apart-from": [PROBLEMS(other) for other in hub_apart_from(study, name)]}
+    apart = {"apart-from": [PROBLEMS(other) for other in apart_from(name)]}
     return apart | {"benchmarks": [BENCHMARKS(other) for other in study.benchmarks], "tokenizer": BASE}
 
 

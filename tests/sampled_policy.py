@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.sampling.vllm_sampler import Engine, VllmSampler
 from chord.training.policy import as_policy, blank_model, character_tokenizer
 

@@ -4,7 +4,7 @@ import string
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chord.config.load import load
+from chord.config.project import load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chord.audit.numbers import recomputed
-from chord.config.load import load
-from chord.config.project import Project, nearest
+from chord.config.project import Project, load, nearest
 from chord.config.reading import expected
 from chord.errors import UserError
 from chord.findings.reading import read_json

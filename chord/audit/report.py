@@ -19,9 +19,8 @@ from typing import Any
 from chord.audit import inquiry
 from chord.audit.audit import versions
 from chord.audit.inquiry import Proof
-from chord.config.load import Ours, load, ours
 from chord.config.paper import Tabled, benchmarks_of
-from chord.config.project import Project
+from chord.config.project import Ours, Project, load, ours
 from chord.config.recipe import Arm, Recipe
 from chord.config.study import Arithmetic
 from chord.errors import UserError

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chord.cluster.snakemake import Planned, asked, planned
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.reading import assigned
 from chord.provenance.changes import Today
 from chord.provenance.check import Finding, survey

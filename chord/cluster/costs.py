@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from chord.config.planning import Dimensions, Lengths, Machine, Planning
 from chord.config.recipe import Recipe
 from chord.config.sets import answered, split_of
-from chord.config.study import Model, Study
+from chord.config.study import Dimensions, Lengths, Machine, Model, Planning, Study
 from chord.errors import UserError
 
 GB = 1e9

@@ -33,8 +33,7 @@ import yaml
 
 from chord.cluster.costs import GB
 from chord.cluster.sizing import COMPUTES, TRAINS, Need, Site, Sizing, Work
-from chord.config.load import load
-from chord.config.project import Project
+from chord.config.project import Project, load
 from chord.errors import UserError
 from chord.provenance.cli import Number
 from chord.provenance.environment import accelerator, installed_for

@@ -20,9 +20,9 @@ from typing import Any
 from chord.cluster.costs import Bench, Cost, named, parameters, saved_gb
 from chord.cluster.sizing import Estimates, Layout, Work
 from chord.cluster.snakemake import Planned, planned
-from chord.config.load import load
-from chord.config.planning import Planning
+from chord.config.project import load
 from chord.config.sets import start_models
+from chord.config.study import Planning
 from chord.errors import UserError
 from chord.provenance.cli import Number
 from chord.records import split_lines

@@ -29,7 +29,7 @@ from pathlib import Path
 import yaml
 
 from chord.cluster.snakemake import why_refused
-from chord.config.load import load
+from chord.config.project import load
 from chord.errors import UserError
 from chord.provenance.changes import Today
 from chord.provenance.check import survey

@@ -13,11 +13,10 @@ from pydantic import TypeAdapter
 
 from chord.cluster import costs
 from chord.cluster.costs import BYTES, GB, Bench, Cost, cache_bytes, dimensions, parameters, saved_gb, steps_of
-from chord.config.planning import Dimensions, Lengths, Machine, Planning
 from chord.config.project import Project
 from chord.config.reading import validated
 from chord.config.sets import answered, asked_expert, corpus_of_start, expert_of, split_of, start_models, start_of
-from chord.config.study import Execution, ExpertServed, Model, Study
+from chord.config.study import Dimensions, Execution, ExpertServed, Lengths, Machine, Model, Planning, Study
 from chord.errors import UserError
 from chord.evaluation.benchmarks import read_benchmark
 from chord.settings import Count, CountOrNone, Frozen

@@ -19,7 +19,7 @@ from chord.cluster.sizing import site_of
 from chord.config.project import refusal
 from chord.errors import UserError
 from chord.provenance.changes import Today, Told
-from chord.provenance.check import summary, survey
+from chord.provenance.check import Finding, summary, survey
 from chord.provenance.files import SNAKEMAKE_IN
 from chord.steps import Dag
 
@@ -107,7 +107,7 @@ class RulesBeingRead:
 
     workflow: Any
     dag: Dag
-    stale: dict[str, list[freshness.Change]] = field(default_factory=dict)  # filled when all rules are known
+    stale: dict[str, list[Finding]] = field(default_factory=dict)  # filled when all rules are known
 
     def __post_init__(self) -> None:
         """Settle clocks, signals and the environment of jobs."""

@@ -31,15 +31,15 @@ from rich.table import Table
 from rich.text import Text
 
 from chord.cluster.sizing import TRAINS, Estimates, Layout, Work
-from chord.config.load import load
-from chord.config.planning import Planning
-from chord.config.project import Project
+from chord.config.project import Project, load
+from chord.config.study import Planning
 from chord.errors import ConfigError, UserError
 from chord.findings import reading
 from chord.provenance.cli import Number
 from chord.provenance.files import SILENCE_SECONDS
 from chord.provenance.ledger import read_attempts
-from chord.steps import ENDING, STEPS, Dag
+from chord.provenance.manifest import ENDING
+from chord.steps import STEPS, Dag
 
 # --- how far a study is, out of the files that its jobs leave: manifests, the ledger, leases, logs ---
 

@@ -6,16 +6,16 @@ What lm-eval would take and this project could not is refused too: problems, pro
 import ast
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from chord.config.reading import FUNCTION, FunctionName, expected, read_yaml, validated
 from chord.errors import ConfigError
-from chord.settings import Frozen, Raw, Temperature, Text, Tokens
+from chord.settings import Frozen, Raw, Temperature, Text, Tokens, default
 
 # --- benchmarks ----------------------------------------------------------------------------------
 
@@ -82,35 +82,33 @@ Results = Annotated[str, AfterValidator(partial(_function, 2, "dict"))]
 class Generation(Frozen):
     """How an answer is sampled: all that the samplers of this project know."""
 
-    do_sample: Annotated[Literal[True], Field(description="must be true: answers are sampled")]
-    temperature: Annotated[Temperature, Field(description="of sampling (the paper: 1.0)")]
-    until: Annotated[tuple[str, ...], Field(max_length=0, description="must be empty: the model itself ends an answer")]
-    max_gen_toks: Annotated[Tokens, Field(description="then an answer is cut off and counts as `too_long`")]
+    do_sample: Literal[True] = Field(description="must be true: answers are sampled")
+    temperature: Temperature = Field(description="of sampling (the paper: 1.0)")
+    until: tuple[str, ...] = Field(max_length=0, description="must be empty: the model itself ends an answer")
+    max_gen_toks: Tokens = Field(description="then an answer is cut off and counts as `too_long`")
 
 
 class Metric(Frozen):
     """`avg@k`: mean share of right samples. `pass@k`: share of problems with a right one. `outcomes`: counts."""
 
-    metric: Annotated[Text, Field(description="`avg@k`, `pass@k` and `outcomes`")]
-    aggregation: Annotated[Text, Field(description="`mean`; of `outcomes` a `!function` of this project")]
-    higher_is_better: Annotated[bool, Field(description="for lm-eval's own table")]
+    metric: Text = Field(description="`avg@k`, `pass@k` and `outcomes`")
+    aggregation: Text = Field(description="`mean`; of `outcomes` a `!function` of this project")
+    higher_is_better: bool = Field(description="for lm-eval's own table")
 
-    @model_validator(mode="after")
-    def _formed(self) -> Self:
+    def _wrong(self) -> Iterator[str]:
         if self.metric == "outcomes":
             _function(1, "dict", self.aggregation)
         elif self.aggregation != "mean":
-            raise ValueError(
+            yield (
                 f"found aggregation '{self.aggregation}' of {self.metric}, {expected(self.aggregation, ['mean'])}:"
                 " chord score checks it against its own mean over problems"
             )
-        return self
 
 
 class FewShot(Frozen):
     """Examples before the problem: none."""
 
-    samples: Annotated[tuple[str, ...], Field(max_length=0, description="must be empty")]
+    samples: tuple[str, ...] = Field(max_length=0, description="must be empty")
 
 
 class Metadata(Frozen):
@@ -118,46 +116,44 @@ class Metadata(Frozen):
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
-    version: Annotated[int | str, Field(description="part of every score; another makes old ones incomparable")]
+    version: int | str = Field(description="part of every score; another makes old ones incomparable")
 
 
 class BenchmarkTask(Frozen):
     """An lm-eval task. Those keys that are not needed change nothing here, but how lm-eval names the task."""
 
-    task: Annotated[Text, Field(description="the name of the file")]
-    dataset_path: Annotated[Literal["text"], Field(description="`text`, as problems are given line by line")]
-    process_docs: Annotated[Documents, Field(description="`!function` that reads problems line by line, as text")]
-    test_split: Annotated[Literal["test"], Field(description="where lm-eval finds the problems")]
-    doc_to_text: Annotated[Literal["prompt"], Field(description="what is asked: the study's prompt")]
-    doc_to_target: Annotated[Literal["answer"], Field(description="what is right: the study's answer")]
-    num_fewshot: Annotated[Literal[0], Field(description="0: the prompt has no examples")]
-    fewshot_config: Annotated[FewShot, Field(description="none")]
-    output_type: Annotated[Literal["generate_until"], Field(description="the model writes an answer")]
-    repeats: Annotated[int, Field(ge=1, le=10_000, description="k of avg@k: samples for each problem")]
-    generation_kwargs: Annotated[Generation, Field(description="how an answer is sampled")]
-    filter_list: Annotated[list[dict[str, str | list[dict[str, str | int]]]], Field(description="of the first k")]
-    process_results: Annotated[Results, Field(description="`!function`: the study's grader")]
-    metric_list: Annotated[tuple[Metric, ...], Field(description="what is formed of all problems")]
-    metadata: Annotated[Metadata, Field(description="of the task")]
-    task_alias: Annotated[Text | None, Field(description="another name of the task in lm-eval's own table")] = None
-    tag: Annotated[Text | tuple[Text, ...] | None, Field(description="lm-eval's names for groups of tasks")] = None
-    target_delimiter: Annotated[str, Field(description="lm-eval's; changes nothing here")] = " "
-    fewshot_delimiter: Annotated[str, Field(description="lm-eval's; changes nothing here")] = "\n\n"
-    should_decontaminate: Annotated[Literal[False], Field(description="must be false")] = False
+    task: Text = Field(description="the name of the file")
+    dataset_path: Literal["text"] = Field(description="`text`, as problems are given line by line")
+    process_docs: Documents = Field(description="`!function` that reads problems line by line, as text")
+    test_split: Literal["test"] = Field(description="where lm-eval finds the problems")
+    doc_to_text: Literal["prompt"] = Field(description="what is asked: the study's prompt")
+    doc_to_target: Literal["answer"] = Field(description="what is right: the study's answer")
+    num_fewshot: Literal[0] = Field(description="0: the prompt has no examples")
+    fewshot_config: FewShot = Field(description="none")
+    output_type: Literal["generate_until"] = Field(description="the model writes an answer")
+    repeats: int = Field(ge=1, le=10000, description="k of avg@k: samples for each problem")
+    generation_kwargs: Generation = Field(description="how an answer is sampled")
+    filter_list: list[dict[str, str | list[dict[str, str | int]]]] = Field(description="of the first k")
+    process_results: Results = Field(description="`!function`: the study's grader")
+    metric_list: tuple[Metric, ...] = Field(description="what is formed of all problems")
+    metadata: Metadata = Field(description="of the task")
+    task_alias: Text | None = default(None, "another name of the task in lm-eval's own table")
+    tag: Text | tuple[Text, ...] | None = default(None, "lm-eval's names for groups of tasks")
+    target_delimiter: str = default(" ", "lm-eval's; changes nothing here")
+    fewshot_delimiter: str = default("\n\n", "lm-eval's; changes nothing here")
+    should_decontaminate: Literal[False] = default(False, "must be false")
 
-    @model_validator(mode="after")
-    def _one_k(self) -> Self:
+    def _wrong(self) -> Iterator[str]:
         """One k in the whole file: samples that are asked for, that the filter keeps, that the metrics are named by."""
         k = self.repeats
         wanted, metrics = [f"avg@{k}", "outcomes", f"pass@{k}"], sorted(one.metric for one in self.metric_list)
         if metrics != wanted:
-            raise ValueError(f"metric_list has {metrics}, expected {wanted}, as repeats is {k}")
+            yield f"metric_list has {metrics}, expected {wanted}, as repeats is {k}"
         if self.filter_list != [{"name": "samples", "filter": [{"function": "take_first_k", "k": k}]}]:
-            raise ValueError(
+            yield (
                 f"found another filter_list, expected one filter called `samples`, take_first_k with k = {k},"
                 f" as repeats is {k}"
             )
-        return self
 
 
 def read_task(path: Path, shown: str) -> tuple[dict[str, Raw], BenchmarkTask]:

@@ -1,24 +1,45 @@
-"""All of `config/` for one study, and what training is told of it: the run of one arm with one seed."""
+"""All of `config/` for one study, checked together: the tables and trainings that follow, and the values that are ours.
 
+`load` raises one `ConfigError` that lists every problem as: file, key, what was found, what was expected.
+"""
+
+import argparse
 import difflib
 import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
-from pydantic import Field, TypeAdapter, model_validator
+import yaml
+from pydantic import Field, TypeAdapter
 
-from chord.config.lock import Lock
-from chord.config.paper import Artefact, Cells, Choice, Claims, Elsewhere, Figure, PaperClaim, Table, benchmarks_of
-from chord.config.reading import expected, read_json, validated
+from chord.config import checks, paper, reading
+from chord.config.benchmarks import BenchmarkTask, read_task
+from chord.config.checks import ARMS
 from chord.config.recipe import Arm, Recipe
-from chord.config.sets import can_train, corpus_of_start, start_models, why_not
-from chord.config.study import Arithmetic, Grading, Groups, Model, Optimiser, PolicyLoss, Sampling, Study, Validation
-from chord.settings import Count, Frozen, Name, Seed
+from chord.config.sets import Lock, below, can_train, corpus_of_start, read_lock, start_models, why_not
+from chord.config.study import (
+    PLANNING,
+    Arithmetic,
+    Grading,
+    Groups,
+    Model,
+    Optimiser,
+    Planning,
+    PolicyLoss,
+    Sampling,
+    Study,
+    Validation,
+)
+from chord.errors import ConfigError
+from chord.reach import decides_nothing
+from chord.settings import NAME, Count, Frozen, Name, Number, Raw, Seed
 
 # --- project -------------------------------------------------------------------------------------
 
+T = TypeVar("T")
 Part = TypeVar("Part", bound=Frozen)
 
 
@@ -44,21 +65,19 @@ class Run(Frozen):
     validation: Validation
     execution: Arithmetic
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _wrong(self) -> Iterator[str]:
         """No more and no less than the recipe needs."""
         samples, mixes = self.recipe.needs_rollouts, self.recipe.mixes_experts
         wanted = {"rollouts": samples, "grading": samples, "policy_loss": samples, "expert_rows_per_step": mixes}
         for name, needed in wanted.items():
             if (getattr(self, name) is not None) != needed:
                 found, expected = ("nothing", "a value") if needed else ("a value", "nothing")
-                raise ValueError(f"found {found} under {name}, expected {expected} with mu {self.recipe.mu}")
-        return self
+                yield f"found {found} under {name}, expected {expected} with mu {self.recipe.mu}"
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """The run in a run.json; raises ConfigError naming the file and every bad key."""
-        return validated(TypeAdapter(cls), read_json(path), str(path))
+        return reading.validated(TypeAdapter(cls), reading.read_json(path), str(path))
 
 
 class Project(Frozen):
@@ -66,9 +85,9 @@ class Project(Frozen):
 
     study: Study
     arms: dict[Name, Arm]
-    artefacts: dict[Name, Artefact]
-    choice: Choice
-    claims: Claims
+    artefacts: dict[Name, paper.Artefact]
+    choice: paper.Choice
+    claims: paper.Claims
     lock: Lock | None = None
 
     @property
@@ -119,9 +138,276 @@ def _narrowed(kind: type[Part], whole: Frozen) -> Part:
     return kind.model_validate({name: getattr(whole, name) for name in kind.model_fields})
 
 
-# --- targets -------------------------------------------------------------------------------------
+# --- loading -------------------------------------------------------------------------------------
 
-# Whether what a person typed as a target or a file is one; if not, why, and what is nearest. Runs nothing.
+CONFIG, CLAIMS = "config/config.yaml", "config/claims.yaml"
+BUDGET = re.compile(r"budget\.(\w+)")
+Problems = list[str]
+
+
+@decides_nothing("what config/ says reaches a job as values, which its manifest records")
+def load(
+    root: Path,
+    study: str | None = None,
+    seeds: tuple[int, ...] | None = None,
+    given: Mapping[str, Raw] | None = None,
+    others: bool = True,
+) -> Project:
+    """All of `root`/config for one study (default: the one of config.yaml). Raises ConfigError; writes nothing.
+
+    `given` is config.yaml as Snakemake holds it, with what `--config` changed. Without `others` the files of other
+    studies, their benchmarks and planning.yaml are left alone: a job that runs must not end because of them.
+    """
+    problems: Problems = []
+    studies = sorted(_files(root, "studies"))
+    if study and studies and study not in studies:
+        raise ConfigError(f"--study: found '{study}', {reading.expected(study, studies)}")
+    wanted = {**(given or {}), **({"study": study} if study else {}), **({"seeds": list[Raw](seeds)} if seeds else {})}
+    choice = _choice(root, studies, wanted)
+
+    raw_arms = reading.read_yaml(root / ARMS, ARMS)
+    problems += [
+        f"{ARMS}: {name} is a name that no arm may have, expected small letters, digits, `.`, `+` and `-`;"
+        " `base` is the model that every arm starts from, and `base-NAME` are other such models"
+        for name in raw_arms
+        if re.match(r"base(-|$)", name) or not re.match(NAME, name)
+    ]
+    chosen = _studied(root, choice.study, raw_arms, problems)
+    kind = TypeAdapter[paper.Artefact](paper.Artefact)
+    read = {name: _read(kind, root, file, problems) for name, file in _files(root, "experiments").items()}
+    artefacts = {name: one for name, one in read.items() if one}
+    claims = _read(TypeAdapter(paper.Claims), root, CLAIMS, problems)
+    studied = [_studied(root, name, raw_arms, problems) for name in studies if others and name != choice.study]
+    used = {one.file for one in chosen.study.benchmarks.values()} if chosen else set[str]()
+    tasks = {Path(file).name: file for file in _files(root, "benchmarks").values()}
+    asked = {
+        name: _tried(problems, lambda file=file: read_task(root / file, file)[1]) if others or name in used else None
+        for name, file in tasks.items()
+    }
+    planned = others and (root / PLANNING).exists()  # without it nothing is lacking but what `chord plan` says
+    planning = _read(TypeAdapter(Planning), root, PLANNING, problems) if planned else None
+
+    if chosen and claims and not problems:
+        if paper.EVERYTHING in choice.artefacts:
+            built = (name for name, one in artefacts.items() if not why_not(chosen.study, chosen.arms, one))
+            choice = choice.model_copy(update={"artefacts": tuple(built)})
+        problems += _crossed(choice, chosen, [one for one in studied if one], artefacts, asked, studies)
+        problems += checks.of_claims(claims, chosen.arms, studies)
+        problems += checks.of_planning(planning, chosen.arms, studies) if planning else []
+    if problems or not chosen or not claims:
+        raise ConfigError("\n".join(_once(problems)))
+    locks = {name: read_lock(root, name) for name in {choice.study, *(studies if others else ())}}
+    return Project(
+        study=chosen.study,
+        arms=chosen.arms,
+        artefacts=artefacts,
+        choice=choice,
+        claims=claims,
+        lock=locks[choice.study],
+    )
+
+
+class _Studied(NamedTuple):
+    """The study in a file of this name, the arms with its budget, and which of their values is which key of it."""
+
+    name: str
+    study: Study
+    arms: dict[str, Arm]
+    budgets: Mapping[str, str]
+
+
+def _studied(root: Path, name: str, raw_arms: Mapping[str, Raw], problems: Problems) -> _Studied | None:
+    """A study and all arms as it trains them, or nothing and its problems added to the others."""
+    file = f"config/studies/{name}.yaml"
+    raw = _tried(problems, lambda: reading.read_yaml(root / file, file))
+    numbers = TypeAdapter(dict[str, Number])
+    budget = _tried(problems, lambda: reading.validated(numbers, (raw or {}).get("budget", {}), file, "budget"))
+    if raw is None or budget is None:
+        return None
+    own, asked = dict[str, str](), dict[str, str]()
+    raw_study = _resolved(raw, budget, "", own)
+    resolved = {key: _resolved(one, budget, key, asked) for key, one in raw_arms.items()}
+    lacking: dict[str, list[str]] = {}
+    for where, keys in ((file, own), (ARMS, asked)):
+        for place, key in keys.items():
+            if key not in budget:
+                lacking.setdefault(key, []).append(f"{where}: {place}")
+    for key, places in lacking.items():
+        problems.append(
+            f"{file}: budget has no '{key}', {reading.expected(key, budget)}; asked for in {'; '.join(places)}"
+        )
+    if lacking:
+        return None
+    own, budgets = ({place: f"{file}: budget.{key}" for place, key in keys.items()} for keys in (own, asked))
+    study = _tried(problems, lambda: reading.validated(TypeAdapter(Study), raw_study, file, "", own))
+    kind = TypeAdapter(Arm)
+    tried = {
+        key: _tried(problems, lambda key=key, one=one: reading.validated(kind, one, ARMS, key, budgets))
+        for key, one in resolved.items()
+    }
+    return _Studied(name, study, {key: arm for key, arm in tried.items() if arm}, budgets) if study else None
+
+
+def _resolved(raw: Raw, budget: Mapping[str, Number], place: str, asked: dict[str, str]) -> Raw:
+    """`raw` with the study's value for every text `budget.KEY`; `asked` is given the KEY by the place that asks."""
+    if isinstance(raw, dict):
+        return {key: _resolved(one, budget, f"{place}.{key}".lstrip("."), asked) for key, one in raw.items()}
+    if isinstance(raw, list):
+        return [_resolved(one, budget, f"{place}.{index}", asked) for index, one in enumerate(raw)]
+    match = BUDGET.fullmatch(raw) if isinstance(raw, str) else None
+    if match is None:
+        return raw
+    asked[place] = match[1]
+    return budget.get(match[1])
+
+
+def _crossed(
+    choice: paper.Choice,
+    chosen: _Studied,
+    others: Sequence[_Studied],
+    artefacts: Mapping[str, paper.Artefact],
+    tasks: Mapping[str, BenchmarkTask | None],
+    studies: Sequence[str],
+) -> Iterator[str]:
+    """What the files say against each other."""
+    shown_arms = [name for key in choice.artefacts if key in artefacts for name in artefacts[key].arms]
+    columns = [column for one in artefacts.values() for column in one.paper.columns]
+    for one in (chosen, *others):
+        used = below(shown_arms, one.arms)
+        found = checks.of_study(one.study, one.name, tasks, columns, [one.arms[name] for name in used])
+        yield from (f"config/studies/{one.name}.yaml: {line}" for line in found)
+        yield from checks.of_recipes(one.arms, used, one.budgets)
+    yield from checks.of_arms(chosen.arms)
+    needing = {name: chosen.arms[name] for name in shown_arms if name in chosen.arms}
+    yield from (f"config/studies/{chosen.name}.yaml: {line}" for line in checks.of_needs(chosen.study, needing))
+    yield from checks.each_of(f"{CONFIG}: artefacts", choice.artefacts, artefacts)
+    yield from checks.each_of(f"{CONFIG}: seeds", choice.seeds or (), choice.seeds or ())
+    for key in choice.artefacts:
+        if key in artefacts and (reason := why_not(chosen.study, chosen.arms, artefacts[key])):
+            found = f"'{key}', which study {chosen.name} does not build ({reason})"
+            yield f"{CONFIG}: artefacts names {found}, expected others"
+    for key, artefact in artefacts.items():
+        yield from checks.of_artefact(key, artefact, chosen.study, chosen.arms, studies)
+
+
+def _files(root: Path, folder: str) -> dict[str, str]:
+    """The YAML files of a folder of config/, by name without ending, as messages call them."""
+    paths = sorted((root / "config" / folder).glob("*.yaml"))
+    return {path.stem: f"config/{folder}/{path.name}" for path in paths}
+
+
+def _tried(problems: Problems, read: Callable[[], T]) -> T | None:
+    """What `read` gives, or nothing and its problems added to the others."""
+    try:
+        return read()
+    except ConfigError as error:
+        problems.append(str(error))
+        return None
+
+
+def _read(kind: TypeAdapter[T], root: Path, file: str, problems: Problems) -> T | None:
+    return _tried(problems, lambda: reading.validated(kind, reading.read_yaml(root / file, file), file))
+
+
+def _once(problems: Problems) -> list[str]:
+    """The lines, each once: of a budget's value that many arms ask for, the first."""
+    lines: dict[str, str] = {}
+    for line in "\n".join(problems).split("\n"):
+        lines.setdefault(line.partition("; asked for in ")[0], reading.one_line(line))
+    return list(lines.values())
+
+
+def _choice(root: Path, studies: Sequence[str], given: Mapping[str, Raw]) -> paper.Choice:
+    """config.yaml with what was given on the command line, where texts are read as YAML."""
+    raw = reading.read_yaml(root / CONFIG, CONFIG)
+    choice = reading.validated(TypeAdapter(paper.Choice), raw, CONFIG)
+    changed = {key: _typed(key, value) for key, value in given.items() if key not in raw or raw[key] != value}
+    if changed:
+        choice = reading.validated(TypeAdapter(paper.Choice), raw | changed, "--config")
+    if choice.study not in studies:
+        place = "--config" if "study" in changed else CONFIG
+        raise ConfigError(f"{place}: study is {reading.shown(choice.study)}, {reading.expected(choice.study, studies)}")
+    return choice
+
+
+def _typed(key: str, value: Raw) -> Raw:
+    """A value of `--config`: Snakemake hands over the numbers of a list as texts. No value here has lists in lists."""
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict | list) for item in value)):
+        raise ConfigError(
+            f"--config: {key} is {reading.kind_of(value)} of more than plain values, expected plain values"
+        )
+    if isinstance(value, list):
+        return [reading.parsed(item, f"--config {key}") if isinstance(item, str) else item for item in value]
+    return value
+
+
+# --- ours ----------------------------------------------------------------------------------------
+
+MARK = re.compile(r"(?:^|\s)# ours: (.*)$")
+
+
+class Ours(NamedTuple):
+    """One marked value: the file below config/, the dotted key, the value as it is written there, and the reason."""
+
+    file: str
+    key: str
+    value: str
+    reason: str
+
+
+def ours(config: Path, files: Sequence[str]) -> list[Ours]:
+    """Every marked value in these files below `config`, in order; files that are not there have none.
+
+    A mark at the end of a line is about that line; one that stands alone, with the comment lines that follow it, is
+    about the next line with a key.
+    """
+    paths = ((name, config / name) for name in files)
+    return [one for name, path in paths if path.is_file() for one in _marked(name, path.read_text(encoding="utf-8"))]
+
+
+def _marked(name: str, text: str) -> Iterator[Ours]:
+    keys = dict(_keys(reading.composed(text, f"config/{name}")))
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        mark = MARK.search(line)
+        if mark is None:
+            continue
+        stands_alone = line.lstrip().startswith("#")
+        reason, at = mark[1].strip(), number
+        if stands_alone:
+            at = next((line for line in range(number, len(lines)) if line in keys), number)
+            reason = " ".join([reason, *(line.strip().removeprefix("#").strip() for line in lines[number + 1 : at])])
+        value = MARK.sub("", lines[at]).partition(": ")[2].strip()
+        yield Ours(name, keys.get(at, ""), value, reason.strip())
+
+
+def _keys(node: yaml.Node | None, above: str = "") -> Iterator[tuple[int, str]]:
+    """The line, from 0, on which each key begins, with its dotted name; the first of a line comes last."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    pairs: list[tuple[yaml.Node, yaml.Node]] = node.value
+    for key, value in reversed(pairs):
+        name = f"{above}{key.value}"
+        yield from _keys(value, f"{name}.")
+        yield key.start_mark.line, name
+
+
+# --- verbs ---------------------------------------------------------------------------------------
+
+
+def add_study(parser: argparse.ArgumentParser) -> None:
+    """Adds `--study NAME`, and `--root` for a verb that does not run in the project's folder."""
+    parser.add_argument("--study", required=True, metavar="NAME", help="the study in config/studies/NAME.yaml")
+    parser.add_argument("--root", type=Path, default=Path("."), help="the folder that holds config/ (default: here)")
+
+
+@decides_nothing("what config/ says reaches a job as values, which its manifest records")
+def project_of(args: argparse.Namespace) -> Project:
+    """The project for the study that a verb was told; other studies are not read. Raises ConfigError."""
+    return load(args.root, args.study, others=False)
+
+
+# --- targets -------------------------------------------------------------------------------------
 
 ALWAYS = ("all", "everything", "claims")
 
@@ -148,7 +434,7 @@ def refusal(
     built = [name for name in project.artefacts if not project.why_not(name)]
     arms = difflib.get_close_matches(target, project.arms, n=1, cutoff=0.6)
     place = f"; the models of arm `{arms[0]}` are results/{study}/runs/{arms[0]}/seed-SEED/model" if arms else ""
-    return f"{target} is no target of study {study}, {expected(target, [*built, *ALWAYS])}{place}."
+    return f"{target} is no target of study {study}, {reading.expected(target, [*built, *ALWAYS])}{place}."
 
 
 def nearest(path: Path) -> str:
@@ -182,15 +468,15 @@ class Needs:
     lacking: str | None = None
 
 
-def needs(project: Project, claim: PaperClaim) -> Needs:
+def needs(project: Project, claim: paper.PaperClaim) -> Needs:
     """What the claim is judged by, among what the chosen artefacts build anyway."""
     rule = claim.rule
-    if isinstance(rule, Elsewhere):
+    if isinstance(rule, paper.Elsewhere):
         return Needs(lacking=f"not run at this scale: it takes {rule.needs}")
     arms = claim.arms
     if claim.studies and project.study.name not in claim.studies:
         return Needs(arms, lacking=f"the claim is about {_listed(claim.studies, 'study', 'studies')}")
-    return _of_scores(project, rule, arms) if isinstance(rule, Cells) else _of_curves(project, rule.metric, arms)
+    return _of_scores(project, rule, arms) if isinstance(rule, paper.Cells) else _of_curves(project, rule.metric, arms)
 
 
 def judged_files(project: Project) -> list[str]:
@@ -207,14 +493,14 @@ def judged_files(project: Project) -> list[str]:
     return list(found)
 
 
-def _of_scores(project: Project, rule: Cells, arms: tuple[str, ...]) -> Needs:
+def _of_scores(project: Project, rule: paper.Cells, arms: tuple[str, ...]) -> Needs:
     study = project.study
     fitting = [key for column in rule.columns for key, one in study.benchmarks.items() if one.paper_column == column]
     if not fitting:
         return Needs(arms, lacking=f"study {study.name} has no benchmark beside {' or '.join(rule.columns)}")
     tables = _chosen_tables(project)
     for benchmark in fitting:
-        shown = {name: set(one.arms) for name, one in tables.items() if benchmark in benchmarks_of(study, one)}
+        shown = {name: set(one.arms) for name, one in tables.items() if benchmark in paper.benchmarks_of(study, one)}
         if set(arms) <= set().union(*shown.values()):
             whole = [name for name, rows in shown.items() if set(arms) <= rows]
             return Needs(arms, benchmark, whole[0] if whole else None)
@@ -233,14 +519,16 @@ def _of_curves(project: Project, metric: str, arms: tuple[str, ...]) -> Needs:
     fitting = (
         name
         for name, one in figures.items()
-        if isinstance(one, Figure) and set(arms) <= set(one.arms) and metric in {panel.metric for panel in one.panels}
+        if isinstance(one, paper.Figure)
+        and set(arms) <= set(one.arms)
+        and metric in {panel.metric for panel in one.panels}
     )
     return Needs(arms, artefact=next(fitting, None))
 
 
-def _chosen_tables(project: Project) -> dict[str, Table]:
+def _chosen_tables(project: Project) -> dict[str, paper.Table]:
     chosen = {name: project.artefacts[name] for name in project.choice.artefacts}
-    return {name: one for name, one in chosen.items() if isinstance(one, Table)}
+    return {name: one for name, one in chosen.items() if isinstance(one, paper.Table)}
 
 
 def _listed(names: tuple[str, ...], one: str, more: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -20,18 +20,6 @@ from yaml.scanner import Scanner
 from chord.errors import ConfigError
 from chord.reach import decides_nothing
 from chord.settings import Raw
-
-# --- names that code gives -----------------------------------------------------------------------
-
-
-def entries_of(module: str, point: str) -> tuple[str, ...]:
-    """The names of the entries of a plug point, read from the source of its module, which is not loaded.
-
-    `module` is a path below chord/, `grading/graders.py`, and `point` the name of the `PlugPoint` in it.
-    """
-    source = (Path(__file__).parents[1] / module).read_text(encoding="utf-8")
-    return tuple(re.findall(rf'^@{point}\.entry\("([^"]+)"\)', source, flags=re.MULTILINE))
-
 
 # --- messages ------------------------------------------------------------------------------------
 
@@ -67,7 +55,7 @@ def _explained(error: ValidationError, schema: Schema, raw: Raw, prefix: str) ->
     wanted: dict[str, list[str]] = {}  # of a value that may be of several kinds, what each of them would be
     for one in error.errors():
         kind, context, value = one["type"], one.get("ctx", {}), one["input"]
-        keys = _keys(raw, one["loc"], kind)
+        keys, around, here = _place(schema, raw, one["loc"])
         key = ".".join(filter(None, [prefix, *map(str, keys)]))
         tag = str(context.get("discriminator", "")).strip("'")
         if kind == "too_short" and len(value) >= context["min_length"]:
@@ -77,18 +65,17 @@ def _explained(error: ValidationError, schema: Schema, raw: Raw, prefix: str) ->
         elif kind == "missing":
             found[key], want = f"{key} is missing", "a value"
         elif kind == "extra_forbidden":
-            names = sorted({name for record in _records(schema, raw, keys[:-1]) for name in record["properties"]})
+            names = sorted({name for record in around for name in record.get("properties", ())})
             found[key], want = f"{key} is not a key here", expected(str(keys[-1]), names)
         elif kind == "union_tag_not_found":
-            words = [record["properties"][tag]["const"] for record in _records(schema, raw, keys)]
+            kinds = [_resolved(schema, one) for union in here for one in union.get("oneOf", ())]
+            words = [record["properties"][tag]["const"] for record in kinds]
             found[key], want = f"{key}.{tag}".lstrip(".") + " is missing", expected("", words)
         else:
             key, value = (f"{key}.{tag}".lstrip("."), value[tag]) if tag else (key, value)
-            words = [
-                word.strip("'")
-                for word in re.split(", | or ", context.get("expected_tags", context.get("expected", "")))
-            ]
-            want = expected(str(value), words) if words[0] else EXPECTED.get(kind, one["msg"]).format(**context)
+            words = re.split(", | or ", context.get("expected_tags", context.get("expected", "")))
+            known = [word.strip("'") for word in words]
+            want = expected(str(value), known) if known[0] else EXPECTED.get(kind, one["msg"]).format(**context)
             found[key] = f"{key} is {shown(value)}" if key else f"found {shown(value)}"
         wanted.setdefault(key, []).append(want.removeprefix("expected "))
     inner = [key for key in found if not any(other.startswith(f"{key}.") for other in found)]
@@ -101,50 +88,42 @@ def _either(kinds: Sequence[str]) -> str:
     return f", expected {' or '.join(told)}" if told else ""
 
 
-def _keys(raw: Any, loc: Sequence[int | str], kind: str) -> list[int | str]:
-    """The keys of an error's place, without the tags and kinds of values that pydantic tells between them."""
+def _place(root: Schema, raw: Any, loc: Sequence[int | str]) -> tuple[list[int | str], list[Schema], list[Schema]]:
+    """The keys of an error's place, what may stand around it, and what may stand there.
+
+    Between the keys pydantic tells of unions which of their kinds it tried.
+    """
     keys: list[int | str] = []
-    for place, part in enumerate(loc):
-        if (part in raw) if isinstance(raw, dict) else (isinstance(raw, list) and isinstance(part, int)):
-            keys.append(part)
-            raw = cast(Any, raw)[part]
-        elif kind == "missing" and place == len(loc) - 1:
-            keys.append(part)
-    return keys
+    around, here = [root], _kinds(root, root)
+    for number, part in enumerate(loc, start=1):
+        mappings = [one["discriminator"]["mapping"] for one in here if "discriminator" in one]
+        if tagged := [mapping[part] for mapping in mappings if part in mapping]:
+            here = [_resolved(root, {"$ref": reference}) for reference in tagged]
+            continue
+        is_there = (part in raw) if isinstance(raw, dict) else (isinstance(raw, list) and isinstance(part, int))
+        if not is_there and not (number == len(loc) and any(part in one.get("properties", ()) for one in here)):
+            continue
+        keys.append(part)
+        around, raw = here, cast(Any, raw)[part] if is_there else None
+        here = [kind for one in here for below in _below(one, part) for kind in _kinds(root, below)]
+    return keys, around, here
 
 
-def _records(root: Schema, raw: Any, keys: Sequence[int | str]) -> list[Schema]:
-    """The records that may stand under these keys of `raw`; of several only those whose own words stand there."""
-    nodes = _alternatives(root, root)
-    for part in (*keys, None):
-        words = [{key: v["const"] for key, v in one.get("properties", {}).items() if "const" in v} for one in nodes]
-        fit = [
-            one
-            for one, own in zip(nodes, words, strict=True)
-            if isinstance(raw, dict) and own.items() <= cast(Schema, raw).items()
-        ]
-        nodes = fit or nodes
-        if part is not None:
-            below = [_below(one, part) for one in nodes]
-            nodes = [leaf for one in below if one for leaf in _alternatives(root, one)]
-            raw = cast(Any, raw)[part]
-    return [one for one in nodes if "properties" in one]
+def _below(node: Schema, part: int | str) -> list[Schema]:
+    """What may stand under a key, or in a list."""
+    named: list[Any] = [node.get("properties", {}).get(part), node.get("additionalProperties"), node.get("items")]
+    named += node.get("patternProperties", {}).values()
+    return [cast(Schema, one) for one in named if isinstance(one, dict)][:1]
 
 
-def _below(node: Schema, part: int | str) -> Schema | None:
-    """What stands under a key, or in a list."""
-    if isinstance(part, int):
-        return node.get("items")
-    named = node.get("properties", {}).get(part) or node.get("additionalProperties")
-    return named or next(iter(node.get("patternProperties", {}).values()), None)
+def _kinds(root: Schema, node: Schema) -> list[Schema]:
+    """What a value may be, without what it refers to."""
+    node = _resolved(root, node)
+    return [kind for one in node["anyOf"] for kind in _kinds(root, one)] if "anyOf" in node else [node]
 
 
-def _alternatives(root: Schema, node: Schema) -> list[Schema]:
-    """The node itself, or what it refers to, or all members of a union."""
-    if "$ref" in node:
-        return _alternatives(root, root["$defs"][node["$ref"].rsplit("/", 1)[1]])
-    options = [*node.get("anyOf", []), *node.get("oneOf", [])]
-    return [leaf for option in options for leaf in _alternatives(root, option)] if options else [node]
+def _resolved(root: Schema, node: Schema) -> Schema:
+    return root["$defs"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
 
 
 def one_line(text: str) -> str:
@@ -170,6 +149,15 @@ def shown(value: object) -> str:
     """A value as a message quotes it, not too long."""
     text = json.dumps(value, ensure_ascii=False)
     return "nothing" if value is None else text if len(text) < 100 else text[:97] + "..."
+
+
+def entries_of(module: str, point: str) -> tuple[str, ...]:
+    """The names of the entries of a plug point, read from the source of its module, which is not loaded.
+
+    `module` is a path below chord/, `grading/graders.py`, and `point` the name of the `PlugPoint` in it.
+    """
+    source = (Path(__file__).parents[1] / module).read_text(encoding="utf-8")
+    return tuple(re.findall(rf'^@{point}\.entry\("([^"]+)"\)', source, flags=re.MULTILINE))
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -237,9 +225,9 @@ def parsed(text: str, shown: str, functions: bool = False) -> Raw:
     """
     node = composed(text, shown)
     try:
-        return None if node is None else _Building(functions).value(node).raw
+        return None if node is None else _Values(functions).of(node)
     except _Refused as error:
-        raise ConfigError(f"{_position(error, shown)}: {error.problem}") from None
+        raise _as_told(error, shown) from None
 
 
 @lru_cache(maxsize=256)  # config/ is read for its values, then for what stands beside them; tests read it often
@@ -253,12 +241,8 @@ def composed(text: str, shown: str) -> yaml.Node | None:
             return compose(text, Loader=_QuickYaml)
     try:
         return compose(text, Loader=_Yaml)
-    except _Refused as error:
-        raise ConfigError(f"{_position(error, shown)}: {error.problem}") from None
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(
-            f"{_position(error, shown)}: found text that is not YAML ({error.problem}), expected YAML"
-        ) from None
+        raise _as_told(error, shown) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: an escape like "\U7fffffff"
         told = " ".join(str(error).split())
         raise ConfigError(f"{shown}: found text that is not YAML ({told}), expected YAML") from None
@@ -277,20 +261,24 @@ def assigned(items: Sequence[str]) -> dict[str, Raw]:
 
 def _text(path: Path, shown: str, what: str) -> str:
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise ConfigError(f"{shown}: found something that is no file, expected {what}")  # to read it could block
-        return path.read_text(encoding="utf-8")
+        if path.is_file() or path.is_dir() or not path.exists():  # to read anything else could block
+            return path.read_text(encoding="utf-8")
+        found = "something that is no file"
     except FileNotFoundError:
-        raise ConfigError(f"{shown}: found no such file, expected {what}") from None
+        found = "no such file"
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{shown}: found bytes that are not UTF-8 text (at {error.start}), expected {what}") from None
+        found = f"bytes that are not UTF-8 text (at {error.start})"
     except OSError as error:
-        raise ConfigError(f"{shown}: found something unreadable ({error.strerror}), expected {what}") from None
+        found = f"something unreadable ({error.strerror})"
+    raise ConfigError(f"{shown}: found {found}, expected {what}")
 
 
-def _position(error: yaml.MarkedYAMLError, shown: str) -> str:
-    mark = error.problem_mark
-    return f"{shown}, line {mark.line + 1}, column {mark.column + 1}" if mark else shown
+def _as_told(error: yaml.MarkedYAMLError, shown: str) -> ConfigError:
+    mark, problem = error.problem_mark, error.problem
+    where = f"{shown}, line {mark.line + 1}, column {mark.column + 1}" if mark else shown
+    if not isinstance(error, _Refused):
+        problem = f"found text that is not YAML ({problem}), expected YAML"
+    return ConfigError(f"{where}: {problem}")
 
 
 class _Refused(yaml.MarkedYAMLError):
@@ -301,30 +289,20 @@ class _Refused(yaml.MarkedYAMLError):
 
 
 TAG = "tag:yaml.org,2002:"
-SCALARS = {
-    "null": (re.compile(r"~|null|Null|NULL|"), [*list("~nN"), ""]),
-    "bool": (re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")),
-    "int": (re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"), list("-+0123456789")),
-    "float": (
-        re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
-        list("-+0123456789."),
+SCALARS = {  # the core schema of YAML 1.2, https://yaml.org/spec/1.2.2/, section 10.3.2
+    "null": re.compile(r"(~|null|Null|NULL|)\Z"),
+    "bool": re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"),
+    "int": re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z"),
+    "float": re.compile(
+        r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
     ),
 }
-
-
-def _resolvers() -> dict[str, list[tuple[str, "re.Pattern[str]"]]]:
-    """By the first character of a plain text, the tags that it may have and how their texts look."""
-    found: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
-    for name, (pattern, first) in SCALARS.items():
-        for character in first:
-            found.setdefault(character, []).append((TAG + name, re.compile(rf"(?:{pattern.pattern})\Z")))
-    return found
 
 
 class _Nodes(Composer, BaseResolver):
     """Events of YAML to nodes that have a tag of the core schema of YAML 1.2 where the text gives them none."""
 
-    yaml_implicit_resolvers = _resolvers()
+    yaml_implicit_resolvers: ClassVar = {None: [(TAG + name, pattern) for name, pattern in SCALARS.items()]}
 
     def __init__(self) -> None:
         Composer.__init__(self)
@@ -365,60 +343,54 @@ class _QuickYaml(_Nodes):
 UNPRINTABLE = cast("re.Pattern[str]", Reader.NON_PRINTABLE)  # what YAML forbids unescaped, and no value here may have
 
 
-class _Built(NamedTuple):
-    """A value, its characters with every alias written out, and its levels of lists and mappings."""
-
-    raw: Raw
-    length: int
-    depth: int
-
-
-class _Building:
-    """Values of nodes; a node that several aliases name is built once and counted for each."""
+class _Values:
+    """Values of nodes; a node that several aliases name is built once, and its size counted for each."""
 
     def __init__(self, functions: bool) -> None:
         self.functions = functions
-        self.built: dict[yaml.Node, _Built] = {}
+        self.values: dict[yaml.Node, Raw] = {}
+        self.sizes: dict[yaml.Node, tuple[int, int]] = {}  # characters with aliases written out; levels
         self.open: set[yaml.Node] = set()
 
-    def value(self, node: yaml.Node) -> _Built:
+    def of(self, node: yaml.Node) -> Raw:
         """The value of a node and of all below it."""
-        if node in self.built:
-            return self.built[node]
+        if node in self.values:
+            return self.values[node]
         if node in self.open:
             raise _Refused("found an alias inside what it names, expected none", node)
         self.open.add(node)
+        inside: list[yaml.Node] = []
         if isinstance(node, yaml.ScalarNode):
-            raw = self._scalar(node)
-            built = _Built(raw, len(cast(str, node.value)) + 1, 0)
+            self.values[node] = self._scalar(node)
         elif isinstance(node, yaml.SequenceNode) and node.tag == f"{TAG}seq":
-            parts = [self.value(item) for item in cast("list[yaml.Node]", node.value)]
-            built = _Built([part.raw for part in parts], *_sums(parts))
+            inside = node.value
+            self.values[node] = [self.of(item) for item in inside]
         elif isinstance(node, yaml.MappingNode) and node.tag == f"{TAG}map":
-            built = self._mapping(node)
+            inside = [part for pair in cast("list[tuple[yaml.Node, yaml.Node]]", node.value) for part in pair]
+            self.values[node] = self._mapping(node)
         else:
             raise _Refused(f"found the tag {_tag(node)}, expected none", node)
         self.open.remove(node)
-        if built.length > LONGEST or built.depth > DEEPEST:
+        sizes = [self.sizes[part] for part in inside]
+        length = 1 + sum(one for one, _ in sizes) + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
+        depth = 0 if isinstance(node, yaml.ScalarNode) else 1 + max((one for _, one in sizes), default=0)
+        if length > LONGEST or depth > DEEPEST:
             raise _Refused(f"found more than {LONGEST} characters or {DEEPEST} levels with aliases written out", node)
-        self.built[node] = built
-        return built
+        self.sizes[node] = length, depth
+        return self.values[node]
 
-    def _mapping(self, node: yaml.MappingNode) -> _Built:
-        raw: dict[str, Raw] = {}
-        parts: list[_Built] = []
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, Raw]:
+        found: dict[str, Raw] = {}
         for key_node, value_node in cast("list[tuple[yaml.Node, yaml.Node]]", node.value):
-            key = self.value(key_node)
-            if not isinstance(key.raw, str):
-                raise _Refused(f"found the key {key.raw}, expected text", key_node)
-            if key.raw in raw:
-                raise _Refused(f"found the key {key.raw!r} a second time, expected each key once", key_node)
-            if len(key.raw.splitlines()) > 1:
+            key = self.of(key_node)
+            if not isinstance(key, str):
+                raise _Refused(f"found the key {key}, expected text", key_node)
+            if key in found:
+                raise _Refused(f"found the key {key!r} a second time, expected each key once", key_node)
+            if len(key.splitlines()) > 1:
                 raise _Refused("found a key of several lines, expected one", key_node)
-            value = self.value(value_node)
-            raw[key.raw] = value.raw
-            parts += [key, value]
-        return _Built(raw, *_sums(parts))
+            found[key] = self.of(value_node)
+        return found
 
     def _scalar(self, node: yaml.ScalarNode) -> Raw:
         text, name = cast(str, node.value), node.tag.removeprefix(TAG)
@@ -430,7 +402,7 @@ class _Building:
             return FunctionName(text)
         if name not in SCALARS:
             raise _Refused(f"found the tag {_tag(node)}, expected none", node)
-        if not SCALARS[name][0].fullmatch(text):
+        if not SCALARS[name].match(text):
             raise _Refused(f"found {text[:40]!r} under the tag !!{name}, expected a value of that kind", node)
         if len(text) > DIGITS:
             raise _Refused(f"found a number of {len(text)} characters, expected at most {DIGITS}", node)
@@ -438,12 +410,8 @@ class _Building:
         if name in ("null", "bool"):
             return None if name == "null" else text == "true"
         if name == "int":
-            return int(text[2:], {"0o": 8, "0x": 16}[text[:2]]) if text[:2] in ("0o", "0x") else int(text)
+            return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
         return float(text.replace(".inf", "inf").replace(".nan", "nan"))
-
-
-def _sums(parts: Sequence[_Built]) -> tuple[int, int]:
-    return 1 + sum(part.length for part in parts), 1 + max((part.depth for part in parts), default=0)
 
 
 def _tag(node: yaml.Node) -> str:

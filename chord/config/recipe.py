@@ -1,18 +1,19 @@
 """A training recipe: every value that decides a model. Knows no study, no labels, no files."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from chord.objective import MU_SCHEDULES, TOKEN_WEIGHTS, MuSchedule, TokenWeight, WeightOne
-from chord.settings import Frozen, Name, OneOf, Positive, Steps, Text
+from chord.settings import Frozen, Names, OneOf, Positive, Steps, Text, default
 
 # Adam moves each weight by about the learning rate in a step; weights are far below 1.
 HIGHEST_RATE = 1.0
 
 
 Mu = Annotated[MuSchedule, OneOf(MU_SCHEDULES, "schedule")]
+Traces = Annotated[str, Field(pattern=r"^(expert|aligned|expert-[a-z0-9.+-]+)$")]
 ExpertWeight = Annotated[TokenWeight, OneOf(TOKEN_WEIGHTS, "weight")]
 
 
@@ -25,55 +26,41 @@ class Recipe(Frozen):
     every validation, to be chosen from later, only where µ is constant at 1.
     """
 
-    init: Annotated[str, Field(description="model to start from: `base`, `base-NAME` or an arm (section 4.1; B.5)")]
-    method: Annotated[
-        Literal["chord", "luffy", "sasr"], Field(description="how expert and rollouts are joined (section 4.1)")
-    ] = "chord"
-    mu: Annotated[Mu, Field(description="weight of the imitation loss: (1 - µ) · RL + µ · SFT (eq. 3)")]
-    expert_tokens: Annotated[ExpertWeight, Field(description="how much each expert token counts (eq. 4, 5, B.2)")] = (
-        WeightOne()
+    init: str = Field(description="model to start from: `base`, `base-NAME` or an arm (section 4.1; B.5)")
+    method: Literal["chord", "luffy", "sasr"] = default("chord", "how expert and rollouts are joined (section 4.1)")
+    mu: Mu = Field(description="weight of the imitation loss: (1 - µ) · RL + µ · SFT (eq. 3)")
+    expert_tokens: ExpertWeight = default(WeightOne(), "how much each expert token counts (eq. 4, 5, B.2)")
+    traces: Traces = default("expert", "which expert traces (B.3, D.3)")
+    steps: Steps | None = default(None, "updates; exactly one of it and `epochs` (A.1: 1500 at most)")
+    epochs: Annotated[float, Field(gt=0, le=10000)] | None = default(None, "passes over the expert set (section 4.1)")
+    learning_rate: float = Field(
+        gt=0, allow_inf_nan=False, description="Adam's, at most 1 (searched in 1e-6, 5e-6, 1e-5)"
+    )  # `unreasonable` has its bound
+    keep: Literal["best", "last", "every"] = default("best", "which weights (A.2: `best`)")
+    reshape_gamma: Positive | None = default(
+        None, "`luffy`: p/(p + gamma) instead of p for expert tokens (arXiv:2504.14945)"
     )
-    traces: Annotated[
-        str, Field(pattern=r"^(expert|aligned|expert-[a-z0-9.+-]+)$", description="which expert traces (B.3, D.3)")
-    ] = "expert"
-    steps: Annotated[Steps | None, Field(description="updates; exactly one of it and `epochs` (A.1: 1500 at most)")] = (
-        None
-    )
-    epochs: Annotated[
-        Annotated[float, Field(gt=0, le=10_000)] | None, Field(description="passes over the expert set (section 4.1)")
-    ] = None
-    learning_rate: Annotated[
-        float, Field(gt=0, allow_inf_nan=False, description="Adam's, at most 1 (searched in 1e-6, 5e-6, 1e-5)")
-    ]  # `unreasonable` has its bound
-    keep: Annotated[Literal["best", "last", "every"], Field(description="which weights (A.2: `best`)")] = "best"
-    reshape_gamma: Annotated[
-        Positive | None, Field(description="`luffy`: p/(p + gamma) instead of p for expert tokens (arXiv:2504.14945)")
-    ] = None
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _wrong(self) -> Iterator[str]:
         if (self.steps is None) == (self.epochs is None):
             found = "neither `steps` nor `epochs`" if self.steps is None else "both `steps` and `epochs`"
-            raise ValueError(f"found {found}, expected exactly one (epochs of the expert set)")
+            yield f"found {found}, expected exactly one (epochs of the expert set)"
         if self.epochs is not None and self.needs_rollouts:
-            raise ValueError("found `epochs`, passes over the expert set, with a mu other than 1, expected `steps`")
+            yield "found `epochs`, passes over the expert set, with a mu other than 1, expected `steps`"
         if self.needs_rollouts != (self.keep == "best") and self.keep != "last":
             kind, fitting = ("a mu other than 1", "best") if self.needs_rollouts else ("mu constant at 1", "every")
             why = "" if self.needs_rollouts else ": pure imitation grades nothing while it trains"
-            raise ValueError(f"found `keep: {self.keep}` with {kind}, expected `last` or `{fitting}`{why}")
+            yield f"found `keep: {self.keep}` with {kind}, expected `last` or `{fitting}`{why}"
         if self.method == "luffy" and self.traces != "aligned":
-            raise ValueError(
-                f"found `traces: {self.traces}`, expected `aligned`: luffy needs experts for its own prompts"
-            )
+            yield f"found `traces: {self.traces}`, expected `aligned`: luffy needs experts for its own prompts"
         if (self.method == "luffy") != (self.reshape_gamma is not None):
             found = "no `reshape_gamma`" if self.method == "luffy" else f"`reshape_gamma` with method {self.method}"
-            raise ValueError(f"found {found}, expected both `method: luffy` and `reshape_gamma` or neither")
+            yield f"found {found}, expected both `method: luffy` and `reshape_gamma` or neither"
         if (self.method == "sasr") != (self.mu.name == "gradient-norm"):
-            raise ValueError(
+            yield (
                 f"found method {self.method} with schedule {self.mu.name}, expected both `method: sasr` and"
                 " `schedule: gradient-norm` or neither"
             )
-        return self
 
     def unreasonable(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """What no training of config/ may have: the keys that it is about, and what is said of them.
@@ -118,30 +105,19 @@ class Arm(Frozen):
     show the difference. `same_as` is `base`, or `base-NAME` of the study's `other_models`.
     """
 
-    label: Annotated[Text, Field(description="how readers see the arm; makes anew tables and figures only")]
-    note: Annotated[str, Field(description="said beside the label; makes anew tables and figures only")] = ""
-    recipe: Annotated[Recipe | None, Field(description="how the arm is trained")] = None
-    choose: Annotated[
-        Annotated[tuple[Name, ...], Field(min_length=1)] | None,
-        Field(description="arms: the best weights of all of them"),
-    ] = None
-    choose_on: Annotated[
-        Literal["validation", "test"], Field(description="the paper chose on `test` (section 4.1)")
-    ] = "validation"
-    same_as: Annotated[
-        Annotated[str, Field(pattern=r"^base(-[a-z0-9.+-]+)?$")] | None, Field(description="a start model (Table 1)")
-    ] = None
+    label: Text = Field(description="how readers see the arm; makes anew tables and figures only")
+    note: str = default("", "said beside the label; makes anew tables and figures only")
+    recipe: Recipe | None = default(None, "how the arm is trained")
+    choose: Names | None = default(None, "arms: the best weights of all of them")
+    choose_on: Literal["validation", "test"] = default("validation", "the paper chose on `test` (section 4.1)")
+    same_as: Annotated[str, Field(pattern="^base(-[a-z0-9.+-]+)?$")] | None = default(None, "a start model (Table 1)")
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
+    def _wrong(self) -> Iterator[str]:
         found = [name for name in ("recipe", "choose", "same_as") if getattr(self, name) is not None]
         if len(found) != 1:
-            raise ValueError(
-                f"found {' and '.join(found) or 'none'} of `recipe`, `choose` and `same_as`, expected exactly one"
-            )
+            yield f"found {' and '.join(found) or 'none'} of `recipe`, `choose` and `same_as`, expected exactly one"
         if self.choose_on == "test" and not self.choose:
-            raise ValueError("found `choose_on: test` without `choose`, expected the arms to choose between")
-        return self
+            yield "found `choose_on: test` without `choose`, expected the arms to choose between"
 
     @property
     def only_imitates(self) -> bool:

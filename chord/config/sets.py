@@ -1,4 +1,4 @@
-"""Which sets of problems and traces a study has, where each comes from, and what can be built of them. Knows no files.
+"""What a study is made of: its sets of problems and traces, its models, repositories of a hub; what can be built of it.
 
 A set of problems is named `train`, `validation`, `expert`, `base` or `benchmark:NAME`; the other sets of experts and
 corpora `expert-NAME` and `base-NAME`.
@@ -6,17 +6,24 @@ corpora `expert-NAME` and `base-NAME`.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from fnmatch import filter as matching
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import Field, TypeAdapter
 
 from chord.config.paper import Artefact, Categories, Lengths, Table, benchmark_beside, benchmarks_of
-from chord.config.reading import expected
+from chord.config.reading import expected, read_json, validated
 from chord.config.recipe import Arm
 from chord.config.study import BaseCorpus, Expert, Model, Split, Study
 from chord.errors import ConfigError
+from chord.reach import decides_nothing
+from chord.settings import Frozen, Name
 
-# --- sets ----------------------------------------------------------------------------------------
+# --- problems and traces -------------------------------------------------------------------------
 
 BENCHMARK = "benchmark:"
+LARGER = "expert-"  # other expert sets: with the study's own at their head, and drawn after every other set
 SPLITS = ("train", "validation", "expert")
 # The share of all hashes of prompts, in this order, whose prompts a purpose may ask; see chord.data.problems.
 SIXTEENTHS = {"benchmark": 2, "validation": 2, "train": 4, "expert": 2, "base": 6}
@@ -24,14 +31,31 @@ SIXTEENTHS = {"benchmark": 2, "validation": 2, "train": 4, "expert": 2, "base": 
 
 def problem_sets(study: Study) -> list[str]:
     """The names of the study's sets of problems."""
-    experts = [f"expert-{name}" for name, other in study.other_experts.items() if other.problems]
+    experts = [f"{LARGER}{name}" for name, other in study.other_experts.items() if other.problems]
     return [*SPLITS, *experts, *_corpora(study), *(f"{BENCHMARK}{name}" for name in study.benchmarks)]
 
 
 def trace_sets(study: Study) -> list[str]:
     """The names of the study's sets of traces."""
     experts = ["expert", *(["aligned"] if study.data.aligned_traces else [])]
-    return [*experts, *(f"expert-{name}" for name in study.other_experts), *_corpora(study)]
+    return [*experts, *(f"{LARGER}{name}" for name in study.other_experts), *_corpora(study)]
+
+
+def _corpora(study: Study) -> list[str]:
+    own = [f"base-{name}" for name, other in study.other_models.items() if other.base_corpus]
+    return [*(["base"] if study.base_corpus else []), *own]
+
+
+def checked(name: str, known: list[str], study: Study) -> str:
+    """`name`. Raises ConfigError if the study has no such set."""
+    if name not in known:
+        raise ConfigError(f"config/studies/{study.name}.yaml: found no set '{name}' in it, {expected(name, known)}")
+    return name
+
+
+def purpose(problems: str) -> str:
+    """What a set is for, which decides whose prompts it may ask: sets of one purpose share theirs."""
+    return problems.partition(":")[0].partition("-")[0]
 
 
 def corpus_of(study: Study, name: str) -> BaseCorpus:
@@ -43,7 +67,7 @@ def corpus_of(study: Study, name: str) -> BaseCorpus:
 
 def expert_of(study: Study, traces: str) -> Expert:
     """Who writes a set of traces that is no corpus."""
-    other = study.other_experts.get(traces.removeprefix("expert-")) if traces.startswith("expert-") else None
+    other = study.other_experts.get(traces.removeprefix(LARGER)) if traces.startswith(LARGER) else None
     return (other and other.expert) or study.expert
 
 
@@ -64,23 +88,6 @@ def answered(study: Study, traces: str) -> str:
     return traces if traces in problem_sets(study) else "expert"
 
 
-def purpose(problems: str) -> str:
-    """What a set is for, which decides whose prompts it may ask: sets of one purpose share theirs."""
-    return problems.partition(":")[0].partition("-")[0]
-
-
-def _corpora(study: Study) -> list[str]:
-    own = [f"base-{name}" for name, other in study.other_models.items() if other.base_corpus]
-    return [*(["base"] if study.base_corpus else []), *own]
-
-
-def checked(name: str, known: list[str], study: Study) -> str:
-    """`name`. Raises ConfigError if the study has no such set."""
-    if name not in known:
-        raise ConfigError(f"config/studies/{study.name}.yaml: found no set '{name}' in it, {expected(name, known)}")
-    return name
-
-
 def sizes(study: Study, problems: str) -> dict[str, int]:
     """How many problems of each task a set holds, in the order in which they are drawn."""
     checked(problems, problem_sets(study), study)
@@ -92,9 +99,10 @@ def sizes(study: Study, problems: str) -> dict[str, int]:
 
 def split_of(study: Study, problems: str) -> Split:
     """Task and size of a set that is drawn from one task: any but corpora."""
-    if problems.startswith("expert-"):
-        size = study.other_experts[problems.removeprefix("expert-")].problems or study.data.expert.size
-        return Split(task=study.data.expert.task, size=size)
+    if problems.startswith(LARGER):
+        own = study.data.expert
+        larger = study.other_experts[problems.removeprefix(LARGER)].problems
+        return own.model_copy(update={"size": larger or own.size})
     if problems in SPLITS:
         return getattr(study.data, problems)
     return study.benchmarks[problems.removeprefix(BENCHMARK)].problems
@@ -106,12 +114,18 @@ def source_of(study: Study, problems: str) -> str:
     return "generator" if purpose(problems) == "base" else study.tasks[split_of(study, problems).task].source
 
 
-def apart_from(study: Study, problems: str) -> list[str]:
-    """The sets whose prompts a set out of a hub must not have: those before it, RL taking what remains (A.2)."""
-    order = ("expert", "validation", "train")
-    if problems not in order or source_of(study, problems) == "generator":
-        return []
-    return list(order[: order.index(problems)])
+def apart_from(problems: str) -> list[str]:
+    """The sets whose prompts a set out of a hub must not have: those before it, RL taking what remains (A.2).
+
+    A larger expert set takes what RL left, so that the sets of the main results do not depend on it.
+    """
+    before = {"validation": ["expert"], "train": ["expert", "validation"]}
+    return ["validation", "train"] if problems.startswith(LARGER) else before.get(problems, [])
+
+
+def drawn_as(problems: str) -> str:
+    """The name by which rows are put in order for a set: a larger expert set takes the expert set's first."""
+    return "expert" if problems.startswith(LARGER) else problems
 
 
 def beside_benchmark(study: Study, problems: str) -> list[str]:
@@ -153,35 +167,76 @@ def task_sizes(corpus: BaseCorpus) -> dict[str, int]:
     return dict(needed)
 
 
-# --- hub sets ------------------------------------------------------------------------------------
-
-LARGER = "expert-"  # other expert sets: with the study's own at their head, and drawn after every other set
+# --- models --------------------------------------------------------------------------------------
 
 
-def hub_apart_from(study: Study, problems: str) -> list[str]:
-    """The sets whose prompts a set out of a hub must not have: those before it, RL taking what remains (A.2).
-
-    A larger expert set takes what RL left, so that the sets of the main results do not depend on it.
-    """
-    if problems.startswith(LARGER) and source_of(study, problems) == "hub":
-        return ["validation", "train"]
-    return apart_from(study, problems)
+def start_models(study: Study) -> dict[str, Model]:
+    """The models that arms may start from, by name: `base`, and one `base-NAME` for each of `other_models`."""
+    others = {f"base-{name}": other.model or study.model for name, other in study.other_models.items()}
+    return {"base": study.model, **others}
 
 
-def hub_split_of(study: Study, problems: str) -> Split:
-    """Task and size; a larger expert set may have fewer where the study's own may."""
-    split = split_of(study, problems)
-    if problems.startswith(LARGER):
-        return split.model_copy(update={"or_fewer": study.data.expert.or_fewer})
-    return split
+def trained_starts(study: Study) -> list[str]:
+    """Those of `start_models` that the study trains itself."""
+    return [name for name, model in start_models(study).items() if model.source == "random"]
 
 
-def drawn_as(problems: str) -> str:
-    """The name by which rows are put in order for a set: a larger expert set takes the expert set's first."""
-    return "expert" if problems.startswith(LARGER) else problems
+def corpus_name(study: Study, start: str) -> str:
+    """The set of traces that a start model learns from: its own corpus, or the study's."""
+    other = study.other_models.get(start.removeprefix("base-"))
+    return start if other and other.base_corpus else "base"
 
 
-# --- building ------------------------------------------------------------------------------------
+def corpus_of_start(study: Study, start: str) -> BaseCorpus:
+    """What a start model that the study trains learns, and how."""
+    assert start in trained_starts(study), "only a random model is trained by the DAG"
+    return corpus_of(study, corpus_name(study, start))
+
+
+def asked_expert(study: Study, traces: str) -> str:
+    """The folder in models/ of the model that is asked for these traces: `expert`, or `expert-NAME`."""
+    other = study.other_experts.get(traces.removeprefix(LARGER))
+    return traces if purpose(traces) == "expert" and other and other.expert else "expert"
+
+
+def models_from(study: Study, source: Literal["hub", "package"]) -> dict[str, Model]:
+    """The models that come from there, by their folders in models/: those that arms start from, and served experts."""
+    found = start_models(study)
+    for traces in trace_sets(study):
+        if purpose(traces) != "base" and (expert := expert_of(study, traces)).source == "served":
+            found[asked_expert(study, traces)] = expert.model
+    return {name: one for name, one in found.items() if one.source == source}
+
+
+def tested_on(study: Study) -> str:
+    """The benchmark by whose scores arms with `choose_on: test` choose: the study's first."""
+    return next(iter(study.benchmarks))
+
+
+# --- what can be built ---------------------------------------------------------------------------
+
+
+def started_from(arm: Arm) -> list[str]:
+    """The arms, or the start model, that this one starts from or chooses between."""
+    return [*(arm.choose or ()), *([arm.recipe.init] if arm.recipe else []), *([arm.same_as] if arm.same_as else [])]
+
+
+def start_of(arms: Mapping[str, Arm], name: str) -> str:
+    """The start model at the end of an arm's chain of starting models, `base` or `base-NAME`."""
+    while name in arms:
+        name = started_from(arms[name])[0]
+    return name
+
+
+def below(names: Sequence[str], arms: Mapping[str, Arm]) -> list[str]:
+    """The arms of these names, and those that they start from or choose between."""
+    used, waiting = set[str](), list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in arms and name not in used:
+            used.add(name)
+            waiting += started_from(arms[name])
+    return [name for name in arms if name in used]
 
 
 def why_not(study: Study, arms: Mapping[str, Arm], artefact: Artefact) -> str | None:
@@ -198,81 +253,112 @@ def why_not(study: Study, arms: Mapping[str, Arm], artefact: Artefact) -> str | 
     return None
 
 
-def below(names: Sequence[str], arms: Mapping[str, Arm]) -> list[str]:
-    """The arms of these names, and those that they start from or choose between."""
-    used, waiting = dict[str, None](), list(names)
-    while waiting:
-        name = waiting.pop()
-        if name in arms and name not in used:
-            used[name] = None
-            waiting += started_from(arms[name])
-    return [name for name in arms if name in used]
-
-
-def started_from(arm: Arm) -> list[str]:
-    """The arms, or the start model, that this one starts from or chooses between."""
-    return [*(arm.choose or ()), *([arm.recipe.init] if arm.recipe else []), *([arm.same_as] if arm.same_as else [])]
-
-
 def can_train(study: Study, arms: Mapping[str, Arm], name: str) -> bool:
     """Whether the study has the start models and expert sets of an arm and of all arms below it."""
     return not any(_lacking(study, arms[other]) for other in below((name,), arms))
 
 
-def start_models(study: Study) -> dict[str, Model]:
-    """The models that arms may start from, by name: `base`, and one `base-NAME` for each of `other_models`."""
-    others = {f"base-{name}": other.model or study.model for name, other in study.other_models.items()}
-    return {"base": study.model, **others}
-
-
-def models_from(study: Study, source: Literal["hub", "package"]) -> dict[str, Model]:
-    """The models that come from there, by their folders in models/: those that arms start from, and served experts."""
-    asked = {asked_expert(study, name): expert_of(study, name) for name in trace_sets(study) if is_served(study, name)}
-    experts = {name: one.model for name, one in asked.items() if one.source == "served"}
-    return {name: one for name, one in {**start_models(study), **experts}.items() if one.source == source}
-
-
-def asked_expert(study: Study, traces: str) -> str:
-    """The folder in models/ of the model that is asked for these traces: `expert`, or `expert-NAME`."""
-    other = study.other_experts.get(traces.removeprefix("expert-"))
-    return traces if purpose(traces) == "expert" and other and other.expert else "expert"
-
-
-def start_of(arms: Mapping[str, Arm], name: str) -> str:
-    """The start model at the end of an arm's chain of starting models, `base` or `base-NAME`."""
-    while name in arms:
-        name = started_from(arms[name])[0]
-    return name
-
-
-def tested_on(study: Study) -> str:
-    """The benchmark by whose scores arms with `choose_on: test` choose: the study's first."""
-    return next(iter(study.benchmarks))
-
-
-def trained_starts(study: Study) -> list[str]:
-    """Those of `start_models` that the study trains itself."""
-    return [name for name, model in start_models(study).items() if model.source == "random"]
-
-
-def corpus_of_start(study: Study, start: str) -> BaseCorpus:
-    """What a start model that the study trains learns, and how."""
-    assert start in trained_starts(study), "only a random model is trained by the DAG"
-    return corpus_of(study, corpus_name(study, start))
-
-
-def corpus_name(study: Study, start: str) -> str:
-    """The set of traces that a start model learns from: its own corpus, or the study's."""
-    other = study.other_models.get(start.removeprefix("base-"))
-    return start if other and other.base_corpus else "base"
-
-
 def _lacking(study: Study, arm: Arm) -> str | None:
-    """What the arm itself reads or starts from and the study does not have; a missing `aligned` is told elsewhere."""
+    """What the arm itself reads or starts from and the study does not have; of `aligned` chord.config.checks says."""
     for start in started_from(arm):
         if start.startswith("base-") and start not in start_models(study):
             return f"the study has no other_models.{start.removeprefix('base-')}"
     traces = arm.recipe.traces if arm.recipe and arm.recipe.needs_experts else "expert"
-    if traces.startswith("expert-") and traces not in trace_sets(study):
-        return f"the study has no other_experts.{traces.removeprefix('expert-')}"
+    if traces.startswith(LARGER) and traces not in trace_sets(study):
+        return f"the study has no other_experts.{traces.removeprefix(LARGER)}"
     return None
+
+
+# --- repositories of a hub -----------------------------------------------------------------------
+
+COMMIT = r"^[0-9a-f]{40}$"
+# Weights as safetensors alone: no pickle, and no code of a repository, is ever fetched.
+MODEL_FILES = (
+    *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.*", "vocab.json"),
+    *("merges.txt", "LICENSE*", "USE_POLICY*"),
+)
+
+
+class Wanted(NamedTuple):
+    """A repository that a study needs: files that match `patterns`, and at least one for each of `required`."""
+
+    kind: Literal["model", "dataset"]
+    name: str
+    revision: str
+    patterns: tuple[str, ...]
+    required: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+class LockedFile(Frozen):
+    """One file as it arrived: bytes, and their SHA-256."""
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class LockedRepository(Frozen):
+    """One repository at one commit. `revision` is what the study asked for when it was pinned."""
+
+    kind: Literal["model", "dataset"]
+    name: str
+    revision: str
+    commit: str = Field(pattern=COMMIT)
+    files: dict[str, LockedFile]
+
+
+class Lock(Frozen):
+    """config/locks/STUDY.json: every repository that the study needs, pinned."""
+
+    study: Name
+    repositories: tuple[LockedRepository, ...]
+
+    def find(self, wanted: Wanted) -> LockedRepository | None:
+        """The pinned repository that `wanted` asks for, as far as it is the same revision and has such files."""
+        for one in self.repositories:
+            same = (one.kind, one.name, one.revision) == (wanted.kind, wanted.name, wanted.revision)
+            if same and all(matching(one.files, pattern) for pattern in wanted.required):
+                return one
+        return None
+
+
+def lock_path(root: Path, study: str) -> Path:
+    """Where the lock file of a study is, in the project in `root`."""
+    return root / "config" / "locks" / f"{study}.json"
+
+
+@decides_nothing("what config/ says reaches a job as values, which its manifest records")
+def read_lock(root: Path, study: str) -> Lock | None:
+    """The study's lock file, or nothing where none was written yet. Raises ConfigError for a damaged one."""
+    path = lock_path(root, study)
+    if not path.exists():
+        return None
+    shown = f"config/locks/{path.name}"
+    return validated(TypeAdapter(Lock), read_json(path, shown, f"a lock file of `chord fetch --study {study}`"), shown)
+
+
+def repositories(study: Study) -> list[Wanted]:
+    """Every repository of a hub that the study needs, each once: its models and its datasets."""
+    found: dict[tuple[str, str, str], Wanted] = {}
+    models = [wanted_model(model) for model in models_from(study, "hub").values()]
+    for one in [*models, *(wanted_dataset(study, dataset) for dataset in study.datasets)]:
+        before = found.setdefault(one[:3], one)
+        both = (tuple(dict.fromkeys(old + new)) for old, new in zip(before[3:], one[3:], strict=True))
+        found[one[:3]] = Wanted(*one[:3], *both)
+    return list(found.values())
+
+
+def wanted_model(model: Model) -> Wanted:
+    """The repository of a model of a hub."""
+    assert model.source == "hub" and model.revision is not None
+    needed = ("*.safetensors", "config.json", "tokenizer.json")
+    return Wanted("model", model.name, model.revision, MODEL_FILES, needed)
+
+
+def wanted_dataset(study: Study, dataset: str) -> Wanted:
+    """The repository of one of the study's datasets."""
+    one = study.datasets[dataset]
+    return Wanted("dataset", one.repository, one.revision, one.files, one.files)

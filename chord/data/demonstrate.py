@@ -20,9 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chord.config.load import Project, add_study, project_of
-from chord.config.lock import wanted_dataset
-from chord.config.sets import asked_expert, corpus_of, expert_of, part_sizes, purpose, task_sizes
+from chord.config.project import Project, add_study, project_of
+from chord.config.sets import asked_expert, corpus_of, expert_of, part_sizes, purpose, task_sizes, wanted_dataset
 from chord.config.study import BaseCorpus, CorpusPart, Grading, Study
 from chord.errors import ConfigError, UserError
 from chord.provenance.cli import Number

@@ -30,8 +30,8 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 from huggingface_hub.utils.sha import git_hash
 
-from chord.config.load import load
-from chord.config.lock import COMMIT, Lock, LockedFile, LockedRepository, Wanted, lock_path, read_lock, repositories
+from chord.config.project import load
+from chord.config.sets import COMMIT, Lock, LockedFile, LockedRepository, Wanted, lock_path, read_lock, repositories
 from chord.config.study import Study
 from chord.errors import UserError
 from chord.provenance.files import file_sha256, lock, sync_folder, write_atomically

@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
-from chord.config.lock import Lock, wanted_dataset
-from chord.config.sets import BENCHMARK, drawn_as, hub_split_of
+from chord.config.sets import BENCHMARK, Lock, drawn_as, split_of, wanted_dataset
 from chord.config.study import NEEDED, OF_GENERATIONS, Filters, Study, Task
 from chord.data.fetch import checked_files
 from chord.data.problems import SPARE, Draw, names_in, problem_id
@@ -386,7 +385,7 @@ class Beside:
 
 def hub_set(study: Study, name: str, root: Path, lock: Lock | None, beside: Beside) -> Draw:
     """The problems of the set called `name`. Raises ConfigError if there are too few."""
-    split = hub_split_of(study, name)
+    split = split_of(study, name)
     dataset = study.tasks[split.task].dataset
     wanted, columns = wanted_dataset(study, dataset), study.datasets[dataset].columns
     files = checked_files(root, study.name, lock, wanted)

@@ -21,9 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chord.config.load import Project, add_study, project_of
-from chord.config.lock import wanted_model
-from chord.config.sets import models_from
+from chord.config.project import Project, add_study, project_of
+from chord.config.sets import models_from, wanted_model
 from chord.config.study import Model
 from chord.errors import ConfigError, UserError
 from chord.provenance.files import atomic_folder, file_sha256

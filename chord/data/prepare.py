@@ -20,7 +20,7 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
-from chord.config.load import Project, add_study, project_of
+from chord.config.project import Project, add_study, project_of
 from chord.config.sets import BENCHMARK, beside_benchmark, problem_sets, purpose, source_of, split_of
 from chord.config.study import Study
 from chord.data.hub_rows import WORDS, shared

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from chord.config.load import add_study, project_of
+from chord.config.project import add_study, project_of
 from chord.config.study import Study
 from chord.errors import UserError
 from chord.evaluation import ahead

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chord.config.load import add_study, project_of
+from chord.config.project import add_study, project_of
 from chord.config.study import AnswerForm, Study
 from chord.errors import RecordError, UserError
 from chord.evaluation import ahead

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from chord.config.load import add_study, project_of
+from chord.config.project import add_study, project_of
 from chord.errors import RecordError
 from chord.grading.graders import Grader
 from chord.provenance.files import write_atomically

@@ -9,8 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from chord.config.load import load
-from chord.config.project import judged_files
+from chord.config.project import judged_files, load
 from chord.errors import UserError
 from chord.evaluation.benchmarks import read_benchmark
 from chord.findings import claims, rendering

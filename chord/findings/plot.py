@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from chord.config.load import load
 from chord.config.paper import Figure, Scheme
-from chord.config.project import Project
+from chord.config.project import Project, load
 from chord.errors import UserError
 from chord.findings import figures
 from chord.provenance.cli import Number

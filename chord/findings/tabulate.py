@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from chord.config.load import load
 from chord.config.paper import Lengths, Tabled, benchmarks_of, divisions
-from chord.config.project import Project
+from chord.config.project import Project, load
 from chord.config.reading import expected
 from chord.errors import UserError
 from chord.evaluation.benchmarks import read_benchmark

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.objective import MuDecay, Step
 from chord.records import Problem, Trace, ValidationAnswer, read_lines, write_lines
 from tests import warm

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.study import ExpertServed
 from chord.data.ask_expert import Judged, Question, asking_of, judge, kept, shard_of, why_none, yields
 from chord.errors import ConfigError

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from chord.audit import audit, numbers
-from chord.config.load import load
+from chord.config.project import load
 from chord.errors import UserError
 from chord.provenance import ledger, lineage
 from chord.provenance.manifest import JobSpec, Manifest

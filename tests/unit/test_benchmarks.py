@@ -13,7 +13,7 @@ from lm_eval.api.model import LM
 from lm_eval.config.task import TaskConfig
 
 from chord.config.benchmarks import BenchmarkTask, Metric
-from chord.config.load import load
+from chord.config.project import load
 from chord.errors import RecordError, UserError
 from chord.evaluation.benchmarks import Benchmark, ask, measure, read_benchmark, read_problems
 from chord.evaluation.stored import Response

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from chord.config.load import load
 from chord.config.paper import Claims, PaperClaim
-from chord.config.project import judged_files, needs
+from chord.config.project import judged_files, load, needs
 from chord.errors import UserError
 from chord.findings import claims, judge, rendering
 from chord.findings.claims import Judged, Part, turned

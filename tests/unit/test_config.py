@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from chord.config.load import load, project_of
-from chord.config.project import Run
+from chord.config.project import Run, load, project_of
 from chord.config.reading import FUNCTION, FunctionName, read_yaml
 from chord.config.study import Zero
 from chord.errors import ConfigError
@@ -34,14 +33,14 @@ CHOOSE = "choose: [sft-lr-low, sft-lr-mid, sft-lr-high]"
 MISTAKES = {
     CLAIMS: [
         ("dated: <n>", "dated: soon\nx: ", ": dated: found 'soon', expected a day of the calendar"),
-        ("arm: grpo,", "arm: gppo,", ": grpo-above-original.rule.arm names 'gppo', expected `grpo` (nearest)"),
+        ("arm: grpo,", "arm: gppo,", ": grpo-above-original.rule.arm is 'gppo', expected `grpo` (nearest)"),
         ("against: [luffy, sasr]", "against: [luffy, sars]", "rule.against names 'sars', expected `sasr` (nearest)"),
         ("against: [luffy, sasr]", "against: [luffy, chord-phi]", "found chord-phi against luffy, chord-phi, expected"),
         ("columns: [AIME24]", "columns: [AIME-24]", "rule.columns names 'AIME-24', expected `AIME24` (nearest)"),
         ("compare: turn", "compare: turned", 'rule.compare is "turned", expected `turn` (nearest)'),
         ("direction: near", "direction: nigh", 'rule.direction is "nigh", expected'),
         (", margin: 5}", "}", "rule: found `direction: near` without a margin, expected how near"),
-        ("metric: policy_entropy", "metric: entropy", "rule: metric is 'entropy', expected"),
+        ("metric: policy_entropy", "metric: entropy", "rule.metric: found 'entropy', expected"),
         ("part: [0, 0.3]", "part: [0.3, 0]", "rule: part is [0.3, 0.0], expected where it begins and where it ends"),
         ("part: [0, 0.3]", "part: [0.3]", "rule.part is [0.3], expected at least 2 of them"),
         ("- id: grpo-above-original", "- id: medicine", ": found the id 'medicine' 2 times, expected once"),
@@ -158,7 +157,7 @@ MISTAKES = {
         ("max_position_embeddings: <n>", "max_position_embeddings: 80", "expected together at most 80: model.archite"),
         ("max_position_embeddings: <n>", "max_position_embeddings: 110", "harder.yaml: generation_kwargs.max_gen_toks"),
         ('alphabet: "0', "+0", "found '0' in `alphabet` more than once or nothing"),
-        ('mark: "="', 'mark: "#"', ': grading.mark is "#", expected characters of model.alphabet: "#" is no'),
+        ('mark: "="', 'mark: "#"', ': grading.mark has "#", expected characters of model.alphabet: others'),
         ('prompt: "{expression}"', 'prompt: "Q {expression}"', 'tasks.sum-1.prompt has " ", expected characters of mo'),
         ("{expression}", "{expressionx}", "tasks.sum-1.prompt has {expressionx} in braces, expected `expression`"),
         ("{expression}", "{expression", 'tasks.sum-1.prompt is "{expression", expected names in braces'),
@@ -189,8 +188,8 @@ MISTAKES = {
         ("weight_decay: <n>", "weight_decay: 20", ": optimiser.weight_decay is 20, expected at most 1"),
         ("clip_low: <n>", "clip_low: 20", ": policy_loss.clip_low is 20, expected at most 1"),
         ("data:\n  seed: <n>", "data:\n  seed: 99999999999999999999", "data.seed is 99999999999999999999, expected le"),
-        ("paper_column: AMC", "+C", 'benchmarks.in-distribution.paper_column is "AMCC", expected `AMC` (n'),
-        ("[BFCL, RaR", "[BFLC, RaR", 'benchmarks.in-distribution.other_paper_columns is "BFLC", expected `BFCL` (near'),
+        ("paper_column: AMC", "+C", "benchmarks.in-distribution.paper_column is 'AMCC', expected `AMC` (n"),
+        ("[BFCL, RaR", "[BFLC, RaR", "benchmarks.in-distribution.other_paper_columns is 'BFLC', expected `BFCL` (n"),
         (
             "deterministic: true",
             "+\n  answers: vllm\n  answers_options: {max_modle_len: 9}",
@@ -226,7 +225,7 @@ MISTAKES = {
         (None, "panels: [", ", line 1, column 10: found text that is not YAML"),
     ],
     "studies/tools.yaml": [
-        ("[simple_python", "[simple_pyton", ": tasks.bfcl.settings.categories: found category 'simple_pyton'"),
+        ("[simple_python", "[simple_pyton", ": tasks.bfcl.settings.categories names 'simple_pyton'"),
         ("size: 2351", "size: 2352", "found 2351 items, benchmarks.bfcl.problems.size asks for 2352"),
         ("{tools}", "{tolls}", "tasks.demonstrated.prompt has {tolls} in braces, expected `tools` (near"),
         ("rl_steps: <n>", "rl_steps: -3", ": budget.rl_steps is -3, expected at"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.sets import answered
 from chord.data.demonstrate import Solution, fault_of
 from chord.grading.graders import grade

@@ -26,7 +26,7 @@ from chord.cluster.doctor import (
     wanted_gpus,
 )  # fmt: skip
 from chord.cluster.sizing import site_of
-from chord.config.load import load
+from chord.config.project import load
 from chord.errors import ConfigError, UserError
 from tests import warm
 

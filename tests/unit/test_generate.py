@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.study import Study
 from chord.errors import UserError
 from chord.evaluation import generate

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from chord.config.load import load
-from chord.config.lock import repositories
+from chord.config.project import load
+from chord.config.sets import repositories
 from chord.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.study import Filters, Study
 from chord.data.hub_rows import Lengths, Overlap, Row, Rules, question_key, read_rows, select
 from chord.data.problems import Draw
@@ -157,7 +157,7 @@ def test_a_missing_column_or_a_damaged_file_is_told(case: str, tmp_path: Path) -
 MEASURE = """
 import json, resource, sys
 from pathlib import Path
-from chord.config.load import load
+from chord.config.project import load
 from chord.data.hub_rows import Lengths, Rules, read_rows, select
 study = load(Path(sys.argv[1]), study="math").study
 lengths = Lengths(len, lambda texts: [len(text) for text in texts])

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from chord.cluster.snakemake import asked
-from chord.config.load import load
-from chord.config.project import Run
+from chord.config.project import Run, load
 from chord.config.sets import trained_starts
 from chord.config.study import Zero
-from chord.provenance.changes import verb_of
+from chord.provenance.changes import text_of, verb_of
 from chord.provenance.digest import At, contents, job_code, package_of
 from chord.records import Problem, Trace, read_lines, write_lines
 from chord.steps import Dag, of_training

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from chord.audit.numbers import table_differences
-from chord.config.load import load
 from chord.config.paper import Categories, Lengths, Paper, Table, Tabled, benchmarks_of, divisions
+from chord.config.project import load
 from chord.config.sets import below, why_not
 from chord.data.problems import draw
 from chord.errors import UserError

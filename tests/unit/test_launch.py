@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chord.cluster import launch, sizing
-from chord.config.load import load
+from chord.config.project import load
 from chord.errors import UserError
 from chord.sampling.vllm_server import Settings, device_groups
 from chord.training import weight_sync

@@ -195,7 +195,7 @@ def test_an_altered_file_stops_the_job_that_reads_it(drawn: Path, tmp_path: Path
 
 
 def test_chord_trains_on_it_and_its_model_is_asked_and_scored(drawn: Path, tmp_path: Path) -> None:
-    from chord.config.load import load
+    from chord.config.project import load
 
     (tmp_path / "run.json").write_text(load(drawn, study="math").run("chord-mu", 1).model_dump_json())
     data = drawn / DATA

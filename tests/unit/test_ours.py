@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from chord.config.load import Ours, load, ours
 from chord.config.paper import Tabled
+from chord.config.project import Ours, load, ours
 from chord.steps import Dag, files_with_ours
 
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,8 @@ from chord.cluster.costs import Bench, cache_bytes, dimensions, forward_operatio
 from chord.cluster.plan import estimated
 from chord.cluster.sizing import Estimates, Layout, Site, Sizing, Work
 from chord.cluster.snakemake import Planned
-from chord.config.load import load
-from chord.config.planning import Dimensions, Machine, Planning
-from chord.config.study import Study, Vllm, Zero
+from chord.config.project import load
+from chord.config.study import Dimensions, Machine, Planning, Study, Vllm, Zero
 from chord.errors import UserError
 from tests import warm
 

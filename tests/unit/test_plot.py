@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from chord.config.load import load
 from chord.config.paper import Panel
+from chord.config.project import load
 from chord.errors import UserError
 from chord.findings import plot
 from tests.unit.results_tree import write_metrics

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.sets import problem_sets
 from chord.config.study import Study
 from chord.data.hub_rows import shared

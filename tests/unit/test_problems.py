@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.sets import part_sizes, problem_sets, task_sizes
 from chord.config.study import Benchmark, Split, Study, Task
 from chord.data.demonstrate import divided, shuffled

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.data.prompts import end_ids, prompt_ids, prompt_text, response_ids
 from chord.errors import UserError
 from chord.training.policy import character_tokenizer

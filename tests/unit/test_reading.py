@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chord.config import reading
-from chord.config.load import ours
+from chord.config.project import ours
 from chord.config.reading import LONGEST, FunctionName, assigned, parsed, read_json, read_yaml
 from chord.errors import ConfigError
 
@@ -181,7 +181,7 @@ def read_by(loader: type, text: str) -> str:
     """The value that one loader reads, or that it refuses the text."""
     try:
         node = yaml.compose(text, Loader=loader)
-        return "null" if node is None else repr(reading._Building(True).value(node).raw)
+        return "null" if node is None else repr(reading._Values(True).of(node))
     except (yaml.YAMLError, ValueError, OverflowError):
         return "refused"
 

@@ -12,7 +12,7 @@ import pytest
 from docutils.core import publish_parts
 
 from chord.audit import report
-from chord.config.load import load
+from chord.config.project import load
 from chord.errors import UserError
 from chord.findings import judge, plot, rendering, tabulate
 from chord.findings.figures import window

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.errors import RecordError
 from chord.evaluation import score
 from chord.evaluation.benchmarks import measure, read_benchmark

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.sets import answered, problem_sets, trace_sets
 from chord.config.study import Grading, Study
 from chord.data.demonstrate import measured_in, write

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.data.prompts import end_ids, prompt_ids, response_ids
 from chord.records import Problem, Trace, derive, read_lines
 from chord.sampling.protocol import Request

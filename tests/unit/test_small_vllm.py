@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Outcome, Problem, Trace, read_lines

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.errors import UserError
 from chord.findings import rendering, tabulate
 from chord.findings.statistics import two_way

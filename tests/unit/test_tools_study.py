@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from chord.config.load import load
-from chord.config.lock import Lock, LockedFile, LockedRepository, wanted_dataset
+from chord.config.project import load
+from chord.config.sets import Lock, LockedFile, LockedRepository, wanted_dataset
 from chord.config.study import Study
 from chord.data.fetch import repository_folder
 from chord.data.hub_rows import Beside, hub_set, lacking, published, read_rows
@@ -315,7 +315,10 @@ def test_more_items_than_there_are_and_unknown_categories_end_the_verb_in_one_li
     (tmp_path / "benchmarks").mkdir()
     for changes, message in (
         ({"benchmarks__bfcl__problems__size": 2352}, "found 2351 items, benchmarks.bfcl.problems.size asks for 2352"),
-        ({"tasks__bfcl__settings": {"categories": ["java"]}}, "found category 'java', expected one of: simple_python"),
+        (
+            {"tasks__bfcl__settings": {"categories": ["java"]}},
+            "categories names 'java', expected one of: simple_python",
+        ),
     ):
         done = prepare(tools_study(tmp_path, **changes), tmp_path, "benchmark:bfcl")
         assert done.returncode == 2

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.errors import ConfigError
 from chord.evaluation.benchmarks import read_benchmark, read_problems
 from chord.provenance.digest import job_code

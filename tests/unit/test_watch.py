@@ -18,8 +18,8 @@ from chord.cluster.plan import estimated
 from chord.cluster.sizing import Estimates, Layout, Work
 from chord.cluster.snakemake import Planned
 from chord.cluster.watch import Job, Left, State, Training
-from chord.config.load import load
-from chord.config.planning import Planning
+from chord.config.project import load
+from chord.config.study import Planning
 from chord.provenance import ledger
 from chord.steps import Dag
 from tests import warm

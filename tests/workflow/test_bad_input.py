@@ -39,7 +39,7 @@ CASES = {
     "another study than the chosen one": (
         "config/studies/tools.yaml",
         ("categories: [simple_python,", "categories: [simple_pyton,"),
-        "config/studies/tools.yaml: tasks.bfcl.settings.categories: found category 'simple_pyton', expected",
+        "config/studies/tools.yaml: tasks.bfcl.settings.categories names 'simple_pyton', expected",
     ),
     "a budget": (
         "config/studies/demo.yaml",

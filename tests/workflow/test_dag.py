@@ -8,8 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
-from chord.config.load import load
-from chord.config.project import Run
+from chord.config.project import Run, load
 from chord.provenance.files import tree_hash
 from tests.workflow.expected import BENCHMARKS, CLAIMS, FIGURES, PAGE, TABLE, answered, scored
 from tests.workflow.tree import planned, snakemake

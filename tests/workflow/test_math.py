@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.steps import Dag
 from tests import warm
 from tests.workflow.expected import ARMS, IN_TABLE, imitates_only, lineage, recipe

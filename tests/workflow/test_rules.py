@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.reading import read_yaml
 from chord.steps import STEPS, Dag, step_of
 from tests.workflow.tree import ROOT

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chord.config.load import load
+from chord.config.project import load
 from chord.steps import Dag
 from tests.workflow.expected import ARMS, IN_TABLE, imitates_only, lineage, recipe
 from tests.workflow.test_sources import jobs

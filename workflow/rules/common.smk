@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chord.cluster.sizing import Requests
 from chord.cluster.snakemake import RulesBeingRead, refusals_end
-from chord.config.load import load
+from chord.config.project import load
 from chord.config.sets import started_from
 from chord.provenance.cli import settle_output
 from chord.steps import FOLDERS, STEPS, Dag

@@ -33,7 +33,7 @@ def stand_in(verb: str, arguments: list[str]) -> None:
     import json
     from pathlib import Path
 
-    from chord.config.load import load
+    from chord.config.project import load
     from chord.provenance.manifest import Manifest
     from chord.steps import Dag
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from chord.reach import decides_nothing
 
+__version__ = "0.4.0"  # CHANGELOG.md and CITATION.cff name the same
+
 
 @dataclass(frozen=True)
 class Verb:

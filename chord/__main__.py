@@ -7,13 +7,12 @@ import json
 import os
 import sys
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import yaml
 
-from chord import VERBS
+from chord import VERBS, __version__
 from chord.provenance.files import run_verb
 
 COMPLETION = 'eval "$(register-python-argcomplete chord)"'
@@ -35,7 +34,7 @@ def main() -> int:
         print(_usage())
         return 0
     if name == "--version":
-        print(f"chord {version('chord')}")
+        print(f"chord {__version__}")
         return 0
     if name not in VERBS:
         typed = [verb for verb in VERBS if VERBS[verb].is_typed]

@@ -30,7 +30,9 @@ def test_every_path_of_the_repository_that_the_documentation_names_exists() -> N
         named = re.findall(
             r"\b(?:config|chord|docs|envs|workflow|profiles|tests)/[\w./-]*[\w/]", page.read_text("utf-8")
         )
-        missing = [path for path in named if not re.search(r"NAME|STUDY|STEP|locks/", path) and not (ROOT / path).exists()]
+        missing = [
+            path for path in named if not re.search(r"NAME|STUDY|STEP|locks/", path) and not (ROOT / path).exists()
+        ]
         assert missing == [], page
 
 

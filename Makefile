@@ -48,7 +48,7 @@ table:
 	@python -m chord tabulate --show $(RESULTS)/table1.json
 	@echo '[demo] tables and figures: $(RESULTS)/'
 	@echo '[demo] report:             $(PAGE)  (one file, opens offline)'
-	@echo '[demo] `make demo-all` builds every table and figure: some 1.8 hours on one core, as `chord plan everything` estimates'
+	@echo '[demo] `make demo-all` builds every table and figure: about 1.7 hours on one core, as `chord plan everything` estimates'
 
 # Anew only when a table, a figure, a caption or the report's own page is newer than it.
 report:

@@ -1,22 +1,40 @@
-"""`chord VERB ...`, which is `python -m chord VERB ...`: runs one verb and loads no other."""
+"""`chord VERB ...`, or `python -m chord VERB ...`: runs one verb and imports no other. Completes words in a shell."""
 
+import argparse
 import difflib
 import importlib  # not followed: the digest of a job begins at its verb
+import json
+import os
 import sys
-from importlib.metadata import version
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, cast
 
-from chord import VERBS
+import yaml
+
+from chord import VERBS, __version__
 from chord.provenance.cli import run_verb
+
+COMPLETION = 'eval "$(register-python-argcomplete chord)"'
+# Options and arguments that take the names of these files, without the suffix.
+NAMES = {
+    "study": "config/studies/*.yaml",
+    "artefacts": "config/experiments/*.yaml",
+    "targets": "config/experiments/*.yaml",
+    "profile": "profiles/*",
+}
 
 
 def main() -> int:
-    """Run one verb; the list of them where none is named, exit code 2 where it is not known."""
+    """Run one verb. Without a verb prints the list of verbs; returns 2 for an unknown one."""
+    if "_ARGCOMPLETE" in os.environ:
+        complete()
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(_usage())
         return 0
     if name == "--version":
-        print(f"chord {version('chord')}")
+        print(f"chord {__version__}")
         return 0
     if name not in VERBS:
         typed = [verb for verb in VERBS if VERBS[verb].is_typed]
@@ -42,8 +60,74 @@ def _usage() -> str:
             *listed(False),
             "",
             "`chord VERB --help` says more.",
+            f"The Tab key completes verbs, options, studies and files after: {COMPLETION}",
         ]
     )
+
+
+# --- completion in a shell -------------------------------------------------------------------------
+
+
+def complete() -> NoReturn:
+    """Answer the shell by argcomplete's protocol, and exit. Imports the verb whose options are asked for, if any."""
+    from argcomplete.finders import CompletionFinder
+
+    line = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])]
+    words = line.split() if line[-1:].isspace() else line.split()[:-1]  # without the word that is being typed
+    if len(words) > 1 and words[1] in VERBS:
+        parser = parser_of(words[1])
+        os.environ["_ARGCOMPLETE"] = "2"  # the command is the second word of the line
+    else:
+        parser = argparse.ArgumentParser(prog="chord")
+        parser.add_argument("--version", action="store_true", help="print the version")
+        verbs = parser.add_subparsers()
+        for name, verb in VERBS.items():
+            verbs.add_parser(name, help=verb.summary)
+    CompletionFinder()(parser, always_complete_options=False, default_completer=cast(Any, _values))
+    sys.exit()
+
+
+class _ParserReady(Exception):
+    """A verb is about to read its command line."""
+
+
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """The parser of a verb. Parsing is the first thing that a `main` does; it is stopped there, so nothing runs."""
+    if verb == "resume":  # takes the command line of Snakemake
+        from snakemake.cli import get_argument_parser
+
+        return get_argument_parser()
+
+    def stop(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        raise _ParserReady(parser)
+
+    parse = argparse.ArgumentParser.parse_known_args
+    argparse.ArgumentParser.parse_known_args = cast(Any, stop)
+    try:
+        importlib.import_module(VERBS[verb].module).main()
+    except _ParserReady as ready:
+        return ready.args[0]
+    finally:
+        argparse.ArgumentParser.parse_known_args = parse
+    raise AssertionError(f"found no parser in chord {verb}")
+
+
+def _values(prefix: str, action: argparse.Action, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """What may be the value of an option or argument: names that the project has, else files."""
+    from argcomplete.completers import FilesCompleter
+
+    if action.dest in NAMES and action.type is not Path:
+        names = [path.stem for path in sorted(Path().glob(NAMES[action.dest]))]
+        return names + FilesCompleter()(prefix) if action.dest == "targets" else names
+    with suppress(Exception):  # the file is absent, or somebody edits it
+        if action.dest == "config":
+            return [f"study={path.stem}" for path in sorted(Path().glob(NAMES["study"]))]
+        if action.dest == "machine":
+            return list(yaml.safe_load(Path("config/planning.yaml").read_text(encoding="utf-8"))["machines"])
+        if action.dest == "cell":
+            rows = json.loads(parsed_args.target.read_text(encoding="utf-8"))["rows"]
+            return [f"{row['arm']}/{column}" for row in rows for column in row["cells"]]
+    return FilesCompleter()(prefix)
 
 
 if __name__ == "__main__":

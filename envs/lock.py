@@ -42,7 +42,7 @@ TITLES = {
     "engines": "What DeepSpeed and vLLM's CPU build add to the other files",
     "engines-cuda": "What DeepSpeed and vLLM's CUDA build add to the other files, in place of engines.txt",
     "torch-cuda": "What torch's CUDA build adds to the other files",
-    "workflow": "Snakemake and how it starts jobs",
+    "workflow": "Snakemake, how it starts jobs, and completion in a shell",
     "test": "What `make test` adds to the other files",
 }
 NOTES = {

@@ -1,6 +1,7 @@
 """`chord VERB`: what is listed is there, what is not asked for is not loaded, a number out of range is refused."""
 
 import importlib
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from chord import VERBS
+from chord.__main__ import parser_of
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = """
@@ -112,6 +114,74 @@ def test_a_number_out_of_range_is_told_in_one_line(
 def test_no_command_takes_a_number_without_a_range() -> None:
     for file in (ROOT / "chord").rglob("*.py"):
         assert not re.search(r"\btype=(int|float)\b", file.read_text(encoding="utf-8")), file
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with what completion reads of a project, a table, and a program `chord`."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    table = tmp_path / "results" / "demo" / "table1.json"
+    table.parent.mkdir(parents=True)
+    table.write_text(json.dumps({"rows": [{"arm": "grpo", "cells": {"harder": {}, "easier": {}}}]}))
+    (tmp_path / "chord").write_text(f'#!/bin/sh\nexec {sys.executable} -m chord "$@"\n')
+    (tmp_path / "chord").chmod(0o755)
+    return tmp_path
+
+
+BASH = """
+eval "$(register-python-argcomplete chord)"
+read -ra COMP_WORDS <<< "$1"
+[[ $1 == *" " ]] && COMP_WORDS+=("")
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) COMP_LINE=$1 COMP_POINT=${#1} COMP_TYPE=9
+eval "$(complete -p chord | sed 's/.*-F \\([^ ]*\\) .*/\\1/') chord '${COMP_WORDS[-1]}' '${COMP_WORDS[-2]}'"
+printf '%s\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("chord au", ["audit"]),
+        ("chord --v", ["--version"]),
+        ("chord audit --c", ["--cell"]),
+        ("chord plan --study ", ["demo", "math", "small", "tools"]),
+        ("chord watch sm", ["small"]),
+        ("chord plan selec", ["selection"]),
+        ("chord plan --machine cpu", ["cpu-core"]),
+        ("chord audit results/demo/tab", ["results/demo/table1.json"]),
+        ("chord audit results/demo/table1.json --cell grpo/h", ["grpo/harder"]),
+        ("chord audit absent.json --cell x", []),
+        ("chord why results/demo/tab", ["results/demo/table1.json"]),
+        ("chord why --config study=t", ["tools"]),
+        ("chord resume --profi", ["--profile"]),
+    ],
+)
+def test_bash_completes_a_verb_an_option_a_name_and_a_file(project: Path, line: str, offered: list[str]) -> None:
+    path = os.pathsep.join([str(project), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", BASH, "bash", line], cwd=project, env=environment, capture_output=True, text=True
+    )
+    assert sorted(done.stdout.split()) == offered, done.stderr
+
+
+def test_completing_a_verb_loads_none(folder: Path) -> None:
+    line = "chord exp"
+    asked = {
+        "_ARGCOMPLETE": "1",
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "_ARGCOMPLETE_STDOUT_FILENAME": "out",
+    }
+    command = [sys.executable, "-X", "importtime", "-m", "chord"]
+    done = subprocess.run(command, cwd=folder, env=os.environ | asked, capture_output=True, text=True)
+    assert (done.returncode, (folder / "out").read_text().split()) == (0, ["export"]), done.stderr
+    assert "argcomplete" in done.stderr and not re.search(r"\| +(torch|snakemake|numpy)\b", done.stderr)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_options_of_every_verb_are_found_without_running_it(verb: str) -> None:
+    assert "--help" in parser_of(verb).format_help()
 
 
 SAID = """

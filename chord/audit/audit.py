@@ -23,8 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from chord.audit.inquiry import Link, Proof, Question, answered, asked
-from chord.audit.numbers import cell_again
+from chord.audit.inquiry import Link, Proof, Question, answered, asked, cell_again, versions
 from chord.cluster import snakemake
 from chord.errors import UserError
 from chord.findings import reading, rendering
@@ -34,7 +33,6 @@ from chord.provenance.check import Finding, Status
 from chord.provenance.files import size_bytes
 from chord.provenance.ledger import Attempts
 from chord.provenance.lineage import Hasher, Job, Lineage
-from chord.provenance.manifest import Manifest
 
 BROKEN = 1
 
@@ -136,17 +134,6 @@ HASH = 12
 MARGIN = 24
 SHOWN_PROBLEMS = 20
 LONGEST = 400
-# The packages that decide what a verb writes.
-PACKAGES = {
-    "chord prepare": ("reasoning-gym", "datasets"),
-    "chord demonstrate": ("math-verify",),
-    "chord ask-expert": ("vllm", "math-verify"),
-    "chord train": ("torch", "transformers"),
-    "chord generate": ("torch", "transformers", "lm-eval"),
-    "chord score": ("lm-eval", "math-verify"),
-    "chord tabulate": ("numpy",),
-    "chord plot": ("numpy", "matplotlib"),
-}
 
 
 def tree(proof: Proof, targets: Sequence[Path]) -> Iterator[str]:
@@ -177,13 +164,6 @@ def made(job: Job) -> Iterator[str]:
     seeds = "".join(f", {name} seed {seed}" for name, seed in manifest.seeds.items())
     yield f"{manifest.verb}{seeds}, {manifest.started[:16].replace('T', ' ')} UTC, {reading.device(manifest)}"
     yield f"code {manifest.code.digest[:HASH]}, commit {reading.commit(manifest)}, {versions(manifest)}"
-
-
-def versions(manifest: Manifest) -> str:
-    """Python, and the packages that decide what the verb writes."""
-    packages = manifest.installed.packages
-    named = [f"{name} {packages[name]}" for name in PACKAGES.get(manifest.verb, ()) if name in packages]
-    return ", ".join([f"Python {manifest.installed.python}", *named])
 
 
 def counts(proof: Proof) -> Iterator[str]:

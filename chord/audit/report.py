@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from chord.audit import inquiry
-from chord.audit.audit import versions
-from chord.audit.inquiry import Proof
+from chord.audit.inquiry import Proof, versions
 from chord.config.paper import Tabled, benchmarks_of
 from chord.config.project import Ours, Project, load, ours
 from chord.config.recipe import Arm, Recipe

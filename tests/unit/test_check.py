@@ -10,7 +10,7 @@ import pytest
 from chord.errors import UserError
 from chord.provenance import environment, lineage
 from chord.provenance.changes import Today, differences
-from chord.provenance.check import Finding, Status, summary, survey
+from chord.provenance.check import Check, Finding, Status, summary, survey
 from chord.provenance.lineage import Hasher, read_lineage
 from chord.provenance.manifest import JobSpec, Manifest
 
@@ -108,6 +108,17 @@ def test_every_edit_of_a_folder_is_told(study: Path, edit: str) -> None:
     assert stale(study) == {}
     EDITS_OF_A_FOLDER[edit](study / "model")
     assert list(stale(study)) == [SECOND]
+
+
+@pytest.mark.parametrize("edit", ["nothing", *EDITS_OF_A_FOLDER])
+def test_with_times_and_with_bytes_the_same_is_found(study: Path, edit: str) -> None:
+    EDITS_OF_A_FOLDER.get(edit, lambda folder: None)(study / "model")
+    told = expected(decided_by={"size": 4})
+    check = Check(read_lineage(study), Hasher(study), Today(told))
+    found = [one for job in check.lineage.jobs.values() for one in check.job(job)]
+    found += [one for path in check.lineage.makers for one in check.file(path)]
+    with_times = survey(study, Today(told))
+    assert {one for one in found if one.status.is_bad} == {one for some in with_times.values() for one in some}
 
 
 def test_a_file_written_again_with_the_same_content_is_fresh(study: Path) -> None:

@@ -154,7 +154,7 @@ def test_an_attempt_that_ends_well_is_two_lines_and_the_manifest_points_to_the_f
     assert end["manifest_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     mine = read_manifest(path).attempt
     assert mine.id == begin["attempt"]
-    assert mine.ledger_line_sha256 == ledger.line_hashes(study / "provenance" / "ledger.jsonl")[0]
+    assert mine.ledger_line_sha256 == ledger.entries(study / "provenance" / "ledger.jsonl")[0][0]
 
 
 def fail(error: BaseException):

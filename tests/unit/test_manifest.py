@@ -242,16 +242,11 @@ def test_where_the_ledger_cannot_be_written_there_is_no_manifest_either(study, m
     assert not (study / "runs" / "sft" / "train.manifest.json").exists()
 
 
-def test_outside_of_a_study_there_is_a_manifest_and_no_ledger_unless_one_is_given(tmp_path):
+def test_outside_of_a_study_there_is_a_manifest_and_no_ledger(tmp_path):
     with Manifest.recording(tmp_path / "a.json", JobSpec("chord.records"), inputs={}, outputs={}):
         pass
     assert read_manifest(tmp_path / "a.json").attempt.ledger_line_sha256 is None
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    with Manifest.recording(
-        tmp_path / "b.json", JobSpec("chord.records"), inputs={}, outputs={}, ledger=tmp_path / "l.jsonl"
-    ):
-        pass
-    assert len(ledger.read(tmp_path / "l.jsonl")) == 2
 
 
 # --- reading -----------------------------------------------------------------------------------

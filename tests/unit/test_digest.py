@@ -428,47 +428,10 @@ def split_a_module(tree: Path) -> None:
     )(tree)
 
 
-def merge_two_modules(tree: Path) -> None:
-    calls, graders = tree / "chord/grading/tool_calls.py", tree / "chord/grading/graders.py"
-    lines = calls.read_text(encoding="utf-8").split('"""', 2)[2]
-    text = re.sub("from chord.grading.tool_calls import .*\n", "", graders.read_text(encoding="utf-8"))
-    start = text.index("\nimport ") + 1
-    graders.write_text(text[:start] + lines + "\n" + text[start:], encoding="utf-8")
-    calls.unlink()
-    everywhere(r"chord\.grading\.tool_calls\b", "chord.grading.graders")(tree)
-
-
-def move_a_function(tree: Path) -> None:
-    text = (tree / "chord/objective.py").read_text(encoding="utf-8")
-    start, end = text.index("def group_advantages"), text.index('@ADVANTAGES.entry("luffy")')
-    (tree / "chord/objective.py").write_text(
-        text[:start].replace("from chord.reach", "from chord.records import group_advantages\nfrom chord.reach")
-        + text[end:],
-        encoding="utf-8",
-    )
-    seeds = tree / "chord/records.py"
-    seeds.write_text(
-        seeds.read_text(encoding="utf-8") + "\n\n" + text[start:end].replace("Tensor", "object"), encoding="utf-8"
-    )
-
-
-def reorder(tree: Path) -> None:
-    text = (tree / "chord/objective.py").read_text(encoding="utf-8")
-    one, two, end = (text.index(name) for name in ("def policy_gradient", "def truncated_correction", "def imitation"))
-    (tree / "chord/objective.py").write_text(text[:one] + text[two:end] + text[one:two] + text[end:], encoding="utf-8")
-
-
 REWARD = """
 @REWARDS.entry("none")
 def none(_outcome: Outcome, _text: str) -> float:
     return 0.0
-
-
-"""
-GRADER = """
-@GRADERS.entry("none")
-def _none(_form: AnswerForm) -> Reading:
-    return Reading(lambda text, cut, answer: None)
 
 
 """
@@ -485,39 +448,14 @@ class WeightSquare(TokenWeight):
 
 
 """
-SCHEDULE = """
-@MU_SCHEDULES.entry("step")
-class MuStep(MuSchedule):
-    '''Two levels.'''
-
-    schedule: Literal["step"]
-    at: Steps
-
-    def mu(self, step: Step) -> float:
-        '''It.'''
-        return float(step.number < self.at)
-
-
-"""
 NOTHING: dict[str, Edit] = {
     "a renamed module": rename_a_module,
-    "a moved function": move_a_function,
     "a module split in two": split_a_module,
-    "two modules merged": merge_two_modules,
-    "another order": reorder,
     "an uncalled function": edit(
         ("chord/objective.py", "# --- losses", "def square(p: float) -> float:\n    return p * p\n\n\n# --- losses")
     ),
     "a new weight": edit(("chord/objective.py", "# --- advantages", f"{WEIGHT}# --- advantages")),
-    "a new schedule": edit(("chord/objective.py", "# --- how much each", f"{SCHEDULE}# --- how much each")),
     "a new reward": edit(("chord/grading/graders.py", "def reward(", f"{REWARD}def reward(")),
-    "a new grader": edit(("chord/grading/graders.py", "class Grader:", f"{GRADER}class Grader:")),
-    "another import style": edit(
-        ("chord/training/batch.py", "from chord.records import derive", "from chord import records"),
-        ("chord/training/batch.py", "derive(seed", "records.derive(seed"),
-        ("chord/training/batch.py", "import numpy as np", "import numpy"),
-        ("chord/training/batch.py", "np.random.Generator(np.random", "numpy.random.Generator(numpy.random"),
-    ),
     "an annotation": edit(
         ("chord/objective.py", "def shaped_imitation(logp: Tensor, ", 'def shaped_imitation(logp: "object", ')
     ),
@@ -571,25 +509,9 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
         edit((OBJECTIVE, "default=0, description", "default=1, description")),
         trained(mu_schedule="decay"),
     ),
-    "a class attribute": (
-        edit((OBJECTIVE, "looks_ahead: ClassVar[bool] = True", "looks_ahead: ClassVar[bool] = 1 > 0")),
-        trained(token_weight="entropy-top"),
-    ),
-    "a base class": (
-        edit((OBJECTIVE, "return step.state\n\n    def shares", "return dict(step.state)\n\n    def shares")),
-        trained(),
-    ),
-    "a default argument": (
-        edit(("chord/training/checkpoint.py", "KEEP = ", "KEEP = 0 + ")),
-        trained(),
-    ),
     "a constant of a reward": (
         edit(("chord/grading/graders.py", "Outcome.UNPARSABLE: -0.1,", "Outcome.UNPARSABLE: -0.2,")),
         trained(reward="paper-math"),
-    ),
-    "a decorator": (
-        edit(("chord/grading/graders.py", "def marked_text(text", "@cache\ndef marked_text(text")),
-        trained(grader="marked-text") | jobs_of("score", "validate"),
     ),
     "a helper two calls deep": (
         edit(("chord/grading/graders.py", '("Cc", "Cf", "Cs", "Co", "Cn")', '("Cc", "Cf", "Cs", "Co")')),

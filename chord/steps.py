@@ -6,7 +6,6 @@ uses; the pins in envs/; and a part of config/. That part has no more than the j
 again, and no less. Labels and the paper's numbers decide tables, figures and the page alone.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,42 +13,20 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 from posixpath import dirname, join
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
+from pydantic import BaseModel
+
+from chord.config import sets
 from chord.config.benchmarks import read_task
 from chord.config.paper import Figure, Table, Tabled, benchmarks_of, divisions
 from chord.config.project import Project, Run, judged_files, ours
 from chord.config.reading import FUNCTION, FunctionName
-from chord.config.sets import (
-    BENCHMARK,
-    Lock,
-    Wanted,
-    answered,
-    apart_from,
-    asked_expert,
-    beside_benchmark,
-    checked,
-    corpus_name,
-    corpus_of,
-    expert_of,
-    is_published,
-    is_served,
-    models_from,
-    part_sizes,
-    place,
-    problem_sets,
-    purpose,
-    sizes,
-    source_of,
-    split_of,
-    tested_on,
-    trace_sets,
-    trained_starts,
-    wanted_dataset,
-    wanted_model,
-)
+from chord.config.recipe import Arm
+from chord.config.sets import BENCHMARK, Lock, Wanted, wanted_dataset, wanted_model
 from chord.config.study import AnswerForm, Execution, Study, Task
 from chord.provenance.digest import FUNCTIONS, Uses
+from chord.provenance.files import file_sha256
 from chord.provenance.manifest import ENDING, JobSpec
 from chord.reach import decides_nothing
 
@@ -61,7 +38,7 @@ HOW_NOT_WHAT = ("cpu_threads", "checkpoint_every_steps", "checkpoint_every_minut
 HOW_SERVED = {"replicas", "shard_size", "requests_at_once", "start_minutes"}
 # Keys of an lm-eval task by which people and lists of tasks find it; no prompt and no number depends on them.
 DESCRIBES = {"task_alias", "tag", "group", "group_alias"}
-DATA = {"process_docs"}  # of an lm-eval task, the function that says what the problems are
+DATA = "process_docs"  # of an lm-eval task, the function that says what the problems are
 
 
 # --- data ------------------------------------------------------------------------------------------
@@ -70,38 +47,45 @@ DATA = {"process_docs"}  # of an lm-eval task, the function that says what the p
 @decides_nothing(RECORDED)
 def of_problems(study: Study, problems: str, lock: Lock | None = None) -> JobSpec:
     """Decides a set of problems: `train`, `validation`, `expert`, `base` or `benchmark:NAME`."""
-    wanted, source = sizes(study, problems), source_of(study, problems)
-    uses = {"problems": (source,), **_grader(study.grading.form)}
-    if source == "hub":
-        return JobSpec("chord prepare", "data", _hub_set(study, problems, lock), uses)
-    if source == "package":
-        split = split_of(study, problems)
-        decided = {
-            "set": problems,
-            "seed": study.data.seed,
-            "split": split.model_dump(mode="json"),
-            "task": _task(study.tasks[split.task]),
-            **_compared(study, problems),
+    wanted, source, is_benchmark = (
+        sets.sizes(study, problems),
+        sets.source_of(study, problems),
+        problems.startswith(BENCHMARK),
+    )
+    decided: dict[str, Any] = {"set": problems, "seed": study.data.seed}
+    if source == "generator":
+        decided |= {
+            "sizes": wanted,
+            "place": sets.place(study, problems),
+            "tasks": {task: _task(study.tasks[task]) for task in wanted},
+            "max_prompt_tokens": study.rollouts.max_prompt_tokens if study.model.alphabet else None,
+            "characters": _characters(study),
         }
-        return JobSpec("chord prepare", "data", decided, uses)
-    decided = {
-        "set": problems,
-        "seed": study.data.seed,
-        "sizes": wanted,
-        "place": place(study, problems),
-        "tasks": {task: _task(study.tasks[task]) for task in wanted},
-        "max_prompt_tokens": study.rollouts.max_prompt_tokens if study.model.alphabet else None,
-        "characters": _characters(study),
-    }
-    return JobSpec("chord prepare", "data", decided, uses)
+    else:
+        split = sets.split_of(study, problems)
+        task = study.tasks[split.task]
+        decided |= {"split": _plain(split), "task": _task(task)}
+        # A benchmark is compared with the sets that are trained on, a set out of a hub with all benchmarks.
+        if others := sets.beside_benchmark(study, problems) if is_benchmark else [*study.benchmarks]:
+            decided |= {"compared_with": others, "overlap": study.data.overlap}
+        if source == "hub":
+            needs_grades = task.filters and task.filters.generations
+            decided |= {
+                "dataset": _dataset(study, task.dataset, lock),
+                "apart_from": sets.apart_from(problems),
+                "max_prompt_tokens": None if is_benchmark else study.rollouts.max_prompt_tokens,
+                **({} if is_benchmark else _dated(study)),
+                "grading": _plain(study.grading.form) if needs_grades else None,
+            }
+    return JobSpec("chord prepare", "data", decided, {"problems": (source,), **_grader(study.grading.form)})
 
 
 @decides_nothing(RECORDED)
 def of_traces(study: Study, traces: str, lock: Lock | None = None) -> JobSpec:
     """Decides a file of traces beside its problems: `expert`, `aligned` or `base`. Rewards do not."""
-    checked(traces, trace_sets(study), study)
-    of_hub = is_published(study, traces)
-    dataset = study.tasks[split_of(study, answered(study, traces)).task].dataset if of_hub else ""
+    sets.checked(traces, sets.trace_sets(study), study)
+    of_hub = sets.is_published(study, traces)
+    dataset = study.tasks[sets.split_of(study, sets.answered(study, traces)).task].dataset if of_hub else ""
     decided = {
         **({"seed": study.data.seed, "dataset": _dataset(study, dataset, lock)} if of_hub else {}),
         "traces": traces,
@@ -111,7 +95,7 @@ def of_traces(study: Study, traces: str, lock: Lock | None = None) -> JobSpec:
         "max_response_tokens": study.rollouts.max_response_tokens,
         "characters": _characters(study),
     }
-    of_expert = is_served(study, traces)
+    of_expert = sets.is_served(study, traces)
     verb, pins = ("chord ask-expert", "engines") if of_expert else ("chord demonstrate", "data")
     writer = "served" if of_expert else "published" if of_hub else "written"
     return JobSpec(verb, pins, decided, {"traces": (writer,), **_grader(study.grading.form)})
@@ -120,42 +104,20 @@ def of_traces(study: Study, traces: str, lock: Lock | None = None) -> JobSpec:
 @decides_nothing(RECORDED)
 def of_package(study: Study, model: str = "base") -> JobSpec:
     """Decides a model that a package carries, of this folder in models/: the base model, or a served expert's."""
-    decided = {"model": models_from(study, "package")[model].model_dump(mode="json")}
+    decided = {"model": _plain(sets.models_from(study, "package")[model])}
     return JobSpec("chord unpack", "train", decided, {"model": ("package",)})
 
 
 @decides_nothing(RECORDED)
 def of_fetched(study: Study, lock: Lock | None, model: str = "base") -> JobSpec:
     """Decides a model that was fetched from a hub, of this folder in models/."""
-    found = models_from(study, "hub")[model]
-    decided = {"model": found.model_dump(mode="json"), "fetched": _pinned(lock, wanted_model(found))}
+    found = sets.models_from(study, "hub")[model]
+    decided = {"model": _plain(found), "fetched": _pinned(lock, wanted_model(found))}
     return JobSpec("chord adopt", "data", decided, {"model": ("hub",)})
 
 
-def _hub_set(study: Study, problems: str, lock: Lock | None) -> dict[str, Any]:
-    split, is_benchmark = split_of(study, problems), problems.startswith(BENCHMARK)
-    task = study.tasks[split.task]
-    needs_grades = bool(task.filters and task.filters.generations)
-    measured = {"max_prompt_tokens": None if is_benchmark else study.rollouts.max_prompt_tokens}
-    return {
-        "set": problems,
-        "seed": study.data.seed,
-        "split": split.model_dump(mode="json"),
-        "task": _task(task),
-        "dataset": _dataset(study, task.dataset, lock),
-        "apart_from": apart_from(problems),
-        **measured,
-        **({} if is_benchmark else _dated(study)),
-        **_compared(study, problems),
-        "grading": study.grading.form.model_dump(mode="json") if needs_grades else None,
-    }
-
-
-def _compared(study: Study, problems: str) -> dict[str, Any]:
-    """With what a set is compared, so that no benchmark is trained on; a set out of a hub with all benchmarks."""
-    others = beside_benchmark(study, problems)
-    compared = others if problems.startswith(BENCHMARK) else list(study.benchmarks)
-    return {"compared_with": compared, "overlap": study.data.overlap} if compared else {}
+def _plain(model: BaseModel, **how: Any) -> dict[str, Any]:
+    return model.model_dump(mode="json", **how)
 
 
 def _dated(study: Study) -> dict[str, Any]:
@@ -164,11 +126,9 @@ def _dated(study: Study) -> dict[str, Any]:
 
 
 def _dataset(study: Study, dataset: str, lock: Lock | None) -> dict[str, Any]:
-    return {
-        **study.datasets[dataset].model_dump(mode="json", include={"columns", "may_lack"}),
-        "files": study.datasets[dataset].files,
-        "fetched": _pinned(lock, wanted_dataset(study, dataset)),
-    }
+    shown = _plain(study.datasets[dataset], include={"columns", "may_lack"})
+    fetched = _pinned(lock, wanted_dataset(study, dataset))
+    return {**shown, "files": study.datasets[dataset].files, "fetched": fetched}
 
 
 def _pinned(lock: Lock | None, wanted: Wanted) -> dict[str, Any]:
@@ -181,20 +141,19 @@ def _pinned(lock: Lock | None, wanted: Wanted) -> dict[str, Any]:
 
 def _task(task: Task) -> dict[str, Any]:
     """All of a task; of a generator without what only tasks of a hub have."""
-    return task.model_dump(mode="json", exclude={"source", "filters"} if task.source == "generator" else None)
+    return _plain(task, exclude={"source", "filters"} if task.source == "generator" else None)
 
 
 def _writer(study: Study, traces: str) -> dict[str, Any]:
     """Who writes traces. Of a served expert how machines are used does not count; the seed decides what it says."""
-    if purpose(traces) == "base":
-        corpus = corpus_of(study, traces)
-        parts = zip(corpus.parts, part_sizes(corpus), strict=True)
+    if sets.purpose(traces) == "base":
+        corpus = sets.corpus_of(study, traces)
+        parts = zip(corpus.parts, sets.part_sizes(corpus), strict=True)
         return {"seed": study.data.seed, "parts": [[part.task, part.style, size] for part, size in parts]}
-    expert = expert_of(study, traces)
+    expert = sets.expert_of(study, traces)
     if expert.source != "served":
-        return {"expert": expert.model_dump(mode="json")}
-    served = expert.model_dump(mode="json", exclude=HOW_SERVED)
-    return {"expert": {**served, "seed": study.data.seed, **_dated(study)}}
+        return {"expert": _plain(expert)}
+    return {"expert": {**_plain(expert, exclude=HOW_SERVED), "seed": study.data.seed, **_dated(study)}}
 
 
 def _characters(study: Study) -> str | None:
@@ -229,7 +188,7 @@ def of_training(run: Run) -> JobSpec:
 def of_validation(study: Study) -> JobSpec:
     """Decides the grades of answers to validation problems that training left behind."""
     form = study.grading.form
-    return JobSpec("chord validate", "evaluate", {"grading": form.model_dump(mode="json")}, _grader(form))
+    return JobSpec("chord validate", "evaluate", {"grading": _plain(form)}, _grader(form))
 
 
 @decides_nothing(RECORDED)
@@ -244,7 +203,7 @@ def of_answers(study: Study, benchmark: str, task: dict[str, Any], seed: int) ->
     """Decides a model's answers to a benchmark, whose lm-eval task is `task`; how they are graded does not."""
     how, by = how_answered(study.execution), study.execution.answers
     decided = {"benchmark": benchmark, "task": deciding(task), "seed": seed, "execution": how, **_dated(study)}
-    uses = {"answers": (by,), FUNCTIONS: tuple(_functions(task, DATA))}
+    uses = {"answers": (by,), FUNCTIONS: tuple(_functions(task.get(DATA)))}
     return JobSpec("chord generate", "engines" if by == "vllm" else "generate", decided, uses)
 
 
@@ -252,8 +211,8 @@ def of_answers(study: Study, benchmark: str, task: dict[str, Any], seed: int) ->
 def of_scores(study: Study, benchmark: str, task: dict[str, Any]) -> JobSpec:
     """Decides the scores of answers to a benchmark; what an outcome pays does not."""
     form = study.form_of(benchmark)
-    decided = {"benchmark": benchmark, "task": deciding(task), "grading": form.model_dump(mode="json")}
-    return JobSpec("chord score", "evaluate", decided, {**_grader(form), FUNCTIONS: tuple(_functions(task, set(task)))})
+    decided = {"benchmark": benchmark, "task": deciding(task), "grading": _plain(form)}
+    return JobSpec("chord score", "evaluate", decided, {**_grader(form), FUNCTIONS: tuple(_functions(task))})
 
 
 def how_answered(execution: Execution) -> dict[str, Any]:
@@ -279,20 +238,18 @@ def deciding(task: dict[str, Any]) -> dict[str, Any]:
 
 def _unnamed(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _unnamed(one) for key, one in cast("dict[str, Any]", value).items()}
+        return {key: _unnamed(one) for key, one in value.items()}
     if isinstance(value, list):
-        return [_unnamed(one) for one in cast("list[Any]", value)]
+        return [_unnamed(one) for one in value]
     return FUNCTION if isinstance(value, FunctionName) else value
 
 
-def _functions(value: Any, keys: set[str] | None = None) -> list[str]:
-    """The full names of the functions in a task, in its order; at its top only those under these keys."""
+def _functions(value: Any) -> list[str]:
+    """The full names of the functions in a task, or in a part of it, in its order."""
     if isinstance(value, FunctionName):
         return [str(value)]
-    if isinstance(value, Mapping):
-        parts = cast("Mapping[str, Any]", value)
-        return [name for key, one in parts.items() if keys is None or key in keys for name in _functions(one)]
-    return [name for one in cast("list[Any]", value) for name in _functions(one)] if isinstance(value, list) else []
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [name for one in parts for name in _functions(one)]
 
 
 def _grader(form: AnswerForm) -> Uses:
@@ -307,23 +264,21 @@ def of_artefact(project: Project, name: str, root: Path = Path(".")) -> JobSpec:
     """Decides a table or figure beside its numbers: titles, labels, the paper's cells, smoothing; whose numbers."""
     artefact, study = project.artefacts[name], project.study
     is_table = isinstance(artefact, Tabled)
-    keys = {"label", "note", "same_as"} if is_table else {"label"}
     shown = benchmarks_of(study, artefact)
-    columns: list[list[Any]] = [
-        [key, study.benchmarks[key].label, *study.benchmarks[key].paper_columns] for key in shown
-    ]
+    columns: dict[str, list[Any]] = {
+        key: [key, study.benchmarks[key].label, *study.benchmarks[key].paper_columns] for key in shown
+    }
     for key, (by, parts) in divisions(study, artefact).items():
-        columns[shown.index(key)] += [by, *parts.items()]
+        columns[key] += [by, *parts.items()]
     decided = {
         "study": study.title,
-        "artefact": artefact.model_dump(mode="json", exclude={"not_here"}),
-        "arms": {arm: project.arms[arm].model_dump(mode="json", include=keys) for arm in artefact.arms},
-        "columns": columns,  # a list, for their order is that of the table
+        "artefact": _plain(artefact, exclude={"not_here"}),
+        "arms": _labels(project, artefact.arms, {"label", "note", "same_as"} if is_table else {"label"}),
+        "columns": [*columns.values()],  # a list, for their order is that of the table
         "seeds": list(project.seeds),
+        **({"web": _web(root, "table.html")} if is_table else {}),
     }
-    if not is_table:
-        return JobSpec("chord plot", "report", decided)
-    return JobSpec("chord tabulate", "report", decided | {"web": _web(root, "table.html")})
+    return JobSpec("chord tabulate" if is_table else "chord plot", "report", decided)
 
 
 @decides_nothing(RECORDED)
@@ -333,10 +288,8 @@ def of_claims(project: Project, root: Path = Path(".")) -> JobSpec:
     judged = {arm for claim in project.claims.claims for arm in claim.arms}
     panels = {name: one.panels for name, one in chosen.items() if isinstance(one, Figure)}
     decided = {
-        "claims": project.claims.model_dump(mode="json"),
-        "arms": {
-            arm: project.arms[arm].model_dump(mode="json", include={"label", "same_as"}) for arm in sorted(judged)
-        },
+        "claims": _plain(project.claims),
+        "arms": _labels(project, sorted(judged), {"label", "same_as"}),
         "benchmarks": [[key, one.label, one.paper_column] for key, one in project.study.benchmarks.items()],
         "artefacts": {name: [one.kind, *one.arms] for name, one in chosen.items()},
         "columns": {name: one.benchmarks for name, one in chosen.items() if isinstance(one, Table)},
@@ -354,7 +307,7 @@ def of_page(project: Project, root: Path = Path(".")) -> JobSpec:
     How the machine is used does not.
     """
     left_out: Any = {"study": {"execution": set(HOW_NOT_WHAT)}, "choice": {"seeds"}, "lock": True}
-    decided = project.model_dump(mode="json", exclude=left_out) | {
+    decided = _plain(project, exclude=left_out) | {
         "seeds": list(project.seeds),
         "studies": sorted(path.stem for path in (root / "config" / "studies").glob("*.yaml")),
         "order_of_benchmarks": list(project.study.benchmarks),
@@ -364,6 +317,10 @@ def of_page(project: Project, root: Path = Path(".")) -> JobSpec:
     return JobSpec("chord report", "report", decided)
 
 
+def _labels(project: Project, arms: Iterable[str], keys: set[str]) -> dict[str, Any]:
+    return {arm: _plain(project.arms[arm], include=keys) for arm in arms}
+
+
 def _web(root: Path, page: str | None = None) -> dict[str, str]:
     """SHA-256 of what a small page is made with, by name; of all templates, styles and scripts for the large one.
 
@@ -371,7 +328,7 @@ def _web(root: Path, page: str | None = None) -> dict[str, str]:
     """
     folder = (root if (root / "chord").is_dir() else Path(__file__).parents[1]) / "chord" / "findings" / "web"
     names = [page, "shell.html", "parts.html", "page.css"] if page else sorted(path.name for path in folder.glob("*.*"))
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    return {name: file_sha256(folder / name) for name in names}
 
 
 def files_with_ours(project: Project) -> list[str]:
@@ -393,16 +350,17 @@ class Step:
     """One kind of job. Paths are relative to results/STUDY and may hold wildcards.
 
     Its manifest is `place` with the ending `.manifest.json`; `outputs` lie in the same folder, by the names of the
-    flags of the verb. A step without a verb writes a run.json, whose text is `Dag.run_text`.
+    flags of the verb, as do what it `reads`. There is a job for all values of the wildcards in `place` (see `VALUES`)
+    that are `wanted`. A step without a verb writes a run.json, whose text is `Dag.run_text`.
     """
 
     rule: str
     verb: str | None
     place: str
     outputs: Mapping[str, str]
-    jobs: "Callable[[Dag], Iterable[Wildcards]]"
-    reads: "Callable[[Dag, Wildcards], Reads]"
-    spec: "Callable[[Dag, Wildcards], JobSpec] | None" = None
+    reads: "Callable[[Job], Reads] | Mapping[str, str]"
+    spec: "Callable[[Job], JobSpec] | None" = None
+    wanted: "Callable[[Job], object]" = lambda job: True
 
     @cached_property
     def wildcards(self) -> list[str]:
@@ -420,14 +378,38 @@ class Step:
         found = {name: join(dirname(self.place), path) for name, path in self.outputs.items()}
         return found | ({"manifest": self.place + ENDING} if self.verb else {})
 
+    def jobs(self, dag: "Dag") -> "list[Job]":
+        """The jobs of this kind that the study has."""
+        values = product(*(VALUES[name](dag.project) for name in self.wildcards))
+        jobs = (Job(dag, self, dict(zip(self.wildcards, some, strict=True))) for some in values)
+        return [job for job in jobs if self.wanted(job)]
+
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a study."""
+    """One job of a study; `job["arm"]` is the value of a wildcard."""
 
     dag: "Dag"
     step: Step
     wildcards: Wildcards
+
+    def __getitem__(self, wildcard: str) -> str:
+        return self.wildcards[wildcard]
+
+    @property
+    def project(self) -> Project:
+        """All of config/."""
+        return self.dag.project
+
+    @property
+    def study(self) -> Study:
+        """Its study."""
+        return self.project.study
+
+    @property
+    def arm(self) -> Arm:
+        """The arm that it works for."""
+        return self.project.arms[self["arm"]]
 
     @property
     def key(self) -> str:
@@ -442,13 +424,16 @@ class Job:
     @property
     def reads(self) -> Reads:
         """What it reads, by flag, relative to results/STUDY."""
-        return self.step.reads(self.dag, self.wildcards)
+        reads = self.step.reads
+        if isinstance(reads, Mapping):
+            return {name: path.format(**self.wildcards) for name, path in reads.items()}
+        return reads(self)
 
     @property
     def spec(self) -> JobSpec:
         """What decides it."""
         assert self.step.spec is not None, f"{self.key} has no verb"
-        return self.step.spec(self.dag, self.wildcards)
+        return self.step.spec(self)
 
 
 @dataclass(frozen=True)
@@ -468,8 +453,7 @@ class Dag:
     @cached_property
     def jobs(self) -> dict[str, Job]:
         """Every job that the rules can run for the study, by its key."""
-        found = (Job(self, step, wildcards) for step in STEPS.values() for wildcards in step.jobs(self))
-        return {job.key: job for job in found}
+        return {job.key: job for step in STEPS.values() for job in step.jobs(self)}
 
     def job(self, rule: str, wildcards: Wildcards) -> Job:
         """The job of a rule with these wildcards; others are ignored."""
@@ -486,13 +470,15 @@ class Dag:
         """What each run.json says today, by its path."""
         return {key: self.run_text(job.wildcards) for key, job in self.jobs.items() if not job.step.verb}
 
-    def run_text(self, wildcards: Wildcards) -> str:
-        """One run.json: all that a training is told. A start model is the same for every seed of the study."""
+    def run(self, wildcards: Wildcards) -> Run:
+        """All that a training is told. A start model is the same for every seed of the study."""
         if "start" in wildcards:
-            run = self.project.run(wildcards["start"], self.project.study.data.seed)
-        else:
-            run = self.project.run(wildcards["arm"], int(wildcards["seed"]))
-        return run.model_dump_json(indent=2)
+            return self.project.run(wildcards["start"], self.project.study.data.seed)
+        return self.project.run(wildcards["arm"], int(wildcards["seed"]))
+
+    def run_text(self, wildcards: Wildcards) -> str:
+        """One run.json."""
+        return self.run(wildcards).model_dump_json(indent=2)
 
     @cached_property
     def makers(self) -> dict[str, Job]:
@@ -507,7 +493,7 @@ class Dag:
             job = self.makers.get(waiting.pop())
             if job and job.key not in found:
                 found[job.key] = job
-                waiting += [path for some in job.reads.values() for path in _listed(some)]
+                waiting += [path for some in job.reads.values() for path in ([some] if isinstance(some, str) else some)]
         return found
 
     @property
@@ -545,12 +531,8 @@ class Dag:
             if benchmark in shown and benchmark != wildcards["benchmark"]:
                 job = self.job(rule, {**wildcards, "benchmark": benchmark})
                 reads = [path for name, path in job.reads.items() if name != "model"]
-                found.append([benchmark, *cast("list[str]", reads), next(iter(job.outputs.values()))])
+                found.append([benchmark, *map(str, reads), next(iter(job.outputs.values()))])
         return found
-
-
-def _listed(paths: str | list[str]) -> list[str]:
-    return [paths] if isinstance(paths, str) else paths
 
 
 def step_of(verb: str, manifest: str, flags: Iterable[str]) -> Step | None:
@@ -558,24 +540,6 @@ def step_of(verb: str, manifest: str, flags: Iterable[str]) -> Step | None:
     given = set(flags)
     fitting = [step for step in STEPS.values() if step.verb == verb and step.pattern.fullmatch(manifest)]
     return max(fitting, key=lambda step: ({*step.outputs} <= given, len({*step.outputs} & given)), default=None)
-
-
-def _of_study(kind: str, names: "Callable[[Dag], Iterable[str]]") -> "Callable[[Dag], Iterable[Wildcards]]":
-    return lambda dag: [{kind: name} for name in names(dag)]
-
-
-def _of_arms(
-    is_one: Callable[[Any], Any], *more: "tuple[str, Callable[[Dag], Iterable[str]]]"
-) -> "Callable[[Dag], Iterable[Wildcards]]":
-    """Wildcards of the trainable arms that are of a kind, with each seed and each of `more`."""
-
-    def jobs(dag: "Dag") -> list[Wildcards]:
-        project, names = dag.project, [name for name, _ in more]
-        arms = [name for name in project.trainable if is_one(project.arms[name])]
-        each = product(arms, map(str, project.seeds), *(values(dag) for _, values in more))
-        return [{"arm": arm, "seed": seed, **dict(zip(names, rest, strict=True))} for arm, seed, *rest in each]
-
-    return jobs
 
 
 # --- what each step reads ------------------------------------------------------------------------------
@@ -591,221 +555,192 @@ def model_of(project: Project, arm: str, seed: str) -> str:
     return f"models/{start}/model" if start else f"runs/{arm}/seed-{seed}/model"
 
 
-def _nothing(_dag: Dag, _wildcards: Wildcards) -> Reads:
-    return {}
-
-
-def _beside_set(dag: Dag, wildcards: Wildcards) -> Reads:
+def _beside_set(job: Job) -> Reads:
     """A set out of a hub is drawn apart from other sets, without what benchmarks ask, and measured in tokens."""
-    study, name = dag.project.study, wildcards["set"]
-    if source_of(study, name) == "generator":
+    if sets.source_of(job.study, job["set"]) == "generator":
         return {}
-    apart = {"apart-from": [PROBLEMS(other) for other in apart_from(name)]}
-    return apart | {"benchmarks": [BENCHMARKS(other) for other in study.benchmarks], "tokenizer": BASE}
+    apart = [PROBLEMS(other) for other in sets.apart_from(job["set"])]
+    return {"apart-from": apart, "benchmarks": [*map(BENCHMARKS, job.study.benchmarks)], "tokenizer": BASE}
 
 
-def _trained_beside(dag: Dag, wildcards: Wildcards) -> Reads:
+def _trained_beside(job: Job) -> Reads:
     """A benchmark is compared with the sets that are trained on."""
-    others = beside_benchmark(dag.project.study, f"{BENCHMARK}{wildcards['benchmark']}")
-    return {"trained": [PROBLEMS(name) for name in others]}
+    return {"trained": [*map(PROBLEMS, sets.beside_benchmark(job.study, f"{BENCHMARK}{job['benchmark']}"))]}
 
 
-def _beside_traces(dag: Dag, wildcards: Wildcards) -> Reads:
+def _beside_traces(job: Job) -> Reads:
     """Published traces are measured in tokens, others in characters."""
-    study, traces = dag.project.study, wildcards["traces"]
-    reads = {"problems": PROBLEMS(answered(study, traces))}
-    return reads | ({"tokenizer": BASE} if is_published(study, traces) else {})
+    reads = {"problems": PROBLEMS(sets.answered(job.study, job["traces"]))}
+    return reads | ({"tokenizer": BASE} if sets.is_published(job.study, job["traces"]) else {})
 
 
-def _asked_expert(dag: Dag, wildcards: Wildcards) -> Reads:
+def _asked_expert(job: Job) -> Reads:
     """Answers are measured by the policy's tokenizer; a model of random weights reads characters."""
-    study, traces = dag.project.study, wildcards["traces"]
-    reads = {"problems": PROBLEMS(answered(study, traces)), "expert": f"models/{asked_expert(study, traces)}/model"}
+    study, traces = job.study, job["traces"]
+    expert = f"models/{sets.asked_expert(study, traces)}/model"
+    reads = {"problems": PROBLEMS(sets.answered(study, traces)), "expert": expert}
     return reads | ({} if study.base_corpus else {"tokenizer": BASE})
 
 
-def _learned_by_start(dag: Dag, wildcards: Wildcards) -> Reads:
-    start = wildcards["start"]
-    corpus = corpus_name(dag.project.study, start)
-    run = f"models/{start}/run.json"
+def _learned_by_start(job: Job) -> Reads:
+    corpus = sets.corpus_name(job.study, job["start"])
+    run = f"models/{job['start']}/run.json"
     return {"run": run, "traces": TRACES(corpus), "validation": PROBLEMS("validation")}
 
 
-def _learned_by_arm(dag: Dag, wildcards: Wildcards) -> Reads:
+def _learned_by_arm(job: Job) -> Reads:
     """Data that the recipe cannot touch is no input."""
-    recipe = dag.project.arms[wildcards["arm"]].recipe
-    assert recipe is not None, f"{wildcards['arm']} is not trained"
-    start = model_of(dag.project, recipe.init, wildcards["seed"])
-    reads = {"run": f"{BY}/run.json".format(**wildcards), "start": start}
+    recipe = job.arm.recipe
+    assert recipe is not None, f"{job['arm']} is not trained"
+    start = model_of(job.project, recipe.init, job["seed"])
+    reads = {"run": f"{BY}/run.json".format(**job.wildcards), "start": start}
     reads |= {"prompts": PROBLEMS("train")} if recipe.needs_rollouts else {}
     reads |= {"traces": TRACES(recipe.traces)} if recipe.needs_experts else {}
     if recipe.needs_rollouts and recipe.needs_experts:
-        reads["solved"] = PROBLEMS(answered(dag.project.study, recipe.traces))
+        reads["solved"] = PROBLEMS(sets.answered(job.study, recipe.traces))
     return reads | {"validation": PROBLEMS("validation")}
 
 
-def _candidates(dag: Dag, wildcards: Wildcards) -> Reads:
+def _candidates(job: Job) -> Reads:
     """The runs between which a chosen arm chooses, part by part."""
-    arm = dag.project.arms[wildcards["arm"]]
-    runs = [BY.format(arm=name, seed=wildcards["seed"]) for name in arm.choose or ()]
+    arm = job.arm
+    runs = [BY.format(arm=name, seed=job["seed"]) for name in arm.choose or ()]
     parts = {"models": "model", "weights": "candidates", "metrics": "metrics.jsonl", "validations": "validation.json"}
-    parts |= {"scores": f"eval/{tested_on(dag.project.study)}/scores.json"} if arm.choose_on == "test" else {}
+    parts |= {"scores": f"eval/{sets.tested_on(job.study)}/scores.json"} if arm.choose_on == "test" else {}
     return {name: [f"{run}/{part}" for run in runs] for name, part in parts.items()}
 
 
-def _scored(project: Project, artefact: str) -> list[str]:
-    """The scores of each cell of a table."""
-    shown = project.artefacts[artefact]
-    cells = product(shown.arms, project.seeds, benchmarks_of(project.study, shown))
-    return [f"{BY.format(arm=arm, seed=seed)}/eval/{benchmark}/scores.json" for arm, seed, benchmark in cells]
+def _tabulated(job: Job) -> Reads:
+    """The scores of each cell; and the lengths of the expert's traces, or the problems and of which kind they are."""
+    project, artefact = job.project, job.project.artefacts[job["table"]]
+    cells = product(artefact.arms, project.seeds, benchmarks_of(job.study, artefact))
+    scores = [f"{BY.format(arm=arm, seed=seed)}/eval/{benchmark}/scores.json" for arm, seed, benchmark in cells]
+    scores += ["data/traces/expert.json"] if artefact.kind == "lengths" else []
+    return {"scores": scores + [BENCHMARKS(benchmark) for benchmark in divisions(job.study, artefact)]}
 
 
-def _tabulated(dag: Dag, wildcards: Wildcards) -> Reads:
-    """Scores; and the lengths of the expert's traces, or the problems and of which kind they are."""
-    project, name = dag.project, wildcards["table"]
-    artefact = project.artefacts[name]
-    more = ["data/traces/expert.json"] if artefact.kind == "lengths" else []
-    more += [BENCHMARKS(benchmark) for benchmark in divisions(project.study, artefact)]
-    return {"scores": _scored(project, name) + more}
-
-
-def _drawn(dag: Dag, wildcards: Wildcards) -> Reads:
+def _drawn(job: Job) -> Reads:
     """The metrics of each run in the figure, and its validation where that is graded later."""
-    project = dag.project
-    runs = [*product(project.artefacts[wildcards["figure"]].arms, project.seeds)]
-    files = [f"{BY.format(arm=arm, seed=seed)}/metrics.jsonl" for arm, seed in runs]
-    later = [(arm, seed) for arm, seed in runs if project.arms[arm].only_imitates or project.arms[arm].choose]
-    return {"metrics": files + [f"{BY.format(arm=arm, seed=seed)}/validation.json" for arm, seed in later]}
+    arms, seeds = job.project.artefacts[job["figure"]].arms, job.project.seeds
+    later = [arm for arm in arms if job.project.arms[arm].only_imitates or job.project.arms[arm].choose]
+    files = [(f"{BY}/metrics.jsonl", *one) for one in product(arms, seeds)]
+    files += [(f"{BY}/validation.json", *one) for one in product(later, seeds)]
+    return {"metrics": [path.format(arm=arm, seed=seed) for path, arm, seed in files]}
 
 
-def _shown_on_page(dag: Dag, _wildcards: Wildcards) -> Reads:
+def _shown_on_page(job: Job) -> Reads:
     """What the page shows; and all files of all jobs behind that, for it tells where each number comes from."""
-    chosen = dag.project.choice.artefacts
-    drawn = [name for name in chosen if not isinstance(dag.project.artefacts[name], Tabled)]
-    behind = dag.below(dag.artefact(name).key for name in chosen)
+    chosen = job.project.choice.artefacts
+    drawn = [name for name in chosen if not isinstance(job.project.artefacts[name], Tabled)]
+    behind = job.dag.below(job.dag.artefact(name).key for name in chosen)
     return {
         "parts": [*(f"{name}.json" for name in ("claims", *chosen)), *(f"{name}.svg" for name in drawn)],
-        "behind": sorted({path for job in behind.values() for path in job.outputs.values()}),
+        "behind": sorted({path for one in behind.values() for path in one.outputs.values()}),
     }
 
 
 # --- steps -----------------------------------------------------------------------------------------------
 
 
-def _starts(dag: Dag) -> list[str]:
-    return trained_starts(dag.project.study)
-
-
-def _traces(dag: Dag, served: bool) -> list[str]:
-    return [name for name in trace_sets(dag.project.study) if is_served(dag.project.study, name) is served]
-
-
-def _artefacts(dag: Dag, tables: bool) -> list[str]:
-    project = dag.project
+def _artefacts(project: Project, tables: bool) -> list[str]:
     built = [name for name in project.artefacts if not project.why_not(name)]
     return [name for name in built if isinstance(project.artefacts[name], Tabled) is tables]
 
 
-_benchmarks = _of_study("benchmark", lambda dag: dag.project.study.benchmarks)
-_sets = _of_study("set", lambda dag: [name for name in problem_sets(dag.project.study) if BENCHMARK not in name])
-_cells = _of_arms(lambda _: True, ("benchmark", lambda dag: dag.project.study.benchmarks))
+# By wildcard, what it may be in a study.
+VALUES: Mapping[str, Callable[[Project], Iterable[str]]] = {
+    "set": lambda project: [name for name in sets.problem_sets(project.study) if BENCHMARK not in name],
+    "benchmark": lambda project: project.study.benchmarks,
+    "traces": lambda project: sets.trace_sets(project.study),
+    "model": lambda project: [*sets.models_from(project.study, "package"), *sets.models_from(project.study, "hub")],
+    "start": lambda project: sets.trained_starts(project.study),
+    "arm": lambda project: project.trainable,
+    "seed": lambda project: map(str, project.seeds),
+    "table": lambda project: _artefacts(project, tables=True),
+    "figure": lambda project: _artefacts(project, tables=False),
+}
 MODEL = {"model": "model"}
 LEARNED = MODEL | {"metrics": "metrics.jsonl", "timing": "timing.jsonl"}
 ANSWERED = {"validation-answers": "validation.jsonl"}
-DRAWN = {"json": "{figure}.json", "svg": "{figure}.svg", "png": "{figure}.png"}
+WRITTEN = {"traces": "{traces}.jsonl", "counts": "{traces}.json"}
 TOLD = {"json": "json", "markdown": "md", "html": "html"}
 
 _ALL = (
     Step(
-        "prepare", "chord prepare", "data/problems/{set}", {"problems": "{set}.jsonl", "counts": "{set}.json"}, _sets,
-        _beside_set, lambda dag, w: of_problems(dag.project.study, w["set"], dag.project.lock),
+        "prepare", "chord prepare", "data/problems/{set}", {"problems": "{set}.jsonl", "counts": "{set}.json"},
+        _beside_set, lambda job: of_problems(job.study, job["set"], job.project.lock),
     ),
     Step(
         "prepare_benchmark", "chord prepare", "data/benchmarks/{benchmark}",
-        {"problems": "{benchmark}.jsonl", "counts": "{benchmark}.json"}, _benchmarks, _trained_beside,
-        lambda dag, w: of_problems(dag.project.study, f"{BENCHMARK}{w['benchmark']}", dag.project.lock),
+        {"problems": "{benchmark}.jsonl", "counts": "{benchmark}.json"}, _trained_beside,
+        lambda job: of_problems(job.study, f"{BENCHMARK}{job['benchmark']}", job.project.lock),
     ),
     Step(
-        "demonstrate", "chord demonstrate", "data/traces/{traces}",
-        {"traces": "{traces}.jsonl", "counts": "{traces}.json"}, _of_study("traces", lambda dag: _traces(dag, False)),
-        _beside_traces, lambda dag, w: of_traces(dag.project.study, w["traces"], dag.project.lock),
+        "demonstrate", "chord demonstrate", "data/traces/{traces}", WRITTEN, _beside_traces,
+        lambda job: of_traces(job.study, job["traces"], job.project.lock),
+        lambda job: not sets.is_served(job.study, job["traces"]),
     ),
     Step(
-        "ask_expert", "chord ask-expert", "data/traces/{traces}",
-        {"traces": "{traces}.jsonl", "counts": "{traces}.json"}, _of_study("traces", lambda dag: _traces(dag, True)),
-        _asked_expert, lambda dag, w: of_traces(dag.project.study, w["traces"], dag.project.lock),
+        "ask_expert", "chord ask-expert", "data/traces/{traces}", WRITTEN, _asked_expert,
+        lambda job: of_traces(job.study, job["traces"], job.project.lock),
+        lambda job: sets.is_served(job.study, job["traces"]),
     ),
+    Step("unpack", "chord unpack", "models/{model}/unpack", MODEL, {}, lambda job: of_package(job.study, job["model"]),
+         lambda job: job["model"] in sets.models_from(job.study, "package")),
+    Step("adopt", "chord adopt", "models/{model}/adopt", MODEL, {},
+         lambda job: of_fetched(job.study, job.project.lock, job["model"]),
+         lambda job: job["model"] in sets.models_from(job.study, "hub")),
+    Step("describe_base", None, "models/{start}/run", {"run": "run.json"}, {}),
     Step(
-        "unpack", "chord unpack", "models/{model}/unpack", MODEL,
-        _of_study("model", lambda dag: models_from(dag.project.study, "package")), _nothing,
-        lambda dag, w: of_package(dag.project.study, w["model"]),
+        "train_base", "chord train", "models/{start}/train", LEARNED | ANSWERED, _learned_by_start,
+        lambda job: of_training(job.dag.run(job.wildcards)),
     ),
+    Step("describe_run", None, f"{BY}/run", {"run": "run.json"}, {}, None, lambda job: job.arm.recipe),
     Step(
-        "adopt", "chord adopt", "models/{model}/adopt", MODEL,
-        _of_study("model", lambda dag: models_from(dag.project.study, "hub")), _nothing,
-        lambda dag, w: of_fetched(dag.project.study, dag.project.lock, w["model"]),
-    ),
-    Step("describe_base", None, "models/{start}/run", {"run": "run.json"}, _of_study("start", _starts), _nothing),
-    Step(
-        "train_base", "chord train", "models/{start}/train", LEARNED | ANSWERED, _of_study("start", _starts),
-        _learned_by_start, lambda dag, w: of_training(dag.project.run(w["start"], dag.project.study.data.seed)),
-    ),
-    Step("describe_run", None, f"{BY}/run", {"run": "run.json"}, _of_arms(lambda arm: arm.recipe), _nothing),
-    Step(
-        "train", "chord train", f"{BY}/train", LEARNED | {"tensorboard": "tensorboard"},
-        _of_arms(lambda arm: arm.samples_rollouts), _learned_by_arm,
-        lambda dag, w: of_training(dag.project.run(w["arm"], int(w["seed"]))),
+        "train", "chord train", f"{BY}/train", LEARNED | {"tensorboard": "tensorboard"}, _learned_by_arm,
+        lambda job: of_training(job.dag.run(job.wildcards)), lambda job: job.arm.samples_rollouts,
     ),
     Step(
         "train_sft", "chord train", f"{BY}/train",
-        LEARNED | ANSWERED | {"candidates": "candidates", "tensorboard": "tensorboard"},
-        _of_arms(lambda arm: arm.only_imitates), _learned_by_arm,
-        lambda dag, w: of_training(dag.project.run(w["arm"], int(w["seed"]))),
+        LEARNED | ANSWERED | {"candidates": "candidates", "tensorboard": "tensorboard"}, _learned_by_arm,
+        lambda job: of_training(job.dag.run(job.wildcards)), lambda job: job.arm.only_imitates,
     ),
     Step(
         "validate", "chord validate", f"{BY}/validation", {"validation": "validation.json"},
-        _of_arms(lambda arm: arm.only_imitates),
-        lambda dag, w: {"answers": f"{BY}/validation.jsonl".format(**w), "problems": PROBLEMS("validation")},
-        lambda dag, w: of_validation(dag.project.study),
+        {"answers": f"{BY}/validation.jsonl", "problems": PROBLEMS("validation")},
+        lambda job: of_validation(job.study), lambda job: job.arm.only_imitates,
     ),
     Step(
         "choose", "chord choose", f"{BY}/choose",
-        MODEL | {"metrics": "metrics.jsonl", "validation": "validation.json", "chosen": "chosen.json"},
-        _of_arms(lambda arm: arm.choose), _candidates, lambda dag, w: _choice(dag.project, w["arm"]),
+        MODEL | {"metrics": "metrics.jsonl", "validation": "validation.json", "chosen": "chosen.json"}, _candidates,
+        lambda job: of_choice(job.arm.choose or (), sets.tested_on(job.study) if job.arm.choose_on == "test" else None),
+        lambda job: job.arm.choose,
     ),
     Step(
-        "generate", "chord generate", f"{BY}/eval/{{benchmark}}/answers", {"answers": "answers.jsonl"}, _cells,
-        lambda dag, w: {"model": model_of(dag.project, w["arm"], w["seed"]), "problems": BENCHMARKS(w["benchmark"])},
-        lambda dag, w: of_answers(dag.project.study, w["benchmark"], dag.tasks[w["benchmark"]], int(w["seed"])),
+        "generate", "chord generate", f"{BY}/eval/{{benchmark}}/answers", {"answers": "answers.jsonl"},
+        lambda job: {"model": model_of(job.project, job["arm"], job["seed"]), "problems": BENCHMARKS(job["benchmark"])},
+        lambda job: of_answers(job.study, job["benchmark"], job.dag.tasks[job["benchmark"]], int(job["seed"])),
     ),
     Step(
-        "score", "chord score", f"{BY}/eval/{{benchmark}}/scores", {"scores": "scores.json"}, _cells,
-        lambda dag, w: {
-            "answers": f"{BY}/eval/{{benchmark}}/answers.jsonl".format(**w), "problems": BENCHMARKS(w["benchmark"])
-        },
-        lambda dag, w: of_scores(dag.project.study, w["benchmark"], dag.tasks[w["benchmark"]]),
+        "score", "chord score", f"{BY}/eval/{{benchmark}}/scores", {"scores": "scores.json"},
+        {"answers": f"{BY}/eval/{{benchmark}}/answers.jsonl", "problems": "data/benchmarks/{benchmark}.jsonl"},
+        lambda job: of_scores(job.study, job["benchmark"], job.dag.tasks[job["benchmark"]]),
     ),
     Step(
         "tabulate", "chord tabulate", "{table}", {name: f"{{table}}.{ending}" for name, ending in TOLD.items()},
-        _of_study("table", lambda dag: _artefacts(dag, True)), _tabulated,
-        lambda dag, w: of_artefact(dag.project, w["table"], dag.root),
+        _tabulated, lambda job: of_artefact(job.project, job["table"], job.dag.root),
     ),
     Step(
-        "plot", "chord plot", "{figure}", DRAWN, _of_study("figure", lambda dag: _artefacts(dag, False)), _drawn,
-        lambda dag, w: of_artefact(dag.project, w["figure"], dag.root),
+        "plot", "chord plot", "{figure}", {"json": "{figure}.json", "svg": "{figure}.svg", "png": "{figure}.png"},
+        _drawn, lambda job: of_artefact(job.project, job["figure"], job.dag.root),
     ),
     Step(
-        "judge", "chord judge", "claims", {name: f"claims.{ending}" for name, ending in TOLD.items()}, lambda dag: [{}],
-        lambda dag, w: {"results": judged_files(dag.project)}, lambda dag, w: of_claims(dag.project, dag.root),
+        "judge", "chord judge", "claims", {name: f"claims.{ending}" for name, ending in TOLD.items()},
+        lambda job: {"results": judged_files(job.project)}, lambda job: of_claims(job.project, job.dag.root),
     ),
     Step(
-        "report", "chord report", "report", {"html": "report.html"}, lambda dag: [{}], _shown_on_page,
-        lambda dag, w: of_page(dag.project, dag.root),
+        "report", "chord report", "report", {"html": "report.html"}, _shown_on_page,
+        lambda job: of_page(job.project, job.dag.root),
     ),
 )  # fmt: skip
 STEPS: Mapping[str, Step] = {step.rule: step for step in _ALL}
-
-
-def _choice(project: Project, name: str) -> JobSpec:
-    arm = project.arms[name]
-    return of_choice(arm.choose or (), tested_on(project.study) if arm.choose_on == "test" else None)

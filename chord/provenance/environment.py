@@ -12,25 +12,25 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from chord.provenance.digest import PROJECT
+from chord.provenance.files import file_sha256
 from chord.reach import decides_nothing
 
 REMOVED = "[removed]"
-_PACKAGES = """accelerate datasets deepspeed lm-eval math-verify matplotlib numpy pydantic pyyaml reasoning-gym
+KEY_PACKAGES = """accelerate datasets deepspeed lm-eval math-verify matplotlib numpy pydantic pyyaml reasoning-gym
     safetensors snakemake sympy tensorboard tokenizers torch transformers triton vllm xgrammar flash-attn"""
-_VARIABLES = """OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS OMP_PROC_BIND CUDA_VISIBLE_DEVICES
+ALLOWED_ENVIRONMENT = """OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS OMP_PROC_BIND CUDA_VISIBLE_DEVICES
     CUBLAS_WORKSPACE_CONFIG CUDA_LAUNCH_BLOCKING NVIDIA_TF32_OVERRIDE NCCL_ALGO NCCL_PROTO PYTHONHASHSEED
     PYTHONOPTIMIZE TOKENIZERS_PARALLELISM ATEN_CPU_CAPABILITY MKL_CBWR ONEDNN_MAX_CPU_ISA HF_HUB_OFFLINE
     TRANSFORMERS_OFFLINE HF_DATASETS_OFFLINE VLLM_BATCH_INVARIANT VLLM_ENABLE_V1_MULTIPROCESSING
     VLLM_ATTENTION_BACKEND VLLM_USE_FLASHINFER_SAMPLER RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE SLURM_JOB_ID
     SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SLURM_JOB_NODELIST SLURM_JOB_NUM_NODES SLURM_JOB_PARTITION SLURM_NTASKS
     SLURM_CPUS_PER_TASK SLURM_GPUS SLURM_RESTART_COUNT"""
-KEY_PACKAGES = _PACKAGES.split()
-ALLOWED_ENVIRONMENT = _VARIABLES.split()
 _SECRET_NAME = re.compile(
     r"TOKEN(?!S|I)|SECRET|PASSW|PASSPHRASE|CREDENTIAL|(API|ACCESS|PRIVATE|SIGNING)[-_]?KEY|AUTH|COOKIE|[-_]KEY$|[-_]PAT$",
     re.IGNORECASE,
@@ -86,13 +86,12 @@ def scrubbed_command(arguments: list[str]) -> list[str]:
     hide_next = False
     for argument in arguments:
         option = _OPTION.fullmatch(argument)
+        is_secret = bool(_SECRET_NAME.search(option[1] if option else argument))
         if hide_next:
             out.append(REMOVED)
-        elif option and _SECRET_NAME.search(option[1]):
-            out.append(f"{option[1]}={REMOVED}")
         else:
-            out.append(scrubbed(argument))
-        hide_next = not hide_next and argument.startswith("-") and not option and bool(_SECRET_NAME.search(argument))
+            out.append(f"{option[1]}={REMOVED}" if option and is_secret else scrubbed(argument))
+        hide_next = not hide_next and not option and argument.startswith("-") and is_secret
     return out
 
 
@@ -108,7 +107,7 @@ def _secret_values(environment: tuple[tuple[str, str], ...]) -> list[str]:
 
 def environment() -> dict[str, str]:
     """The allowed variables that are set."""
-    return {name: scrubbed(os.environ[name])[:300] for name in ALLOWED_ENVIRONMENT if name in os.environ}
+    return {name: scrubbed(os.environ[name])[:300] for name in ALLOWED_ENVIRONMENT.split() if name in os.environ}
 
 
 def machine() -> dict[str, str | int]:
@@ -152,8 +151,7 @@ def container() -> dict[str, str]:
     if file := os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER"):
         found["container"] = Path(file).name
         if Path(file).is_file():
-            with open(file, "rb") as image:
-                found["container_digest"] = f"sha256:{hashlib.file_digest(image, 'sha256').hexdigest()}"
+            found["container_digest"] = f"sha256:{file_sha256(Path(file))}"
     if digest := os.environ.get("CHORD_IMAGE_DIGEST"):
         found["container_digest"] = digest
     return scrubbed(found)
@@ -165,23 +163,24 @@ def git_state(root: Path) -> dict[str, Any]:
     The difference itself is not kept: it may hold a secret. Untracked files are counted; the code among them is in
     the code digest. `why` says why there is no commit: no git, not a checkout, not the project's own checkout.
     """
-    none = {"commit": None, "dirty": None, "diff_sha256": None, "untracked": None}
     try:
         _git(root, "ls-files", "--error-unmatch", "chord/__init__.py")
         commit = _git(root, "rev-parse", "HEAD").decode().strip()
-        status = _git(root, "status", "--porcelain=v1", "-z", "--", ".").split(b"\0")
-        untracked = sum(line.startswith(b"?? ") for line in status)
-        dirty = any(line and not line.startswith(b"?? ") for line in status)
-        arguments = ("diff", "HEAD", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--", ".")
-        difference = hashlib.sha256(_git(root, *arguments)).hexdigest() if dirty else None
+        lines = [line for line in _git(root, "status", "--porcelain=v1", "-z", "--", ".").split(b"\0") if line]
+        untracked = sum(line.startswith(b"?? ") for line in lines)
+        dirty, difference = untracked < len(lines), None
+        if dirty:
+            words = ("diff", "HEAD", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--", ".")
+            difference = hashlib.sha256(_git(root, *words)).hexdigest()
+        return {"commit": commit, "dirty": dirty, "diff_sha256": difference, "untracked": untracked, "why": None}
     except FileNotFoundError:
-        return {**none, "why": "git is not installed"}
+        why = "git is not installed"
     except subprocess.TimeoutExpired:
-        return {**none, "why": "git did not answer within 30 s"}
+        why = "git did not answer within 30 s"
     except subprocess.CalledProcessError as error:
-        lines = error.stderr.decode(errors="replace").strip().splitlines()
-        return {**none, "why": scrubbed(lines[0][:200] if lines else f"git ended with {error.returncode}")}
-    return {"commit": commit, "dirty": dirty, "diff_sha256": difference, "untracked": untracked, "why": None}
+        said = error.stderr.decode(errors="replace").strip().splitlines()
+        why = scrubbed(said[0][:200]) if said else f"git ended with {error.returncode}"
+    return {"commit": None, "dirty": None, "diff_sha256": None, "untracked": None, "why": why}
 
 
 @cache
@@ -189,14 +188,9 @@ def installed() -> dict[str, str]:
     """Version of every distribution on the import path, read from the names of their dist-info folders."""
     found: dict[str, str] = {}
     for place in sys.path:
-        try:
-            names = sorted(os.listdir(place or "."))
-        except OSError:
-            continue
-        for name in names:
-            if name.endswith(".dist-info") and "-" in name:
-                distribution, version = name.removesuffix(".dist-info").rsplit("-", 1)
-                found.setdefault(_normal(distribution), version)
+        for folder in sorted(Path(place).glob("*-*.dist-info")):
+            distribution, version = folder.name.removesuffix(".dist-info").rsplit("-", 1)
+            found.setdefault(re.sub(r"[-_.]+", "-", distribution).lower(), version)
     return dict(sorted(found.items()))
 
 
@@ -209,7 +203,7 @@ def installed_for() -> str:
 @decides_nothing("pins are compared by themselves")
 def key_packages() -> dict[str, str]:
     """Installed versions of the packages that decide results."""
-    return {name: installed()[name] for name in KEY_PACKAGES if name in installed()}
+    return {name: installed()[name] for name in KEY_PACKAGES.split() if name in installed()}
 
 
 def packages_sha256() -> str:
@@ -220,36 +214,14 @@ def packages_sha256() -> str:
 def pinned(root: Path, step: str) -> dict[str, str]:
     """Version by package of what `envs/STEP.txt` pins; nothing where there is no such file."""
     file = root / "envs" / f"{step}.txt"
-    lines = [line.partition("#")[0].strip() for line in file.read_text("utf-8").splitlines()] if file.is_file() else []
-    return dict(sorted((name, version) for name, _, version in (line.partition("==") for line in lines) if version))
-
-
-def unpinned(pinned: Mapping[str, str], installed: Mapping[str, str]) -> list[str]:
-    """A sentence for each package that is not installed in the version pinned; packages without a pin do not count.
-
-    A pin without a local part (2.13.0) stands for every build of that version (2.13.0+cpu).
-    """
-    found = {_normal(name): version for name, version in installed.items()}
-    sentences = []
-    for name, wanted in sorted((_normal(name), version) for name, version in pinned.items()):
-        version = found.get(name)
-        if version is None:
-            sentences.append(f"{name} is not installed, pinned is {wanted}")
-        elif wanted not in (version, version.partition("+")[0]):
-            sentences.append(f"{name} {version} is installed, pinned is {wanted}")
-    return sentences
+    text = file.read_text("utf-8") if file.is_file() else ""
+    lines = (line.partition("#")[0].strip().partition("==") for line in text.splitlines())
+    return dict(sorted((name, version) for name, _, version in lines if version))
 
 
 def pins(root: Path) -> dict[str, str]:
     """SHA-256 of each `envs/*.txt` of the project."""
-    return {
-        f"envs/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(root.glob("envs/*.txt"))
-    }
-
-
-def _normal(name: str) -> str:
-    """The one spelling of a package's name: small letters, single hyphens."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+    return {f"envs/{path.name}": file_sha256(path) for path in sorted(root.glob("envs/*.txt"))}
 
 
 def _git(root: Path, *arguments: str) -> bytes:
@@ -263,18 +235,15 @@ def _git(root: Path, *arguments: str) -> bytes:
 
 def _package(name: str) -> str:
     """Version of an installed package of this name; such names may end in the CUDA that they are for, as in -cu13."""
-    found = [version for each, version in installed().items() if re.fullmatch(rf"{name}(-cu\d+)?", each)]
-    return found[0] if found else ""
+    return next((version for each, version in installed().items() if re.fullmatch(rf"{name}(-cu\d+)?", each)), "")
 
 
 def _driver(root: Path) -> str:
     """Version of the NVIDIA driver, `` where there is none."""
-    try:
-        loaded = re.search(r"NVRM version:.*?\s(\d+(\.\d+)+)\s", (root / "proc/driver/nvidia/version").read_text())
-        if loaded:
+    with suppress(OSError):  # no driver, or a container that does not show it
+        text = (root / "proc/driver/nvidia/version").read_text()
+        if loaded := re.search(r"NVRM version:.*?\s(\d+(\.\d+)+)\s", text):
             return loaded[1]
-    except OSError:
-        pass  # no driver, or a container that does not show it
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
@@ -285,9 +254,7 @@ def _driver(root: Path) -> str:
 
 
 def _cpu() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
+    file = Path("/proc/cpuinfo")
+    text = file.read_text() if file.is_file() else ""
     match = re.search(r"model name\s*:\s*(.+)", text)
     return match[1].strip() if match else platform.processor()

@@ -97,7 +97,7 @@ OBJECTIVE, TASKS = "chord/objective.py", "chord/grading"
 COMMON, TRAIN, EVALUATE = (f"workflow/rules/{name}.smk" for name in ("common", "train", "evaluate"))
 STEPS, NEXT_SEED = "chord/steps.py", 'self.project.run(wildcards["arm"], int(wildcards["seed"]) + 1)'
 VALIDATED = 'reads | {"validation": PROBLEMS("validation")}'
-LUFFY_READS = 'reads | {"validation": PROBLEMS("train" if wildcards["arm"] == "luffy" else "validation")}'
+LUFFY_READS = 'reads | {"validation": PROBLEMS("train" if job["arm"] == "luffy" else "validation")}'
 
 NOTHING: dict[str, Edit] = {
     "a comment in the losses": edits((OBJECTIVE, "import math\n", "import math  # of numbers\n")),

@@ -113,11 +113,6 @@ class Cost:
     learned_tokens: float = 0.0
     sampled_tokens: float = 0.0
 
-    @property
-    def device_hours(self) -> float:
-        """Hours of all its devices."""
-        return self.seconds * self.devices / 3600
-
 
 @dataclass(frozen=True)
 class Peak:

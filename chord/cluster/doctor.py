@@ -33,6 +33,7 @@ import yaml
 
 from chord.cluster.costs import GB
 from chord.cluster.sizing import COMPUTES, TRAINS, Need, Site, Sizing, Work
+from chord.cluster.snakemake import last_words
 from chord.config.project import Project, load
 from chord.errors import UserError
 from chord.provenance.cli import Number
@@ -317,11 +318,6 @@ def told(*command: str, seconds: float = 60) -> str:
     if done.returncode:
         raise UserError(last_words(done.stderr or done.stdout) or f"{command[0]} ended with {done.returncode}")
     return done.stdout
-
-
-def last_words(text: str) -> str:
-    """The last three lines with anything in them, in one."""
-    return " ".join([line.strip() for line in text.splitlines() if line.strip()][-3:])
 
 
 def cluster_nodes() -> list[Node]:

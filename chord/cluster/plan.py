@@ -133,7 +133,8 @@ def _as_data(
     rules: dict[str, dict[str, Any]] = {}
     for rule, _, cost in costs:
         sums = rules.setdefault(rule, {"rule": rule} | dict.fromkeys(SUMS, 0))
-        each = (1, cost.seconds / 3600, cost.device_hours, cost.learned_tokens, cost.sampled_tokens)
+        hours = cost.seconds / 3600
+        each = (1, hours, hours * cost.devices, cost.learned_tokens, cost.sampled_tokens)
         sums |= {name: sums[name] + one for name, one in zip(SUMS, each, strict=True)}
     return {
         "study": estimates.project.study.name,

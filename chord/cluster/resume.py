@@ -62,8 +62,12 @@ def main() -> None:
         raise UserError(why_refused(unlocked.stderr, f"snakemake --unlock {' '.join(arguments)}"))
     study = next((word.partition("=")[2] for word in arguments if word.startswith("study=")), None)
     for path in keep_finished(here, study):
-        print(f"chord resume: {path} was finished while nobody watched", file=sys.stderr)
+        _say(f"{path} was finished while nobody watched")
     os.execv(sys.executable, [*snakemake, *arguments])
+
+
+def _say(words: str) -> None:
+    print(f"chord resume: {words}", file=sys.stderr)
 
 
 def snakemakes(folder: Path) -> Iterator[int]:
@@ -71,26 +75,29 @@ def snakemakes(folder: Path) -> Iterator[int]:
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = (place / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            named = any(Path(word).name == "snakemake" for word in words[:3]) and "--mode" not in words
-            if named and (place / "cwd").resolve() == folder.resolve() and int(place.name) != os.getpid():
+            is_here = (place / "cwd").resolve() == folder.resolve() and int(place.name) != os.getpid()
+            if is_here and _is_snakemake(words) and "--mode" not in words:
                 yield int(place.name)
+
+
+def _is_snakemake(command: Sequence[str]) -> bool:
+    return any(Path(word).name == "snakemake" for word in command[:3])
 
 
 def end_processes(folder: Path) -> None:
     """End what a Snakemake of this folder left running on this machine, and wait until it is gone.
 
-    A verb is told first and the shell around it ends with it, so that a training saves and what it started ends in
-    order. Raises UserError if something is still there after five minutes.
+    A verb is told first and the shell or Snakemake around it ends with it, so that a training saves and what it started
+    ends in order. Raises UserError if something is still there after five minutes.
     """
     told: set[int] = set()
     end = time.monotonic() + PATIENCE_SECONDS
     while left := job_processes(folder):
-        programs = {number: process for number, process in left.items() if not _is_around(process.command)}
-        listed = ", ".join(f"{_name(one.command)} (process {number})" for number, one in (programs or left).items())
+        programs = {number for number, process in left.items() if not _is_around(process.command)} or set(left)
+        listed = ", ".join(f"{_name(left[number].command)} (process {number})" for number in sorted(programs))
         if not told:
-            print(f"chord resume: ending what the Snakemake before left running: {listed}", file=sys.stderr)
-        topmost = {number for number in programs if not programs.keys() & set(_above(number, left))}
-        for number in (topmost or set(left)) - told:
+            _say(f"ending what the Snakemake before left running: {listed}")
+        for number in {one for one in programs if not programs & set(_above(one, left))} - told:
             told.add(number)
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGTERM)
@@ -104,7 +111,7 @@ def end_processes(folder: Path) -> None:
 
 def _is_around(command: Sequence[str]) -> bool:
     """Whether it is a shell or a Snakemake, which ends when the program below it does."""
-    return Path(command[0]).name in SHELLS or any(Path(word).name == "snakemake" for word in command[:3])
+    return Path(command[0]).name in SHELLS or _is_snakemake(command)
 
 
 def _above(number: int, left: Mapping[int, JobProcess]) -> Iterator[int]:
@@ -124,25 +131,25 @@ def end_jobs(folder: Path, arguments: Sequence[str] = ()) -> None:
     if not shutil.which("squeue"):
         return
     try:
-        left = queued(folder)
+        left = _queued(folder)
     except UserError:
         if used := why_slurm(folder, arguments):
-            print(f"chord resume: Slurm must answer, since {used}", file=sys.stderr)
+            _say(f"Slurm must answer, since {used}")
             raise
         return
     if not left:
         return
-    print(f"chord resume: cancelling {len(left)} jobs of the Snakemake before: {' '.join(left)}", file=sys.stderr)
+    _say(f"cancelling {len(left)} jobs of the Snakemake before: {' '.join(left)}")
     subprocess.run(["scancel", *left], check=True)
     end = time.monotonic() + PATIENCE_SECONDS
-    while left := queued(folder):
+    while left := _queued(folder):
         if time.monotonic() > end:
             listed = " ".join(left)
             raise UserError(f"found jobs {listed} still in the queue after {PATIENCE_SECONDS} s, expected them to end")
         time.sleep(POLL_SECONDS)
 
 
-def queued(folder: Path) -> list[str]:
+def _queued(folder: Path) -> list[str]:
     """Ids of this user's jobs that a Snakemake started from this folder and that have not ended."""
     command = ["squeue", "--me", "--noheader", "--states=all", "--format=%i\t%T\t%j\t%Z"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -165,12 +172,15 @@ def why_slurm(folder: Path, arguments: Sequence[str]) -> str | None:
     named, _ = given.parse_known_args(arguments)
     if named.executor == "slurm":
         return "the command line names it"
-    if named.profile and any(map(_sends_to_slurm, (Path(named.profile), Path("profiles", named.profile)))):
-        return f"profile {named.profile} names it"
-    records = folder / ".snakemake"
-    if any((records / "slurm_logs").rglob("*.log")):
-        return f"{records / 'slurm_logs'} has logs of its jobs"
-    for output, mark in _marks(records / "incomplete"):
+    for profile in (Path(named.profile), Path("profiles", named.profile)) if named.profile else ():
+        for file in profile.glob("config*.yaml"):
+            settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if isinstance(settings, dict) and settings.get("executor") == "slurm":
+                return f"profile {named.profile} names it"
+    logs = folder / ".snakemake" / "slurm_logs"
+    if any(logs.rglob("*.log")):
+        return f"{logs} has logs of its jobs"
+    for output, mark in _marks(folder).items():
         with suppress(ValueError):
             if number := json.loads(mark.read_bytes()).get("external_jobid"):
                 return f"job {number} was to make {output}"
@@ -182,15 +192,9 @@ def why_slurm(folder: Path, arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _sends_to_slurm(profile: Path) -> bool:
-    """Whether the config of a profile names Slurm as its executor."""
-    contents = (yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(profile.glob("config*.yaml")))
-    return any(isinstance(content, dict) and content.get("executor") == "slurm" for content in contents)
-
-
 def keep_finished(folder: Path, study: str | None) -> list[Path]:
     """Outputs that Snakemake takes for incomplete though their job wrote its manifest last; it no longer does."""
-    marks = dict(_marks(folder / ".snakemake" / "incomplete"))
+    marks = _marks(folder)
     if not marks:
         return []
     project = load(folder, study)
@@ -206,10 +210,11 @@ def keep_finished(folder: Path, study: str | None) -> list[Path]:
     return kept
 
 
-def _marks(folder: Path) -> Iterator[tuple[str, Path]]:
+def _marks(folder: Path) -> dict[str, Path]:
     """Each output that is marked incomplete, with Snakemake's mark: its path in base 64, long ones cut into folders."""
-    for mark in folder.rglob("*"):
-        if mark.is_file():
-            coded = "".join(part.removeprefix("@") for part in mark.relative_to(folder).parts)
-            with suppress(ValueError):
-                yield base64.urlsafe_b64decode(coded).decode(), mark
+    found, incomplete = {}, folder / ".snakemake" / "incomplete"
+    for mark in (one for one in incomplete.rglob("*") if one.is_file()):
+        coded = "".join(part.removeprefix("@") for part in mark.relative_to(incomplete).parts)
+        with suppress(ValueError):
+            found[base64.urlsafe_b64decode(coded).decode()] = mark
+    return found

@@ -1,6 +1,5 @@
 """Snakemake and this project: what its Snakefile does beyond rules, and which jobs and commands it would run."""
 
-import argparse
 import json
 import os
 import shlex
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 from chord.cluster.sizing import site_of
@@ -40,22 +40,22 @@ class Planned(NamedTuple):
 
 def planned(arguments: list[str]) -> list[Planned]:
     """The jobs that Snakemake would run, by its own summary. Raises UserError with its last words if it cannot plan."""
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--summary", *arguments], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "snakemake", "--summary", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
     if done.returncode or not lines:
         raise UserError(why_refused(done.stderr or done.stdout, f"snakemake --summary {' '.join(arguments)}"))
-    heads, *rows = lines
-    return [
-        Planned(
-            files[0]["rule"],
-            tuple(row["output_file"] for row in files),
-            tuple(row["output_file"] for row in files if row["status"] == "missing"),
-        )
-        for files in _by_job([dict(zip(heads, row, strict=False)) for row in rows])
-        if any(row["plan"] != "no update" for row in files)
-    ]
+    jobs: list[Planned] = []
+    files: list[dict[str, str]] = []
+    for row in lines[1:]:
+        files.append(dict(zip(lines[0], row, strict=False)))
+        if files[-1]["output_file"].endswith(LAST_OUTPUTS):
+            outputs = tuple(file["output_file"] for file in files)
+            missing = tuple(file["output_file"] for file in files if file["status"] == "missing")
+            if any(file["plan"] != "no update" for file in files):
+                jobs.append(Planned(files[0]["rule"], outputs, missing))
+            files = []
+    return jobs
 
 
 def why_refused(said: str, command: str) -> str:
@@ -64,15 +64,9 @@ def why_refused(said: str, command: str) -> str:
     return lines[0] if len(lines) == 1 else f"{command}: {' '.join(lines[-3:]) or 'said nothing'}"
 
 
-def _by_job(rows: list[dict[str, str]]) -> list[list[dict[str, str]]]:
-    """The rows of Snakemake's summary, job by job: outputs of a job stand together, and its manifest is the last."""
-    jobs: list[list[dict[str, str]]] = []
-    for row in rows:
-        last = jobs[-1][-1] if jobs else None
-        if last is None or last["rule"] != row["rule"] or last["output_file"].endswith(LAST_OUTPUTS):
-            jobs.append([])
-        jobs[-1].append(row)
-    return jobs
+def last_words(text: str) -> str:
+    """The last three lines with anything in them, in one."""
+    return " ".join([line.strip() for line in text.splitlines() if line.strip()][-3:])
 
 
 # --- inside Snakemake, while it reads the rules ---
@@ -89,16 +83,6 @@ def refusals_end(workflow: Any) -> Iterator[None]:
                 os.remove(log)
                 os.removedirs(os.path.dirname(log))
         sys.exit(str(error))
-
-
-class _NoGraph(NamedTuple):
-    """Stands for the graph of jobs, which is not there yet while the Snakefile is read; a command needs no more."""
-
-    workflow: Any
-
-    def jobid(self, job: Any) -> int:
-        """Jobs have no number yet."""
-        return 0
 
 
 @dataclass(frozen=True)
@@ -160,14 +144,16 @@ class RulesBeingRead:
         from snakemake.iocontainers import ResourceList
         from snakemake.jobs import Job
 
-        # What a profile gives to a job says where it runs; some of it Snakemake only works out later, from files.
+        # There is no graph of jobs yet, and a command needs none. What a profile gives to a job says where it runs;
+        # Snakemake works some of it out later, from files.
+        graph: Any = SimpleNamespace(workflow=self.workflow, jobid=lambda job: 0)
         nothing = ResourceList(fromdict={"_cores": 1, "_nodes": 1})
         found = {}
         for key in keys:
             path = f"{self.results}/{key}"
             for rule in self.workflow.rules:
                 if any(output.match(path) for output in rule.output):
-                    job: Any = Job(rule, _NoGraph(self.workflow), rule.get_wildcards(path))  # pyright: ignore[reportArgumentType]
+                    job: Any = Job(rule, graph, rule.get_wildcards(path))
                     job._resources = nothing
                     if job.shellcmd:
                         found[key] = Told(job.shellcmd, tuple(map(str, job.input)))
@@ -248,9 +234,8 @@ def asked(root: Path, config: Sequence[str]) -> dict[str, Told]:
             check=False,
         )
         if done.returncode or not told.is_file():
-            lines = (done.stderr or done.stdout).replace(f"{folder}/", "").splitlines()
-            said = [line for line in lines if line.strip()]
-            raise UserError(f"Snakemake cannot read the rules: {' '.join(said[-3:]) or 'it said nothing'}")
+            said = last_words((done.stderr or done.stdout).replace(f"{folder}/", ""))
+            raise UserError(f"Snakemake cannot read the rules: {said or 'it said nothing'}")
         return {key: Told(shell, tuple(reads)) for key, (shell, reads) in json.loads(told.read_bytes()).items()}
 
 
@@ -265,11 +250,7 @@ TOLD = ("slurm_partition", "slurm_account", "runtime", "mem_mb", "gres", "gpu", 
 
 def main() -> int:
     """Write the settings and kinds of jobs as JSON; Snakemake's exit code."""
-    parser = argparse.ArgumentParser(prog="chord submissions", description="Say what Snakemake would submit.")
-    parser.add_argument("out", type=Path, help="the JSON that is written")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="options of Snakemake")
-    args = parser.parse_args()
-    out, arguments = args.out, args.arguments
+    out, *arguments = sys.argv[1:]
     from snakemake import cli, workflow
     from snakemake.executors import dryrun
     from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
@@ -300,7 +281,7 @@ def main() -> int:
         "site": site.model_dump() if (site := site_of(settings.set_resources)) else None,
         "kinds": _kinds([job for job in caught if not job.is_local], plugin),
     }
-    out.write_text(json.dumps(told, indent=1), encoding="utf-8")
+    Path(out).write_text(json.dumps(told, indent=1), encoding="utf-8")
     return 0
 
 

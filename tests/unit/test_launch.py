@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from snakemake.iocontainers import Wildcards
 
 from chord.cluster import launch, sizing
+from chord.cluster.sizing import Requests
 from chord.config.project import load
+from chord.config.study import Execution, Vllm
 from chord.errors import UserError
 from chord.sampling.vllm_server import Settings, device_groups
 from chord.training import weight_sync
@@ -89,36 +92,40 @@ def test_alone_it_meets_itself(environment: dict[str, str]) -> None:
     assert (node, nodes, meeting.split(":")[0]) == (0, 1, "127.0.0.1")
 
 
-SERVERS = {"placement": "server", "replicas": 2}
+DEMO = load(Path(__file__).parents[2], "demo")
+TWO_SERVERS = {"placement": "server", "replicas": 2}
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Path:
-    """The project, whose demo samples with two vLLM servers of its own."""
+def execution(vllm: dict | None) -> Execution:
+    """That of the demo, with this vLLM to sample with."""
+    return DEMO.study.execution.model_copy(update={"sampler": "vllm", "vllm": Vllm(**vllm)} if vllm else {})
+
+
+def launcher(vllm: dict | None, **resources: object) -> str:
+    """What goes before the command of a training that is sent with these resources."""
+    study = DEMO.study.model_copy(update={"execution": execution(vllm)})
+    requests = Requests(DEMO.model_copy(update={"study": study}), None, True, None)
+    return requests.launcher(Wildcards(fromdict={"study": "demo", "arm": "grpo", "seed": "1"}), resources, 2)
+
+
+def test_a_training_on_several_gpus_or_nodes_is_launched_with_a_rank_for_each_gpu_that_learns() -> None:
+    one_node = "python -m chord launch --per-node 4 --beside 2 --logs results/demo/runs/grpo/seed-1/ranks -- "
+    assert launcher(None, gres="gpu:1") == launcher(TWO_SERVERS, gres="gpu:3") == "", "one GPU learns"
+    assert launcher(TWO_SERVERS, gres="gpu:h100:4") == one_node
+    each = "--nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=8 --kill-on-bad-exit=1"
+    two_nodes = launcher(TWO_SERVERS, gres="gpu:4", nodes=2, cpus_per_task=8)
+    assert two_nodes == f"srun {each} {one_node}"
+    assert "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=2 " in launcher(None, nodes=2)
+
+
+def test_gpus_of_servers_are_asked_for_and_have_no_rank(tmp_path: Path) -> None:
     folder = copied(tmp_path / "project")
-    edit_yaml(folder / "config/studies/demo.yaml", execution__sampler="vllm", execution__vllm=SERVERS)
-    return folder
-
-
-def commands(folder: Path, *options: str) -> str:
-    """What Snakemake would run for one training with the profile."""
-    command = [sys.executable, "-m", "snakemake", "-n", "-p", "--profile", "profiles/slurm", *options, "--"]
-    command += ["results/demo/runs/grpo/seed-1/model"]
-    done = warm.run(command, cwd=folder)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return done.stdout + done.stderr
-
-
-def test_gpus_of_servers_are_asked_for_and_have_no_rank(served: Path) -> None:
-    planned = commands(served)
-    assert re.search(r"Training grpo, seed 1; .*gres gpu:3;", planned), planned
+    edit_yaml(folder / "config/studies/demo.yaml", execution__sampler="vllm", execution__vllm=TWO_SERVERS)
+    command = [sys.executable, "-m", "snakemake", "-n", "-p", "--profile", "profiles/slurm", "--"]
+    done = warm.run([*command, "results/demo/runs/grpo/seed-1/model"], cwd=folder)
+    planned = done.stdout + done.stderr
+    assert done.returncode == 0 and re.search(r"Training grpo, seed 1; .*gres gpu:3;", planned), planned
     assert "chord launch" not in planned, "one GPU learns"
-    assert "python -m chord launch --per-node 4 --beside 2 --logs results/demo/runs/grpo/seed-1/ranks -- python" in (
-        commands(served, "--set-resources", "train:gres=gpu:h100:4", "train:slurm_partition=gpu")
-    )
-    two_nodes = ("gres=gpu:4", "nodes=2", "tasks=2", "tasks_per_gpu=0", "mpi=srun")
-    told = commands(served, "--set-resources", *(f"train:{one}" for one in two_nodes))
-    assert re.search(r"srun --nodes=2 .* python -m chord launch --per-node 4 --beside 2 --logs", told), told
 
 
 @pytest.mark.parametrize(
@@ -127,18 +134,15 @@ def test_gpus_of_servers_are_asked_for_and_have_no_rank(served: Path) -> None:
         ("gpu:8", None, (8, 0)),
         ("gpu", None, (1, 0)),
         (None, None, (1, 0)),
-        ("gpu:8", {"placement": "server", "replicas": 2}, (8, 2)),
+        ("gpu:8", TWO_SERVERS, (8, 2)),
         ("gpu:h100:8", {"placement": "server"}, (8, 1)),
         ("gpu:8", {"placement": "server", "address": "node7:8000"}, (8, 0)),
-        (None, {"placement": "server", "replicas": 2}, (1, 0)),
+        (None, TWO_SERVERS, (1, 0)),
         ("gpu:1", {"placement": "server"}, (1, 0)),  # which the training refuses, and names
     ],
 )
-def test_ranks_are_for_the_gpus_that_no_server_has(tmp_path: Path, gres, vllm, divided: tuple[int, int]) -> None:
-    folder = copied(tmp_path / "project")
-    if vllm:
-        edit_yaml(folder / "config/studies/demo.yaml", execution__sampler="vllm", execution__vllm=vllm)
-    assert sizing.divided(gres, load(folder, "demo").study.execution) == divided
+def test_ranks_are_for_the_gpus_that_no_server_has(gres, vllm, divided: tuple[int, int]) -> None:
+    assert sizing.divided(gres, execution(vllm)) == divided
 
 
 def test_servers_get_the_last_gpus_and_ranks_the_first(monkeypatch: pytest.MonkeyPatch) -> None:

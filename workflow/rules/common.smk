@@ -32,16 +32,12 @@ wildcard_constraints:
 # --- what a rule reads and writes --------------------------------------------------------------
 
 
-def in_results(paths):
-    """Paths below results/STUDY as rules name them."""
-    return f"results/{{study}}/{paths}" if isinstance(paths, str) else [in_results(path) for path in paths]
-
-
 def reads(rule):
     """What a job of the rule reads, by flag."""
 
     def told(wildcards):
-        return {name: in_results(paths) for name, paths in dag.job(rule, wildcards).reads.items()}
+        listed = {name: listed_paths(paths) for name, paths in dag.job(rule, wildcards).reads.items()}
+        return {name: [f"{RESULTS}/{path}" for path in paths] for name, paths in listed.items()}
 
     return told
 
@@ -50,7 +46,7 @@ def made(rule, **shown):
     """What a job of the rule writes, by flag; `shown` says how Snakemake's own report shows one of them."""
     found = {}
     for name, path in STEPS[rule].files.items():
-        path = in_results(path)
+        path = f"results/{{study}}/{path}"
         if name in shown:
             path = report(path, **shown[name] | {"caption": f"../report/{shown[name]['caption']}.rst"})
         found[name] = directory(path) if name in FOLDERS else path
@@ -64,10 +60,14 @@ def only(rule):
     return {name: "|".join(map(re.escape, found)) or "-" for name, found in values.items()}
 
 
+def listed_paths(paths):
+    return [paths] if isinstance(paths, str) else list(paths)
+
+
 def as_flags(files):
     """`--name FILE ...` for each; one without files is left out."""
-    listed = {name: [paths] if isinstance(paths, str) else list(paths) for name, paths in files if name != "because"}
-    return " ".join(f"--{name} {' '.join(map(shlex.quote, paths))}" for name, paths in listed.items() if paths)
+    listed = {name: shlex.join(listed_paths(paths)) for name, paths in files if name != "because"}
+    return " ".join(f"--{name} {words}" for name, words in listed.items() if words)
 
 
 def flags_in(wildcards, input):
@@ -104,7 +104,7 @@ def intervals(wildcards, output):
 def folders_of_models(wildcards, input):
     """The folder of each candidate's run; and their scores, where the arm is chosen on the test set."""
     scores = ["--scores", *input.scores] if "scores" in input.keys() else []
-    return " ".join(map(shlex.quote, [*map(os.path.dirname, input.models), *scores]))
+    return shlex.join([*map(os.path.dirname, input.models), *scores])
 
 
 def ahead(rule):

@@ -39,9 +39,8 @@ def main() -> None:
     project = project_of(args)
     study = project.study
     decided = of_problems(study, args.set, project.lock)
-    inputs = {f"apart from {path.stem}": path for path in args.apart_from}
-    inputs |= {f"benchmark {path.stem}": path for path in args.benchmarks}
-    inputs |= {f"trained {path.stem}": path for path in args.trained}
+    beside = {"apart from": args.apart_from, "benchmark": args.benchmarks, "trained": args.trained}
+    inputs = {f"{how} {path.stem}": path for how, paths in beside.items() for path in paths}
     inputs |= {"tokenizer": args.tokenizer} if args.tokenizer else {}
     recording = nullcontext()
     if args.manifest:

@@ -29,7 +29,7 @@ from chord.steps import Dag, of_problems
 from tests.made_up_math import model_files
 from tests.tiny_model import tiny_model
 from tests.unit.small_study import ROOT, prepare, run
-from tests.unit.test_bfcl import first, reply
+from tests.unit.test_bfcl import calls_of, reply
 
 EACH = 3  # items of each category
 SIZE = EACH * len(CATEGORIES)
@@ -108,8 +108,7 @@ def test_scores_are_averages_by_instance_of_what_the_packages_checker_says(place
     right, texts = Counter[str](), {}
     for one in asked:
         category = one.source["category"]
-        possible = json.loads(one.answer)["possible"]
-        calls = [{"name": name, "arguments": first(given)} for call in possible for name, given in call.items()]
+        calls = calls_of({"answer": one.answer})
         good = seen[category] < {"multiple": 3, "live_simple": 1, "parallel": 2}.get(category, 0)
         seen[category] += 1
         right[category] += good

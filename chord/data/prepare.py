@@ -17,7 +17,6 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from importlib.metadata import version
 from pathlib import Path
 
 from chord.config.load import Project, add_study, project_of
@@ -67,8 +66,7 @@ SOURCES = PlugPoint[Callable[[Project, argparse.Namespace], Draw]]("problems")
 
 @SOURCES.entry("generator")
 def _generated(project: Project, args: argparse.Namespace) -> Draw:
-    drawn = draw(project.study, args.set)
-    return Draw(drawn.problems, drawn.dropped, {"generator": f"reasoning-gym {version('reasoning-gym')}"})
+    return draw(project.study, args.set)
 
 
 @SOURCES.entry("hub")

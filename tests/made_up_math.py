@@ -43,11 +43,7 @@ def trace(steps: str, answer: object) -> str:
 def row(problem: str, answer: str, traces: Sequence[tuple[str, bool]], number: int = 0, **more: Any) -> dict[str, Any]:
     """A row with all columns; `traces` are texts, each with whether it was found right."""
     flags = [right for _, right in traces]
-    made = dict.fromkeys(SCHEMA.names) | {
-        "problem": problem,
-        "answer": answer,
-        "solution": f"It is {answer}.",
-    }
+    made = dict.fromkeys(SCHEMA.names) | {"problem": problem, "answer": answer, "solution": f"It is {answer}."}
     made |= {"problem_type": "Algebra", "question_type": "math-word-problem", "source": "made up"}
     made |= {"uuid": f"made-up-{number:06d}", "generations": [text for text, _ in traces]}
     made |= {"correctness_math_verify": flags, "correctness_count": sum(flags)}
@@ -87,14 +83,9 @@ def parquet(made: Sequence[dict[str, Any]], schema: pa.Schema = SCHEMA) -> bytes
 
 def asked(count: int, kind: str) -> list[dict[str, Any]]:
     """Problems of a benchmark, with words of their own."""
+    climb = "In the {} round a snail climbs {} rungs a day for {} days; how high is it?"
     numbers = [(place + 3, place * 2 + 5) for place in range(count)]
-    return [
-        {
-            "problem": f"In the {kind} round a snail climbs {a} rungs a day for {b} days; how high is it?",
-            "answer": str(a * b),
-        }
-        for a, b in numbers
-    ]
+    return [{"problem": climb.format(kind, a, b), "answer": str(a * b)} for a, b in numbers]
 
 
 def choices(count: int) -> list[dict[str, Any]]:
@@ -123,15 +114,12 @@ def model_files(context: int = 1024, seed: int = 1) -> Files:
         return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
 
 
-def publish(hub: Hub, count: int = 300) -> dict[str, str]:
-    """The model and all datasets of the study, made up; the commit of each."""
+def publish(hub: Hub, count: int = 300) -> None:
+    """Pushes the models and all datasets of the study, made up."""
     openr1 = list(rows(count))
     overlapping = asked(1, "AMC")[0]["problem"]
     openr1.append(row(f"Again: {overlapping}", "15", [(trace("3 times 5.", 15), True)] * 2, count))
     half = len(openr1) // 2
-    shards = {
-        f"data/train-0000{number}-of-00002.parquet": part for number, part in enumerate((openr1[:half], openr1[half:]))
-    }
     amc = [one | {"answer": float(one["answer"])} for one in asked(4, "AMC")]
     number_schema = pa.schema([("problem", pa.string()), ("answer", pa.float64())])
     text_schema = pa.schema([("problem", pa.string()), ("answer", pa.string())])
@@ -139,21 +127,19 @@ def publish(hub: Hub, count: int = 300) -> dict[str, str]:
         [("question", pa.string()), ("options", TEXTS), ("answer_index", pa.int64()), ("category", pa.string())]
     )
     lines = {kind: "".join(json.dumps(one) + "\n" for one in asked(4, kind)).encode() for kind in ("AIME25", "MATH")}
-    return {
-        "model": hub.push("models/made-up/model", model_files() | {"run.py": b"raise SystemExit"}),
-        "weak": hub.push("models/made-up/weak", model_files(seed=2)),
-        "untuned": hub.push("models/made-up/untuned", model_files(seed=3)),
-        "openr1": hub.push("datasets/made-up/openr1", {name: parquet(part) for name, part in shards.items()}),
-        "aime24": hub.push(
-            "datasets/made-up/aime24", {"data/train-00000-of-00001.parquet": parquet(asked(4, "AIME24"), text_schema)}
-        ),
-        "aime25": hub.push("datasets/made-up/aime25", {"test.jsonl": lines["AIME25"]}),
-        "amc": hub.push("datasets/made-up/amc", {"data/train-00000-of-00001.parquet": parquet(amc, number_schema)}),
-        "math-500": hub.push("datasets/made-up/math-500", {"test.jsonl": lines["MATH"]}),
-        "mmlu-pro": hub.push(
-            "datasets/made-up/mmlu-pro", {"data/test-00000-of-00001.parquet": parquet(choices(4), options)}
-        ),
-    }
+    parts = {"train-00000-of-00002": openr1[:half], "train-00001-of-00002": openr1[half:]}
+    for name, files in {
+        "models/made-up/model": model_files() | {"run.py": b"raise SystemExit"},
+        "models/made-up/weak": model_files(seed=2),
+        "models/made-up/untuned": model_files(seed=3),
+        "datasets/made-up/openr1": {f"data/{name}.parquet": parquet(part) for name, part in parts.items()},
+        "datasets/made-up/aime24": {"data/train-00000-of-00001.parquet": parquet(asked(4, "AIME24"), text_schema)},
+        "datasets/made-up/aime25": {"test.jsonl": lines["AIME25"]},
+        "datasets/made-up/amc": {"data/train-00000-of-00001.parquet": parquet(amc, number_schema)},
+        "datasets/made-up/math-500": {"test.jsonl": lines["MATH"]},
+        "datasets/made-up/mmlu-pro": {"data/test-00000-of-00001.parquet": parquet(choices(4), options)},
+    }.items():
+        hub.push(name, files)
 
 
 def write_study(root: Path) -> Path:

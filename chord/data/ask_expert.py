@@ -22,19 +22,8 @@ from chord.errors import UserError
 from chord.grading.graders import Grader
 from chord.provenance.files import Lease, tree_hash, write_atomically
 from chord.records import Answer, Outcome, Problem, Trace, derive, read_lines, write_lines
+from chord.sampling import vllm_server as vllm
 from chord.sampling.protocol import PromptError, Request, Sampled, check_prompts
-from chord.sampling.vllm_server import (
-    NAME,
-    SEEDS,
-    Endpoint,
-    Settings,
-    check_model,
-    check_options,
-    complete,
-    configured_ends_in,
-    serving,
-    vllm_version,
-)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,7 +39,7 @@ def served(work: Work) -> Written:
     study, problems, args = work.study, work.problems, work.args
     expert = expert_of(study, work.name)
     assert expert.source == "served"
-    check_options(expert.options, f"config/studies/{study.name}.yaml: expert.options")
+    vllm.check_options(expert.options, f"config/studies/{study.name}.yaml: expert.options")
     asking = asking_of(study, expert, work.name, args.expert)
     with Lease.acquire(args.state):
         answers, told = answered(asking, problems, args)
@@ -151,21 +140,21 @@ class Asking:
     def body(self, request: Request) -> dict[str, Any]:
         """The request as /v1/completions takes it. Prompts go as tokens, so that no text is read as a special one."""
         return {
-            "model": NAME,
+            "model": vllm.NAME,
             "prompt": list(request.prompt_ids),
             "max_tokens": self.expert.max_response_tokens,
             "temperature": self.expert.temperature,
             "top_p": self.expert.top_p,
-            "seed": request.seed % SEEDS,
+            "seed": request.seed % vllm.SEEDS,
             "stop_token_ids": list(self.end_ids),
             "ignore_eos": True,
             "return_token_ids": True,
         }
 
-    def ask(self, servers: Sequence[Endpoint], shard: Shard) -> list[Answer]:
+    def ask(self, servers: Sequence[vllm.Endpoint], shard: Shard) -> list[Answer]:
         """The expert's answers to one shard."""
         bodies = [(one.request.id, self.body(one.request)) for one in shard.asked]
-        sampled = complete(servers, bodies, self.expert.requests_at_once)
+        sampled = vllm.complete(servers, bodies, self.expert.requests_at_once)
         return [
             Answer(
                 benchmark=self.traces,
@@ -192,10 +181,10 @@ class Asking:
 
 def asking_of(study: Study, expert: ExpertServed, traces: str, folder: Path) -> Asking:
     """What is asked of the expert in a folder, with its tokenizer. Raises UserError if no model is in it."""
-    check_model(folder)
+    vllm.check_model(folder)
     tokenizer = load_tokenizer(folder)
-    ends = end_ids(tokenizer, configured_ends_in(folder))
-    alike = {"expert": tree_hash(folder), "vllm": vllm_version(), "options": dict(expert.options)}
+    ends = end_ids(tokenizer, vllm.configured_ends_in(folder))
+    alike = {"expert": tree_hash(folder), "vllm": vllm.vllm_version(), "options": dict(expert.options)}
     alike |= {"tensor_parallel": expert.tensor_parallel, "end_ids": ends, "top_p": expert.top_p}
     alike |= {"max_tokens": expert.max_response_tokens, "temperature": expert.temperature}
     return Asking(study, expert, traces, tokenizer, ends, alike)
@@ -215,7 +204,7 @@ def answered(
     told: dict[str, Any] = {**asking.alike, "shards": {"found": len(shards) - len(missing), "made": len(missing)}}
     told |= {"requests": len(requests), "replicas": expert.replicas}
     if missing:
-        settings = Settings(
+        settings = vllm.Settings(
             replicas=expert.replicas,
             tensor_parallel=expert.tensor_parallel,
             options=expert.options,
@@ -223,7 +212,7 @@ def answered(
             threads=args.threads,
             ready_seconds=60 * expert.start_minutes,
         )
-        with serving(args.expert, settings, args.state) as servers:
+        with vllm.serving(args.expert, settings, args.state) as servers:
             told["devices"] = [server.devices or "cpu" for server in servers]
             try:
                 check_prompts(requests, expert.max_response_tokens, int(servers[0].model()["max_model_len"]))

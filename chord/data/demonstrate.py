@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chord.config.project import Project, add_study, project_of
-from chord.config.sets import asked_expert, corpus_of, expert_of, part_sizes, purpose, task_sizes, wanted_dataset
+from chord.config.project import add_study, project_of
+from chord.config.sets import Lock, wanted_dataset
+from chord.config.sets import asked_expert, corpus_of, expert_of, part_sizes, purpose, task_sizes
 from chord.config.study import BaseCorpus, CorpusPart, Grading, Study
 from chord.errors import ConfigError, UserError
 from chord.provenance.cli import Number
@@ -44,14 +45,10 @@ class Work:
 
     name: str
     problems: list[Problem]
-    project: Project
+    study: Study
+    lock: Lock | None
     args: argparse.Namespace
     tokens: Callable[[str], int]  # of a response, for the policy, with the end token
-
-    @property
-    def study(self) -> Study:
-        """The study that they are for."""
-        return self.project.study
 
 
 @dataclass
@@ -96,7 +93,7 @@ def main() -> None:
         )
     with recording as record:
         tokens, measured = measured_in(study, args.tokenizer)
-        written = WRITERS[kind](Work(name, problems, project, args, tokens))
+        written = WRITERS[kind](Work(name, problems, study, project.lock, args, tokens))
         if not written.traces or (name == "aligned" and written.rejected):
             raise UserError(
                 f"{args.problems}: found {written.rejected.total()} of {len(problems)} problems without a right {name}"
@@ -107,7 +104,7 @@ def main() -> None:
             record.extra |= written.recorded
         counts = {
             "traces": name,
-            "writer": _writer(name, study),
+            "writer": BASE_WRITER if purpose(name) == "base" else expert_of(study, name).name,
             "kept": len(written.traces),
             "rejected": dict(sorted(written.rejected.items())),
             "response_tokens": lengths(written.tokens),
@@ -136,10 +133,6 @@ def _kind(study: Study, args: argparse.Namespace) -> str:
             " expert; run chord ask-expert"
         )
     return "written" if source == "scripted" else source
-
-
-def _writer(name: str, study: Study) -> str:
-    return BASE_WRITER if purpose(name) == "base" else expert_of(study, name).name
 
 
 def measured_in(study: Study, tokenizer: Path | None) -> tuple[Callable[[str], int], str]:
@@ -185,7 +178,7 @@ def _published(work: Work) -> Written:
 
     study, written = work.study, Written()
     dataset = study.tasks[work.problems[0].task].dataset
-    files = checked_files(work.args.root, study.name, work.project.lock, wanted_dataset(study, dataset))
+    files = checked_files(work.args.root, study.name, work.lock, wanted_dataset(study, dataset))
     columns = {name: study.datasets[dataset].columns[name] for name in ("question", "generations")}
     rows = read_rows(files, columns)
     for trace in published(work.problems, rows, study.data.seed, study.expert.name, work.args.problems):
@@ -210,10 +203,11 @@ def write(name: str, study: Study, problems: list[Problem], tokens: Callable[[st
     if purpose(name) == "base":
         parts = divided(corpus_of(study, name), problems)
         wanted = [(parts[at][1], parts[at][0].style) for at in shuffled(len(parts), study.data.seed)]
+        writer = BASE_WRITER
     else:
         expert = expert_of(study, name)
         assert expert.source == "scripted"
-        wanted = [(problem, expert.style) for problem in problems]
+        wanted, writer = [(problem, expert.style) for problem in problems], expert.name
     written, seen = Written(), Counter[str]()
     for problem, style in wanted:
         try:
@@ -225,9 +219,7 @@ def write(name: str, study: Study, problems: list[Problem], tokens: Callable[[st
         own = f"{problem.id}.{style}"
         seen[own] += fault is None
         again = f".{seen[own]}" if seen[own] > 1 else ""
-        written.add(
-            Trace(own + again, problem.id, problem.prompt, solution.response, _writer(name, study)), size, fault
-        )
+        written.add(Trace(own + again, problem.id, problem.prompt, solution.response, writer), size, fault)
     return written
 
 

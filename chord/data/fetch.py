@@ -38,7 +38,6 @@ from chord.provenance.files import file_sha256, lock, sync_folder, write_atomica
 
 VERB = "chord fetch"
 SPARE_BYTES = 1 << 30  # room that must be left when all has arrived
-HUB = "CHORD_HUB"
 
 
 def main() -> None:
@@ -51,16 +50,15 @@ def main() -> None:
         print(f"{study.name}: needs nothing of a hub")
         return
     pinned, path = None if args.update else read_lock(root, study.name), lock_path(root, study.name)
+    what, how = f"{len(wanted)} repositories are here", f", as in {path.relative_to(root)}"
     if args.offline or os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
-        count = _check_offline(root, study, pinned, wanted)
-        print(f"{study.name}: {count} files of {len(wanted)} repositories are here, as in {path.relative_to(root)}")
-        return
-    made = Lock(study=study.name, repositories=tuple(_fetched(root, study, pinned, wanted, args.mirror)))
-    if made == pinned:
-        print(f"{study.name}: {len(wanted)} repositories are here, as in {path.relative_to(root)}")
-        return
-    write_atomically(path, made.model_dump_json(indent=2) + "\n")
-    print(f"{study.name}: {len(wanted)} repositories are here; {path.relative_to(root)} pins them: commit it")
+        what = f"{_check_offline(root, study, pinned, wanted)} files of {what}"
+    else:
+        made = Lock(study=study.name, repositories=tuple(_fetched(root, study, pinned, wanted, args.mirror)))
+        if made != pinned:
+            write_atomically(path, made.model_dump_json(indent=2) + "\n")
+            how = f"; {path.relative_to(root)} pins them: commit it"
+    print(f"{study.name}: {what}{how}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -78,14 +76,13 @@ def _arguments() -> argparse.Namespace:
 # --- what was fetched ----------------------------------------------------------------------------
 
 
-def hub_folder(root: Path) -> Path:
-    """Where fetched repositories lie, for the project in `root`."""
-    return Path(os.environ.get(HUB) or root / "hub")
-
-
 def repository_folder(root: Path, kind: str, name: str, commit: str) -> Path:
-    """Where one fetched repository lies."""
-    return hub_folder(root).joinpath(f"{kind}s", *name.split("/"), commit)
+    """Where one fetched repository lies, for the project in `root`."""
+    return _hub_folder(root).joinpath(f"{kind}s", *name.split("/"), commit)
+
+
+def _hub_folder(root: Path) -> Path:
+    return Path(os.environ.get("CHORD_HUB") or root / "hub")
 
 
 def checked_files(root: Path, study: str, lock: Lock | None, wanted: Wanted) -> list[tuple[str, Path]]:
@@ -159,7 +156,14 @@ def _fetched(
     api = HfApi(endpoint=mirror.rstrip("/") if mirror else None, token=os.environ.get("HF_TOKEN") or False)
     listings = [_listing(root, api, one, lock.find(one) if lock else None) for one in wanted]
     expected = [(one.folder / name, file.size) for one in listings for name, file in one.files.items()]
-    _check_room(hub_folder(root), sum(size for path, size in expected if not path.exists()), study.name)
+    needed = sum(size for path, size in expected if not path.exists())
+    folder = _hub_folder(root)
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+    if needed and free < needed + SPARE_BYTES:
+        raise UserError(
+            f"{folder}: found {free / 2**30:.1f} GiB free, expected {(needed + SPARE_BYTES) / 2**30:.1f} GiB for what"
+            f" study {study.name} lacks; free some, or name another folder in CHORD_HUB"
+        )
     for one in listings:
         files: dict[str, LockedFile] = {}
         for number, name in enumerate(sorted(one.files), start=1):
@@ -168,16 +172,6 @@ def _fetched(
             files[name] = _brought(api, one, name)
         kind, name, revision = one.wanted[:3]
         yield LockedRepository(kind=kind, name=name, revision=revision, commit=one.commit, files=files)
-
-
-def _check_room(folder: Path, needed: int, study: str) -> None:
-    """Raises UserError unless `needed` bytes and some more fit on the disk of `folder`."""
-    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
-    if needed and free < needed + SPARE_BYTES:
-        raise UserError(
-            f"{folder}: found {free / 2**30:.1f} GiB free, expected {(needed + SPARE_BYTES) / 2**30:.1f} GiB for what"
-            f" study {study} lacks; free some, or name another folder in CHORD_HUB"
-        )
 
 
 def _listing(root: Path, api: HfApi, wanted: Wanted, locked: LockedRepository | None) -> Listing:
@@ -207,7 +201,8 @@ def _brought(api: HfApi, listing: Listing, name: str) -> LockedFile:
     A download that was cut off leaves `NAME.part` and goes on there; one that is too long begins anew.
     """
     path, size, wanted = listing.folder / name, listing.files[name].size, listing.wanted
-    if isinstance(made := _looked_at(path, listing, name), LockedFile):
+    made = _looked_at(path, listing, name)
+    if isinstance(made, LockedFile):
         return made
     part = path.with_name(f"{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,7 +221,8 @@ def _brought(api: HfApi, listing: Listing, name: str) -> LockedFile:
             http_get(address, file, resume_size=start, headers=headers, expected_size=size or None)
         file.flush()
         os.fsync(file.fileno())
-        if isinstance(made := _looked_at(part, listing, name), str):
+        made = _looked_at(part, listing, name)
+        if isinstance(made, str):
             part.unlink()
             raise UserError(f"{wanted} at {listing.commit}: {name}: {made}; it was not kept")
         os.replace(part, path)

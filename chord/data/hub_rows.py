@@ -260,23 +260,20 @@ class Rules:
 
 def select(rows: Iterable[Row], rules: Rules, purpose: str, size: int) -> Draw:
     """At most `size` problems for a purpose, in the order of the rows. Reads all rows and keeps only problems."""
-    chosen: list[tuple[int, int, Problem]] = []
     dropped, generations, seen = Counter[str](), Counter[str](), set[str]()
-    with Grader(rules.study.grading.form) as grader:
+
+    def fitting(grader: Grader) -> Iterator[tuple[int, int, Problem]]:
         for place, row in enumerate(rows):
             made = _problem(row, rules, seen, grader, generations)
-            if isinstance(made, str):
-                dropped[made] += 1
-                continue
-            # The lowest hashes win; heapq keeps the lowest first, so the one to give up is the lowest negated hash.
-            entry = (-derive(rules.study.data.seed, "rows", purpose, made.id), place, made)
-            if len(chosen) < size:
-                heapq.heappush(chosen, entry)
-            else:
-                heapq.heappushpop(chosen, entry)
-                dropped[SPARE] += 1
-    problems = [problem for _, _, problem in sorted(chosen, key=lambda entry: entry[1])]
-    return Draw(problems, dropped, details={"generations": dict(sorted(generations.items()))})
+            dropped[made if isinstance(made, str) else SPARE] += 1
+            if isinstance(made, Problem):
+                yield derive(rules.study.data.seed, "rows", purpose, made.id), place, made
+
+    with Grader(rules.study.grading.form) as grader:
+        lowest = heapq.nsmallest(size, fitting(grader))
+    dropped[SPARE] -= len(lowest)
+    problems = [problem for _, _, problem in sorted(lowest, key=lambda one: one[1])]
+    return Draw(problems, +dropped, details={"generations": dict(sorted(generations.items()))})
 
 
 def _problem(row: Row, rules: Rules, seen: set[str], grader: Grader, generations: Counter[str]) -> Problem | str:

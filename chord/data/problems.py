@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from itertools import count
 from string import Formatter
 from typing import Any
@@ -77,7 +78,7 @@ def draw(study: Study, problems: str) -> Draw:
     kept, dropped = list[Problem](), Counter[str]()
     for task, size in sizes(study, problems).items():
         kept += _drawn(study, problems, task, size, dropped)
-    return Draw(kept, dropped)
+    return Draw(kept, dropped, {"generator": f"reasoning-gym {version('reasoning-gym')}"})
 
 
 def owner(prompt: str) -> tuple[str, int]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import chord
@@ -42,22 +43,22 @@ class MathChecker:
         mostly cost nothing. That depends on the order of the pairs alone, not on which ended first. Raises UserError
         if the child cannot start, or is ended from outside again and again.
         """
-        names = list(range(len(pairs))) if groups is None else groups
+        names = range(len(pairs)) if groups is None else groups
         found: dict[int, str] = {}
         for _ in range(MOST_STARTS):
             left = [at for at in range(len(pairs)) if at not in found]
             if not left:
                 break
             asked = [(names[at], *pairs[at]) for at in left]
-            question = [_processors(), most if groups is not None else len(pairs), asked]
+            workers = min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+            question = [workers, most if groups is not None else len(pairs), asked]
             found |= {left[int(at)]: said for at, said in self._ask(question, len(left))}
         if len(found) < len(pairs):
             raise UserError(
                 f"{math_worker.__name__}: found it ended {MOST_STARTS} times before it had compared"
                 f" {len(pairs)} answers, expected it to last; look for what ends it (memory?)"
             )
-        ended: Counter[int] = Counter()
-        verdicts: list[bool | None] = []
+        ended, verdicts = Counter[int](), list[bool | None]()
         for at, name in enumerate(names):
             over = groups is not None and ended[name] >= most
             ended[name] += found[at] == "killed"
@@ -72,11 +73,9 @@ class MathChecker:
         worker.kill()
         worker.wait()
         for pipe in (worker.stdin, worker.stdout):
-            assert pipe is not None
-            try:
+            with suppress(BrokenPipeError):  # what it never read
+                assert pipe is not None
                 pipe.close()
-            except BrokenPipeError:  # what it never read
-                continue
 
     def _ask(self, question: object, count: int) -> Iterator[tuple[str, str]]:
         """The place and the verdict of each of `count` pairs; fewer if the child ended meanwhile."""
@@ -135,7 +134,3 @@ class MathChecker:
                 return None
             said += part
         return said.decode(errors="replace").strip()
-
-
-def _processors() -> int:
-    return min(MOST_WORKERS, len(os.sched_getaffinity(0)))

@@ -1,23 +1,25 @@
-"""Reads the mathematics in an answer: notation made plain, then numbers, sets, tuples, equations."""
+"""Reads the mathematics in an answer: notation made plain, then numbers, sets, tuples, equations.
+
+Decides all that needs no algebra, and says what to ask algebra. Evaluates nothing. Text that a model wrote is hostile:
+it is bounded, and no pattern looks back far.
+"""
 
 import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from chord.records import Outcome
-
-# --- math notation -------------------------------------------------------------------------------
-
-# The notation of a mathematical answer: formatting of LaTeX is taken off, and what is left is cut into its parts.
-#
-# Text alone; evaluates nothing. Text that a model wrote is hostile: it is bounded, and no pattern looks back far.
 
 
 def words(text: str) -> frozenset[str]:
     """The words of a text, as a set."""
     return frozenset(text.split())
+
+
+# --- notation ------------------------------------------------------------------------------------
 
 
 def _fraction(character: str) -> str:
@@ -88,38 +90,32 @@ def plain(text: str) -> str:
     """
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda found: f"^{{{found[0].translate(RAISED)}}}", text)
     text = re.sub(r"√ ?([0-9]+)", r"\\sqrt{\1}", text).translate(TABLE)
-    text = _rows(COMMAND.sub(_command, text))
+    text = _rows(COMMAND.sub(lambda found: SYNONYMS.get(found[1] or found[2], found[0]), text))
     text = text.replace("{,}", ",").replace("~", " ").replace("\\!", "")
     text = re.sub(r"(?<!\\)\$", "", text)
     text = DOTTED.sub(lambda found: f"\\overline{{{found[1]}{found[2] or ''}{found[3] or ''}}}", text)
     text = _unframed(text)
-    text = UNITS_OVER.sub(_per, _arguments(text))
+    text = UNITS_OVER.sub(
+        lambda found: f"\\text{{{found[1]}/{found[2]}{re.sub('[{}]', '', found[3] or '')}}}", _arguments(text)
+    )
     text = re.sub(r"([_^])([0-9]) (?=[0-9])", r"\1{\2}", _spaced(text))
     return _uncovered(text)
 
 
 def choices(text: str) -> list[str]:
     r"""The parts of a list, or of what `and` or `or` join, outside of brackets."""
-    parts, last = list[str](), 0
-    for start, end in outside(text, CHOICE):
-        parts.append(text[last:start])
-        last = end
-    return [*parts, text[last:]]
+    cuts = [(0, 0), *(found.span() for found in outside(text, CHOICE)), (len(text), 0)]
+    return [text[end:start] for (_, end), (start, _) in pairwise(cuts)]
 
 
-def outside(text: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+def outside(text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
     r"""Where the pattern is found outside of all brackets, `\{` among them."""
     depth, done = 0, 0
     for found in pattern.finditer(text):
-        between = text[done : found.start()]
-        depth += sum((one in "([{") - (one in ")]}") for one in between)
+        depth += sum((one in "([{") - (one in ")]}") for one in text[done : found.start()])
         done = found.start()
         if depth == 0:
-            yield found.span()
-
-
-def _command(found: re.Match[str]) -> str:
-    return SYNONYMS.get(found[1] or found[2], found[0])
+            yield found
 
 
 def _rows(text: str) -> str:
@@ -178,11 +174,6 @@ def _arguments(text: str) -> str:
     return made + text[at:]
 
 
-def _per(found: re.Match[str]) -> str:
-    """A unit over another as one unit: `m/s^2`."""
-    return f"\\text{{{found[1]}/{found[2]}{(found[3] or '').replace('{', '').replace('}', '')}}}"
-
-
 def _spaced(text: str) -> str:
     """Without spaces but those between letters or digits, and before three digits after a comma: no thousands."""
     text = " ".join(text.split())
@@ -230,12 +221,7 @@ def closing(text: str, at: int) -> int:
     return len(text)
 
 
-# --- math reading --------------------------------------------------------------------------------
-
-# What a mathematical answer says: a number that is written out, or something else.
-#
-# Decides all that needs no algebra. Text alone; evaluates nothing. Answers are read in their plain form
-# (`math_notation.plain`).
+# --- what an answer says -------------------------------------------------------------------------
 
 # English words that take back, or choose between, what they stand beside: none of them is part of a unit or a name.
 UNCOMMITTED = words(
@@ -264,7 +250,6 @@ MOST_EXPONENT = 400
 COMMAS = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+"
 SPACES = r"[1-9][0-9]{0,2}(?: [0-9]{3})+"
 WHOLE = re.compile(rf"(?:{SPACES}|{COMMAS})(?![0-9])")
-SIGN = re.compile(r"[+-]? ?")
 CURRENCY = re.compile(r"(?:(?:US|CA|AU)? ?\\?[$€£¥₹₽₩]|Rs\.?|USD|EUR|GBP) ?")
 POINT = re.compile(
     rf"(?P<whole>{SPACES}|{COMMAS})?\.(?P<part>[0-9]*)(?:\\overline(?:\{{(?P<again>[0-9]+)\}}|(?P<one>[0-9])))?"
@@ -298,6 +283,7 @@ DEGREES = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^(?:[0-9]|\{-?[0-9]\}))?) ?"
     rf"(?:\({DEGREE}\)|\{{{DEGREE}\}}|{DEGREE})"
 )
+DECIMAL = re.compile(r"(?<![0-9.])([1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]*)\.([0-9]+)")
 RISING = {">": "<", ">=": "\\leq ", "\\geq": "\\leq "}  # a falling relation, and the same read from right to left
 NAMING = words(
     "text overline angle triangle vec hat frac sqrt cdot alpha beta gamma delta epsilon varepsilon zeta eta theta iota"
@@ -323,16 +309,16 @@ def verdict(wanted: str, given: str) -> Outcome | tuple[str, str]:
     """
     if wanted == given or (is_words(wanted) and wanted.casefold() == given.casefold()):
         return Outcome.RIGHT
-    reference, read = (number(wanted) if SIMPLE_NAME.fullmatch(name_of(wanted)) else None), number(given)
+    reference, read = (number(wanted) if SIMPLE_NAME.fullmatch(named(wanted)[0]) else None), number(given)
     if reference is not None and read is not None:
         return Outcome.RIGHT if _same(reference, read) and _same_name(wanted, given) else Outcome.WRONG
     if reference is not None and (reference.value.denominator == 1 or reference.base is not None):
         return Outcome.UNEVALUATED if is_operation(given) else Outcome.WRONG
-    if max(map(_equations, choices(given))) > max(1, *map(_equations, choices(wanted))):
+    if _most_equations(given) > max(1, _most_equations(wanted)):
         return Outcome.UNEVALUATED
     if is_value(wanted) and not is_value(given):
-        single = name_of(wanted) and relations(given) == ["="] and len(choices(given)) == 1
-        if not single:
+        is_equation = relations(given) == ["="] and len(choices(given)) == 1
+        if not (named(wanted)[0] and is_equation):
             return Outcome.UNEVALUATED if set(relations(given)) == {"="} and is_operation(given) else Outcome.WRONG
     if _unwanted(wanted, given):
         return Outcome.WRONG
@@ -346,10 +332,9 @@ def number(text: str) -> Number | None:
     Digits, thousands by comma or space, a decimal, one that repeats (`0.\overline{3}`), one fraction, a mixed number,
     or scientific notation; with a sign, a currency, a unit, per cent, a base (`1011_2`) or a name (`x =`).
     """
-    text = unnamed(text)
-    at = SIGN.match(text)
-    assert at is not None
-    sign, rest = (-1 if "-" in at[0] else 1), text[at.end() :]
+    text = named(text)[1]
+    rest = re.sub(r"^[+-]? ?", "", text)
+    sign = -1 if text.startswith("-") else 1
     if money := CURRENCY.match(rest):
         rest = rest[money.end() :]
         if sign == 1 and rest.startswith("-"):
@@ -368,25 +353,14 @@ def number(text: str) -> Number | None:
     return None if told is None else Number(sign * value * told[0], told[1])
 
 
-def unnamed(text: str) -> str:
-    """What the plain text says its name is equal to (`x = 5` says 5), or all of it where it names nothing."""
-    name, value = _named(text)
-    return value if name else text
-
-
-def name_of(text: str) -> str:
-    """The name to which the plain text gives a value, or nothing."""
-    return _named(text)[0]
-
-
 def relations(text: str) -> list[str]:
     """The relations in the plain text outside of brackets, in order."""
-    return [text[start:end] for start, end in outside(text, RELATION)]
+    return [found[0] for found in outside(text, RELATION)]
 
 
 def is_value(text: str) -> bool:
     r"""Whether the plain text is one value: no list, set, interval, tuple, choice (`\pm`) or relation but `name =`."""
-    text = unnamed(text)
+    text = named(text)[1]
     if relations(text) or len(choices(text)) > 1:
         return False
     if re.search(r"\\(?:pm|mp|cup|cap|setminus|emptyset|backslash|mathbb)(?![A-Za-z])|\\\{|\\begin", text):
@@ -415,15 +389,6 @@ def is_words(text: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z][A-Za-z' -]{2,}", text))
 
 
-def exact(text: str) -> str:
-    """The plain text with its decimals as fractions, so that no computer rounds them."""
-    return re.sub(
-        r"(?<![0-9.])([1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]*)\.([0-9]+)",
-        lambda found: f"\\frac{{{_int(found[1] + found[2])}}}{{1{'0' * len(found[2])}}}",
-        text,
-    )
-
-
 def _same(wanted: Number, given: Number) -> bool:
     r"""Whether two numbers are one. A base that only the reference names is understood; another one is another form.
 
@@ -431,7 +396,7 @@ def _same(wanted: Number, given: Number) -> bool:
     and `50\%` answers 1/2. But `500\%` does not answer 5: an integer is written out.
     """
     if wanted.base is not None and given.base is None:
-        return _digits(wanted) == given.value
+        return _digits(wanted.value, wanted.base) == given.value
     if (wanted.base or 10) != (given.base or 10):
         return False
     if wanted.percent == given.percent:
@@ -441,35 +406,34 @@ def _same(wanted: Number, given: Number) -> bool:
     return given.value == (wanted.value if wanted.value.denominator == 1 else 100 * wanted.value)
 
 
-def _digits(number: Number) -> Fraction | None:
-    """The number that the digits of a whole number in its base are when read in base ten; None if some are letters."""
-    assert number.base is not None
-    digits, rest = "", abs(int(number.value))
-    while rest or not digits:
-        rest, digit = divmod(rest, number.base)
+def _digits(value: Fraction, base: int) -> int | None:
+    """The number that the digits of a whole number in a base are when read in base ten; None if some are letters."""
+    rest, read, ten = abs(int(value)), 0, 1
+    while rest:
+        rest, digit = divmod(rest, base)
         if digit > 9:
             return None
-        digits = str(digit) + digits
-    return Fraction(int(digits)) * (-1 if number.value < 0 else 1)
+        read, ten = read + digit * ten, ten * 10
+    return -read if value < 0 else read
+
+
+def _most_equations(text: str) -> int:
+    """How many signs of equality the choice with most of them has."""
+    return max(sum(one in ("=", ":=") for one in relations(choice)) for choice in choices(text))
 
 
 def _same_name(wanted: str, given: str) -> bool:
     """Whether the two name one variable; x = 5 does not answer y = 5."""
-    names = [name_of(wanted), name_of(given)]
-    return names[0] == names[1] or not all(re.fullmatch(r"[A-Za-z]", name) for name in names)
-
-
-def _equations(text: str) -> int:
-    return sum(one in ("=", ":=") for one in relations(text))
+    ours, theirs = named(wanted)[0], named(given)[0]
+    return ours == theirs or not all(re.fullmatch(r"[A-Za-z]", name) for name in (ours, theirs))
 
 
 def _unwanted(wanted: str, given: str) -> bool:
     r"""Whether `given` has what makes no sense beside `wanted`: words, a nearness, another relation, `1 2`, a base."""
     if re.search(r"[0-9] [0-9]", given) or re.search(r"[0-9] [0-9]", wanted):
         return True
-    if "\\text" in without_unit(given) and "\\text" not in wanted and len(choices(given)) == 1:
-        return True
-    if re.search(r"[0-9]_(?:[0-9]|\{[0-9])", given) and "_" not in wanted:
+    has_words = "\\text" in without_unit(given) and "\\text" not in wanted and len(choices(given)) == 1
+    if has_words or (re.search(r"[0-9]_(?:[0-9]|\{[0-9])", given) and "_" not in wanted):
         return True
     ours, theirs = set(relations(wanted)), set(relations(given))
     if "\\approx" in theirs - ours:
@@ -487,33 +451,37 @@ def _for_algebra(text: str, other: str) -> str:
     if within and relations(text) == ["\\in"]:
         text = text[within.end() :].strip()
     if is_value(text) and not relations(other):
-        text = unnamed(text)
+        text = named(text)[1]
     text = DEGREES.sub(lambda at: f"{at[1]}(\\frac{{{at[2] or at[3] or at[4]}\\pi}}{{180}})", _rising(text))
     text = re.sub(r"\\log_(?:e(?![A-Za-z])|\{e\})", r"\\ln ", re.sub(r"\\lg(?![A-Za-z])", r"\\log_{10}", text))
     text = re.sub(r"^([+-]?[0-9.]+)[eE]([+-]?[0-9]{1,3})$", r"\1\\cdot 10^{\2}", text)
-    return exact(re.sub(r"\\text\{([A-Za-z])\}", r" \1 ", text)).strip()
+    text = re.sub(r"\\text\{([A-Za-z])\}", r" \1 ", text)
+    return DECIMAL.sub(lambda at: f"\\frac{{{_int(at[1] + at[2])}}}{{1{'0' * len(at[2])}}}", text).strip()
 
 
 def _rising(text: str) -> str:
     """A chain of two inequalities from the smallest to the largest: `2 > x > 1` says `1 < x < 2`."""
     signs = list(outside(text, RELATION))
-    said = [text[start:end] for start, end in signs]
-    if len(said) != 2 or not set(said) <= set(RISING):
+    if len(signs) != 2 or not {sign[0] for sign in signs} <= RISING.keys():
         return text
-    parts = text[: signs[0][0]], text[signs[0][1] : signs[1][0]], text[signs[1][1] :]
-    return f"{parts[2]}{RISING[said[1]]}{parts[1]}{RISING[said[0]]}{parts[0]}"
+    one, two = signs
+    middle = text[one.end() : two.start()]
+    return f"{text[two.end() :]}{RISING[two[0]]}{middle}{RISING[one[0]]}{text[: one.start()]}"
 
 
 def _value(text: str) -> tuple[Fraction, int] | None:
     """The unsigned number that the text begins with, and where it ends."""
-    if (found := MIXED.match(text)) and 0 < int(found["over"] or found["left"]) < int(found["under"] or found["right"]):
-        part = Fraction(int(found["over"] or found["left"]), int(found["under"] or found["right"]))
-        return int(found["whole"]) + part, found.end()
-    if found := FRACTION.match(text):
-        over, under = (_int(found["over"] or found["left"]), _int(found["under"] or found["right"]))
-        return (Fraction(over, under), found.end()) if under else None
+    for pattern in (MIXED, FRACTION):
+        if found := pattern.match(text):
+            over, under = _int(found["over"] or found["left"]), _int(found["under"] or found["right"])
+            if pattern is FRACTION:
+                return (Fraction(over, under), found.end()) if under else None
+            if 0 < over < under:
+                return int(found["whole"]) + Fraction(over, under), found.end()
     if (found := POINT.match(text)) and len(found[0]) > 1:
-        value, end = _decimal(found), found.end()
+        whole, part, again = _int(found["whole"] or "0"), found["part"], found["again"] or found["one"]
+        value, end = whole + Fraction(int(part or "0"), 10 ** len(part)), found.end()
+        value += Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(part)) if again else 0
     elif found := WHOLE.match(text):
         value, end = Fraction(_int(found[0])), found.end()
     else:
@@ -527,12 +495,6 @@ def _value(text: str) -> tuple[Fraction, int] | None:
     return value * Fraction(10) ** exponent, power.end()
 
 
-def _decimal(found: re.Match[str]) -> Fraction:
-    whole, part, again = _int(found["whole"] or "0"), found["part"], found["again"] or found["one"]
-    value = whole + Fraction(int(part or "0"), 10 ** len(part))
-    return value + Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(part)) if again else value
-
-
 def _int(digits: str) -> int:
     return int(digits.replace(",", "").replace(" ", ""))
 
@@ -541,11 +503,8 @@ def _based(found: re.Match[str]) -> Number | None:
     digits = found["digits"].replace(" ", "")
     word = found["text"] or found["word"]
     base = BASES.get(word, 0) if word else int(found["braced"] or found["bare"])
-    if not 2 <= base <= 16 or not any(digit.isdigit() for digit in digits):
-        return None
-    if any(int(digit, 16) >= base for digit in digits):
-        return None
-    return Number(Fraction(int(digits, base)), base=base)
+    is_read = 2 <= base <= 16 and any(map(str.isdigit, digits)) and all(int(digit, 16) < base for digit in digits)
+    return Number(Fraction(int(digits, base)), base=base) if is_read else None
 
 
 def _unit(text: str) -> tuple[int, bool] | None:
@@ -592,12 +551,13 @@ def _stands_alone(word: str, last: str) -> bool:
     return len(word) >= 4 or word in SHORT_UNITS or last == "/" or (last == "degree" and word in ("C", "F"))
 
 
-def _named(text: str) -> tuple[str, str]:
-    equal = list(outside(text, RELATION))
-    if len(equal) != 1 or text[equal[0][0] : equal[0][1]] not in ("=", ":="):
+def named(text: str) -> tuple[str, str]:
+    """The name to which the plain text gives a value (`x = 5` names x), or nothing; and the value, or all of it."""
+    signs = list(outside(text, RELATION))
+    if len(signs) != 1 or signs[0][0] not in ("=", ":=") or len(choices(text)) > 1:
         return "", text
-    name, value = text[: equal[0][0]].strip(), text[equal[0][1] :].strip()
-    if len(choices(text)) > 1 or not name or not value:
+    name, value = text[: signs[0].start()].strip(), text[signs[0].end() :].strip()
+    if not name or not value:
         return "", text
     bare = re.sub(r"[_^](?:\{[^{}]*\}|[0-9A-Za-z])|(?<=[A-Za-z}])\([^()]*\)", "", name)
     if re.search(r"[0-9]", bare) or not re.search(r"[A-Za-z]", bare):

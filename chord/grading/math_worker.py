@@ -16,8 +16,9 @@ import resource
 import signal
 import sys
 import warnings
+from collections import Counter
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 MEMORY_BYTES = 2**30
 PROCESSOR_SECONDS = 0.5  # for one pair; time on the processor, so that a busy machine changes no outcome
@@ -31,36 +32,22 @@ FORBIDDEN = (
 # The rooms of sympy that comparing may enter; it imports some of their modules only when they are needed.
 ROOMS = ("assumptions", "calculus", "concrete", "core", "functions", "integrals", "logic", "matrices", "ntheory",
          "polys", "series", "sets", "simplify", "solvers")  # fmt: skip
+# Compared in advance, so that the copies find the parser of LaTeX quick.
 WARM_UP = [
-    ("\\frac{84}{2}", "x+\\frac{1}{2}"),
-    ("(1,\\frac{9}{2})", "(\\frac{2}{3},-1)"),
-    ("\\{1,\\frac{1}{2},-3\\}", "\\{2,\\sqrt{2}\\}"),
-    ("x^{2}+1", "x=1"),
-    ("x^2-\\frac{x}{3}", "3x^{3}-2x^2y+y^{4}-5"),
-    ("\\sqrt{2}", "\\pi"),
-    ("0<x<1", "(0,1)"),
-    ("x\\leq-\\frac{1}{2}", "(-\\infty,\\frac{1}{2}]"),
-    ("m\\geq\\sqrt{2}", "[\\sqrt{2},+\\infty)"),
-    ("2x+4y-3=0", "y=-\\frac{1}{2}x+\\frac{3}{4}"),
-    ("x=1,y=2", "x^2+y^2=4"),
-    ("a=1\\text{or}a=-2", "1\\text{and}2"),
-    ("(2,12)\\cup(12,102)", "(2,102)\\setminus\\{12\\}"),
-    ("\\begin{pmatrix}1&-2\\\\3&\\frac{1}{4}\\end{pmatrix}", "\\begin{pmatrix}1&2\\\\3&5\\end{pmatrix}"),
-    ("\\frac{1}{\\sqrt{n}}", "\\sqrt{\\frac{1}{n}}"),
-    ("5!", "\\binom{6}{2}"),
-    ("\\sin^2(x)", "1-\\cos^2(x)"),
-    ("\\tan^2(y)+1", "\\sec^2(y)"),
-    ("\\frac{\\sqrt{3}}{2}-\\frac{\\pi}{6}", "-\\frac{2\\sqrt{5}+1}{3}"),
-    ("e^{-2x}+e^{2}", "\\log_2(x)"),
-    ("\\ln(2)", "\\log_{3}{x}"),
-    ("3+4i", "\\frac{1-i}{2}"),
-    ("f(x)=x^2", "2^{n+1}-2^{-n}"),
-    ("\\sum_{k=1}^{n}k", "\\frac{n(n+1)}{2}"),
-    ("\\int_{0}^{1}x^2dx", "\\lim_{x\\to0}x"),
-    ("|x-1|", "\\lfloor x\\rfloor"),
-    ("\\arctan(\\frac{1}{2})", "\\cos60^\\circ"),
-    ("k\\pi", "(a+b)(a-b)"),
-]  # so that the copies find the parser of LaTeX quick
+    (r"\frac{84}{2}", r"x+\frac{1}{2}"), (r"(1,\frac{9}{2})", r"(\frac{2}{3},-1)"),
+    (r"\{1,\frac{1}{2},-3\}", r"\{2,\sqrt{2}\}"), (r"x^{2}+1", r"x=1"), (r"x^2-\frac{x}{3}", r"3x^{3}-2x^2y+y^{4}-5"),
+    (r"\sqrt{2}", r"\pi"), (r"0<x<1", r"(0,1)"), (r"x\leq-\frac{1}{2}", r"(-\infty,\frac{1}{2}]"),
+    (r"m\geq\sqrt{2}", r"[\sqrt{2},+\infty)"), (r"2x+4y-3=0", r"y=-\frac{1}{2}x+\frac{3}{4}"),
+    (r"x=1,y=2", r"x^2+y^2=4"), (r"a=1\text{or}a=-2", r"1\text{and}2"),
+    (r"(2,12)\cup(12,102)", r"(2,102)\setminus\{12\}"),
+    (r"\begin{pmatrix}1&-2\\3&\frac{1}{4}\end{pmatrix}", r"\begin{pmatrix}1&2\\3&5\end{pmatrix}"),
+    (r"\frac{1}{\sqrt{n}}", r"\sqrt{\frac{1}{n}}"), (r"5!", r"\binom{6}{2}"), (r"\sin^2(x)", r"1-\cos^2(x)"),
+    (r"\tan^2(y)+1", r"\sec^2(y)"), (r"\frac{\sqrt{3}}{2}-\frac{\pi}{6}", r"-\frac{2\sqrt{5}+1}{3}"),
+    (r"e^{-2x}+e^{2}", r"\log_2(x)"), (r"\ln(2)", r"\log_{3}{x}"), (r"3+4i", r"\frac{1-i}{2}"),
+    (r"f(x)=x^2", r"2^{n+1}-2^{-n}"), (r"\sum_{k=1}^{n}k", r"\frac{n(n+1)}{2}"),
+    (r"\int_{0}^{1}x^2dx", r"\lim_{x\to0}x"), (r"|x-1|", r"\lfloor x\rfloor"),
+    (r"\arctan(\frac{1}{2})", r"\cos60^\circ"), (r"k\pi", r"(a+b)(a-b)"),
+]  # fmt: skip
 
 
 def main() -> None:
@@ -99,10 +86,11 @@ def load() -> None:
 def equal(wanted: str, given: str) -> bool:
     """Whether math-verify finds two answers in LaTeX equal, their values compared exactly."""
     from math_verify import verify
+    from math_verify.grader import should_treat_as_complex
 
-    complex_numbers = _is_complex(wanted) or _is_complex(given)
+    is_complex = should_treat_as_complex(wanted) or should_treat_as_complex(given)
     try:
-        parsed = [_parsed(text, not complex_numbers) for text in (wanted, given)]
+        parsed = [_parsed(text, not is_complex) for text in (wanted, given)]
     except Exception:  # noqa: BLE001 # the parser raises what it likes; what it cannot read is equal to nothing
         return False
     # Its own time limit is switched off (None): it is a signal, which computer algebra in C does not see.
@@ -138,12 +126,6 @@ def _exact() -> bool:
     return True
 
 
-def _is_complex(text: str) -> bool:
-    from math_verify.grader import should_treat_as_complex
-
-    return should_treat_as_complex(text)
-
-
 def _parsed(text: str, is_real: bool) -> Any:
     from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, latex2sympy, normalize_latex
 
@@ -157,13 +139,21 @@ def _compare_all(workers: int, most: int, groups: list[list[Any]], answers: int,
     A pair is not compared once `most` pairs before it in its group were ended over their limits.
     """
     running: dict[int, int] = {}
-    ended: dict[Any, int] = {}
+    ended: Counter[Any] = Counter()
+
+    def reap() -> None:
+        copy, status = os.wait()
+        place = running.pop(copy)
+        said = {EQUAL: "equal", DIFFERENT: "different"}.get(os.waitstatus_to_exitcode(status), "killed")
+        ended[groups[place][0]] += said == "killed"
+        os.write(answers, f"{place} {said}\n".encode())
+
     for place, (group, wanted, given) in enumerate(groups):
         if len(running) == workers:
-            _reap(running, ended, groups, answers)
+            reap()
         if os.getppid() != parent:
             os._exit(1)
-        if ended.get(group, 0) >= most:
+        if ended[group] >= most:
             os.write(answers, f"{place} killed\n".encode())
             continue
         copy = os.fork()
@@ -172,19 +162,10 @@ def _compare_all(workers: int, most: int, groups: list[list[Any]], answers: int,
             _compare(wanted, given)
         running[copy] = place
     while running:
-        _reap(running, ended, groups, answers)
+        reap()
 
 
-def _reap(running: dict[int, int], ended: dict[Any, int], groups: list[list[Any]], answers: int) -> None:
-    copy, status = os.wait()
-    place = running.pop(copy)
-    said = {EQUAL: "equal", DIFFERENT: "different"}.get(os.waitstatus_to_exitcode(status), "killed")
-    if said == "killed":
-        ended[groups[place][0]] = ended.get(groups[place][0], 0) + 1
-    os.write(answers, f"{place} {said}\n".encode())
-
-
-def _compare(wanted: str, given: str) -> None:
+def _compare(wanted: str, given: str) -> NoReturn:
     """In the copy: ends it with what it found."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.dont_write_bytecode = True  # a module that was not loaded before is no act on the world

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from chord.grading.math_checker import MathChecker
 from chord.records import Outcome
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 FULL = MAX_TEXT_CHARACTERS - 100  # texts just below the bound, so that all of it is read
 LIMIT_SECONDS = 2.0  # for one answer
 CLOCK_SLACK = 0.2  # the system counts processor time in ticks, and what ends a process costs some
@@ -210,6 +212,30 @@ def test_an_answer_that_grows_is_ended_within_the_childs_limit_on_memory(
     assert max(peaks) * 1024 < math_worker.MEMORY_BYTES
 
 
+def python(program: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A program in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+
+
+@contextmanager
+def child_of(program: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A program that prints the process of its math grader's child, and the folder of that child."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout
+        yield parent, Path("/proc") / parent.stdout.readline().strip()
+
+
+def ends_within(child: Path, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while child.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not child.exists()
+
+
 def test_an_answer_that_took_much_memory_has_no_verdict_whatever_came_of_it(tmp_path: Path) -> None:
     (tmp_path / "asked").write_text('[1, 1, [[0, "7", "\\\\frac{14}{2}"]]]\n')
     program = (
@@ -219,14 +245,7 @@ def test_an_answer_that_took_much_memory_has_no_verdict_whatever_came_of_it(tmp_
         "        w.MEASURED_PEAK_KIB, sys.stdin = peak, open('asked'); w.main(); os._exit(0)\n"
         "    assert os.wait()[1] == 0"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    ended = python(program, tmp_path)
     assert (ended.returncode, ended.stdout) == (0, "ready\n0 equal\nready\n0 killed\n"), ended.stderr
 
 
@@ -236,13 +255,7 @@ def test_a_grader_in_a_large_process_works_as_in_a_small_one() -> None:
         "from chord.grading.math_checker import MathChecker; held = bytearray(b'1') * (700 << 20);"
         "print(MathChecker().equal('7', '\\\\frac{14}{2}'))"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    ended = python(program)
     assert ended.stdout == "True\n", ended.stderr
 
 
@@ -284,14 +297,7 @@ def test_the_guard_ends_the_child_at_the_first_act_on_the_world(tmp_path: Path, 
         "import os, socket, subprocess, sys; from chord.grading import math_worker;"
         f"sys.addaudithook(math_worker._guard); open('kept').read(); print('reads', flush=True); {act}; print('acted')"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ended = python(program, tmp_path)
     assert (ended.returncode, ended.stdout) == (3, "reads\n")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
@@ -301,18 +307,10 @@ def test_the_child_ends_when_its_parent_is_killed() -> None:
         "import time; from chord.grading.math_checker import MathChecker; c = MathChecker();"
         "c.equal('1', '\\\\frac{2}{2}'); print(c._worker.pid, flush=True); time.sleep(600)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdout
-        child = Path("/proc") / parent.stdout.readline().strip()
+    with child_of(program) as (parent, child):
         assert child.exists()
-        parent.send_signal(signal.SIGKILL)
-        parent.wait()
-    deadline = time.monotonic() + 20
-    while child.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not child.exists()
+        parent.kill()
+    assert ends_within(child, 20)
 
 
 def test_a_busy_child_whose_parent_was_killed_ends_after_the_answers_that_it_is_at() -> None:
@@ -320,20 +318,12 @@ def test_a_busy_child_whose_parent_was_killed_ends_after_the_answers_that_it_is_
         "from chord.grading.math_checker import MathChecker; c = MathChecker(); c.equal('1', '\\\\frac{2}{2}');"
         f"print(c._worker.pid, flush=True); c.equal_all([('1', '{'{' * 30}1{'}' * 30}')] * 10_000)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdout
-        child = Path("/proc") / parent.stdout.readline().strip()
+    with child_of(program) as (parent, child):
         while not (child / "task" / child.name / "children").read_text():
             time.sleep(0.01)  # until it is at the first answers of more than an hour's work
-        parent.send_signal(signal.SIGKILL)
-        parent.wait()
+        parent.kill()
     try:
-        deadline = time.monotonic() + 60
-        while child.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not child.exists()
+        assert ends_within(child, 60)
     finally:
         if child.exists():
             os.kill(int(child.name), signal.SIGKILL)

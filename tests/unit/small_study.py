@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,18 @@ PARTS = [
 ]
 
 
+def change(content: dict[str, Any], changes: Mapping[str, object]) -> None:
+    """Sets values in nested dictionaries; `rollouts__per_prompt: 2` sets rollouts.per_prompt."""
+    for place, value in changes.items():
+        *above, last = place.split("__")
+        node = content
+        for key in above:
+            node = node[key]
+        node[last] = value
+
+
 def write_study(project: Path, **changes: object) -> Path:
-    """The study's file in a config folder of its own. `rollouts__per_prompt=2` changes rollouts.per_prompt."""
+    """The study's file in a config folder of its own, with `changes` made by `change`."""
     shutil.copytree(ROOT / "config", project / "config", dirs_exist_ok=True)
     file = project / "config" / "studies" / "demo.yaml"
     study: dict[str, Any] = yaml.safe_load((ROOT / "config" / "studies" / "demo.yaml").read_text())
@@ -46,12 +56,7 @@ def write_study(project: Path, **changes: object) -> Path:
     for (name, benchmark), task in zip(study["benchmarks"].items(), ("sum-3", "sum-4", "reversal"), strict=True):
         study["benchmarks"][name] = benchmark | {"problems": {"task": task, "size": 5}}
     study = yaml.safe_load(yaml.safe_dump(study))  # so that no change reaches the lists above
-    for place, value in changes.items():
-        *above, last = place.split("__")
-        node = study
-        for key in above:
-            node = node[key]
-        node[last] = value
+    change(study, changes)
     file.write_text(yaml.safe_dump(study))
     return file
 

@@ -39,17 +39,15 @@ def first(value: object) -> object:
     return value
 
 
+def calls_of(one: dict[str, str]) -> list[dict[str, object]]:
+    """The first possible calls of an item."""
+    possible = json.loads(one["answer"])["possible"]
+    return [{"name": name, "arguments": first(given)} for call in possible for name, given in call.items()]
+
+
 def test_the_eight_categories_have_the_items_that_the_package_says() -> None:
-    assert Counter(one["category"] for one in ITEMS) == {
-        "simple_python": 400,
-        "multiple": 200,
-        "parallel": 200,
-        "parallel_multiple": 200,
-        "live_simple": 258,
-        "live_multiple": 1053,
-        "live_parallel": 16,
-        "live_parallel_multiple": 24,
-    }
+    counted = Counter(one["category"] for one in ITEMS)
+    assert counted == dict(zip(BFCL_CATEGORIES, (400, 200, 200, 200, 258, 1053, 16, 24), strict=True))
 
 
 def test_an_item_with_any_line_break_in_its_text_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,8 +67,7 @@ def test_an_item_with_any_line_break_in_its_text_is_one_row(tmp_path: Path, monk
 def test_the_packages_own_answers_are_right_and_other_calls_wrong_in_every_category() -> None:
     refused = []
     for one in ITEMS:
-        possible = json.loads(one["answer"])["possible"]
-        calls = [{"name": name, "arguments": first(given)} for call in possible for name, given in call.items()]
+        calls = calls_of(one)
         if bfcl_calls(reply(*calls), one["answer"]) is not True:
             refused.append(one["id"])
         assert bfcl_calls(reply({"name": "other", "arguments": {}}), one["answer"]) is False
@@ -78,29 +75,31 @@ def test_the_packages_own_answers_are_right_and_other_calls_wrong_in_every_categ
     assert len(refused) == REFUSED_BY_ITSELF, refused
 
 
-def test_values_count_as_the_package_says() -> None:
-    answer = item("simple_python_0")["answer"]  # calculate_triangle_area: base 10, height 5, unit "units" or left out
-    area = "calculate_triangle_area"
+AREA = "calculate_triangle_area"
+BARE = f'<tool_call>[{{"name": "{AREA}", "arguments": {{"base": 10, "height": 5}}}}]</tool_call>'
 
-    def told(text: str, finish: str = "stop") -> Outcome:
-        return grade(text, finish, answer, FORM)
 
-    assert told(reply({"name": area, "arguments": {"base": 10, "height": 5}})) is Outcome.RIGHT
-    assert told(reply({"name": area, "arguments": {"height": 5, "base": 10, "unit": "UNITS"}})) is Outcome.RIGHT
-    assert told(reply({"name": area, "arguments": {"base": 10.0, "height": 5}})) is Outcome.WRONG
-    assert told(reply({"name": area, "arguments": {"base": 10, "height": 5, "depth": 1}})) is Outcome.WRONG
-    assert (
-        told(f'<tool_call>[{{"name": "{area}", "arguments": {{"base": 10, "height": 5}}}}]</tool_call>')
-        is Outcome.RIGHT
-    )
-    assert told("the area is 25") is Outcome.UNPARSABLE
-    assert told("<think>the area", "length") is Outcome.TOO_LONG
+@pytest.mark.parametrize(
+    ("given", "outcome"),
+    [
+        ({"base": 10, "height": 5}, Outcome.RIGHT),
+        ({"height": 5, "base": 10, "unit": "UNITS"}, Outcome.RIGHT),
+        ({"base": 10.0, "height": 5}, Outcome.WRONG),
+        ({"base": 10, "height": 5, "depth": 1}, Outcome.WRONG),
+        (BARE, Outcome.RIGHT),
+        ("the area is 25", Outcome.UNPARSABLE),
+    ],
+)
+def test_values_count_as_the_package_says(given: dict[str, object] | str, outcome: Outcome) -> None:
+    answer = item("simple_python_0")["answer"]  # AREA: base 10, height 5, unit "units" or left out
+    text = given if isinstance(given, str) else reply({"name": AREA, "arguments": given})
+    assert grade(text, "stop", answer, FORM) is outcome
+    assert grade("<think>the area", "length", answer, FORM) is Outcome.TOO_LONG
 
 
 def test_parallel_calls_may_come_in_any_order() -> None:
     one = next(one for one in ITEMS if one["category"] == "parallel")
-    possible = json.loads(one["answer"])["possible"]
-    calls = [{"name": name, "arguments": first(given)} for call in possible for name, given in call.items()]
+    calls = calls_of(one)
     assert len(calls) > 1
     assert bfcl_calls(reply(*reversed(calls)), one["answer"]) is True
 
@@ -123,7 +122,7 @@ def test_values_of_kinds_that_nobody_expects_are_wrong_and_break_nothing(argumen
 
 
 def test_thousands_of_calls_are_wrong_at_once() -> None:
-    call = {"name": "calculate_triangle_area", "arguments": {"base": 10, "height": 5}}
+    call = {"name": AREA, "arguments": {"base": 10, "height": 5}}
     assert bfcl_calls(reply(*[call] * 1000), item("parallel_0")["answer"]) is False
 
 

@@ -1,16 +1,18 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from chord.config.study import Grading
 from chord.errors import UserError
 from chord.grading import math_checker
-from chord.grading.graders import MOST_TRAPS, Grader, grade
+from chord.grading.graders import MOST_TRAPS, Grader, grade, reward
 from chord.grading.math_checker import MathChecker
 from chord.records import Outcome
 
@@ -65,11 +67,6 @@ def test_marked_text_is_all_that_follows_the_last_mark(text: str, answer: str, o
     assert grade(text, "stop", answer, MARKED) is outcome
 
 
-def test_a_text_cut_at_the_limit_has_no_marked_answer_yet() -> None:
-    assert grade("=623", "length", "623", MARKED) is TOO_LONG  # 6234 might have followed
-    assert grade(">8+5", "length", "623", MARKED) is TOO_LONG
-
-
 @pytest.mark.parametrize(
     ("text", "answer", "outcome"),
     [
@@ -96,22 +93,32 @@ def test_the_last_number_of_the_reply_is_its_answer(text: str, answer: str, outc
 
 
 @pytest.mark.parametrize(
-    ("text", "outcome"),
+    ("form", "text", "outcome"),
     [
-        ("it is 47", TOO_LONG),
-        ("it is 47.", TOO_LONG),
-        ("it is 47 because", RIGHT),
-        ("it is 48 because", WRONG),
-        ("it", TOO_LONG),
+        (MARKED, "=47", TOO_LONG),  # 471 might have followed
+        (MARKED, ">8+5", TOO_LONG),
+        (LAST, "it is 47", TOO_LONG),
+        (LAST, "it is 47.", TOO_LONG),
+        (LAST, "it is 47 because", RIGHT),
+        (LAST, "it is 48 because", WRONG),
+        (LAST, "it", TOO_LONG),
+        (MATH, "\\boxed{47} and so", RIGHT),
+        (MATH, "\\boxed{41} and so", WRONG),
+        (MATH, "let x be", TOO_LONG),
+        (MATH, "\\boxed{4", TOO_LONG),
     ],
 )
-def test_a_number_that_a_cut_text_ends_in_may_have_gone_on(text: str, outcome: Outcome) -> None:
-    assert grade(text, "length", "47", LAST) is outcome
+def test_an_answer_that_a_cut_text_ends_in_may_have_gone_on(form: Grading, text: str, outcome: Outcome) -> None:
+    assert grade(text, "length", "47", form) is outcome
 
 
-def test_last_number_refuses_problems_whose_answer_is_no_number() -> None:
-    with pytest.raises(UserError, match="'noen', expected a number"):
-        grade("47", "stop", "noen", LAST)
+@pytest.mark.parametrize(
+    ("form", "answer", "said"),
+    [(LAST, "noen", "'noen', expected a number"), (TOOLS, "623", "expected a JSON list of calls")],
+)
+def test_a_problem_whose_answer_the_grader_cannot_read_is_refused(form: Grading, answer: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        grade("47", "stop", answer, form)
 
 
 @pytest.mark.parametrize(
@@ -142,13 +149,6 @@ def test_mathematics_reads_the_last_box(math_grader: Grader, text: str, answer: 
     assert math_grader.grade(text, "stop", answer) is outcome
 
 
-def test_a_cut_text_with_a_closed_box_has_its_answer_and_one_without_is_too_long(math_grader: Grader) -> None:
-    assert math_grader.grade("\\boxed{42} and so", "length", "42") is RIGHT
-    assert math_grader.grade("\\boxed{41} and so", "length", "42") is WRONG
-    assert math_grader.grade("let x be", "length", "42") is TOO_LONG
-    assert math_grader.grade("\\boxed{4", "length", "42") is TOO_LONG
-
-
 def pairs(name: str) -> list[dict[str, str]]:
     with (DATA / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -176,18 +176,8 @@ def test_each_pair_of_ours_has_its_outcome(math_grader: Grader) -> None:
 
 
 def test_an_answer_to_an_integer_never_reaches_the_child_process() -> None:
-    given = [
-        "42",
-        "43",
-        "42.0",
-        "\\frac{84}{2}",
-        "41+1",
-        "x=41=42",
-        "42, 43",
-        "\\sqrt{1764}",
-        "\\text{forty two}",
-        TRAP,
-    ]
+    given = ["42", "43", "42.0", "\\frac{84}{2}", "41+1", "x=41=42", "42, 43"]
+    given += ["\\sqrt{1764}", "\\text{forty two}", TRAP]
     with Grader(MATH) as grader:
         outcomes = grader.grade_all([(f"\\boxed{{{text}}}", "stop", "42") for text in given])
         assert checker_of(grader)._worker is None
@@ -195,9 +185,8 @@ def test_an_answer_to_an_integer_never_reaches_the_child_process() -> None:
 
 
 def test_a_box_that_holds_formatting_alone_has_no_answer(math_grader: Grader) -> None:
-    assert [math_grader.grade(text, "stop", "\\text{}") for text in ("\\boxed{$ $}", "\\boxed{\\,}")] == [
-        UNPARSABLE
-    ] * 2
+    for text in ("\\boxed{$ $}", "\\boxed{\\,}"):
+        assert math_grader.grade(text, "stop", "\\text{}") is UNPARSABLE
 
 
 STATES = [
@@ -225,7 +214,7 @@ def test_a_grade_depends_on_no_cache_of_the_installation_and_on_nothing_graded_b
     for prefix, processors in ((None, 2), (str(empty), 1)):
         if prefix:
             monkeypatch.setenv("PYTHONPYCACHEPREFIX", prefix)
-        monkeypatch.setattr(math_checker, "_processors", lambda most=processors: most)
+        monkeypatch.setattr(math_checker.os, "sched_getaffinity", lambda _process, most=processors: range(most))
         with Grader(MATH) as grader:
             cold, again = grader.grade_all(answers), grader.grade_all(answers)
             backwards = grader.grade_all(answers[::-1])[::-1]
@@ -251,9 +240,8 @@ def test_the_child_loads_all_that_comparing_imports_before_it_compares() -> None
 def test_one_problems_traps_in_a_step_end_what_is_compared_for_it_in_the_order_of_its_answers(
     math_grader: Grader,
 ) -> None:
-    same, trap, text = ("\\boxed{7^{1/2}}", "stop", "\\sqrt{7}"), (f"\\boxed{{{TRAP}}}", "stop", "\\sqrt{7}"), (
-        "\\boxed{\\sqrt 7}", "stop", "\\sqrt{7}"
-    )  # fmt: skip
+    given = ("7^{1/2}", TRAP, "\\sqrt 7")
+    same, trap, text = ((f"\\boxed{{{one}}}", "stop", "\\sqrt{7}") for one in given)
     assert MOST_TRAPS == 2
     first, second, third = [same, trap, same, trap, same, text], [trap, trap, trap, same, same, same], [same] * 6
     together = math_grader.grade_all([*first, *second, *third], per_problem=6)
@@ -317,11 +305,66 @@ def test_a_cut_tool_reply_is_too_long_unless_its_calls_are_whole() -> None:
     assert grade(whole[:-5], "length", json.dumps([A, B]), TOOLS) is TOO_LONG
 
 
-def test_tool_calls_refuse_problems_whose_answer_is_no_list_of_calls() -> None:
-    with pytest.raises(UserError, match="expected a JSON list of calls"):
-        grade(reply([A]), "stop", "623", TOOLS)
-
-
 def test_a_way_to_finish_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="expected 'stop' or 'length'"):
         grade("=1", "eos", "1", MARKED)
+
+
+# --- rewards -----------------------------------------------------------------------------------
+
+THOUGHT = "<think>a</think> b"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "paper", "shipped", "last_number", "binary"),
+    [
+        (Outcome.RIGHT, 1.0, 1.0, 1.0, 1.0),
+        (Outcome.WRONG, 0.0, 0.0, 0.0, 0.0),
+        (Outcome.UNEVALUATED, 0.0, 0.0, 0.0, 0.0),
+        (Outcome.UNPARSABLE, -0.1, 0.0, -0.1, 0.0),
+        (Outcome.TOO_LONG, -1.0, 0.0, -0.1, 0.0),
+        (Outcome.KILLED, -0.1, 0.0, -0.1, 0.0),
+    ],
+)
+def test_each_outcome_has_its_reward(
+    outcome: Outcome, paper: float, shipped: float, last_number: float, binary: float
+) -> None:
+    names = ("paper-math", "shipped-math", "last-number-format", "binary")
+    assert [reward(outcome, THOUGHT, name) for name in names] == [paper, shipped, last_number, binary]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("no thought", "<think>not closed", "not opened</think>", "</think>the wrong way round<think>"),
+        *("<think>twice</think><think></think>", "<think>closed twice</think></think>"),
+    ],
+)
+def test_the_shipped_reward_takes_a_tenth_for_bad_thinking_whatever_the_outcome(text: str) -> None:
+    # paper.md, section 2: a correct but badly tagged answer gets 0.9
+    assert reward(Outcome.RIGHT, text, "shipped-math") == pytest.approx(0.9)
+    assert reward(Outcome.WRONG, text, "shipped-math") == pytest.approx(-0.1)
+    assert reward(Outcome.RIGHT, text, "paper-math") == 1.0
+
+
+def test_an_unknown_reward_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected `paper-math`"):
+        reward(Outcome.RIGHT, "", "paper-maths")
+
+
+def test_a_reward_and_a_grader_in_their_module_alone_may_be_named_by_a_study(tmp_path: Path) -> None:
+    """In a copy of the package, since this one is loaded already."""
+    copy = shutil.copytree(ROOT / "chord", tmp_path / "chord", ignore=shutil.ignore_patterns("__pycache__"))
+    with (copy / "grading" / "graders.py").open("a") as file:
+        file.write(
+            '\n\n@REWARDS.entry("always")\ndef _always(_outcome: Outcome, _text: str) -> float:\n    return 1.0\n'
+        )
+        file.write(
+            '\n\n@GRADERS.entry("none")\ndef _none(_form: AnswerForm) -> Reading:\n    raise NotImplementedError\n'
+        )
+    code = "from chord.config.study import Grading; print(Grading(grader='none', reward='always').reward)"
+    told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert told.stdout == "always\n", told.stderr
+    with pytest.raises(ValidationError, match="'binary'"):
+        Grading(grader="last-number", reward="always")

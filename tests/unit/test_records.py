@@ -45,24 +45,19 @@ def test_lines_are_as_many_as_their_ends():
         (write_lines([PROBLEM]), "expected the fields"),
         (write_lines([TRACE]).replace('"t1"', "7"), "found id = 7, expected: Input should be a valid string"),
         (write_lines([TRACE]).replace('"expert"', '"teacher"'), "expected the fields"),
+        (b"\xff\xfe\x00", "other than text"),
+        (None, "found no such file"),
     ],
 )
 def test_damage_is_told_by_file_and_line(tmp_path, content, told):
     path = tmp_path / "x.jsonl"
-    path.write_text(content, encoding="utf-8")
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(RecordError, match=r"x\.jsonl") as error:
         read_lines(path, Trace)
     assert told in str(error.value)
 
 
-def test_a_missing_file_and_a_folder_are_told(tmp_path):
-    for path in (tmp_path / "none.jsonl", tmp_path):
-        with pytest.raises(RecordError, match=str(path)):
-            read_lines(path, Trace)
-
-
-def test_bytes_that_are_not_text_are_told(tmp_path):
-    path = tmp_path / "x.jsonl"
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecordError, match="other than text"):
-        read_lines(path, Trace)
+def test_a_folder_is_told(tmp_path):
+    with pytest.raises(RecordError, match=str(tmp_path)):
+        read_lines(tmp_path, Trace)

@@ -28,8 +28,8 @@ from chord.records import Answer, Problem, read_lines, write_lines
 from chord.steps import Dag, of_problems
 from tests.made_up_math import model_files
 from tests.tiny_model import tiny_model
-from tests.unit.small_study import ROOT, prepare, run
-from tests.unit.test_bfcl import first, reply
+from tests.unit.small_study import ROOT, change, prepare, run
+from tests.unit.test_bfcl import calls_of, reply
 
 EACH = 3  # items of each category
 SIZE = EACH * len(CATEGORIES)
@@ -43,12 +43,7 @@ def tools_study(root: Path, **changes: Any) -> Path:
     study["benchmarks"]["bfcl"]["problems"]["size"] = SIZE
     study["execution"] |= {"compute_dtype": "float32", "cpu_threads": 1, "sampler_rows": SIZE}
     study = yaml.safe_load(yaml.safe_dump(study))  # so that no change reaches an alias
-    for place, value in changes.items():
-        *above, last = place.split("__")
-        node = study
-        for key in above:
-            node = node[key]
-        node[last] = value
+    change(study, changes)
     file.write_text(yaml.safe_dump(study), encoding="utf-8")
     return file
 
@@ -108,8 +103,7 @@ def test_scores_are_averages_by_instance_of_what_the_packages_checker_says(place
     right, texts = Counter[str](), {}
     for one in asked:
         category = one.source["category"]
-        possible = json.loads(one.answer)["possible"]
-        calls = [{"name": name, "arguments": first(given)} for call in possible for name, given in call.items()]
+        calls = calls_of({"answer": one.answer})
         good = seen[category] < {"multiple": 3, "live_simple": 1, "parallel": 2}.get(category, 0)
         seen[category] += 1
         right[category] += good
@@ -260,8 +254,8 @@ def test_the_slice_of_the_benchmark_has_what_its_items_depend_on(tmp_path: Path)
         {"tasks__bfcl__prompt": "{question}"},
         {"tasks__bfcl__settings": {"categories": ["multiple"]}},
     ]
-    for number, change in enumerate(changes):
-        assert decided(f"changed-{number}", **change) != before, change
+    for number, one in enumerate(changes):
+        assert decided(f"changed-{number}", **one) != before, one
 
 
 def test_the_code_of_bfcl_decides_its_own_benchmark_alone() -> None:

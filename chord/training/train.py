@@ -17,11 +17,13 @@ A recipe that only imitates needs no grader: its answers to validation problems 
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from chord.config.project import Run
 from chord.objective import Step
+from chord.provenance.files import write_atomically
 from chord.provenance.lease import Lease
 from chord.provenance.manifest import Manifest
 from chord.reach import decides_nothing
@@ -79,8 +82,13 @@ def _lead(task: Task) -> int:
             if code:
                 raise SystemExit(code)
             recorded.extra |= training.extra
-        training.drop_state()
+        drop_state(training.state)
     return 0
+
+
+def drop_state(state: Path) -> None:
+    """Removes the checkpoints of a run whose outputs and manifest are written."""
+    shutil.rmtree(state)
 
 
 @decides_nothing("it is recorded")
@@ -108,7 +116,9 @@ def _train(task: Task, lease: Lease | None) -> tuple[int, Training]:
             _sync_sampler(training)
             finished = _loop(training)
         except NotFinite as error:
-            dump = training.dump_not_finite(error)
+            dump = training.state / f"not-finite-step-{progress.step:06d}.json"
+            report = {"step": progress.step, "what": str(error), "run": task.run.model_dump(mode="json")}
+            write_atomically(dump, json.dumps(report, indent=1))
             training.say(f"step {progress.step + 1}: {error}; no weight was changed; see {dump}")
             return NOT_FINITE, training
         except StaleSampler as error:
@@ -164,7 +174,7 @@ def _loop(training: Training) -> bool:
         progress.step += 1
         progress.pending = {"step": progress.step, **record}
         _finish(training, bar, clock)
-        minutes, args = (time.monotonic() - training.saved_at) / 60, training.task.args
+        minutes, args = (time.monotonic() - training.saved_at) / 60, training.args
         due = progress.step % args.checkpoint_every_steps == 0 or minutes >= args.checkpoint_every_minutes
         if world.from_leader(due):  # ranks have clocks of their own
             training.save()

@@ -1,4 +1,4 @@
-"""A resolved recipe, a start model and data become a model and its metrics. The order of a training step lives here.
+"""A resolved recipe, a start model and data become a model and its metrics. The order of a training step is here.
 
     chord train --run run.json --start MODEL --prompts P --traces T --validation V --model OUT ...
 
@@ -7,11 +7,8 @@ two dashes torchrun takes --run and --start for options of its own. Killed at an
 from the last checkpoint and ends with the same bytes. Exit codes: 0 done, 75 saved and to be continued (SIGTERM or
 SIGUSR1), 2 bad input, 3 not finite, 4 a sampler that holds other weights than the learner (these are saved).
 
-Another number of threads may move last bits, and with them what is sampled: the demo's chord-phi, trained with 1 and
-with 2, has the same first step and different digits from the second step on. The manifest tells the number.
-
-A recipe that only imitates needs no grader: its answers to validation problems are written down as they are, and
-`chord validate` grades them.
+Another number of threads may move last bits, and with them what is sampled; the manifest has the number. A recipe that
+only imitates needs no grader: `chord validate` grades its answers to validation problems.
 """
 
 import json

@@ -111,22 +111,15 @@ def start(
             sampler = VllmSampler(Path(config), end_ids, engine)
     else:
         stack = ExitStack()
-        if settings.address is not None:
-            servers = [_given(settings.address)]
+        if settings.address is not None:  # a server that runs already
+            host, _, port = settings.address.rpartition(":")
+            servers = [Endpoint(host, int(port), os.environ.get("VLLM_API_KEY", ""))]
         else:
             started = _started(settings, engine, model, tokenizer, room, stack) if world.leads else []
             servers = world.from_leader(started)
         folder = room if world.leads else None
         sampler = ServerSampler(servers, end_ids, engine, folder, stack.close)
     return HandOver(sampler, world, tied_names(model))
-
-
-def _given(address: str) -> Endpoint:
-    """A server that runs already."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(f"{WHERE}.address: found '{address}', expected HOST:PORT of a vLLM server")
-    return Endpoint(host, int(port), os.environ.get("VLLM_API_KEY", ""))
 
 
 def _started(

@@ -11,7 +11,7 @@ from torch import nn
 
 from chord.errors import UserError
 from chord.sampling.protocol import Request
-from chord.sampling.vllm_sampler import CHUNK, checksum, checksums, combined, engine_arguments, start_engine
+from chord.sampling.vllm_sampler import CHUNK, VllmSampler, checksum, checksums, combined, engine_arguments
 from chord.sampling.vllm_server import vllm_version
 from tests import warm
 from tests.sampled_policy import ENGINE, random_policy, write_config
@@ -116,7 +116,7 @@ def test_combined_checksums_know_names_and_no_order() -> None:
 )
 def test_what_this_vllm_or_device_lacks_is_refused_by_name(vllm_sampler, changes, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(said.replace("VERSION", vllm_version()))):
-        start_engine(write_config(random_policy(), tmp_path), replace(ENGINE, **changes))
+        VllmSampler(write_config(random_policy(), tmp_path), [], replace(ENGINE, **changes))
 
 
 def test_options_reach_vllm(tmp_path: Path) -> None:

@@ -218,7 +218,9 @@ def set_up(task: Task, stack: ExitStack) -> Training:
     if practice is not None and recipe.needs_experts:
         practice.check_experts(solved, args.traces)
     first = (prompts or traces or validation)[0].prompt
-    _begin_stretch(task, progress)
+    here = {"ranks": world.size, "zero": run.execution.zero.model_dump()}
+    if not progress.stretches or {key: progress.stretches[-1][key] for key in here} != here:
+        progress.stretches.append({"from_step": progress.step} | here)  # equal to others up to float order
     extra |= as_recorded(tokenizer, ends, first, date=run.prompt_date) | {"stretches": progress.stretches}
     steps = _steps(run, len(traces))
     training = Training(*task, engine, tokenizer, feed, practice, sync, state, steps, progress, extra)
@@ -227,16 +229,6 @@ def set_up(task: Task, stack: ExitStack) -> Training:
             training.say(f"{args.state} holds the state of another recipe, code or data; starting fresh beside it")
         training.logs = Logs(state, progress.log_bytes, args.tensorboard)
     return training
-
-
-def _begin_stretch(task: Task, progress: Progress) -> None:
-    """Writes down on how many ranks, and how divided, the steps from here on are summed.
-
-    Several stretches give equal numbers up to float order.
-    """
-    here = {"ranks": task.world.size, "zero": task.run.execution.zero.model_dump()}
-    if not progress.stretches or {key: progress.stretches[-1][key] for key in here} != here:
-        progress.stretches.append({"from_step": progress.step} | here)
 
 
 def _steps(run: Run, traces: int) -> int:

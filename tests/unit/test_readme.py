@@ -33,7 +33,7 @@ def test_every_option_that_the_readme_gives_to_training_is_one_that_training_kno
     command = re.search(r"python -m chord train(.*?[^\\])\n", text, re.DOTALL)
     assert command
     known = (ROOT / "chord" / "training" / "setup.py").read_text(encoding="utf-8")
-    assert [option for option in re.findall(r"--(\w+)", command[1]) if f'("{option}", ' not in known] == []
+    assert [option for option in re.findall(r"--(\w+)", command[1]) if f'"{option}": "' not in known] == []
 
 
 def test_the_weight_and_the_schedule_that_contributing_shows_are_trained_with_no_other_file_touched(

@@ -21,8 +21,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] # made at run time
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] # likewise
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from chord.errors import UserError
 from chord.provenance.files import atomic_folder, file_sha256
@@ -160,7 +162,7 @@ class Logs:
             file.truncate(kept)
         if tensorboard is not None:
             shutil.rmtree(tensorboard, ignore_errors=True)
-            self._events = SummaryWriter(str(tensorboard))
+            self._events = EventFileWriter(str(tensorboard))
             for line in split_lines((folder / METRICS).read_bytes().decode()):
                 self._add_events(json.loads(line))
 
@@ -197,8 +199,8 @@ class Logs:
     def _add_events(self, record: dict[str, Any]) -> None:
         """The numbers of one step, nested ones as `outer/inner`."""
         if self._events is not None:
-            for name, value in _numbers(record):
-                self._events.add_scalar(name, value, record["step"], time.time())
+            values = [Summary.Value(tag=name, simple_value=value) for name, value in _numbers(record)]
+            self._events.add_event(Event(wall_time=time.time(), step=record["step"], summary=Summary(value=values)))
 
 
 def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

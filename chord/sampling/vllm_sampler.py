@@ -166,10 +166,14 @@ class Engine:
 
 
 def engine_arguments(folder: Path, engine: Engine) -> dict[str, Any]:
-    """What vLLM gets. Raises UserError for an option that this vLLM lacks, or that another key sets.
+    """What vLLM gets. Raises UserError, by name, for what this device or this vLLM lacks, or another key sets.
 
     Log-probabilities are those of the distribution that is sampled from, after the temperature.
     """
+    if engine.sleep and not torch.cuda.is_available():
+        raise UserError(f"{engine.where}.sleep: found true, expected false on a CPU: vLLM sleeps only on GPUs")
+    if engine.batch_invariant:
+        check_batch_invariance(f"{engine.where}.batch_invariant")
     others = dict.fromkeys(SET_BY_TRAINING.split(), "none: other keys set it")
     check_options(engine.options, f"{engine.where}.options", OURS | others)
     said = engine_settings(engine.options, engine.dtype, engine.rows) | {
@@ -187,14 +191,6 @@ def engine_arguments(folder: Path, engine: Engine) -> dict[str, Any]:
     if engine.memory_share is not None:
         said["gpu_memory_utilization"] = engine.memory_share
     return said
-
-
-def check_device(engine: Engine) -> None:
-    """Raises UserError, by name, for what vLLM cannot do on this device."""
-    if engine.sleep and not torch.cuda.is_available():
-        raise UserError(f"{engine.where}.sleep: found true, expected false on a CPU: vLLM sleeps only on GPUs")
-    if engine.batch_invariant:
-        check_batch_invariance(f"{engine.where}.batch_invariant")
 
 
 @contextmanager
@@ -254,7 +250,6 @@ class VllmSampler:
     def __init__(self, folder: Path, end_ids: Sequence[int], engine: Engine) -> None:
         """`folder` has the model's config.json. Raises UserError for what this vLLM, or this device, cannot do."""
         self.engine, self.end_ids, self.asleep = engine, list(end_ids), False
-        check_device(engine)
         arguments = engine_arguments(folder, engine)
         # Under torchrun each rank has an engine of its own, which must not take the ranks for parts of one.
         ranks = int(os.environ.get("WORLD_SIZE", "1"))

@@ -28,7 +28,6 @@ from chord.sampling.vllm_sampler import (
     Held,
     ServerSampler,
     VllmSampler,
-    check_device,
     checksums,
     combined,
     engine_arguments,
@@ -131,15 +130,14 @@ def _started(
     stack: ExitStack,
 ) -> list[Endpoint]:
     """Servers that end with `stack`, set up as the engine in this process would be, but with routes for weights."""
-    check_device(engine)
+    options = engine_arguments(Path(), engine)
+    for name in ("model", "load_format", "skip_tokenizer_init"):
+        del options[name]
     stack.callback(shutil.rmtree, room, ignore_errors=True)
     _write_config(model, room / "model")
     tokenizer.save_pretrained(room / "model")
     weights = {name: one.detach().cpu().contiguous() for name, one in model.named_parameters()}
     save_file(weights, room / "model" / "model.safetensors", metadata={"format": "pt"})
-    options = engine_arguments(Path(), engine)
-    for name in ("model", "load_format", "skip_tokenizer_init"):
-        del options[name]
     environment = {"VLLM_SERVER_DEV_MODE": "1"}
     if engine.enforce_eager:
         environment["TORCHDYNAMO_DISABLE"] = "1"  # vLLM compiles a few functions in spite of enforce_eager

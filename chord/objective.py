@@ -1,8 +1,8 @@
 """The maths of CHORD (arXiv:2508.11408): mu, token weights, advantages, losses; and what it is compared with.
 
-N tokens of one micro-batch, P prompts, G rollouts of each; log-probabilities and entropies in nats. What has settings
-is a record of `config/` and the formula that uses them in one: a class with an entry here is a new schedule or weight,
-and needs nothing else. Nothing of torch is imported: tensors bring their own methods.
+N tokens of one micro-batch, P prompts, G rollouts of each; log-probabilities and entropies in nats. A schedule or a
+weight is a record of `config/` and the formula that uses its settings in one: a new one is a class with an entry here
+and nothing else. Nothing of torch is imported: tensors bring their own methods.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Step(NamedTuple):
 
     number: int  # from 0
     seed: int  # of the training
-    state: dict[str, float]  # what the schedule has written down, see `MuSchedule.observed`
+    state: dict[str, float]  # of the schedule, see `MuSchedule.observed`
     mean_reward: float | None = None  # of the step's rollouts; None until they are graded
 
 
@@ -44,7 +44,7 @@ class MuSchedule(Frozen):
         return False
 
     def observed(self, step: Step, mu: float, gradient_norm: float) -> dict[str, float]:
-        """What the schedule writes down after a step; plain numbers, for checkpoints."""
+        """The state of the schedule after a step; plain numbers, for checkpoints."""
         return step.state
 
     def shares(self) -> tuple[float, float]:
@@ -96,10 +96,9 @@ class MuConstant(MuSchedule):
 class MuDecay(MuSchedule):
     """CHORD-mu: a linear rise from 0 to `peak`, half a cosine down to `valley`, then `valley` (section 4.3).
 
-    With `warmup_steps` = 0 step 0 has `peak`; with `warmup_steps` > 0 step 0 has 0 and step `warmup_steps` has `peak`.
-    With `decay_steps` = 0 `valley` follows the warm-up at once; with both 0 every step has `valley`, whatever `peak`
-    is, as in the authors' code, where the paper names no functional form (modelscope/Trinity-RFT,
-    trinity/algorithm/policy_loss_fn/chord_policy_loss.py).
+    Without a warm-up step 0 has `peak`, without a decay `valley` follows the warm-up at once. The paper names no
+    functional form; this is the authors' (modelscope/Trinity-RFT, trinity/algorithm/policy_loss_fn/
+    chord_policy_loss.py).
     """
 
     schedule: Literal["decay"]
@@ -146,10 +145,9 @@ class MuAdaptive(MuSchedule):
 class MuGradientNorm(MuSchedule):
     """SASR (arXiv:2505.13026): an SFT warm-up, then 0 or 1 at each step, drawn from gradient norms.
 
-    The abstract speaks of "gradient norm and divergence relative to the original distribution"; the exact rule was not
-    found in a stored source. ours: the chance of SFT is g / (g + gamma * g0), with g the gradient norm of the last SFT
-    step, not measured anew at each step, and g0 its mean in the warm-up, so that SFT becomes rarer as the policy comes
-    to resemble the expert.
+    The abstract speaks of "gradient norm and divergence relative to the original distribution"; no source has the exact
+    rule. ours: the chance of SFT is g / (g + gamma * g0), with g the gradient norm of the last SFT step and g0 its mean
+    in the warm-up, so that SFT becomes rarer as the policy comes to resemble the expert.
     """
 
     schedule: Literal["gradient-norm"]
@@ -191,25 +189,25 @@ class ExpertTokens(NamedTuple):
 
     logp: Tensor  # (N,)
     entropy: Tensor  # (N,)
-    vocabulary: int
+    vocabulary: int  # V
     threshold: float = 0.0  # what `TokenWeight.threshold` gave for the global batch
 
 
 class TokenWeight(Frozen):
     """How much each expert token teaches: (N,), always a constant to autograd.
 
-    A weight that kept its gradient would change the objective: the gradient of p(1-p) log p through both factors is
-    negative on log p for p < 0.2356, so that improbable expert tokens would be pushed down.
+    A weight with a gradient would change the objective: for p < 0.2356 the gradient of p(1-p) log p is negative on
+    log p, so that improbable expert tokens would be pushed down.
     """
 
-    looks_ahead: ClassVar[bool] = False  # whether `threshold` is to be asked before the step
+    looks_ahead: ClassVar[bool] = False  # whether it needs `threshold` before the step
 
     def of(self, tokens: ExpertTokens) -> Tensor:
         """The weight of each token, (N,)."""
         raise NotImplementedError
 
     def threshold(self, entropies: Tensor) -> float:
-        """What is to be known of the entropies of all expert tokens of the global batch, (M,), before they teach."""
+        """What it needs to know of the entropies of all expert tokens of the global batch, (M,)."""
         return 0.0
 
     @property
@@ -304,10 +302,9 @@ class WeightEntropyTop(TokenWeight):
         return (tokens.entropy.detach() >= tokens.threshold).to(tokens.entropy.dtype)
 
     def threshold(self, entropies: Tensor) -> float:
-        """An entropy that just the ceil(share x M) most uncertain tokens of the whole batch exceed, in nats.
+        """An entropy, in nats, that just the ceil(share x M) most uncertain tokens of the global batch exceed.
 
-        Taken over the global batch, so that micro-batches and ranks cannot matter; half way to the next lower entropy,
-        so that last bits, which differ from one forward pass to the next, cannot either.
+        Half way to the next lower entropy, so that last bits, which differ between two forward passes, cannot matter.
         """
         count = max(1, math.ceil(self.share * entropies.numel() - 1e-9))
         if entropies.numel() <= count:
@@ -332,11 +329,10 @@ def among_rollouts(rewards: Tensor, _expert_rewards: Tensor | None, epsilon: flo
 
 
 def group_advantages(rewards: Tensor, epsilon: float) -> Tensor:
-    """(reward - group mean) / (group standard deviation + `epsilon`). (P, G) -> (P, G).
+    """(reward - group mean) / (group standard deviation + `epsilon`) (arXiv:2508.11408, section 2). (P, G) -> (P, G).
 
-    arXiv:2508.11408, section 2; the deviation is the n - 1 form, as in the authors' code. A group with equal rewards
-    has advantage exactly 0: its sequences teach nothing, and their tokens still count in the mean.
-    Raises ValueError for groups of one, which have nothing to be compared with.
+    The deviation is the n - 1 form, as in the authors' code. A group with equal rewards has advantage exactly 0: its
+    sequences teach nothing, and their tokens still count in the mean. Raises ValueError for groups of one.
     """
     if rewards.dim() != 2 or rewards.shape[1] < 2:
         raise ValueError(f"found rewards of shape {tuple(rewards.shape)}, expected (prompts, at least 2 rollouts)")
@@ -350,8 +346,7 @@ def group_advantages(rewards: Tensor, epsilon: float) -> Tensor:
 def with_expert_traces(rewards: Tensor, expert_rewards: Tensor | None, _epsilon: float) -> tuple[Tensor, Tensor]:
     """LUFFY (arXiv:2504.14945): one expert trace joins the group of its own prompt.
 
-    Advantages of rollouts (P, G) and of their expert traces (P,), centred and scaled by the rollouts alone; a deviation
-    of 0 becomes 1 (ElliottYan/LUFFY at 01f4ae0).
+    Both are centered and scaled by the rollouts alone; a deviation of 0 becomes 1 (ElliottYan/LUFFY at 01f4ae0).
     """
     assert expert_rewards is not None, "LUFFY's groups have an expert trace each"
     mean = rewards.mean(dim=1)
@@ -364,18 +359,17 @@ def with_expert_traces(rewards: Tensor, expert_rewards: Tensor | None, _epsilon:
 
 
 class TokenSum(NamedTuple):
-    """A loss summed over `tokens` tokens, in nats.
-
-    Each branch is divided once, by its own count over the global batch (all micro-batches, all ranks), so losses never
-    see a batch layout or a number of GPUs.
-    """
+    """A loss summed over `tokens` tokens, in nats, so that losses never see a batch layout or a number of GPUs."""
 
     total: Tensor  # ()
     tokens: int
 
 
 class Parts(NamedTuple):
-    """What a micro-batch holds of both branches; None for a branch without tokens in it."""
+    """What a micro-batch holds of both branches; None for a branch without tokens in it.
+
+    Each branch is divided by its own count over the global batch: all micro-batches, all ranks.
+    """
 
     rollouts: TokenSum | None
     experts: TokenSum | None
@@ -393,7 +387,7 @@ def policy_gradient(
     clip_high: float,
     correction: Tensor | None = None,
 ) -> TokenSum:
-    """The clipped policy-gradient loss, summed (arXiv:2508.11408, eq. 2). All tensors (N,); only `logp` has a gradient.
+    """The clipped policy-gradient loss, summed (eq. 2). All tensors (N,); only `logp` has a gradient.
 
     Strictly on-policy, `old_logp` is `logp` itself as a constant, the ratio is exactly 1 and nothing is clipped.
     `correction` weights each token for the mismatch of sampler and learner (`truncated_correction`).
@@ -415,43 +409,34 @@ def imitation(logp: Tensor, weight: Tensor) -> TokenSum:
     return TokenSum(-(weight * logp).sum(), logp.numel())
 
 
-def harmonise(
-    rollouts: TokenSum | None, experts: TokenSum | None, mu: float, rollout_tokens: int, expert_tokens: int
-) -> Tensor:
-    """This micro-batch's part of (1 - mu) L_GRPO + mu L_SFT (eq. 3), a scalar.
-
-    `rollout_tokens` and `expert_tokens` are the counts over the global batch. A branch that is None is left out, not
-    multiplied by 0, so that mu = 1 is exactly SFT and mu = 0 exactly GRPO. Raises ValueError if both are None.
-    """
-    parts: list[Tensor] = []
-    if rollouts is not None and mu != 1:
-        parts.append((1 - mu) * (rollouts.total / rollout_tokens))
-    if experts is not None and mu != 0:
-        parts.append(mu * (experts.total / expert_tokens))
-    if not parts:
-        raise ValueError(f"found no branch to learn from at mu = {mu}, expected rollouts or expert tokens")
-    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
-
-
 # (what a micro-batch holds, mu, gamma of LUFFY) -> its part of the step's loss; None where nothing is learned from it.
 LOSSES = PlugPoint[Callable[[Parts, float, "float | None"], "Tensor | None"]]("method")
 
 
 @LOSSES.entry("chord")
 @LOSSES.entry("sasr")
-def mixed_loss(parts: Parts, mu: float, _gamma: float | None) -> Tensor | None:
-    """`harmonise`, where a branch that counts has tokens here."""
-    if (parts.rollouts is None or mu == 1) and (parts.experts is None or mu == 0):
+def harmonise(micro_batch: Parts, mu: float, _gamma: float | None = None) -> Tensor | None:
+    """This micro-batch's part of (1 - mu) L_GRPO + mu L_SFT (eq. 3), a scalar.
+
+    A branch without tokens here, or that does not count, is left out, not multiplied by 0, so that mu = 1 is exactly
+    SFT and mu = 0 exactly GRPO.
+    """
+    parts: list[Tensor] = []
+    if micro_batch.rollouts is not None and mu != 1:
+        parts.append((1 - mu) * (micro_batch.rollouts.total / micro_batch.rollout_tokens))
+    if micro_batch.experts is not None and mu != 0:
+        parts.append(mu * (micro_batch.experts.total / micro_batch.expert_tokens))
+    if not parts:
         return None
-    return harmonise(parts.rollouts, parts.experts, mu, parts.rollout_tokens, parts.expert_tokens)
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
 @LOSSES.entry("luffy")
 def luffy_loss(parts: Parts, _mu: float, gamma: float | None) -> Tensor:
-    """Rollouts by the policy gradient, expert tokens by the shaped ratio, divided by all tokens of the global batch.
+    """LUFFY: rollouts by the policy gradient, expert tokens by the shaped ratio, over all tokens of the global batch.
 
-    ours: one token mean over both, where ElliottYan/LUFFY sums and divides by a fixed maximum length; the gradient's
-    scale differs, its direction does not, and clipping by norm and Adam see the same.
+    ours: one token mean over both, where ElliottYan/LUFFY divides by a fixed maximum length. Only the gradient's scale
+    differs, which clipping by norm and Adam do not see.
     """
     assert gamma is not None, "a recipe of LUFFY has its gamma"
     experts = shaped_imitation(parts.expert_logp, parts.expert_advantage, gamma)

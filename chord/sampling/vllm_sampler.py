@@ -144,15 +144,14 @@ def _unpacked(module: Any) -> Tensor:
 
 # --- engine --------------------------------------------------------------------------------------
 
-SET_BY_TRAINING = (
-    "dtype distributed_executor_backend enforce_eager enable_sleep_mode generation_config gpu_memory_utilization"
-    " kv_cache_memory_bytes logprobs_mode max_model_len max_num_seqs seed skip_tokenizer_init worker_extension_cls"
-)
+SET_BY_TRAINING = """
+    dtype distributed_executor_backend enforce_eager enable_sleep_mode generation_config gpu_memory_utilization
+    kv_cache_memory_bytes logprobs_mode max_model_len max_num_seqs seed skip_tokenizer_init worker_extension_cls"""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """How the engine is set up. `where` is what errors call these settings; `rows` are sampled at one time."""
+    """How vLLM is set up. `rows` are sampled at one time; `where` is what errors call these settings."""
 
     dtype: str
     rows: int
@@ -167,10 +166,14 @@ class Engine:
 
 
 def engine_arguments(folder: Path, engine: Engine) -> dict[str, Any]:
-    """What vLLM gets. Raises UserError for an option that this vLLM lacks, or that another key sets.
+    """What vLLM gets. Raises UserError, by name, for what this device or this vLLM lacks, or another key sets.
 
     Log-probabilities are those of the distribution that is sampled from, after the temperature.
     """
+    if engine.sleep and not torch.cuda.is_available():
+        raise UserError(f"{engine.where}.sleep: found true, expected false on a CPU: vLLM sleeps only on GPUs")
+    if engine.batch_invariant:
+        check_batch_invariance(f"{engine.where}.batch_invariant")
     others = dict.fromkeys(SET_BY_TRAINING.split(), "none: other keys set it")
     check_options(engine.options, f"{engine.where}.options", OURS | others)
     said = engine_settings(engine.options, engine.dtype, engine.rows) | {
@@ -188,34 +191,6 @@ def engine_arguments(folder: Path, engine: Engine) -> dict[str, Any]:
     if engine.memory_share is not None:
         said["gpu_memory_utilization"] = engine.memory_share
     return said
-
-
-def check_device(engine: Engine) -> None:
-    """Raises UserError, by name, for what vLLM cannot do on this device."""
-    if engine.sleep and not torch.cuda.is_available():
-        raise UserError(f"{engine.where}.sleep: found true, expected false on a CPU: vLLM sleeps only on GPUs")
-    if engine.batch_invariant:
-        check_batch_invariance(f"{engine.where}.batch_invariant")
-
-
-def start_engine(folder: Path, engine: Engine) -> Any:
-    """A vLLM `LLM` of the model whose config.json is in `folder`, without its weights. Raises UserError as above.
-
-    It lives in this process and takes no processes; `as_guest` puts back what it changes of ours.
-    """
-    check_device(engine)
-    arguments = engine_arguments(folder, engine)
-    # Under torchrun each rank has an engine of its own, which must not take the ranks for parts of one.
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    arguments["distributed_executor_backend"] = "uni" if ranks == 1 else "external_launcher"
-    prepare_process(engine.batch_invariant)
-    with as_guest(engine.enforce_eager):
-        from vllm import LLM
-
-        # It warns of every module without weights of its own at every hand-over; what was taken is read back instead.
-        logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
-        with refusals_of(engine.where):
-            return LLM(**arguments)
 
 
 @contextmanager
@@ -267,16 +242,26 @@ class Held(NamedTuple):
 class VllmSampler:
     """Samples with a vLLM engine in this process. `take` weights before the first `sample`.
 
-    With the same weights, the same requests in the same order give the same bits. A request's random numbers depend on
-    its seed alone; but the rounding of its probabilities may depend on what else is in the batch, unless the engine is
-    batch-invariant, so alone it may, rarely, be answered otherwise.
+    The same requests in the same order give the same bits. A request's random numbers depend on its seed alone; but
+    the rounding of its probabilities, and rarely a token, may depend on what else is in the batch, unless the engine is
+    batch-invariant.
     """
 
     def __init__(self, folder: Path, end_ids: Sequence[int], engine: Engine) -> None:
         """`folder` has the model's config.json. Raises UserError for what this vLLM, or this device, cannot do."""
-        self.engine, self.end_ids = engine, list(end_ids)
-        self.llm = start_engine(folder, engine)
-        self.asleep = False
+        self.engine, self.end_ids, self.asleep = engine, list(end_ids), False
+        arguments = engine_arguments(folder, engine)
+        # Under torchrun each rank has an engine of its own, which must not take the ranks for parts of one.
+        ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        arguments["distributed_executor_backend"] = "uni" if ranks == 1 else "external_launcher"
+        prepare_process(engine.batch_invariant)
+        with as_guest(engine.enforce_eager):
+            from vllm import LLM
+
+            # vLLM warns of every module without weights of its own at every hand-over; they are read back instead.
+            logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
+            with refusals_of(engine.where):
+                self.llm: Any = LLM(**arguments)
 
     def sample(self, requests: Sequence[Request], max_tokens: int, temperature: float) -> list[Sampled]:
         """One response for each request, in order. Raises PromptError for an empty or over-long prompt."""
@@ -343,7 +328,7 @@ def sampling_settings(
 
 
 def as_sampled(output: Any) -> Sampled:
-    """What an engine in this process gave, as ours; without log-probabilities where none were asked for."""
+    """What an engine in this process gave; without log-probabilities where none were asked for."""
     if output.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"found a response that ended by '{output.finish_reason}', expected stop or length")
     ids, places = list(output.token_ids), output.logprobs
@@ -354,10 +339,9 @@ def as_sampled(output: Any) -> Sampled:
 class ServerSampler:
     """Samples from servers that hold one policy; `take` weights before the first `sample`.
 
-    Token ids go over HTTP, weights through a folder that the servers can read. Requests arrive in whatever order the
-    network gives them, so that the rounding of probabilities, and rarely a token, may differ between two equal runs,
-    unless the servers are batch-invariant. Servers must have been started with `PolicyWeights` and with
-    VLLM_SERVER_DEV_MODE=1, else no route hands weights over.
+    Token ids go over HTTP, weights through a folder that the servers can read. Requests arrive in any order, so that a
+    token may, rarely, differ between two equal runs, unless the servers are batch-invariant. Servers need
+    `PolicyWeights` and VLLM_SERVER_DEV_MODE=1, else no route hands weights over.
     """
 
     def __init__(
@@ -388,7 +372,7 @@ class ServerSampler:
         return complete(self.servers, asked, self.engine.rows)
 
     def take(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Writes the weights where the servers read them, and has each take them; a rank without a folder does not."""
+        """Writes the weights where the servers read them, and has each take them, on the rank with the folder."""
         if self.folder is None:
             return
         here = self.folder / f"version-{version}"

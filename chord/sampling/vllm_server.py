@@ -57,10 +57,9 @@ OURS_HERE = OURS | dict.fromkeys(("tensor_parallel_size", "pipeline_parallel_siz
 ON_A_CPU: dict[str, Option] = {"enable_chunked_prefill": False}
 CPU_CACHE_BYTES = 2**30  # ours: of keys and values; vLLM would take a share of the machine's whole memory
 
-# Without reports of use to anyone. Unbound, so that whatever else runs here shares the cores.
+# No reports of use to anyone; and unbound, so that whatever else runs here shares the cores.
 EVERYWHERE = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-# Of an engine that lives in this process.
-GUEST = EVERYWHERE | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+GUEST = EVERYWHERE | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # of an engine that lives in this process
 
 
 def vllm_version() -> str:
@@ -102,11 +101,8 @@ def check_options(options: Mapping[str, Option], where: str, ours: Mapping[str, 
             raise UserError(f"{where}.{name}: found an option that is set elsewhere, expected {ours[name]}")
         if name not in known:
             near = difflib.get_close_matches(name.replace("-", "_"), known - ours.keys(), n=1)
-            hint = f" (nearest: `{near[0]}`)" if near else ""
-            raise UserError(
-                f"{where}.{name}: found an option that vLLM {vllm_version()} lacks, expected a field of its"
-                f" EngineArgs{hint}"
-            )
+            field_of = f"a field of its EngineArgs{f' (nearest: `{near[0]}`)' if near else ''}"
+            raise UserError(f"{where}.{name}: found an option that vLLM {vllm_version()} lacks, expected {field_of}")
 
 
 def engine_settings(options: Mapping[str, Option], dtype: str, rows: int) -> dict[str, Any]:
@@ -127,9 +123,10 @@ def check_batch_invariance(where: str) -> None:
 
     on_gpu = torch.cuda.is_available()
     if not on_gpu or torch.cuda.get_device_capability() < (8, 0):
+        device = torch.cuda.get_device_name() if on_gpu else "a CPU"
         raise UserError(
-            f"{where}: found true, expected false on {torch.cuda.get_device_name() if on_gpu else 'a CPU'}: vLLM"
-            f" {vllm_version()} has batch-invariant kernels only for NVIDIA GPUs of compute capability 8.0 and above"
+            f"{where}: found true, expected false on {device}: vLLM {vllm_version()} has batch-invariant kernels only"
+            " for NVIDIA GPUs of compute capability 8.0 and above"
         )
 
 
@@ -159,7 +156,7 @@ def check_model(folder: Path) -> None:
 def configured_ends_in(folder: Path) -> int | list[int] | None:
     """The tokens that end a response by the generation settings of the model in a folder; there may be others.
 
-    A model without such a file has the settings in its config.json, as transformers takes them.
+    Where that file is missing they are those of config.json, as in transformers.
     """
     files = (folder / "generation_config.json", folder / "config.json")
     said = next((json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()), {})
@@ -233,7 +230,7 @@ def complete(
 ) -> list[Sampled]:
     """A response to each (name, body of /v1/completions), in order; each server has `at_once` of them at one time.
 
-    Each is asked of whichever server is free, and again where an answer is late, lost or malformed: its seed decides
+    A question goes to whichever server is free, and again where an answer is late, lost or malformed: its seed decides
     it. Raises UserError for what a server refuses, and ServerError for its end.
     """
     waiting: SimpleQueue[int] = SimpleQueue()
@@ -281,9 +278,8 @@ def _answered(server: Endpoint, name: str, body: dict[str, Any], seconds: float)
             trouble = f"{type(error).__name__}: {error}"
             time.sleep(PAUSE_SECONDS * 2**tried)  # so that the end of a server that dies is seen as that
             server.check()
-    raise ServerError(
-        f"{server.name}: found no answer to {name} in {TRIES} tries ({trouble}), expected one; {server.reason()}"
-    )
+    tries = f"found no answer to {name} in {TRIES} tries ({trouble})"
+    raise ServerError(f"{server.name}: {tries}, expected one; {server.reason()}")
 
 
 def _read(status: int, said: bytes, body: Mapping[str, Any]) -> Sampled:

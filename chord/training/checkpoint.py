@@ -7,21 +7,24 @@ so a changed loss never resumes from the wrong state. Inside it: `step-000040/` 
 
 import json
 import os
-import resource
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from io import FileIO
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] # made at run time
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] # likewise
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from chord.errors import UserError
 from chord.provenance.files import atomic_folder, file_sha256
@@ -141,69 +144,63 @@ def _damage(path: Path, folder: Path) -> str | None:
 # --- logs ----------------------------------------------------------------------------------------
 
 
-class LineLog:
-    """A JSON-lines file that is appended to, and that knows its length."""
-
-    def __init__(self, path: Path, length: int) -> None:
-        """Opens `path` cut back to `length` bytes. Raises ValueError if it is shorter: lines would be missing."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab", buffering=0)  # so that `chord watch` sees each step
-        found = self._file.tell()
-        if found < length:
-            raise ValueError(f"{path}: found {found} bytes, expected at least the {length} of the checkpoint")
-        self._file.truncate(length)
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Appends one line."""
-        self._file.write((json.dumps(record) + "\n").encode())
-
-    def sync(self) -> int:
-        """Brings all lines to disk; gives the file's length in bytes."""
-        os.fsync(self._file.fileno())
-        return self._file.tell()
-
-
 class Logs:
     """All that is written down step by step: one JSON line a step, and TensorBoard events of every number in it."""
 
     def __init__(self, folder: Path, lengths: Mapping[str, int], tensorboard: Path | None) -> None:
-        """Continues the logs in `folder`, cut back to `lengths`, so that no line doubles; events are made anew."""
-        self._lines = {name: LineLog(folder / name, lengths.get(name, 0)) for name in (METRICS, TIMING, ANSWERS)}
-        self._events = None
+        """Continues the logs in `folder`, cut back to `lengths`, so that no line doubles; events are made anew.
+
+        Raises ValueError for a log that is shorter: lines would be missing.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files, self._events = dict[str, FileIO](), None
+        for name in (METRICS, TIMING, ANSWERS):
+            file = self._files[name] = FileIO(folder / name, "a")  # unbuffered, so that `chord watch` sees each step
+            found, kept = file.seek(0, os.SEEK_END), lengths.get(name, 0)
+            if found < kept:
+                raise ValueError(f"{file.name}: found {found} bytes, expected at least the {kept} of the checkpoint")
+            file.truncate(kept)
         if tensorboard is not None:
             shutil.rmtree(tensorboard, ignore_errors=True)
-            self._events = SummaryWriter(str(tensorboard))
+            self._events = EventFileWriter(str(tensorboard))
             for line in split_lines((folder / METRICS).read_bytes().decode()):
                 self._add_events(json.loads(line))
 
     def write(self, record: dict[str, Any], seconds: Mapping[str, float]) -> None:
         """The metrics of one step and the seconds of its phases."""
+        on_gpu = torch.cuda.is_available()
+        peak_bytes = torch.cuda.max_memory_allocated() if on_gpu else getrusage(RUSAGE_SELF).ru_maxrss * 1024
         tokens = (record.get("rollout_tokens") or 0) + (record.get("expert_tokens") or 0)
         timing = {"step": record["step"], "seconds": seconds}
-        timing |= {"tokens_per_second": tokens / max(1e-9, sum(seconds.values())), "peak_memory_mb": peak_memory_mb()}
-        self._lines[METRICS].write(record)
-        self._lines[TIMING].write(timing)
+        timing |= {"tokens_per_second": tokens / max(1e-9, sum(seconds.values())), "peak_memory_mb": peak_bytes / 2**20}
+        self._add_line(METRICS, record)
+        self._add_line(TIMING, timing)
         self._add_events(record)
 
     def write_answers(self, answers: Iterable[ValidationAnswer]) -> None:
         """Answers to validation problems, to be graded later."""
         for answer in answers:
-            self._lines[ANSWERS].write(vars(answer))
+            self._add_line(ANSWERS, vars(answer))
 
     def sync(self) -> dict[str, int]:
         """Brings all lines to disk; gives the length of each log in bytes."""
-        return {name: lines.sync() for name, lines in self._lines.items()}
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        return {name: file.tell() for name, file in self._files.items()}
 
     def close(self) -> None:
         """Flushes the events."""
         if self._events is not None:
             self._events.close()
 
+    def _add_line(self, name: str, record: dict[str, Any]) -> None:
+        self._files[name].write((json.dumps(record) + "\n").encode())
+
     def _add_events(self, record: dict[str, Any]) -> None:
         """The numbers of one step, nested ones as `outer/inner`."""
         if self._events is not None:
-            for name, value in _numbers(record):
-                self._events.add_scalar(name, value, record["step"], time.time())
+            values = [Summary.Value(tag=name, simple_value=value) for name, value in _numbers(record)]
+            self._events.add_event(Event(wall_time=time.time(), step=record["step"], summary=Summary(value=values)))
 
 
 def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -212,10 +209,3 @@ def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
             yield from _numbers(value, f"{prefix}{name}/")
         elif isinstance(value, int | float) and name != "step":
             yield prefix + name, float(value)
-
-
-def peak_memory_mb() -> float:
-    """The most memory this process has held: of the GPU where there is one, else of the host."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

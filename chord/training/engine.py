@@ -61,18 +61,6 @@ class World:
         """The leading rank's value, on every rank."""
         return self.gather(value)[0]
 
-    def sum_gradients(self, model: nn.Module) -> None:
-        """Adds up every parameter's gradient over ranks; a rank without any sequence takes part with zeros.
-
-        Where no rank has a gradient there is none, as in one process: zeros would let Adam move by its momentum.
-        """
-        if self.size == 1 or not any(self.gather(any(p.grad is not None for p in model.parameters()))):
-            return
-        for parameter in model.parameters():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad)
-
 
 def join_world(alone_too: bool = False) -> World:
     """The world that torchrun describes in the environment; alone without it.
@@ -146,8 +134,17 @@ class Plain:
         loss.backward()
 
     def collect(self) -> None:
-        """Ends the passes of a step: the gradient is that of all ranks."""
-        self.world.sum_gradients(self.model)
+        """Ends the passes of a step: the gradient is that of all ranks.
+
+        Where no rank has a gradient there is none, as in one process: zeros would let Adam move by its momentum.
+        """
+        parameters = list(self.model.parameters())
+        if self.world.size == 1 or not any(self.world.gather(any(p.grad is not None for p in parameters))):
+            return
+        for parameter in parameters:
+            if parameter.grad is None:  # of a rank without any sequence
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
 
     def update(self, rate: float, max_norm: float) -> float:
         """One step of Adam; gives the norm of the gradient before it was clipped to `max_norm`, and forgets it.

@@ -43,11 +43,8 @@ def weights_dtype(compute_dtype: torch.dtype) -> torch.dtype:
 
 
 def load_policy(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model (in evaluation mode, weights in `dtype`, packed attention) and tokenizer saved in `folder`."""
-    register_attention()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation=PACKED, local_files_only=True, use_safetensors=True
-    )
+    """The model, `as_policy` with weights in `dtype`, and the tokenizer saved in `folder`."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
     return as_policy(model), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
@@ -67,7 +64,7 @@ def output_head(model: PreTrainedModel) -> nn.Linear:
 
 def as_policy(model: PreTrainedModel) -> PreTrainedModel:
     """The same model in evaluation mode under packed attention."""
-    register_attention()
+    AttentionInterface.register(PACKED, _attend)
     model.set_attn_implementation(PACKED)
     return model.eval()
 
@@ -217,11 +214,6 @@ def _unfold(part: Tensor, layout: Layout) -> Tensor:
     tokens = part[0].transpose(0, 1)  # (T, H, D)
     padded = torch.cat([tokens, tokens.new_zeros(1, *tokens.shape[1:])])
     return padded[layout.unfold].transpose(1, 2)
-
-
-def register_attention() -> None:
-    """From here on transformers knows this attention under `PACKED`."""
-    AttentionInterface.register(PACKED, _attend)
 
 
 # --- a model with random weights -----------------------------------------------------------------

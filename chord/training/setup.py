@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -132,7 +131,9 @@ def check_outputs(task: Task) -> None:
 class Training:
     """One run in progress. Only the leading rank has logs and a lease."""
 
-    task: Task
+    args: argparse.Namespace
+    run: Run
+    world: World
     engine: Engine
     tokenizer: PreTrainedTokenizerBase
     feed: Feed
@@ -146,16 +147,6 @@ class Training:
     lease: Lease | None = None
     stop: str = ""  # the signal that asked for a stop
     saved_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def run(self) -> Run:
-        """What the arm is trained by."""
-        return self.task.run
-
-    @property
-    def world(self) -> World:
-        """This process's place among the ranks."""
-        return self.task.world
 
     def say(self, message: str) -> None:
         """One plain line for a person or a log, from the leading rank."""
@@ -182,7 +173,7 @@ class Training:
 
     def write_outputs(self) -> None:
         """The kept model with its tokenizer, candidates and logs, each whole or absent; by the leading rank."""
-        args, progress, model = self.task.args, self.progress, self.engine.model
+        args, progress, model = self.args, self.progress, self.engine.model
         weights = self.engine.weights()
         if self.logs is None:
             return
@@ -202,18 +193,6 @@ class Training:
         for name, target in (logs | {checkpoint.ANSWERS: args.validation_answers}).items():
             if target is not None:
                 write_atomically(target, (self.state / name).read_bytes())
-
-    def drop_state(self) -> None:
-        """Removes the checkpoints of a run whose outputs and manifest are written."""
-        shutil.rmtree(self.state)
-
-    def dump_not_finite(self, error: Exception) -> Path:
-        """Writes what is known of a step that gave no finite number; weights are those before it."""
-        step = self.progress.step
-        path = self.state / f"not-finite-step-{step:06d}.json"
-        report = {"step": step, "what": str(error), "run": json.loads(self.run.model_dump_json())}
-        write_atomically(path, json.dumps(report, indent=1))
-        return path
 
 
 def set_up(task: Task, stack: ExitStack) -> Training:
@@ -238,25 +217,17 @@ def set_up(task: Task, stack: ExitStack) -> Training:
     if practice is not None and recipe.needs_experts:
         practice.check_experts(solved, args.traces)
     first = (prompts or traces or validation)[0].prompt
-    _begin_stretch(task, progress)
+    here = {"ranks": world.size, "zero": run.execution.zero.model_dump()}
+    if not progress.stretches or {key: progress.stretches[-1][key] for key in here} != here:
+        progress.stretches.append({"from_step": progress.step} | here)  # equal to others up to float order
     extra |= as_recorded(tokenizer, ends, first, date=run.prompt_date) | {"stretches": progress.stretches}
     steps = _steps(run, len(traces))
-    training = Training(task, engine, tokenizer, feed, practice, sync, state, steps, progress, extra)
+    training = Training(*task, engine, tokenizer, feed, practice, sync, state, steps, progress, extra)
     if world.leads:
         if progress.step == 0 and {path.parent for path in args.state.glob("*/step-*")} - {state}:
             training.say(f"{args.state} holds the state of another recipe, code or data; starting fresh beside it")
         training.logs = Logs(state, progress.log_bytes, args.tensorboard)
     return training
-
-
-def _begin_stretch(task: Task, progress: Progress) -> None:
-    """Writes down on how many ranks, and how divided, the steps from here on are summed.
-
-    Several stretches give equal numbers up to float order.
-    """
-    here = {"ranks": task.world.size, "zero": task.run.execution.zero.model_dump()}
-    if not progress.stretches or {key: progress.stretches[-1][key] for key in here} != here:
-        progress.stretches.append({"from_step": progress.step} | here)
 
 
 def _steps(run: Run, traces: int) -> int:

@@ -310,22 +310,17 @@ def _sequences(step: int, ranks: int) -> list[Sequence]:
 
 def _steps(engine: Engine, batches: list[list[Sequence]], execution: Arithmetic, optimiser: Optimiser) -> Measured:
     """The gradient of the first step, its norm, and what all steps change; only the leading rank has tensors."""
-    start, result = _copied(engine.weights()), {}
+    start, result = copy.deepcopy(engine.weights()), {}
     for batch in batches:
         accumulate_gradient(engine, batch, MU, RECIPE, POLICY_LOSS, execution, 1.0)
         norm = engine.update(RATE, optimiser.max_grad_norm)
         if not result:
             result["norm of the gradient"] = {"": torch.tensor(norm)}
             moments = {name: value for name, value in engine.moments().items() if name.endswith("exp_avg")}
-            result["gradient"] = _copied(moments)
+            result["gradient"] = copy.deepcopy(moments)
     changed = engine.weights()
     result["update"] = {name: changed[name] - start[name] for name in start}
     return result
-
-
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies that no later step changes."""
-    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def _distance(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:

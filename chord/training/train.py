@@ -1,4 +1,4 @@
-"""A resolved recipe, a start model and data become a model and its metrics. The order of a training step lives here.
+"""A resolved recipe, a start model and data become a model and its metrics. The order of a training step is here.
 
     chord train --run run.json --start MODEL --prompts P --traces T --validation V --model OUT ...
 
@@ -7,21 +7,20 @@ two dashes torchrun takes --run and --start for options of its own. Killed at an
 from the last checkpoint and ends with the same bytes. Exit codes: 0 done, 75 saved and to be continued (SIGTERM or
 SIGUSR1), 2 bad input, 3 not finite, 4 a sampler that holds other weights than the learner (these are saved).
 
-Another number of threads may move last bits, and with them what is sampled: the demo's chord-phi, trained with 1 and
-with 2, has the same first step and different digits from the second step on. The manifest tells the number.
-
-A recipe that only imitates needs no grader: its answers to validation problems are written down as they are, and
-`chord validate` grades them.
+Another number of threads may move last bits, and with them what is sampled; the manifest has the number. A recipe that
+only imitates needs no grader: `chord validate` grades its answers to validation problems.
 """
 
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from chord.config.project import Run
 from chord.objective import Step
-from chord.provenance.files import Lease
+from chord.provenance.files import Lease, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import decides_nothing
 from chord.sampling.protocol import StaleSampler
@@ -79,8 +78,13 @@ def _lead(task: Task) -> int:
             if code:
                 raise SystemExit(code)
             recorded.extra |= training.extra
-        training.drop_state()
+        drop_state(training.state)
     return 0
+
+
+def drop_state(state: Path) -> None:
+    """Removes the checkpoints of a run whose outputs and manifest are written."""
+    shutil.rmtree(state)
 
 
 @decides_nothing("it is recorded")
@@ -108,7 +112,9 @@ def _train(task: Task, lease: Lease | None) -> tuple[int, Training]:
             _sync_sampler(training)
             finished = _loop(training)
         except NotFinite as error:
-            dump = training.dump_not_finite(error)
+            dump = training.state / f"not-finite-step-{progress.step:06d}.json"
+            report = {"step": progress.step, "what": str(error), "run": task.run.model_dump(mode="json")}
+            write_atomically(dump, json.dumps(report, indent=1))
             training.say(f"step {progress.step + 1}: {error}; no weight was changed; see {dump}")
             return NOT_FINITE, training
         except StaleSampler as error:
@@ -164,7 +170,7 @@ def _loop(training: Training) -> bool:
         progress.step += 1
         progress.pending = {"step": progress.step, **record}
         _finish(training, bar, clock)
-        minutes, args = (time.monotonic() - training.saved_at) / 60, training.task.args
+        minutes, args = (time.monotonic() - training.saved_at) / 60, training.args
         due = progress.step % args.checkpoint_every_steps == 0 or minutes >= args.checkpoint_every_minutes
         if world.from_leader(due):  # ranks have clocks of their own
             training.save()

@@ -98,7 +98,8 @@ class TransformersSampler:
 
     def _sample_rows(self, requests: list[Request], max_tokens: int, temperature: float) -> list[Sampled]:
         """One batch of rows, from prefill to the last end token."""
-        draws = torch.from_numpy(np.stack([_uniforms(r.seed, max_tokens) for r in requests])).to(self.model.device)
+        uniforms = [np.random.Generator(np.random.Philox(key=r.seed)).random(max_tokens) for r in requests]
+        draws = torch.from_numpy(np.stack(uniforms)).to(self.model.device)  # (R, max_tokens)
         store, hidden = self._prefill([r.prompt_ids for r in requests], max_tokens)
         running = torch.arange(len(requests), device=self.model.device)  # rows still in the store
         alive = torch.ones(len(requests), dtype=torch.bool, device=self.model.device)  # of those, not yet ended
@@ -178,8 +179,3 @@ def running_sum_of_blocks(values: Tensor) -> Tensor:
     count = totals.shape[1]
     before = totals @ torch.ones(count, count, dtype=values.dtype, device=values.device).triu(diagonal=1)
     return (inside + before[:, :, None]).reshape(rows, -1)[:, :size]
-
-
-def _uniforms(seed: int, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1) that depend on `seed` alone."""
-    return np.random.Generator(np.random.Philox(key=seed)).random(count)

@@ -28,7 +28,6 @@ from chord.sampling.vllm_sampler import (
     Held,
     ServerSampler,
     VllmSampler,
-    check_device,
     checksums,
     combined,
     engine_arguments,
@@ -111,22 +110,15 @@ def start(
             sampler = VllmSampler(Path(config), end_ids, engine)
     else:
         stack = ExitStack()
-        if settings.address is not None:
-            servers = [_given(settings.address)]
+        if settings.address is not None:  # a server that runs already
+            host, _, port = settings.address.rpartition(":")
+            servers = [Endpoint(host, int(port), os.environ.get("VLLM_API_KEY", ""))]
         else:
             started = _started(settings, engine, model, tokenizer, room, stack) if world.leads else []
             servers = world.from_leader(started)
         folder = room if world.leads else None
         sampler = ServerSampler(servers, end_ids, engine, folder, stack.close)
     return HandOver(sampler, world, tied_names(model))
-
-
-def _given(address: str) -> Endpoint:
-    """A server that runs already."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise UserError(f"{WHERE}.address: found '{address}', expected HOST:PORT of a vLLM server")
-    return Endpoint(host, int(port), os.environ.get("VLLM_API_KEY", ""))
 
 
 def _started(
@@ -138,15 +130,14 @@ def _started(
     stack: ExitStack,
 ) -> list[Endpoint]:
     """Servers that end with `stack`, set up as the engine in this process would be, but with routes for weights."""
-    check_device(engine)
+    options = engine_arguments(Path(), engine)
+    for name in ("model", "load_format", "skip_tokenizer_init"):
+        del options[name]
     stack.callback(shutil.rmtree, room, ignore_errors=True)
     _write_config(model, room / "model")
     tokenizer.save_pretrained(room / "model")
     weights = {name: one.detach().cpu().contiguous() for name, one in model.named_parameters()}
     save_file(weights, room / "model" / "model.safetensors", metadata={"format": "pt"})
-    options = engine_arguments(Path(), engine)
-    for name in ("model", "load_format", "skip_tokenizer_init"):
-        del options[name]
     environment = {"VLLM_SERVER_DEV_MODE": "1"}
     if engine.enforce_eager:
         environment["TORCHDYNAMO_DISABLE"] = "1"  # vLLM compiles a few functions in spite of enforce_eager

@@ -22,7 +22,7 @@ import chord.training.setup
 import chord.training.train
 from chord.provenance.digest import job_code
 from chord.training import checkpoint, engine
-from chord.training.checkpoint import LineLog
+from chord.training.checkpoint import Logs
 from chord.training.setup import Training
 from chord.training.transformers_sampler import TransformersSampler
 
@@ -31,15 +31,15 @@ PLACES = {
     "forward": (engine, "token_statistics"),
     "backward": (torch.Tensor, "backward"),
     "optimiser": (torch.optim.AdamW, "step"),
-    "writing metrics": (LineLog, "write"),
-    "syncing metrics": (LineLog, "sync"),
+    "writing metrics": (Logs, "write"),
+    "syncing metrics": (Logs, "sync"),
     "kept weights": (checkpoint, "keep_weights"),
     "writing a checkpoint": (checkpoint, "save_file"),
     "hashing a checkpoint": (checkpoint, "file_sha256"),
     "dropping old checkpoints": (checkpoint.shutil, "rmtree"),
     "outputs": (Training, "write_outputs"),
     "copying candidates": (chord.training.setup.shutil, "copyfile"),
-    "dropping the state": (Training, "drop_state"),
+    "dropping the state": (chord.training.train, "drop_state"),
 }
 
 job_code("chord train", {})  # all children keep what was parsed for it

@@ -4,8 +4,8 @@ Shares no code with chord.objective or chord.training. Also builds the small mod
 """
 
 import copy
+import math
 import random
-from dataclasses import dataclass
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
@@ -45,9 +45,7 @@ def small_model(kind="llama", dtype=torch.float64, seed=3):
                 norm.weight = child.weight
                 setattr(module, name, norm)
     model = model.to(dtype).eval()
-    policy.register_attention()
-    model.set_attn_implementation(policy.PACKED)
-    return model
+    return policy.as_policy(model)
 
 
 def plain_copy(model):
@@ -100,20 +98,16 @@ def execution(budget, chunk=10_000, dtype="float64"):
 
 def reference_weight(kind, p, entropy, every_entropy):
     """The token weights of arXiv:2508.11408, as plain numbers."""
-    if kind == "p(1-p)":
-        return p * (1 - p)
-    if kind == "p":
-        return p
-    if kind == "is-clip":
-        return 0.0 if p > 0.4 else p
-    if kind == "focal":
-        return (1 - p) ** 2
-    if kind == "entropy-norm":
-        return entropy / torch.log(torch.tensor(float(VOCABULARY), dtype=torch.float64)).item()
-    if kind == "entropy-top":
-        count = max(1, -(-len(every_entropy) * 25 // 100))
-        return float(entropy >= sorted(every_entropy)[-count])
-    return 1.0
+    most_uncertain = sorted(every_entropy)[-max(1, -(-len(every_entropy) * 25 // 100)) :]
+    return {
+        "one": 1.0,
+        "p": p,
+        "p(1-p)": p * (1 - p),
+        "is-clip": 0.0 if p > 0.4 else p,
+        "focal": (1 - p) ** 2,
+        "entropy-norm": entropy / math.log(VOCABULARY),
+        "entropy-top": float(entropy in most_uncertain),
+    }[kind]
 
 
 def reference_gradient(model, sequences, mu, weight="one"):
@@ -145,14 +139,7 @@ def reference_gradient(model, sequences, mu, weight="one"):
     return loss.item(), {name: p.grad.clone() for name, p in plain.named_parameters() if p.grad is not None}
 
 
-@dataclass
-class Worst:
-    """The largest relative difference met, over all comparisons of a test session."""
-
-    error: float = 0.0
-
-
-WORST = {torch.float64: Worst(), torch.float32: Worst()}
+WORST = {torch.float64: 0.0, torch.float32: 0.0}  # the largest relative difference met in a test session
 
 
 def assert_close(model, found_loss, expected, tolerance):
@@ -164,12 +151,10 @@ def assert_close(model, found_loss, expected, tolerance):
         reference = gradients.get(name)
         found = parameter.grad
         if reference is None or found is None:
-            assert (reference is None or float(reference.norm()) == 0) and (
-                found is None or float(found.norm()) == 0
-            ), name
+            assert all(one is None or float(one.norm()) == 0 for one in (reference, found)), name
             continue
         difference = float((found.double() - reference).norm())
         worst = max(worst, difference / max(float(reference.norm()), 1e-3 * scale))
     dtype = next(model.parameters()).dtype
-    WORST[dtype].error = max(WORST[dtype].error, worst)
+    WORST[dtype] = max(WORST[dtype], worst)
     assert worst <= tolerance, f"largest relative difference {worst:.3g}, expected at most {tolerance:g}"

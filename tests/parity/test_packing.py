@@ -1,5 +1,7 @@
 """Packing: attention never crosses sequences, the plan is a pure function, the forward is plain transformers'."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -24,20 +26,20 @@ def test_a_plan_holds_every_sequence_once_longest_first_within_its_budget(length
     assert plan(lengths, budget) == batches
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_log_probabilities_and_entropies_are_those_of_each_sequence_alone(kind):
+def test_log_probabilities_and_entropies_are_those_of_each_sequence_alone_at_this_temperature(kind, temperature):
     model, sequences = small_model(kind), random_batch(3)
-    found = token_statistics(model, pack(sequences, torch.device("cpu"), torch.float64), 7, torch.float64)
-    plain = plain_copy(model)
-    start = 0
+    batch = pack(sequences, torch.device("cpu"), torch.float64)
+    found = token_statistics(model, batch, 7, torch.float64, temperature)
+    plain, logps, entropies = plain_copy(model), [], []
     for sequence in sequences:
-        logits = plain(torch.tensor([sequence.prompt + sequence.response])).logits[0]
+        logits = plain(torch.tensor([sequence.prompt + sequence.response])).logits[0] / temperature
         logp = logits.log_softmax(-1)[len(sequence.prompt) - 1 : -1]
-        here = slice(start, start + len(sequence.response))
-        expected = logp.gather(1, torch.tensor(sequence.response)[:, None])[:, 0]
-        assert torch.allclose(found.logp[here], expected, atol=1e-12)
-        assert torch.allclose(found.entropy[here], -(logp.exp() * logp).sum(-1), atol=1e-12)
-        start += len(sequence.response)
+        logps.append(logp.gather(1, torch.tensor(sequence.response)[:, None])[:, 0])
+        entropies.append(-(logp.exp() * logp).sum(-1))
+    assert torch.allclose(found.logp, torch.cat(logps), atol=1e-12)
+    assert torch.allclose(found.entropy, torch.cat(entropies), atol=1e-12)
 
 
 def test_changing_a_neighbour_changes_nothing():
@@ -51,7 +53,7 @@ def test_changing_a_neighbour_changes_nothing():
         return token_statistics(model, batch, 10_000, torch.float64).logp[start : start + len(middle.response)]
 
     changed = [
-        Sequence(s.name, tuple((t + 1) % 23 for t in s.prompt), tuple((t + 5) % 23 for t in s.response), s.is_expert)
+        replace(s, prompt=tuple((t + 1) % 23 for t in s.prompt), response=tuple((t + 5) % 23 for t in s.response))
         for s in sequences
     ]
     assert torch.equal(seen(sequences), seen(changed))
@@ -62,16 +64,6 @@ def test_a_model_under_another_attention_is_refused():
     model.set_attn_implementation("sdpa")
     with pytest.raises(ValueError, match="chord_packed"):
         token_statistics(model, pack(random_batch(1), torch.device("cpu"), torch.float64), 7, torch.float64)
-
-
-def test_temperature_divides_the_logits():
-    model, sequences = small_model(), random_batch(2, rollouts=1, experts=0)
-    batch = pack(sequences, torch.device("cpu"), torch.float64)
-    found = token_statistics(model, batch, 10_000, torch.float64, temperature=0.5).logp
-    s = sequences[0]
-    logits = plain_copy(model)(torch.tensor([s.prompt + s.response])).logits[0] / 0.5
-    expected = logits.log_softmax(-1)[len(s.prompt) - 1 : -1].gather(1, torch.tensor(s.response)[:, None])[:, 0]
-    assert torch.allclose(found, expected, atol=1e-12)
 
 
 def test_the_whole_batch_of_logits_never_exists():

@@ -525,7 +525,7 @@ NOTHING: dict[str, Edit] = {
     "a docstring": edit(("chord/objective.py", '"""phi of each token."""', '"""phi."""')),
     "a comment": edit(("chord/objective.py", "        return p * (1 - p)\n", "        return p * (1 - p)  # eq. 5\n")),
     "the description of a field": edit(("chord/objective.py", "mu, from 0 to 1", "mu, a share")),
-    "words of an error": edit(("chord/objective.py", "found no branch to learn from", "found nothing to learn from")),
+    "words of an error": edit(("chord/objective.py", "found rewards of shape", "found rewards shaped")),
     "what keeps records": edit(("chord/provenance/manifest.py", "[:500]", "[:600]")),
 }
 

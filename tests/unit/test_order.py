@@ -14,20 +14,16 @@ def test_each_epoch_holds_every_row_once(size, epoch, seed):
 
 @given(st.integers(1, 30), st.integers(0, 100), st.integers(1, 70), st.integers(0, 70))
 def test_reading_in_any_portions_gives_the_same_stream(size, position, count, cut):
+    def rows(start: int, number: int) -> list[int]:
+        return rows_at(start, number, size, 7, "experts")
+
     cut = min(cut, count)
-    whole = rows_at(position, count, size, 7, "experts")
-    assert (
-        rows_at(position, cut, size, 7, "experts") + rows_at(position + cut, count - cut, size, 7, "experts") == whole
-    )
+    assert rows(position, cut) + rows(position + cut, count - cut) == rows(position, count)
 
 
 def test_seeds_purposes_and_epochs_have_orders_of_their_own():
-    orders = [
-        rows_at(0, 50, 50, 1, "prompts"),
-        rows_at(0, 50, 50, 2, "prompts"),
-        rows_at(0, 50, 50, 1, "experts"),
-        rows_at(50, 50, 50, 1, "prompts"),
-    ]
+    asked = [(0, 1, "prompts"), (0, 2, "prompts"), (0, 1, "experts"), (50, 1, "prompts")]
+    orders = [rows_at(position, 50, 50, seed, purpose) for position, seed, purpose in asked]
     assert len({tuple(order) for order in orders}) == 4
 
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from chord.objective import MuAdaptive, MuDecay, Step
 
-STEPS = st.integers(0, 3000)
 LENGTHS = st.integers(0, 1000)
 SHARES = st.floats(0, 1)
 
@@ -18,32 +17,26 @@ def decayed_mu(step: int, warmup: int, decay: int, peak: float, valley: float) -
     return schedule.mu(Step(step, 0, {}))
 
 
-def test_the_papers_schedule_at_points_worked_out_by_hand():
-    # 0.9 -> 0.05 over 200 steps (section 4.3): half way 0.05 + 0.85/2 = 0.475; a quarter 0.05 + 0.85 (1 + cos 45 deg)/2
-    values = [decayed_mu(step, 0, 200, 0.9, 0.05) for step in (0, 50, 100, 200, 1499)]
-    assert values == pytest.approx([0.9, 0.05 + 0.85 * (1 + math.sqrt(0.5)) / 2, 0.475, 0.05, 0.05], abs=1e-15)
+@pytest.mark.parametrize(
+    ("schedule", "points"),
+    [
+        # 0.9 -> 0.05 over 200 steps (section 4.3): half way 0.05 + 0.85/2; a quarter 0.05 + 0.85 (1 + cos 45 deg)/2
+        (
+            (0, 200, 0.9, 0.05),
+            {0: 0.9, 50: 0.05 + 0.85 * (1 + math.sqrt(0.5)) / 2, 100: 0.475, 200: 0.05, 1499: 0.05},
+        ),
+        ((4, 10, 0.8, 0.1), {0: 0.0, 1: 0.2, 4: 0.8}),  # a warm-up starts at 0 and reaches the peak
+        ((0, 0, 0.9, 0.1), {0: 0.1, 4: 0.1}),  # with neither every step has the valley, whatever the peak
+        ((2, 0, 1.0, 0.25), {1: 0.5, 2: 0.25, 3: 0.25}),  # without decay it falls to the valley after the warm-up
+    ],
+)
+def test_the_schedule_at_points_worked_out_by_hand(schedule, points):
+    assert {step: decayed_mu(step, *schedule) for step in points} == pytest.approx(points, abs=1e-15)
 
 
 def test_the_mean_over_the_papers_decay_is_the_one_of_the_fact_sheet():
     mean = sum(decayed_mu(step, 0, 200, 0.9, 0.05) for step in range(200)) / 200
     assert mean == pytest.approx(0.477, abs=5e-4)
-
-
-def test_a_warm_up_starts_at_zero_and_reaches_the_peak():
-    assert [decayed_mu(step, 4, 10, 0.8, 0.1) for step in (0, 1, 4)] == pytest.approx([0.0, 0.2, 0.8], abs=1e-15)
-
-
-def test_without_warm_up_and_decay_every_step_has_the_valley_whatever_the_peak():
-    assert {decayed_mu(step, 0, 0, 0.9, 0.1) for step in range(5)} == {0.1}
-
-
-def test_a_warm_up_without_decay_falls_to_the_valley_at_its_end():
-    assert [decayed_mu(step, 2, 0, 1.0, 0.25) for step in (1, 2, 3)] == [0.5, 0.25, 0.25]
-
-
-@given(STEPS, LENGTHS, LENGTHS, SHARES, SHARES)
-def test_mu_stays_between_zero_and_the_larger_end_point(step, warmup, decay, peak, valley):
-    assert 0 <= decayed_mu(step, warmup, decay, peak, valley) <= max(peak, valley) + 1e-15
 
 
 @given(LENGTHS, st.integers(1, 1000), SHARES, SHARES)
@@ -56,8 +49,9 @@ def test_mu_rises_in_the_warm_up_and_moves_one_way_in_the_decay(warmup, decay, o
 
 
 @given(st.integers(1, 1000), st.integers(1, 1000), SHARES, SHARES)
-def test_mu_never_jumps_by_more_than_its_steepest_slope(warmup, decay, peak, valley):
+def test_mu_stays_within_its_end_points_and_never_jumps_by_more_than_its_steepest_slope(warmup, decay, peak, valley):
     values = [decayed_mu(step, warmup, decay, peak, valley) for step in range(warmup + decay + 2)]
+    assert min(values) >= 0 and max(values) <= max(peak, valley) + 1e-15
     steepest = max(peak / warmup, abs(peak - valley) * math.pi / (2 * decay)) + 1e-12
     assert max(abs(a - b) for a, b in zip(values, values[1:], strict=False)) <= steepest
 

@@ -1,6 +1,7 @@
 """The benchmarks of speed run, compare like with like, and say where their figures were made."""
 
 import re
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -41,19 +42,22 @@ def test_each_comparison_of_steps_prints_speeds_and_ratios_to_its_first_variant(
     assert all(int(cells[0].replace(",", "")) > 0 and float(cells[1]) > 0 for cells in rows.values())
 
 
-def test_samplers_are_compared_on_the_same_requests(capsys) -> None:
-    samplers.main([*SMALL, "--prompts", "2", "--per-prompt", "3", "--samplers", "generate", "ours"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("generate", "ours"),
+        pytest.param(
+            ("generate", "ours", "vllm"),
+            marks=[pytest.mark.slow, pytest.mark.skipif(find_spec("vllm") is None, reason="no vLLM is installed")],
+        ),
+    ],
+)
+def test_samplers_are_compared_on_the_same_requests(names: tuple[str, ...], capsys) -> None:
+    samplers.main([*SMALL, "--prompts", "2", "--per-prompt", "3", "--samplers", *names])
     said = capsys.readouterr().out
-    assert said.startswith("samplers: tiny, float32, 2 prompts, 3 responses each of up to 8 tokens, 2 rounds; at ")
-    assert list(table(said)) == ["generate", "ours"]
-
-
-@pytest.mark.slow
-def test_vllm_is_compared_where_it_is_installed(capsys) -> None:
-    pytest.importorskip("vllm", reason="no vLLM is installed")
-    samplers.main([*SMALL, "--prompts", "2", "--per-prompt", "3"])
-    rows = table(capsys.readouterr().out)
-    assert list(rows) == ["generate", "ours", "vllm"] and float(rows["vllm"][1]) > 0
+    assert "samplers: tiny, float32, 2 prompts, 3 responses each of up to 8 tokens, 2 rounds; at " in said
+    rows = table(said)
+    assert tuple(rows) == names and all(float(cells[1]) > 0 for cells in rows.values())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

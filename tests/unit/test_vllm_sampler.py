@@ -11,7 +11,7 @@ from torch import nn
 
 from chord.errors import UserError
 from chord.sampling.protocol import Request
-from chord.sampling.vllm_sampler import CHUNK, checksum, checksums, combined, engine_arguments, start_engine
+from chord.sampling.vllm_sampler import CHUNK, VllmSampler, checksum, checksums, combined, engine_arguments
 from chord.sampling.vllm_server import vllm_version
 from tests import warm
 from tests.sampled_policy import ENGINE, random_policy, write_config
@@ -36,16 +36,10 @@ def test_what_the_engine_holds_is_what_was_handed_over_bit_for_bit(vllm_sampler)
         assert {"lm_head.weight", "model.layers.3.self_attn.k_proj.weight", "model.norm.weight"} <= set(held.checksums)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model.embed_tokens.weight",
-        "model.layers.0.self_attn.v_proj.weight",
-        "model.layers.2.mlp.up_proj.weight",
-        "model.layers.3.mlp.down_proj.weight",
-        "model.layers.1.input_layernorm.weight",
-    ],
-)
+BIT_OF = ("embed_tokens", "layers.0.self_attn.v_proj", "layers.2.mlp.up_proj", "layers.3.mlp.down_proj")
+
+
+@pytest.mark.parametrize("name", [f"model.{one}.weight" for one in (*BIT_OF, "layers.1.input_layernorm")])
 def test_one_bit_in_any_weight_shows(vllm_sampler, name: str) -> None:
     model = random_policy(13)
     vllm_sampler.take(model.named_parameters(), 1)
@@ -90,10 +84,9 @@ def test_a_checksum_sees_bits_places_and_nothing_else() -> None:
 
 
 def test_a_checksum_by_hand_and_in_parts() -> None:
-    """The size 3, and bits 1, 2, 3 times odd numbers of their places: 1, then (k * SPREAD) | 1; modulo 2^64."""
+    """The size, and bits times odd numbers of their places: 1, then (k * SPREAD) | 1; modulo 2^64."""
     spread, values = -7046029254386353131, torch.tensor([1, 2, 3], dtype=torch.int32).view(torch.float32)
-    wanted = (3 + 1 + 2 * (spread | 1) + 3 * (2 * spread | 1)) % 2**64
-    assert checksum(values) % 2**64 == wanted
+    assert checksum(values) % 2**64 == (3 + 1 + 2 * (spread | 1) + 3 * (2 * spread | 1)) % 2**64
     long = torch.zeros(CHUNK + 2, dtype=torch.int8)
     long[-1] = 1
     assert checksum(long) % 2**64 == (CHUNK + 2 + ((CHUNK + 1) * spread | 1)) % 2**64
@@ -116,7 +109,7 @@ def test_combined_checksums_know_names_and_no_order() -> None:
 )
 def test_what_this_vllm_or_device_lacks_is_refused_by_name(vllm_sampler, changes, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(said.replace("VERSION", vllm_version()))):
-        start_engine(write_config(random_policy(), tmp_path), replace(ENGINE, **changes))
+        VllmSampler(write_config(random_policy(), tmp_path), [], replace(ENGINE, **changes))
 
 
 def test_options_reach_vllm(tmp_path: Path) -> None:

@@ -157,9 +157,9 @@ BAD = [
     (
         "stored.counted",
         "stored.process_results",
-        "found a function of 2 arguments, expected one",
+        "found process_results(doc",
     ),
-    ("stored.process_results", "stored.counted", "process_results: found a function of 1 arguments, expected one that"),
+    ("stored.process_results", "stored.counted", "process_results: found counted("),
     (
         "chord.evaluation.stored.process_results",
         "chord.records.derive",
@@ -168,7 +168,7 @@ BAD = [
     (
         "chord.evaluation.benchmarks.documents",
         "chord.evaluation.benchmarks.read_problems",
-        "process_docs: found a function annotated to return list, expected one that returns a Dataset",
+        "process_docs: found a function annotated to return list[Problem], expected one that",
     ),
     (
         "evaluation.stored.counted",

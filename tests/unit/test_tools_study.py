@@ -312,7 +312,10 @@ def test_more_items_than_there_are_and_unknown_categories_end_the_verb_in_one_li
     (tmp_path / "benchmarks").mkdir()
     for changes, message in (
         ({"benchmarks__bfcl__problems__size": 2352}, "found 2351 items, benchmarks.bfcl.problems.size asks for 2352"),
-        ({"tasks__bfcl__settings": {"categories": ["java"]}}, "categories names 'java', expected one of: simple_python"),
+        (
+            {"tasks__bfcl__settings": {"categories": ["java"]}},
+            "categories names 'java', expected one of: simple_python",
+        ),
     ):
         done = prepare(tools_study(tmp_path, **changes), tmp_path, "benchmark:bfcl")
         assert done.returncode == 2

@@ -86,10 +86,8 @@ class Metric(Frozen):
         if self.metric == "outcomes":
             yield from _unfit(1, "dict", self.aggregation)
         elif self.aggregation != "mean":
-            yield (
-                f"found aggregation '{self.aggregation}' of {self.metric}, {expected(self.aggregation, ['mean'])}:"
-                " chord score checks it against its own mean over problems"
-            )
+            want = f"{expected(self.aggregation, ['mean'])}: chord score checks it against its own mean over problems"
+            yield f"found aggregation '{self.aggregation}' of {self.metric}, {want}"
 
 
 class FewShot(Frozen):

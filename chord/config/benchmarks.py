@@ -44,7 +44,7 @@ def _functions_of(module: str) -> Mapping[str, ast.FunctionDef] | None:
 
 
 def _unfit(arguments: int, returns: str, text: str) -> Iterator[str]:
-    """Why the text names no function of this package that takes so many arguments and returns that."""
+    """Why the text does not name a function of this package with so many arguments and this return type."""
     match = NAMED.fullmatch(text)
     if not match:
         yield f"found '{text}', expected `{FUNCTION} {PACKAGE.name}.MODULE.NAME`, a function of this project"

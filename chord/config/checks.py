@@ -1,6 +1,6 @@
-"""What only several parts of config/ together can say: names, ranges and fits that no job may meet later.
+"""Checks that need more than one record of config/: names that must exist, sizes that must fit.
 
-Every check yields a line for each problem: key, found, expected. Lines of a study's file come without its name.
+Each yields one message per problem: key, found, expected. `of_study` and `of_needs` leave out the name of the file.
 """
 
 import difflib
@@ -24,13 +24,13 @@ MOST_DECAY = 1.0  # of weights: above it one step with a learning rate of 1 woul
 
 
 def _one_of(where: str, name: str | None, names: Iterable[str]) -> Iterator[str]:
-    """A name that is not known, where one stands."""
+    """A message where a name is given and is none of the known ones."""
     if name is not None and name not in (among := list(names)):
         yield f"{where} is '{name}', {expected(name, among)}"
 
 
 def each_of(where: str, found: Iterable[object], names: Collection[object]) -> Iterator[str]:
-    """Names that are not known, and those that stand there more than once."""
+    """A message for each unknown name, and for each name that is given more than once."""
     listed = list(found)
     for name in dict.fromkeys(listed):
         if name not in names:
@@ -201,14 +201,13 @@ def _task(study: Study, task: Task, where: str) -> Iterator[str]:
         yield from _categories(task, f"{where}.settings")
     else:
         yield from _one_of(f"{where}.dataset", task.dataset, study.datasets)
-        dataset = study.datasets.get(task.dataset)
-        facts = list(dataset.columns) if dataset else OF_PACKAGE
+        if task.dataset not in study.datasets:
+            return
+        facts = list(study.datasets[task.dataset].columns)
         lacking = [name for name in OF_GENERATIONS if name not in facts]
-        if dataset and task.filters and task.filters.generations and lacking:
+        if task.filters and task.filters.generations and lacking:
             found = f"asks for verified ones and datasets.{task.dataset}.columns has no `{lacking[0]}`"
             yield f"{where}.filters.generations {found}, expected the columns of {' and '.join(OF_GENERATIONS)}"
-        if not dataset:
-            return
     yield from _prompt(study, task, facts, f"{where}.prompt")
 
 

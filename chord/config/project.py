@@ -251,7 +251,7 @@ def _studied(root: Path, name: str, raw_arms: Mapping[str, Raw], problems: Probl
 
 
 def _resolved(raw: Raw, budget: Mapping[str, Number], place: str, asked: dict[str, str]) -> Raw:
-    """`raw` with the study's value for every text `budget.KEY`; `asked` is given the KEY by the place that asks."""
+    """`raw` with each text `budget.KEY` replaced by the study's value; `asked` records which place uses which KEY."""
     if isinstance(raw, dict):
         return {key: _resolved(one, budget, f"{place}.{key}".lstrip("."), asked) for key, one in raw.items()}
     if isinstance(raw, list):
@@ -271,7 +271,7 @@ def _crossed(
     tasks: Mapping[str, BenchmarkTask | None],
     studies: Sequence[str],
 ) -> Iterator[str]:
-    """What the files say against each other."""
+    """Problems between files that are each correct."""
     shown_arms = [name for key in choice.artefacts if key in artefacts for name in artefacts[key].arms]
     columns = [column for one in artefacts.values() for column in one.paper.columns]
     for one in (chosen, *others):
@@ -300,7 +300,7 @@ def _files(root: Path, folder: str) -> dict[str, str]:
 
 @contextmanager
 def _collected(problems: Problems) -> Generator[None]:
-    """Adds a ConfigError to the problems, so that all of them are told."""
+    """Collects a ConfigError instead of stopping at it, so that one run reports every problem."""
     try:
         yield
     except ConfigError as error:

@@ -7,76 +7,63 @@ import ast
 import json
 import re
 from collections.abc import Iterator, Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from chord.config.reading import FUNCTION, FunctionName, expected, read_yaml, validated
 from chord.errors import ConfigError
 from chord.settings import Frozen, Raw, Temperature, Text, Tokens, default
 
-# --- benchmarks ----------------------------------------------------------------------------------
-
 PACKAGE = Path(__file__).resolve().parents[1]
-NAME = re.compile(rf"{FUNCTION} {PACKAGE.name}((?:\.[A-Za-z_]\w*)+)\.([A-Za-z_]\w*)", re.ASCII)
-
-
-class Signature(NamedTuple):
-    """How many positional arguments a function takes (`most` is None for any number), and the type it returns."""
-
-    least: int
-    most: int | None
-    returns: str
-
-
-def _function(arguments: int, returns: str, text: str) -> str:
-    """The text, if it names a function of this package that can be called with so many arguments and returns that."""
-    match = NAME.fullmatch(text)
-    if not match:
-        raise ValueError(
-            f"found '{text}', expected `{FUNCTION} {PACKAGE.name}.MODULE.NAME`, a function of this project"
-        )
-    module, name = match[1], match[2]
-    functions = functions_of(module)
-    if functions is None:
-        raise ValueError(f"found no module {PACKAGE.name}{module}, expected one of this project")
-    if name not in functions:
-        raise ValueError(f"found no function '{name}' in {PACKAGE.name}{module}, {expected(name, functions)}")
-    least, most, returned = functions[name]
-    if arguments < least or (most is not None and arguments > most):
-        takes = f"{least}" if most == least else f"{least} to {'any number' if most is None else most}"
-        raise ValueError(f"found a function of {takes} arguments, expected one that lm-eval can give {arguments}")
-    if returned != returns:
-        raise ValueError(
-            f"found a function annotated to return {returned or 'nothing'}, expected one that returns a {returns}"
-        )
-    return text
+NAMED = re.compile(rf"{FUNCTION} {PACKAGE.name}((?:\.[A-Za-z_]\w*)+)\.([A-Za-z_]\w*)", re.ASCII)
+KNOWN = Path(__file__).with_name("known.json")
 
 
 @cache
-def functions_of(module: str) -> Mapping[str, Signature] | None:
+def known(what: str) -> Any:
+    """`lm_eval`: keys of a task. `generators`: by name, their `settings` (kind, default, least) and `facts`.
+
+    `words`: how many words spell_backward has, by length. `bfcl`: items by category. `vllm`: its `version`
+    and the `options` of its engine.
+    """
+    return json.loads(KNOWN.read_text(encoding="utf-8"))[what]
+
+
+@cache
+def _functions_of(module: str) -> Mapping[str, ast.FunctionDef] | None:
     """The functions at the top of a module, `.tasks.stored`, read from its source; None if there is no such module."""
     place = PACKAGE.joinpath(*module.split(".")[1:])
     source = next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
     if source is None:
         return None
     tree = ast.parse(source.read_text(encoding="utf-8"), filename=str(source))
-    return {part.name: _signature(part) for part in tree.body if isinstance(part, ast.FunctionDef)}
+    return {part.name: part for part in tree.body if isinstance(part, ast.FunctionDef)}
 
 
-def _signature(function: ast.FunctionDef) -> Signature:
-    given = function.args
-    named = len(given.posonlyargs) + len(given.args)
-    unnamed = sum(default is None for default in given.kw_defaults)  # by keyword alone, which lm-eval does not give
-    least = named - len(given.defaults) + (10**6 if unnamed else 0)
-    returns = ast.unparse(function.returns).strip("'\"").partition("[")[0] if function.returns else ""
-    return Signature(least, None if given.vararg else named, returns.rpartition(".")[2])
-
-
-Documents = Annotated[str, AfterValidator(partial(_function, 1, "Dataset"))]
-Results = Annotated[str, AfterValidator(partial(_function, 2, "dict"))]
+def _unfit(arguments: int, returns: str, text: str) -> Iterator[str]:
+    """Why the text does not name a function of this package with so many arguments and this return type."""
+    match = NAMED.fullmatch(text)
+    if not match:
+        yield f"found '{text}', expected `{FUNCTION} {PACKAGE.name}.MODULE.NAME`, a function of this project"
+        return
+    module, name = f"{PACKAGE.name}{match[1]}", match[2]
+    functions = _functions_of(match[1])
+    if functions is None:
+        yield f"found no module {module}, expected one of this project"
+    elif name not in functions:
+        yield f"found no function '{name}' in {module}, {expected(name, functions)}"
+    else:
+        given, annotation = functions[name].args, functions[name].returns
+        most = len(given.posonlyargs) + len(given.args)
+        is_enough = most - len(given.defaults) <= arguments and None not in given.kw_defaults
+        if not is_enough or (arguments > most and not given.vararg):
+            yield f"found {name}({ast.unparse(given)}), expected a function that lm-eval can give {arguments} arguments"
+        returned = ast.unparse(annotation).strip("'\"") if annotation else "nothing"
+        if returned.partition("[")[0].rpartition(".")[2] != returns:
+            yield f"found a function annotated to return {returned}, expected one that returns a {returns}"
 
 
 class Generation(Frozen):
@@ -97,12 +84,10 @@ class Metric(Frozen):
 
     def _wrong(self) -> Iterator[str]:
         if self.metric == "outcomes":
-            _function(1, "dict", self.aggregation)
+            yield from _unfit(1, "dict", self.aggregation)
         elif self.aggregation != "mean":
-            yield (
-                f"found aggregation '{self.aggregation}' of {self.metric}, {expected(self.aggregation, ['mean'])}:"
-                " chord score checks it against its own mean over problems"
-            )
+            want = f"{expected(self.aggregation, ['mean'])}: chord score checks it against its own mean over problems"
+            yield f"found aggregation '{self.aggregation}' of {self.metric}, {want}"
 
 
 class FewShot(Frozen):
@@ -124,7 +109,7 @@ class BenchmarkTask(Frozen):
 
     task: Text = Field(description="the name of the file")
     dataset_path: Literal["text"] = Field(description="`text`, as problems are given line by line")
-    process_docs: Documents = Field(description="`!function` that reads problems line by line, as text")
+    process_docs: str = Field(description="`!function` that reads problems line by line, as text")
     test_split: Literal["test"] = Field(description="where lm-eval finds the problems")
     doc_to_text: Literal["prompt"] = Field(description="what is asked: the study's prompt")
     doc_to_target: Literal["answer"] = Field(description="what is right: the study's answer")
@@ -134,7 +119,7 @@ class BenchmarkTask(Frozen):
     repeats: int = Field(ge=1, le=10000, description="k of avg@k: samples for each problem")
     generation_kwargs: Generation = Field(description="how an answer is sampled")
     filter_list: list[dict[str, str | list[dict[str, str | int]]]] = Field(description="of the first k")
-    process_results: Results = Field(description="`!function`: the study's grader")
+    process_results: str = Field(description="`!function`: the study's grader")
     metric_list: tuple[Metric, ...] = Field(description="what is formed of all problems")
     metadata: Metadata = Field(description="of the task")
     task_alias: Text | None = default(None, "another name of the task in lm-eval's own table")
@@ -144,30 +129,29 @@ class BenchmarkTask(Frozen):
     should_decontaminate: Literal[False] = default(False, "must be false")
 
     def _wrong(self) -> Iterator[str]:
-        """One k in the whole file: samples that are asked for, that the filter keeps, that the metrics are named by."""
-        k = self.repeats
+        yield from (f"process_docs: {line}" for line in _unfit(1, "Dataset", self.process_docs))
+        yield from (f"process_results: {line}" for line in _unfit(2, "dict", self.process_results))
+        k = self.repeats  # samples that are asked for, that the filter keeps, that metrics are named by
         wanted, metrics = [f"avg@{k}", "outcomes", f"pass@{k}"], sorted(one.metric for one in self.metric_list)
         if metrics != wanted:
             yield f"metric_list has {metrics}, expected {wanted}, as repeats is {k}"
         if self.filter_list != [{"name": "samples", "filter": [{"function": "take_first_k", "k": k}]}]:
-            yield (
-                f"found another filter_list, expected one filter called `samples`, take_first_k with k = {k},"
-                f" as repeats is {k}"
-            )
+            want = f"expected one filter called `samples`, take_first_k with k = {k}, as repeats is {k}"
+            yield f"found another filter_list, {want}"
 
 
 def read_task(path: Path, shown: str) -> tuple[dict[str, Raw], BenchmarkTask]:
     """All that the file says, and the same checked. Raises ConfigError, which calls the file `shown`."""
     raw = read_yaml(path, shown, functions=True)
-    unwanted = [key for key in raw if key in ("include", *known("lm_eval")) and key not in BenchmarkTask.model_fields]
+    has = ", ".join(BenchmarkTask.model_fields)
+    unwanted = [
+        f"{shown}: found `{key}`, which lm-eval knows and a benchmark here may not have, expected a whole task in this"
+        f" one file, of {has}; prompts are the study's"
+        for key in raw
+        if key in ("include", *known("lm_eval")) and key not in BenchmarkTask.model_fields
+    ]
     if unwanted:
-        raise ConfigError(
-            "\n".join(
-                f"{shown}: found `{key}`, which lm-eval knows and a benchmark here may not have, expected a whole"
-                f" task in this one file, of {', '.join(BenchmarkTask.model_fields)}; prompts are the study's"
-                for key in unwanted
-            )
-        )
+        raise ConfigError("\n".join(unwanted))
     task = validated(TypeAdapter(BenchmarkTask), _tagged(raw), shown)
     if task.task != path.stem:
         raise ConfigError(f"{shown}: task is '{task.task}', expected '{path.stem}', the name of the file")
@@ -181,18 +165,3 @@ def _tagged(raw: Raw) -> Raw:
     if isinstance(raw, list):
         return [_tagged(value) for value in raw]
     return f"{FUNCTION} {raw}" if isinstance(raw, FunctionName) else raw
-
-
-# --- known ---------------------------------------------------------------------------------------
-
-KNOWN = Path(__file__).with_name("known.json")
-
-
-@cache
-def known(what: str) -> Any:
-    """`lm_eval`: keys of a task. `generators`: by name, their `settings` (kind, default, least) and `facts`.
-
-    `words`: how many words spell_backward has, by length. `bfcl`: items by category. `vllm`: its `version`
-    and the `options` of its engine.
-    """
-    return json.loads(KNOWN.read_text(encoding="utf-8"))[what]

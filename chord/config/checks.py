@@ -1,6 +1,6 @@
-"""What only several parts of config/ together can say: names, ranges and fits that no job may meet later.
+"""Checks that need more than one record of config/: names that must exist, sizes that must fit.
 
-Every check yields a line for each problem: key, found, expected. Lines of a study's file come without its name.
+Each yields one message per problem: key, found, expected. `of_study` and `of_needs` leave out the name of the file.
 """
 
 import difflib
@@ -10,31 +10,10 @@ from graphlib import CycleError, TopologicalSorter
 from string import Formatter
 from typing import Any
 
+from chord.config import paper, sets
 from chord.config.benchmarks import BenchmarkTask, known
-from chord.config.paper import (
-    NOT_PUBLISHED,
-    Against,
-    Artefact,
-    Cells,
-    Claims,
-    Elsewhere,
-    Figure,
-    Lengths,
-    Table,
-    Tabled,
-)
 from chord.config.reading import expected, shown
 from chord.config.recipe import Arm
-from chord.config.sets import (
-    SIXTEENTHS,
-    SPLITS,
-    place,
-    problem_sets,
-    purpose,
-    sizes,
-    split_of,
-    started_from,
-)
 from chord.config.study import OF_GENERATIONS, Planning, Study, Task
 
 ARMS = "config/arms.yaml"
@@ -45,13 +24,13 @@ MOST_DECAY = 1.0  # of weights: above it one step with a learning rate of 1 woul
 
 
 def _one_of(where: str, name: str | None, names: Iterable[str]) -> Iterator[str]:
-    """A name that is not known, where one stands."""
+    """A message where a name is given and is none of the known ones."""
     if name is not None and name not in (among := list(names)):
         yield f"{where} is '{name}', {expected(name, among)}"
 
 
 def each_of(where: str, found: Iterable[object], names: Collection[object]) -> Iterator[str]:
-    """Names that are not known, and those that stand there more than once."""
+    """A message for each unknown name, and for each name that is given more than once."""
     listed = list(found)
     for name in dict.fromkeys(listed):
         if name not in names:
@@ -99,7 +78,7 @@ def of_study(
     yield from _sources(study)
     found = [line for key, task in study.tasks.items() for line in _task(study, task, f"tasks.{key}")]
     # Other expert sets and corpora than the study's own are counted where an arm to be built reads them.
-    read = {one for arm in built for one in (*started_from(arm), *([arm.recipe.traces] if arm.recipe else []))}
+    read = {one for arm in built for one in (*sets.started_from(arm), *([arm.recipe.traces] if arm.recipe else []))}
     yield from found or _too_many(study, read)
 
 
@@ -168,7 +147,7 @@ def _options(study: Study) -> Iterator[str]:
 
 def _sources(study: Study) -> Iterator[str]:
     """Sets and traces that cannot come from where the study says."""
-    sources = {name: study.tasks[split_of(study, name).task].source for name in SPLITS}
+    sources = {name: study.tasks[sets.split_of(study, name).task].source for name in sets.SPLITS}
     if of_package := [name for name, source in sources.items() if source == "package"]:
         yield f"data.{of_package[0]} has a task of source package, expected it in benchmarks alone: it is a test set"
         return
@@ -181,7 +160,7 @@ def _sources(study: Study) -> Iterator[str]:
         yield f"expert.source is {found}, expected problems of source {fitting}"
     elif fitting == "hub":
         answered = ["expert", *(["train"] if study.data.aligned_traces else [])]
-        for task in dict.fromkeys(split_of(study, name).task for name in answered):
+        for task in dict.fromkeys(sets.split_of(study, name).task for name in answered):
             filters = study.tasks[task].filters
             if not (filters and filters.generations):
                 why = "with expert.source published each of its problems must have a trace"
@@ -222,14 +201,13 @@ def _task(study: Study, task: Task, where: str) -> Iterator[str]:
         yield from _categories(task, f"{where}.settings")
     else:
         yield from _one_of(f"{where}.dataset", task.dataset, study.datasets)
-        dataset = study.datasets.get(task.dataset)
-        facts = list(dataset.columns) if dataset else OF_PACKAGE
+        if task.dataset not in study.datasets:
+            return
+        facts = list(study.datasets[task.dataset].columns)
         lacking = [name for name in OF_GENERATIONS if name not in facts]
-        if dataset and task.filters and task.filters.generations and lacking:
+        if task.filters and task.filters.generations and lacking:
             found = f"asks for verified ones and datasets.{task.dataset}.columns has no `{lacking[0]}`"
             yield f"{where}.filters.generations {found}, expected the columns of {' and '.join(OF_GENERATIONS)}"
-        if not dataset:
-            return
     yield from _prompt(study, task, facts, f"{where}.prompt")
 
 
@@ -284,13 +262,13 @@ def _prompt(study: Study, task: Task, facts: list[str], where: str) -> Iterator[
 
 def _too_many(study: Study, read: Collection[str]) -> Iterator[str]:
     """A set of more problems than there are, or than its purpose has; a base corpus may ask each again and again."""
-    for problems in problem_sets(study):
+    for problems in sets.problem_sets(study):
         if "-" in problems.partition(":")[0] and problems not in read:
             continue
-        key, kind = _key(problems), purpose(problems)
-        for name, size in sizes(study, problems).items():
+        key, kind = _key(problems), sets.purpose(problems)
+        for name, size in sets.sizes(study, problems).items():
             task = study.tasks[name]
-            if task.source == "package" and kind == "benchmark" and not split_of(study, problems).or_fewer:
+            if task.source == "package" and kind == "benchmark" and not sets.split_of(study, problems).or_fewer:
                 items = known("bfcl")
                 given = task.settings.get("categories", list(items))
                 there = sum(items[one] for one in given) if isinstance(given, list) else 0
@@ -298,8 +276,8 @@ def _too_many(study: Study, read: Collection[str]) -> Iterator[str]:
                     yield f"tasks.{name}: found {there} items, {key}.size asks for {size}; expected no more"
             if task.source != "generator" or (there := distinct(task)) is None:
                 continue
-            halvings = place(study, problems) + 1 if kind == "benchmark" else 0
-            share = SIXTEENTHS[kind] / 16 / 2**halvings
+            halvings = sets.place(study, problems) + 1 if kind == "benchmark" else 0
+            share = sets.SIXTEENTHS[kind] / 16 / 2**halvings
             mine = there * share
             most = mine + DEVIATIONS * (mine * (1 - share)) ** 0.5
             if size > most and (kind != "base" or there == 0):
@@ -387,7 +365,7 @@ def of_arms(arms: Mapping[str, Arm]) -> Iterator[str]:
             others = ["base", *(key for key in arms if key != name and not arms[key].same_as)]
             yield from _one_of(f"{ARMS}: {name}.recipe.init", arm.recipe.init, others)
     try:
-        TopologicalSorter({name: started_from(arm) for name, arm in arms.items()}).prepare()
+        TopologicalSorter({name: sets.started_from(arm) for name, arm in arms.items()}).prepare()
     except CycleError as error:
         circle: list[str] = error.args[1][::-1]
         key = "recipe.init" if arms[circle[0]].recipe else "choose"
@@ -411,7 +389,7 @@ def of_needs(study: Study, used: Mapping[str, Arm]) -> Iterator[str]:
 
 
 def of_artefact(
-    key: str, artefact: Artefact, study: Study, arms: Mapping[str, Arm], studies: Sequence[str]
+    key: str, artefact: paper.Artefact, study: Study, arms: Mapping[str, Arm], studies: Sequence[str]
 ) -> Iterator[str]:
     """What is wrong in config/experiments/`key`.yaml."""
     file = f"config/experiments/{key}.yaml"
@@ -421,15 +399,15 @@ def of_artefact(
         yield f"{file}: found a file of this name, expected another: `snakemake {key}` builds something else"
     yield from each_of(f"{file}: arms", artefact.arms, arms)
     yield from each_of(f"{file}: not_here", artefact.not_here, sorted({*STUDIES, *studies}))
-    if isinstance(artefact, Figure):
+    if isinstance(artefact, paper.Figure):
         for name in artefact.arms:
             if name in arms and arms[name].same_as:
                 yield f"{file}: arms names '{name}', expected arms that are trained: only those have curves"
-    if isinstance(artefact, Table | Lengths):
+    if isinstance(artefact, paper.Table | paper.Lengths):
         yield from each_of(f"{file}: benchmarks", artefact.benchmarks or (), (*COLUMNS, *study.benchmarks))
     # An arm without a row is none of the paper's: whoever adds one of their own has nothing to say of the paper.
-    cells: dict[str, Any] = {"expert": artefact.expert} if isinstance(artefact, Lengths) else {}
-    for row, numbers in artefact.paper.rows.items() if isinstance(artefact, Tabled) else ():
+    cells: dict[str, Any] = {"expert": artefact.expert} if isinstance(artefact, paper.Lengths) else {}
+    for row, numbers in artefact.paper.rows.items() if isinstance(artefact, paper.Tabled) else ():
         near = difflib.get_close_matches(row, arms, n=1, cutoff=0.8)
         if row not in arms and near:
             yield f"{file}: paper.cells has a row '{row}', expected `{near[0]}` (nearest) or another arm"
@@ -437,17 +415,17 @@ def of_artefact(
     for where, numbers in cells.items():
         for column in artefact.paper.columns:
             if column not in numbers:
-                yield f"{file}: {where} has no '{column}', expected the paper's number or `{NOT_PUBLISHED}`"
+                yield f"{file}: {where} has no '{column}', expected the paper's number or `{paper.NOT_PUBLISHED}`"
 
 
-def of_claims(claims: Claims, arms: Mapping[str, Arm], studies: Sequence[str]) -> Iterator[str]:
+def of_claims(claims: paper.Claims, arms: Mapping[str, Arm], studies: Sequence[str]) -> Iterator[str]:
     """Arms, studies and columns of claims that do not exist."""
     for claim in claims.claims:
         where, rule = f"config/claims.yaml: {claim.id}", claim.rule
-        if not isinstance(rule, Elsewhere):
+        if not isinstance(rule, paper.Elsewhere):
             yield from _one_of(f"{where}.rule.arm", rule.arm, arms)
-        yield from each_of(f"{where}.rule.against", rule.against if isinstance(rule, Against) else (), arms)
-        yield from each_of(f"{where}.rule.columns", rule.columns if isinstance(rule, Cells) else (), COLUMNS)
+        yield from each_of(f"{where}.rule.against", rule.against if isinstance(rule, paper.Against) else (), arms)
+        yield from each_of(f"{where}.rule.columns", rule.columns if isinstance(rule, paper.Cells) else (), COLUMNS)
         yield from each_of(f"{where}.studies", claim.studies or (), studies)
 
 

@@ -7,13 +7,14 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
 import yaml
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 
 from chord.config import checks, paper, reading
 from chord.config.benchmarks import BenchmarkTask, read_task
@@ -35,7 +36,7 @@ from chord.config.study import (
 )
 from chord.errors import ConfigError
 from chord.reach import decides_nothing
-from chord.settings import NAME, Count, Frozen, Name, Number, Raw, Seed
+from chord.settings import NAME, Count, Frozen, Name, Number, Raw, Seed, quiet
 
 # --- project -------------------------------------------------------------------------------------
 
@@ -55,7 +56,7 @@ class Run(Frozen):
     seed: Seed
     recipe: Recipe
     model: Model | None
-    prompt_date: str | None = Field(default=None, exclude_if=lambda v: v is None)
+    prompt_date: str | None = quiet(None, "day that prompts show")
     sampling: Sampling
     rollouts: Groups | None
     grading: Grading | None
@@ -162,8 +163,8 @@ def load(
     studies = sorted(_files(root, "studies"))
     if study and studies and study not in studies:
         raise ConfigError(f"--study: found '{study}', {reading.expected(study, studies)}")
-    wanted = {**(given or {}), **({"study": study} if study else {}), **({"seeds": list[Raw](seeds)} if seeds else {})}
-    choice = _choice(root, studies, wanted)
+    told: dict[str, Raw] = {"study": study, "seeds": list[Raw](seeds) if seeds else None}
+    choice = _choice(root, studies, {**(given or {}), **{key: value for key, value in told.items() if value}})
 
     raw_arms = reading.read_yaml(root / ARMS, ARMS)
     problems += [
@@ -173,25 +174,31 @@ def load(
         if re.match(r"base(-|$)", name) or not re.match(NAME, name)
     ]
     chosen = _studied(root, choice.study, raw_arms, problems)
+    artefacts: dict[str, paper.Artefact] = {}
     kind = TypeAdapter[paper.Artefact](paper.Artefact)
-    read = {name: _read(kind, root, file, problems) for name, file in _files(root, "experiments").items()}
-    artefacts = {name: one for name, one in read.items() if one}
-    claims = _read(TypeAdapter(paper.Claims), root, CLAIMS, problems)
+    for name, file in _files(root, "experiments").items():
+        with _collected(problems):
+            artefacts[name] = _read(kind, root, file)
+    claims = planning = None
+    with _collected(problems):
+        claims = _read(TypeAdapter(paper.Claims), root, CLAIMS)
     studied = [_studied(root, name, raw_arms, problems) for name in studies if others and name != choice.study]
     used = {one.file for one in chosen.study.benchmarks.values()} if chosen else set[str]()
-    tasks = {Path(file).name: file for file in _files(root, "benchmarks").values()}
-    asked = {
-        name: _tried(problems, lambda file=file: read_task(root / file, file)[1]) if others or name in used else None
-        for name, file in tasks.items()
-    }
-    planned = others and (root / PLANNING).exists()  # without it nothing is lacking but what `chord plan` says
-    planning = _read(TypeAdapter(Planning), root, PLANNING, problems) if planned else None
+    tasks: dict[str, BenchmarkTask | None] = {}
+    for name, file in _files(root, "benchmarks").items():
+        tasks[f"{name}.yaml"] = None
+        if others or f"{name}.yaml" in used:
+            with _collected(problems):
+                tasks[f"{name}.yaml"] = read_task(root / file, file)[1]
+    if others and (root / PLANNING).exists():  # without it nothing is lacking but what `chord plan` says
+        with _collected(problems):
+            planning = _read(TypeAdapter(Planning), root, PLANNING)
 
     if chosen and claims and not problems:
         if paper.EVERYTHING in choice.artefacts:
             built = (name for name, one in artefacts.items() if not why_not(chosen.study, chosen.arms, one))
             choice = choice.model_copy(update={"artefacts": tuple(built)})
-        problems += _crossed(choice, chosen, [one for one in studied if one], artefacts, asked, studies)
+        problems += _crossed(choice, chosen, [one for one in studied if one], artefacts, tasks, studies)
         problems += checks.of_claims(claims, chosen.arms, studies)
         problems += checks.of_planning(planning, chosen.arms, studies) if planning else []
     if problems or not chosen or not claims:
@@ -219,37 +226,32 @@ class _Studied(NamedTuple):
 def _studied(root: Path, name: str, raw_arms: Mapping[str, Raw], problems: Problems) -> _Studied | None:
     """A study and all arms as it trains them, or nothing and its problems added to the others."""
     file = f"config/studies/{name}.yaml"
-    raw = _tried(problems, lambda: reading.read_yaml(root / file, file))
-    numbers = TypeAdapter(dict[str, Number])
-    budget = _tried(problems, lambda: reading.validated(numbers, (raw or {}).get("budget", {}), file, "budget"))
-    if raw is None or budget is None:
-        return None
-    own, asked = dict[str, str](), dict[str, str]()
-    raw_study = _resolved(raw, budget, "", own)
-    resolved = {key: _resolved(one, budget, key, asked) for key, one in raw_arms.items()}
-    lacking: dict[str, list[str]] = {}
-    for where, keys in ((file, own), (ARMS, asked)):
-        for place, key in keys.items():
-            if key not in budget:
-                lacking.setdefault(key, []).append(f"{where}: {place}")
-    for key, places in lacking.items():
-        problems.append(
-            f"{file}: budget has no '{key}', {reading.expected(key, budget)}; asked for in {'; '.join(places)}"
-        )
-    if lacking:
-        return None
-    own, budgets = ({place: f"{file}: budget.{key}" for place, key in keys.items()} for keys in (own, asked))
-    study = _tried(problems, lambda: reading.validated(TypeAdapter(Study), raw_study, file, "", own))
-    kind = TypeAdapter(Arm)
-    tried = {
-        key: _tried(problems, lambda key=key, one=one: reading.validated(kind, one, ARMS, key, budgets))
-        for key, one in resolved.items()
-    }
-    return _Studied(name, study, {key: arm for key, arm in tried.items() if arm}, budgets) if study else None
+    with _collected(problems):
+        raw = reading.read_yaml(root / file, file)
+        budget = reading.validated(TypeAdapter(dict[str, Number]), raw.get("budget", {}), file, "budget")
+        own, asked = dict[str, str](), dict[str, str]()
+        raw_study = _resolved(raw, budget, "", own)
+        resolved = {key: _resolved(one, budget, key, asked) for key, one in raw_arms.items()}
+        asking = [(f"{file}: {place}", key) for place, key in own.items()]
+        asking += [(f"{ARMS}: {place}", key) for place, key in asked.items()]
+        lacking = dict.fromkeys(key for _, key in asking if key not in budget)
+        if lacking:
+            places = {key: "; ".join(place for place, wanted in asking if wanted == key) for key in lacking}
+            lines = (f"{key}', {reading.expected(key, budget)}; asked for in {places[key]}" for key in lacking)
+            raise ConfigError("\n".join(f"{file}: budget has no '{line}" for line in lines))
+        own, budgets = ({place: f"{file}: budget.{key}" for place, key in keys.items()} for keys in (own, asked))
+        study, arms = None, dict[str, Arm]()
+        with _collected(problems):
+            study = reading.validated(TypeAdapter(Study), raw_study, file, "", own)
+        for key, one in resolved.items():
+            with _collected(problems):
+                arms[key] = reading.validated(TypeAdapter(Arm), one, ARMS, key, budgets)
+        return _Studied(name, study, arms, budgets) if study else None
+    return None
 
 
 def _resolved(raw: Raw, budget: Mapping[str, Number], place: str, asked: dict[str, str]) -> Raw:
-    """`raw` with the study's value for every text `budget.KEY`; `asked` is given the KEY by the place that asks."""
+    """`raw` with each text `budget.KEY` replaced by the study's value; `asked` records which place uses which KEY."""
     if isinstance(raw, dict):
         return {key: _resolved(one, budget, f"{place}.{key}".lstrip("."), asked) for key, one in raw.items()}
     if isinstance(raw, list):
@@ -269,7 +271,7 @@ def _crossed(
     tasks: Mapping[str, BenchmarkTask | None],
     studies: Sequence[str],
 ) -> Iterator[str]:
-    """What the files say against each other."""
+    """Problems between files that are each correct."""
     shown_arms = [name for key in choice.artefacts if key in artefacts for name in artefacts[key].arms]
     columns = [column for one in artefacts.values() for column in one.paper.columns]
     for one in (chosen, *others):
@@ -296,17 +298,17 @@ def _files(root: Path, folder: str) -> dict[str, str]:
     return {path.stem: f"config/{folder}/{path.name}" for path in paths}
 
 
-def _tried(problems: Problems, read: Callable[[], T]) -> T | None:
-    """What `read` gives, or nothing and its problems added to the others."""
+@contextmanager
+def _collected(problems: Problems) -> Generator[None]:
+    """Collects a ConfigError instead of stopping at it, so that one run reports every problem."""
     try:
-        return read()
+        yield
     except ConfigError as error:
         problems.append(str(error))
-        return None
 
 
-def _read(kind: TypeAdapter[T], root: Path, file: str, problems: Problems) -> T | None:
-    return _tried(problems, lambda: reading.validated(kind, reading.read_yaml(root / file, file), file))
+def _read(kind: TypeAdapter[T], root: Path, file: str) -> T:
+    return reading.validated(kind, reading.read_yaml(root / file, file), file)
 
 
 def _once(problems: Problems) -> list[str]:
@@ -470,13 +472,38 @@ class Needs:
 
 def needs(project: Project, claim: paper.PaperClaim) -> Needs:
     """What the claim is judged by, among what the chosen artefacts build anyway."""
-    rule = claim.rule
+    rule, arms, study = claim.rule, claim.arms, project.study
     if isinstance(rule, paper.Elsewhere):
         return Needs(lacking=f"not run at this scale: it takes {rule.needs}")
-    arms = claim.arms
-    if claim.studies and project.study.name not in claim.studies:
+    if claim.studies and study.name not in claim.studies:
         return Needs(arms, lacking=f"the claim is about {_listed(claim.studies, 'study', 'studies')}")
-    return _of_scores(project, rule, arms) if isinstance(rule, paper.Cells) else _of_curves(project, rule.metric, arms)
+    chosen = {name: project.artefacts[name] for name in project.choice.artefacts}
+    if isinstance(rule, paper.Cells):
+        return _of_scores(study, rule, arms, {key: one for key, one in chosen.items() if isinstance(one, paper.Table)})
+    built = {arm for one in chosen.values() for arm in one.arms}
+    if missing := tuple(arm for arm in arms if arm not in built):
+        return Needs(arms, lacking=f"no table or figure that was chosen has {_listed(missing, 'arm', 'arms')}")
+    if untrained := tuple(arm for arm in arms if project.arms[arm].same_as):
+        return Needs(arms, lacking=f"{_listed(untrained, 'arm', 'arms')}: not trained, so without a curve")
+    curves = {key: one for key, one in chosen.items() if isinstance(one, paper.Figure) and set(arms) <= set(one.arms)}
+    fitting = (key for key, one in curves.items() if rule.metric in {panel.metric for panel in one.panels})
+    return Needs(arms, artefact=next(fitting, None))
+
+
+def _of_scores(study: Study, rule: paper.Cells, arms: tuple[str, ...], tables: Mapping[str, paper.Table]) -> Needs:
+    fitting = [key for column in rule.columns for key, one in study.benchmarks.items() if one.paper_column == column]
+    if not fitting:
+        return Needs(arms, lacking=f"study {study.name} has no benchmark beside {' or '.join(rule.columns)}")
+    for benchmark in fitting:
+        rows = {key: {*one.arms} for key, one in tables.items() if benchmark in paper.benchmarks_of(study, one)}
+        if set(arms) <= set().union(*rows.values()):
+            return Needs(arms, benchmark, next((key for key, shown in rows.items() if set(arms) <= shown), None))
+    missing = tuple(arm for arm in arms if not any(arm in one.arms for one in tables.values())) or arms
+    return Needs(arms, fitting[0], lacking=f"no table that was chosen has {_listed(missing, 'arm', 'arms')}")
+
+
+def _listed(names: tuple[str, ...], one: str, more: str) -> str:
+    return f"{one if len(names) == 1 else more} {', '.join(names)}"
 
 
 def judged_files(project: Project) -> list[str]:
@@ -491,45 +518,3 @@ def judged_files(project: Project) -> list[str]:
                 places = (WHERE[kind].format(arm=arm, seed=seed, benchmark=one.benchmark) for kind in kinds)
                 found |= dict.fromkeys(places)
     return list(found)
-
-
-def _of_scores(project: Project, rule: paper.Cells, arms: tuple[str, ...]) -> Needs:
-    study = project.study
-    fitting = [key for column in rule.columns for key, one in study.benchmarks.items() if one.paper_column == column]
-    if not fitting:
-        return Needs(arms, lacking=f"study {study.name} has no benchmark beside {' or '.join(rule.columns)}")
-    tables = _chosen_tables(project)
-    for benchmark in fitting:
-        shown = {name: set(one.arms) for name, one in tables.items() if benchmark in paper.benchmarks_of(study, one)}
-        if set(arms) <= set().union(*shown.values()):
-            whole = [name for name, rows in shown.items() if set(arms) <= rows]
-            return Needs(arms, benchmark, whole[0] if whole else None)
-    rows = {arm for one in tables.values() for arm in one.arms}
-    missing = tuple(arm for arm in arms if arm not in rows) or arms
-    return Needs(arms, fitting[0], lacking=f"no table that was chosen has {_listed(missing, 'arm', 'arms')}")
-
-
-def _of_curves(project: Project, metric: str, arms: tuple[str, ...]) -> Needs:
-    built = {arm for name in project.choice.artefacts for arm in project.artefacts[name].arms}
-    if missing := tuple(arm for arm in arms if arm not in built):
-        return Needs(arms, lacking=f"no table or figure that was chosen has {_listed(missing, 'arm', 'arms')}")
-    if untrained := tuple(arm for arm in arms if project.arms[arm].same_as):
-        return Needs(arms, lacking=f"{_listed(untrained, 'arm', 'arms')}: not trained, so without a curve")
-    figures = {name: project.artefacts[name] for name in project.choice.artefacts}
-    fitting = (
-        name
-        for name, one in figures.items()
-        if isinstance(one, paper.Figure)
-        and set(arms) <= set(one.arms)
-        and metric in {panel.metric for panel in one.panels}
-    )
-    return Needs(arms, artefact=next(fitting, None))
-
-
-def _chosen_tables(project: Project) -> dict[str, paper.Table]:
-    chosen = {name: project.artefacts[name] for name in project.choice.artefacts}
-    return {name: one for name, one in chosen.items() if isinstance(one, paper.Table)}
-
-
-def _listed(names: tuple[str, ...], one: str, more: str) -> str:
-    return f"{one if len(names) == 1 else more} {', '.join(names)}"

@@ -59,7 +59,7 @@ def _explained(error: ValidationError, schema: Schema, raw: Raw, prefix: str) ->
         key = ".".join(filter(None, [prefix, *map(str, keys)]))
         tag = str(context.get("discriminator", "")).strip("'")
         if kind == "too_short" and len(value) >= context["min_length"]:
-            continue  # an entry of it is wrong, which is told
+            continue  # one of its entries is wrong and has its own message
         if kind == "value_error":
             found[key], want = (f"{key}: " if key else "") + str(context["error"]), ""
         elif kind == "missing":
@@ -89,9 +89,9 @@ def _either(kinds: Sequence[str]) -> str:
 
 
 def _place(root: Schema, raw: Any, loc: Sequence[int | str]) -> tuple[list[int | str], list[Schema], list[Schema]]:
-    """The keys of an error's place, what may stand around it, and what may stand there.
+    """The keys that lead to an error, the schemas of the record around it, and those of the value itself.
 
-    Between the keys pydantic tells of unions which of their kinds it tried.
+    In `loc` pydantic also names the member of a union that it tried; such parts are no keys.
     """
     keys: list[int | str] = []
     around, here = [root], _kinds(root, root)
@@ -110,14 +110,14 @@ def _place(root: Schema, raw: Any, loc: Sequence[int | str]) -> tuple[list[int |
 
 
 def _below(node: Schema, part: int | str) -> list[Schema]:
-    """What may stand under a key, or in a list."""
+    """The schema of the value under a key, or in a list."""
     named: list[Any] = [node.get("properties", {}).get(part), node.get("additionalProperties"), node.get("items")]
     named += node.get("patternProperties", {}).values()
     return [cast(Schema, one) for one in named if isinstance(one, dict)][:1]
 
 
 def _kinds(root: Schema, node: Schema) -> list[Schema]:
-    """What a value may be, without what it refers to."""
+    """The members of a union, or the schema itself, with references resolved."""
     node = _resolved(root, node)
     return [kind for one in node["anyOf"] for kind in _kinds(root, one)] if "anyOf" in node else [node]
 

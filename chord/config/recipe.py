@@ -33,13 +33,10 @@ class Recipe(Frozen):
     traces: Traces = default("expert", "which expert traces (B.3, D.3)")
     steps: Steps | None = default(None, "updates; exactly one of it and `epochs` (A.1: 1500 at most)")
     epochs: Annotated[float, Field(gt=0, le=10000)] | None = default(None, "passes over the expert set (section 4.1)")
-    learning_rate: float = Field(
-        gt=0, allow_inf_nan=False, description="Adam's, at most 1 (searched in 1e-6, 5e-6, 1e-5)"
-    )  # `unreasonable` has its bound
+    # Its upper bound is in `unreasonable`.
+    learning_rate: float = Field(gt=0, description="Adam's, at most 1 (searched in 1e-6, 5e-6, 1e-5)")
     keep: Literal["best", "last", "every"] = default("best", "which weights (A.2: `best`)")
-    reshape_gamma: Positive | None = default(
-        None, "`luffy`: p/(p + gamma) instead of p for expert tokens (arXiv:2504.14945)"
-    )
+    reshape_gamma: Positive | None = default(None, "`luffy`: p/(p + gamma) for p of expert tokens (arXiv:2504.14945)")
 
     def _wrong(self) -> Iterator[str]:
         if (self.steps is None) == (self.epochs is None):
@@ -57,10 +54,8 @@ class Recipe(Frozen):
             found = "no `reshape_gamma`" if self.method == "luffy" else f"`reshape_gamma` with method {self.method}"
             yield f"found {found}, expected both `method: luffy` and `reshape_gamma` or neither"
         if (self.method == "sasr") != (self.mu.name == "gradient-norm"):
-            yield (
-                f"found method {self.method} with schedule {self.mu.name}, expected both `method: sasr` and"
-                " `schedule: gradient-norm` or neither"
-            )
+            found = f"found method {self.method} with schedule {self.mu.name}"
+            yield f"{found}, expected both `method: sasr` and `schedule: gradient-norm` or neither"
 
     def unreasonable(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """What no training of config/ may have: the keys that it is about, and what is said of them.
@@ -75,11 +70,9 @@ class Recipe(Frozen):
         if sum(spans.values()) > self.steps:
             kinds = {"warmup_steps": "a warm-up", "decay_steps": "a decay"}
             said = " and ".join(f"{kinds.get(key, key)} of {value}" for key, value in spans.items())
-            yield (
-                (*(f"mu.{key}" for key in spans), "steps"),
-                f"found {said} steps in a training of {self.steps}, expected"
-                f" {'together ' if len(spans) > 1 else ''}at most that",
-            )
+            keys = (*(f"mu.{key}" for key in spans), "steps")
+            together = "together " if len(spans) > 1 else ""
+            yield keys, f"found {said} steps in a training of {self.steps}, expected {together}at most that"
 
     @property
     def needs_rollouts(self) -> bool:

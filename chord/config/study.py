@@ -32,8 +32,9 @@ from chord.settings import (
     quiet,
 )
 
-# --- models --------------------------------------------------------------------------------------
+# --- models and engines --------------------------------------------------------------------------
 
+ADDRESS = r"^[A-Za-z0-9.-]+:[0-9]{1,5}$"
 REPOSITORY = r"^[\w.-]+/[\w.-]+$"
 PLANNING = "config/planning.yaml"
 Precision = Literal["float32", "bfloat16", "float64"]
@@ -95,11 +96,6 @@ class Model(Frozen):
             yield f"found source {self.source} without `revision`, expected {wanted}: weights must not change"
 
 
-# --- vllm ----------------------------------------------------------------------------------------
-
-ADDRESS = r"^[A-Za-z0-9.-]+:[0-9]{1,5}$"
-
-
 class Vllm(Frozen):
     """The vLLM that samples in training, and where it is.
 
@@ -109,9 +105,7 @@ class Vllm(Frozen):
     `VLLM_API_KEY`, and the run's folder at the same path. `sleep` and `batch_invariant` are refused on a CPU.
     """
 
-    placement: Literal["colocated", "server"] = default(
-        "colocated", "in each rank's process, or in processes of its own (ours)"
-    )
+    placement: Literal["colocated", "server"] = default("colocated", "in each rank's process, or in its own (ours)")
     address: Annotated[str, Field(pattern=ADDRESS)] | None = default(None, "HOST:PORT of a `server` that runs already")
     replicas: Count = default(1, "servers that are started, with `server` only (ours: 1)")
     dtype: Literal["float32", "bfloat16", "float16"] | None = default(None, "of `compute_dtype` by default")
@@ -125,15 +119,10 @@ class Vllm(Frozen):
 
     def _wrong(self) -> Iterator[str]:
         if self.placement == "colocated" and (self.address is not None or self.replicas != 1):
-            yield (
-                "found `address` or `replicas` with placement colocated, expected placement server:"
-                " colocated, each rank has one engine of its own"
-            )
+            want = "expected placement server: colocated, each rank has one engine of its own"
+            yield f"found `address` or `replicas` with placement colocated, {want}"
         if self.placement == "server" and self.sleep:
             yield "found `sleep: true` with placement server, expected colocated: a server has its own GPUs"
-
-
-# --- zero ----------------------------------------------------------------------------------------
 
 
 class Zero(Frozen):
@@ -147,9 +136,8 @@ class Zero(Frozen):
             yield f"found offload {self.offload} with stage 0, expected stage 1, 2 or 3: DeepSpeed does it"
 
 
-# --- datasets ------------------------------------------------------------------------------------
+# --- problems and experts ------------------------------------------------------------------------
 
-Repository = Annotated[str, Field(pattern=REPOSITORY)]
 NEEDED = ("question", "answer")
 OF_GENERATIONS = ("generations", "verified")  # lists of one length: what the expert wrote, and which of it was right
 
@@ -162,23 +150,20 @@ class Dataset(Frozen):
     the `source` of each problem.
     """
 
-    repository: Repository = Field(description="OWNER/NAME on the hub")
+    repository: str = Field(pattern=REPOSITORY, description="OWNER/NAME on the hub")
     revision: Text = Field(description="commit, tag or branch, which the lock file of the study pins")
     files: tuple[str, ...] = Field(min_length=1, description="names or patterns, like `data/train-*.parquet`")
     columns: dict[str, Text] = Field(
-        description="column by the name that prompts may have in braces; `question` and `answer` needed"
+        description="column by its name in braces of prompts; `question` and `answer` needed"
     )
     may_lack: tuple[Literal["generations", "verified"], ...] = quiet((), "columns that the files need not have (ours)")
 
     def _wrong(self) -> Iterator[str]:
-        missing = [name for name in NEEDED if name not in self.columns]
-        if missing:
+        if missing := [name for name in NEEDED if name not in self.columns]:
             yield f"found no `{missing[0]}` in `columns`, expected the columns of {' and '.join(NEEDED)}"
-        unnamed = [name for name in self.may_lack if name not in self.columns]
-        if unnamed:
+        if unnamed := [name for name in self.may_lack if name not in self.columns]:
             yield f"found `{unnamed[0]}` in `may_lack` and not in `columns`, expected the column that it is"
-        bad = [file for file in self.files if not file.endswith((".parquet", ".jsonl"))]
-        if bad:
+        if bad := [file for file in self.files if not file.endswith((".parquet", ".jsonl"))]:
             yield f"found '{bad[0]}' in `files`, expected names or patterns that end in .parquet or .jsonl"
 
 
@@ -193,7 +178,7 @@ class Filters(Frozen):
     answers: Literal["any", "integer", "calls"] = default("any", "which answers (A.2)")
     generations: CountOrNone = default(0, "verified traces of a row, at least (the authors' script: 1; 2 for RL)")
     generation_tokens: Tokens | None = default(
-        None, "tokens of the policy; longer traces do not count (the authors' script: 8196)"
+        None, "of the policy; longer traces do not count (the authors' script: 8196)"
     )
     overlap_words: Count | None = default(None, "words in a row that no question may share with a benchmark's (ours)")
 
@@ -212,7 +197,7 @@ class Task(Frozen):
 
     source: Literal["generator", "hub", "package"] = default("generator", "where it takes them")
     dataset: Text = Field(
-        description="a generator of reasoning-gym; with `hub` a name in `datasets`; with `package` `bfcl`"
+        description="a generator of reasoning-gym; with `hub` one of `datasets`; with `package` `bfcl`"
     )
     settings: Options = default({}, "what the generator is told; of `bfcl` its `categories`")
     keep: Literal["all", "sums", "differences"] = default("all", "which problems of a generator")
@@ -235,12 +220,7 @@ class Split(Frozen):
 
     task: Name = Field(description="a name in `tasks`")
     size: Count = Field(description="number of problems")
-    or_fewer: bool = default(
-        False, "take fewer where the dataset has fewer, else that is an error; not with `generator`"
-    )
-
-
-# --- experts -------------------------------------------------------------------------------------
+    or_fewer: bool = default(False, "take fewer where there are fewer, else that is an error; not with `generator`")
 
 
 class ExpertScripted(Frozen):
@@ -341,9 +321,7 @@ class Benchmark(Frozen):
     file: str = Field(description="a file in `benchmarks/`")
     paper_column: str | None = default(None, "the paper's column beside it (Table 1)")
     grading: AnswerForm | None = default(None, "where answers are read in another way")
-    other_paper_columns: tuple[str, ...] = default(
-        (), "columns beside it in tables of the paper that lack `paper_column`"
-    )
+    other_paper_columns: tuple[str, ...] = default((), "columns beside it in the paper's tables without `paper_column`")
     categories: str | None = default(None, "what its problems differ in (B.8)")
     parts: Parts | None = quiet(None, "shown beside it (Table 1)")
 
@@ -421,9 +399,7 @@ class Grading(AnswerForm):
     def _wrong(self) -> Iterator[str]:
         yield from super()._wrong()
         if self.grader == "bfcl":
-            yield (
-                "found grader bfcl, expected another: its answers are those of a benchmark, where `grading` may name it"
-            )
+            yield "found grader bfcl, expected another: its answers are those of a benchmark, whose `grading` has it"
 
     @property
     def form(self) -> AnswerForm:
@@ -498,10 +474,8 @@ class Arithmetic(Frozen):
         if self.sampler == "vllm" and self.compute_dtype == "float64" and (self.vllm is None or not self.vllm.dtype):
             yield "found sampler vllm with compute_dtype float64, which it lacks, expected a `vllm.dtype`"
         if self.zero.stage and self.compute_dtype == "float64":
-            yield (
-                "found zero.stage above 0 with compute_dtype float64, expected float32 or bfloat16: DeepSpeed keeps the"
-                " weights that it divides in float32"
-            )
+            want = "expected float32 or bfloat16: DeepSpeed keeps the weights that it divides in float32"
+            yield f"found zero.stage above 0 with compute_dtype float64, {want}"
 
 
 class Execution(Arithmetic):
@@ -522,9 +496,7 @@ class Execution(Arithmetic):
     def _wrong(self) -> Iterator[str]:
         yield from super()._wrong()
         if self.answers == "transformers" and (self.answers_options or self.answers_batch_invariant):
-            yield (
-                "found `answers_options` or `answers_batch_invariant` with answers transformers, expected answers vllm"
-            )
+            yield "found `answers_options` or `answers_batch_invariant` with answers transformers, expected vllm"
         if self.answers == "vllm" and self.compute_dtype == "float64" and "dtype" not in self.answers_options:
             yield "found answers vllm with compute_dtype float64, which it lacks, expected a dtype in answers_options"
 
@@ -545,9 +517,7 @@ class Study(Frozen):
     tasks: dict[Name, Task] = Field(description="where problems come from, by names of your own")
     data: Data = Field(description="which problems the study uses")
     base_corpus: BaseCorpus | None = default(None, "what a `random` model learns from (ours)")
-    other_models: dict[Name, OtherModel] = default(
-        {}, "models that arms start from as `base-NAME` (B.5, B.6, Figure 13)"
-    )
+    other_models: dict[Name, OtherModel] = default({}, "models that arms start from, `base-NAME` (B.5, B.6, Figure 13)")
     expert: Expert = Field(description="who writes the expert traces (the paper: DeepSeek-R1's, published)")
     other_experts: dict[Name, OtherExpert] = default({}, "traces for arms, `expert-NAME` (B.3, D.3)")
     grading: Grading = Field(description="how answers are read and paid")
@@ -582,10 +552,8 @@ class Study(Frozen):
             found = "a" if self.base_corpus else "no"
             yield f"found {found} base_corpus with model.source {self.model.source}, expected one with random"
         if self.validation.problems > self.data.validation.size:
-            yield (
-                f"validation.problems is {self.validation.problems}, expected at most data.validation.size"
-                f" = {self.data.validation.size}"
-            )
+            most = f"expected at most data.validation.size = {self.data.validation.size}"
+            yield f"validation.problems is {self.validation.problems}, {most}"
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             yield f"seeds is {list(self.seeds)}, expected at least one and no repeats"
         if self.prompt_date is not None and not DAY.fullmatch(self.prompt_date):

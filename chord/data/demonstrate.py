@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chord.config.project import add_study, project_of
-from chord.config.sets import Lock, wanted_dataset
-from chord.config.sets import asked_expert, corpus_of, expert_of, part_sizes, purpose, task_sizes
+from chord.config.sets import Lock, asked_expert, corpus_of, expert_of, part_sizes, purpose, task_sizes, wanted_dataset
 from chord.config.study import BaseCorpus, CorpusPart, Grading, Study
 from chord.errors import ConfigError, UserError
 from chord.provenance.cli import Number

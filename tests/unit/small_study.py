@@ -12,6 +12,7 @@ import yaml
 
 from tests import warm
 from tests.conftest import made_once
+from tests.mini_study import edit_yaml
 
 ROOT = Path(__file__).parents[2]
 TASKS: dict[str, Any] = {
@@ -55,9 +56,8 @@ def write_study(project: Path, **changes: object) -> Path:
     study["rollouts"] |= {"max_response_tokens": 100, "max_prompt_tokens": 32}
     for (name, benchmark), task in zip(study["benchmarks"].items(), ("sum-3", "sum-4", "reversal"), strict=True):
         study["benchmarks"][name] = benchmark | {"problems": {"task": task, "size": 5}}
-    study = yaml.safe_load(yaml.safe_dump(study))  # so that no change reaches the lists above
-    change(study, changes)
     file.write_text(yaml.safe_dump(study))
+    edit_yaml(file, **changes)
     return file
 
 

@@ -44,19 +44,12 @@ MISTAKES = {
         ("part: [0, 0.3]", "part: [0.3, 0]", "rule: part is [0.3, 0.0], expected where it begins and where it ends"),
         ("part: [0, 0.3]", "part: [0.3]", "rule.part is [0.3], expected at least 2 of them"),
         ("- id: grpo-above-original", "- id: medicine", ": found the id 'medicine' 2 times, expected once"),
-        (
-            "    sentence: A focal",
-            "    studies: [dmeo]\n    sentence: A focal",
-            "focal-collapses.studies names 'dmeo', expected `demo`",
-        ),
+        ("    sentence: A focal", "    studies: [dmeo]\n    sentence: A focal", "focal-collapses.studies names 'dmeo'"),
         ("needs: a reader's judgement of texts", "reason: x", "rule.needs is missing, expected a value"),
-        (None, "", ": found nothing, expected a mapping of keys to values"),
-        ("dated: <n>", "dated: 2025-13-45\nx: ", ": dated: found '2025-13-45', expected a day of the calendar"),
     ],
     ARMS: [
         ("peak: <n>", "peek: 0.9", ": chord-mu.recipe.mu.peak is missing, expected a value"),
         ("peak: <n>", "peek: 0.9", ": chord-mu.recipe.mu.peek is not a key here, expected `peak` (nearest)"),
-        ("label: SFT-light\n", "labl: x\n", ": sft-light.labl is not a key here, expected `label` (nearest)"),
         ("peak: <n>", "peak: high", ': chord-mu.recipe.mu.peak is "high", expected a number'),
         ("steps: budget.rl_steps", "steps: '100'", ': grpo.recipe.steps is "100", expected a whole number'),
         ("steps: budget.rl_steps", "steps: 1.5", ": grpo.recipe.steps is 1.5, expected a whole number"),
@@ -67,7 +60,6 @@ MISTAKES = {
         ("peak: <n>", "peak: 1.9", ": chord-mu.recipe.mu.peak is 1.9, expected at most 1"),
         ("value: 0.02", "value: -0.02", ": mu-0.02.recipe.mu.value is -0.02, expected at least 0"),
         ("peak: <n>", "peak: .nan", ": chord-mu.recipe.mu.peak is NaN, expected a number"),
-        ("steps: budget.rl_steps", "steps: 0", ": grpo.recipe.steps is 0, expected at least 1"),
         ("schedule: decay", "schedule: decai", 'chord-mu.recipe.mu.schedule is "decai", expected `decay` (nearest)'),
         ("schedule: decay, ", "", "chord-mu.recipe.mu.schedule is missing, expected one of: constant, decay, adaptive"),
         ("weight: p(1-p)", "weight: p(1-q)", 'expert_tokens.weight is "p(1-q)", expected `p(1-p)` (nearest) or one of'),
@@ -87,65 +79,34 @@ MISTAKES = {
         (SFT_LIGHT, SFT_LIGHT.replace("base", "sft-light+rl"), "(sft-light -> sft-light+rl -> sft-light), expected"),
         (CHOOSE, "choose: [sft-best+rl]", "sft-best.choose starts from itself (sft-best -> sft-best+rl -> sft-best)"),
         ("\ngrpo:", "\noriginal:", "column 1: found the key 'original' a second time, expected each key once"),
-        ("label: SFT-light\n", "label: a\n  label: b\n", "found the key 'label' a second time, expected each key once"),
         ("steps: budget.rl_steps", "steps: budget.rl_step", "budget has no 'rl_step', expected `rl_steps` (nearest)"),
         ("decay_steps: budget.mu_decay_steps", "decay_steps: 400", "demo.yaml: budget.rl_steps: found a warm-up of 0"),
         (None, "", ": found nothing, expected a mapping of keys to values"),
         (None, "- a\n", ": found a list, expected a mapping of keys to values"),
         (None, "a: [", ", line 1, column 5: found text that is not YAML (expected the node content"),
-        (None, "a: &b [*b]", ", line 1, column 4: found an alias inside what it names, expected none"),
-        (None, "? [a, b]\n: 3", ", line 1, column 3: found the key ['a', 'b'], expected text"),
         (None, "grpo: 3", ": grpo is 3, expected a mapping of keys to values"),
         (None, "grpo:", ": grpo is nothing, expected a mapping of keys to values"),
-        (None, "grpo: 2020-01-01", ': grpo is "2020-01-01", expected a mapping of keys to values'),
-        (None, "a\x00", ": found text that is not YAML (unacceptable character"),
     ],
     DEMO: [
-        ("per_prompt: <n>", "per_promt: 8", ": rollouts.per_promt is not a key here, expected `per_prompt`"),
         ("  rl_steps: <n>", "  rl_steps: ten", ': budget.rl_steps is "ten", expected a number'),
         ("min_terms: <n>", "min_terms: {a: 2}", 'tasks.sum-1.settings.min_terms is {"a": 2}, expected a number or tex'),
         ("deterministic: true", "deterministic: 1", "execution.deterministic is 1, expected true or false"),
         ("deterministic: true", "deterministic: yes", 'execution.deterministic is "yes", expected true or false'),
         ("seeds: [<n>,", "seeds: [1:30,", ': seeds.0 is "1:30", expected a whole number'),
-        ("seeds: [<n>,", "seeds: [1_000,", ': seeds.0 is "1_000", expected a whole number'),
-        ("seeds: [<n>,", "seeds: [!!int abc,", ", line 5, column 9: found 'abc' under the tag !!int"),
-        ("name: demo", "+\nname: demo", "found the key 'name' a second time, expected each key once"),
         ("  deterministic: true", "+\n  sampler: vlm", 'execution.sampler is "vlm", expected `vllm` (nearest) or one'),
         ("  deterministic: true", "+\n  vllm: {}", "execution: found `vllm` with sampler transformers, expected `samp"),
-        (
-            "  deterministic: true",
-            "+\n  sampler: vllm\n  vllm: {slep: true}",
-            "execution.vllm.slep is not a key here, exp",
-        ),
-        (
-            "  deterministic: true",
-            "+\n  sampler: vllm\n  vllm: {replicas: 2}",
-            "execution.vllm: found `address` or `replic",
-        ),
-        (
-            "  deterministic: true",
-            "+\n  sampler: vllm\n  vllm: {placement: server, sleep: true}",
-            "found `sleep: true` with placement",
-        ),
+        ("  deterministic: true", "+\n  sampler: vllm\n  vllm: {slep: true}", "execution.vllm.slep is not a key here,"),
+        ("  deterministic: true", "+\n  sampler: vllm\n  vllm: {replicas: 2}", "execution.vllm: found `address` or `r"),
+        ("  deterministic: true", "+\n  sampler: vllm\n  vllm: {placement: server, sleep: true}", "found `sleep: true"),
         ("deterministic: true", "+\n  zero: {stage: 4}", "execution.zero.stage is 4, expected"),
         ("deterministic: true", "+\n  zero: {offload: optimiser}", "execution.zero: found offload optimiser with stag"),
-        (
-            "compute_dtype: float32",
-            "compute_dtype: float64\n  zero: {stage: 2}",
-            "execution: found zero.stage above 0 with c",
-        ),
-        ("prompts_per_step: <n>", "prompts_per_step: 0", "rollouts.prompts_per_step is 0, expected at least 1"),
+        ("compute_dtype: float32", "compute_dtype: float64\n  zero: {stage: 2}", "execution: found zero.stage above 0"),
         ("per_prompt: <n>", "per_prompt: 1", ": rollouts.per_prompt is 1, expected at least 2: the rollouts of one"),
         ("temperature: <n>", "temperature: 0.0", "rollouts.temperature is 0.0, expected at least 0.01"),
         ("share: <n>", "share: 0.99", "base_corpus: found shares of `parts` that add up to"),
         ("seeds: [<n>,", "seeds: [] # [", ": seeds is [], expected at least one and no repeats"),
         ("seeds: [<n>,", "seeds: [2, 2] # [", ": seeds is [2, 2], expected at least one and no repeats"),
-        (
-            "validation: {every_steps: <n>, problems: <n>",
-            "validation: {every_steps: 10, problems: 99999",
-            "expected at most",
-        ),
-        ("source: random", "source: rnd", ': model.source is "rnd", expected `random` (nearest)'),
+        ("validation: {every_steps: <n>, problems: <n>", "validation: {every_steps: 10, problems: 99999", "expected a"),
         ("name: demo\n", "name: dmo\n", ": name is 'dmo', expected 'demo', the name of the file"),
         ("task: sum-4, size", "task: sum-5, size", "benchmarks.harder.problems.task is 'sum-5', expected `sum-4`"),
         ("file: harder.yaml", "file: hard.yaml", "benchmarks.harder.file is 'hard.yaml', expected `harder.yaml` (near"),
@@ -170,11 +131,7 @@ MISTAKES = {
         ("min_terms: <n>", "min_terms: two", 'tasks.sum-1.settings.min_terms is "two", expected a whole number'),
         ("min_terms: <n>", "min_terms: 0", "tasks.sum-1.settings.min_terms is 0, expected at least 1"),
         ("min_terms: <n>", "min_terms: 3", "tasks.sum-1.settings: found min_terms 3 above max_terms 2, expected at mo"),
-        (
-            "train: {task: sum-3, size: <n>",
-            "train: {task: sum-1, size: 99",
-            "data.train asks for 99 problems of 'sum-1'",
-        ),
+        ("train: {task: sum-3, size: <n>", "train: {task: sum-1, size: 99", "data.train asks for 99 problems of 'sum-"),
         ("task: sum-4, size: <n>", "task: sum-1, size: 50", "benchmarks.harder.problems asks for 50 problems of 'sum-"),
         ("rl_steps: <n>", "rl_steps: 1000000000000000000000000000000", ": budget.rl_steps is 1000000000000000000"),
         ("rl_learning_rate: <n>", "rl_learning_rate: 1000", ": budget.rl_learning_rate is 1000, "),
@@ -190,17 +147,8 @@ MISTAKES = {
         ("data:\n  seed: <n>", "data:\n  seed: 99999999999999999999", "data.seed is 99999999999999999999, expected le"),
         ("paper_column: AMC", "+C", "benchmarks.in-distribution.paper_column is 'AMCC', expected `AMC` (n"),
         ("[BFCL, RaR", "[BFLC, RaR", "benchmarks.in-distribution.other_paper_columns is 'BFLC', expected `BFCL` (n"),
-        (
-            "deterministic: true",
-            "+\n  answers: vllm\n  answers_options: {max_modle_len: 9}",
-            "execution.answers_options.max_modle_len: f",
-        ),
-        (
-            "deterministic: true",
-            "+\n  sampler: vllm\n  vllm: {context_tokens: 50}",
-            "execution.vllm.context_tokens is 50, expected",
-        ),
-        (None, "", ": found nothing, expected a mapping of keys to values"),
+        ("deterministic: true", "+\n  answers: vllm\n  answers_options: {max_modle_len: 9}", "execution.answers_optio"),
+        ("deterministic: true", "+\n  sampler: vllm\n  vllm: {context_tokens: 50}", "execution.vllm.context_tokens is"),
     ],
     "config.yaml": [
         ("study: demo", "stuudy: demo", ": stuudy is not a key here, expected `study` (nearest)"),
@@ -208,7 +156,6 @@ MISTAKES = {
         ("study: demo", "study: dmeo", ': study is "dmeo", expected `demo` (nearest)'),
         ("table1", "tabel1", ": artefacts names 'tabel1', expected `table1` (nearest)"),
         ("study: demo\n", "+seeds: [4, 4]\n", ": seeds has '4' 2 times"),
-        (None, "", ": found nothing, expected a mapping of keys to values"),
     ],
     TABLE1: [
         ("kind: table", "+x", ': kind is "tablex", expected `table` (nearest)'),
@@ -287,13 +234,8 @@ def test_all_mistakes_of_all_files_are_told_at_once(root: Path) -> None:
     edit(root, ARMS, "peak: <n>", "peak: 2")
     edit(root, DEMO, "per_prompt: <n>", "per_prompt: 0")
     edit(root, FIGURE2, "x: ", "y: ")
-    lines = refused(root).splitlines()
-    assert [line.split(" ")[0] for line in lines] == [
-        "config/studies/demo.yaml:",
-        "config/arms.yaml:",
-        "config/experiments/figure2.yaml:",
-        "config/experiments/figure2.yaml:",
-    ]
+    told = [line.split(":")[0].removeprefix("config/") for line in refused(root).splitlines()]
+    assert told == [DEMO, ARMS, FIGURE2, FIGURE2]
 
 
 def test_a_missing_file_and_one_that_is_not_text_are_told(root: Path) -> None:
@@ -378,10 +320,7 @@ def test_values_given_for_one_command_replace_those_of_the_file() -> None:
     for given, said in (
         ({"seeds": ["one"]}, '--config: seeds.0 is "one", expected a whole number'),
         ({"seeds": 5}, "--config: seeds is 5, expected a list"),
-        (
-            {"seed": [1]},
-            "--config: seed is not a key here, expected `seeds` (nearest) or one of: artefacts, seeds, study",
-        ),
+        ({"seed": [1]}, "--config: seed is not a key here, expected `seeds` (nearest) or one of: artefacts, seeds, st"),
         ({"study": "xyz"}, '--config: study is "xyz", expected one of: demo'),
     ):
         assert refused(ROOT, given=given).startswith(said)
@@ -400,22 +339,24 @@ def test_recipes_are_resolved_for_the_study_and_say_which_data_they_need() -> No
 
 
 def test_run_json_is_read_back_whole_and_a_damaged_one_is_told(tmp_path: Path) -> None:
-    run = load(ROOT).run("chord-phi", 3)
-    path = tmp_path / "run.json"
+    project, path = load(ROOT), tmp_path / "run.json"
+    run, sft, rl = project.run("chord-phi", 3), project.run("sft-light", 1), project.run("grpo", 1)
     path.write_text(run.model_dump_json(indent=2))
     assert Run.read(path) == run
     raw = json.loads(run.model_dump_json())
     for content, said in (
-        (json.dumps(raw)[:-40], f"{path}: found text that is not JSON"),
-        ("", f"{path}: found an empty file, expected a whole run.json"),
-        (json.dumps(raw | {"sead": 1}), f"{path}: sead is not a key here, expected `seed` (nearest)"),
-        (json.dumps(raw | {"seed": -1}), f"{path}: seed is -1, expected at least 0"),
-        ("[]", f"{path}: found [], expected a mapping of keys to values"),
+        (json.dumps(raw)[:-40], "found text that is not JSON"),
+        ("", "found an empty file, expected a whole run.json"),
+        (json.dumps(raw | {"sead": 1}), "sead is not a key here, expected `seed` (nearest)"),
+        (json.dumps(raw | {"seed": -1}), "seed is -1, expected at least 0"),
+        ("[]", "found [], expected a mapping of keys to values"),
+        (sft.model_copy(update={"grading": rl.grading}).model_dump_json(), "found a value under grading, expected no"),
+        (rl.model_copy(update={"rollouts": None}).model_dump_json(), "found nothing under rollouts, expected a value"),
     ):
         path.write_text(content)
         with pytest.raises(ConfigError) as error:
             Run.read(path)
-        assert str(error.value).startswith(said)
+        assert str(error.value).startswith(f"{path}: {said}")
 
 
 def test_a_run_is_told_nothing_that_its_recipe_cannot_use():
@@ -425,9 +366,7 @@ def test_a_run_is_told_nothing_that_its_recipe_cannot_use():
             continue
         run = project.run(name, 1)
         used = arm.recipe.needs_rollouts
-        assert {key: getattr(run, key) is not None for key in ("rollouts", "grading", "policy_loss")} == {
-            "rollouts": used, "grading": used, "policy_loss": used,
-        }, name  # fmt: skip
+        assert {getattr(run, key) is not None for key in ("rollouts", "grading", "policy_loss")} == {used}, name
         assert (run.expert_rows_per_step is not None) == arm.recipe.mixes_experts, name
     assert project.run("base", 1).grading is None
     for key in ("threads", "checkpoint", "max_prompt_tokens"):
@@ -444,37 +383,9 @@ def test_a_run_is_told_of_zero_only_where_it_is_used():
         assert Run.model_validate_json(text).execution.zero == zero
 
 
-def test_a_run_json_that_tells_too_much_or_too_little_is_refused(tmp_path):
-    project = load(ROOT, "demo")
-    sft, rl = project.run("sft-light", 1), project.run("grpo", 1)
-    for run, change, said in (
-        (sft, {"grading": rl.grading}, "found a value under grading, expected nothing"),
-        (rl, {"rollouts": None}, "found nothing under rollouts, expected a value"),
-    ):
-        (tmp_path / "run.json").write_text(run.model_copy(update=change).model_dump_json())
-        with pytest.raises(ConfigError, match=said):
-            Run.read(tmp_path / "run.json")
-
-
 FILES = [path.relative_to(ROOT / "config").as_posix() for path in sorted((ROOT / "config").rglob("*.yaml"))]
-ODD = [
-    "text",
-    "a\nb",
-    "",
-    "budget.rl_steps",
-    0,
-    -1,
-    1e300,
-    10**40,
-    0.5,
-    True,
-    None,
-    [],
-    {},
-    [[1]],
-    {"a": 1},
-    float("nan"),
-]
+ODD = ["text", "a\nb", "", "budget.rl_steps", 0, -1, 1e300, 10**40, 0.5, True, None, float("nan")]
+ODD += [[], {}, [[1]], {"a": 1}]
 
 
 def places(value: Raw, above: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:

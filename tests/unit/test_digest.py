@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chord.config.load import load
 
+from chord.config.project import load
 from chord.errors import UserError
 from chord.provenance.changes import code_differences
 from chord.provenance.digest import At, JobDigests, Package, Uses, code_digest, contents, job_code, package_of

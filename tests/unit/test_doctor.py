@@ -18,14 +18,14 @@ from chord.cluster.doctor import (
     described,
     gpus_of,
     held,
-    last_words,
     minutes_of,
     misfits,
     planned,
     profile_file,
     wanted_gpus,
-)  # fmt: skip
+)
 from chord.cluster.sizing import site_of
+from chord.cluster.snakemake import last_words  # fmt: skip
 from chord.config.project import load
 from chord.errors import ConfigError, UserError
 from tests import warm

@@ -11,7 +11,7 @@ import yaml
 from chord.config.project import load
 from chord.config.sets import repositories
 from chord.errors import ConfigError
-from tests.unit.small_study import change
+from tests.mini_study import edit_yaml
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -31,8 +31,8 @@ def hub_study(root: Path, **changes: Any) -> Path:
     study["tasks"]["published"] = {"source": "hub", "dataset": "sums", "filters": dict(FILTERS), "prompt": "{question}"}
     study["data"] |= {name: dict(SPLIT) for name in ("train", "expert")} | {"validation": SPLIT | {"size": 128}}
     study["expert"] = {"source": "published", "name": "made-up expert"}
-    change(study, changes)
     file.write_text(yaml.safe_dump(study), encoding="utf-8")
+    edit_yaml(file, **changes)
     return file
 
 

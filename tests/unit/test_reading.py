@@ -14,38 +14,11 @@ from chord.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 # As in https://yaml.org/spec/1.2.2/, section 10.3.2, where YAML 1.1 has other values for most of them.
-VALUES = [
-    ("010", 10),
-    ("0o10", 8),
-    ("0x1F", 31),
-    ("-7", -7),
-    ("1_000", "1_000"),
-    ("1:30", "1:30"),
-    ("190:20:30", "190:20:30"),
-    ("0b11", "0b11"),
-    ("1e-6", 1e-6),
-    ("1E5", 100000.0),
-    (".5", 0.5),
-    ("2.", 2.0),
-    ("-.inf", float("-inf")),
-    ("yes", "yes"),
-    ("No", "No"),
-    ("on", "on"),
-    ("OFF", "OFF"),
-    ("y", "y"),
-    ("TRUE", True),
-    ("tRUE", "tRUE"),
-    ("false", False),
-    ("~", None),
-    ("", None),
-    ("Null", None),
-    ("nUll", "nUll"),
-    ("2025-08-15", "2025-08-15"),
-    ("=", "="),
-    ("!!str 3", "3"),
-    ("!!int '3'", 3),
-    ("'3'", "3"),
-]
+WHOLE = {"010": 10, "0o10": 8, "0x1F": 31, "-7": -7, "!!int '3'": 3}
+REAL = {"1e-6": 1e-6, "1E5": 100000.0, ".5": 0.5, "2.": 2.0, "-.inf": float("-inf")}
+OTHERS = {"TRUE": True, "false": False, "~": None, "": None, "Null": None, "!!str 3": "3", "'3'": "3"}
+TEXTS = ["1_000", "1:30", "190:20:30", "0b11", "yes", "No", "on", "OFF", "y", "tRUE", "nUll", "2025-08-15", "="]
+VALUES = [*(WHOLE | REAL | OTHERS).items(), *((text, text) for text in TEXTS)]
 
 
 @pytest.mark.parametrize(("text", "value"), VALUES)
@@ -140,11 +113,8 @@ def test_json_that_cannot_be_read_is_told_in_one_line(text: str, tmp_path: Path)
 
 
 def test_a_command_line_is_read_by_the_same_rules() -> None:
-    assert assigned(["seeds=[010, 2]", "study=yes", "artefacts=[a, b=c]"]) == {
-        "seeds": [10, 2],
-        "study": "yes",
-        "artefacts": ["a", "b=c"],
-    }
+    given = assigned(["seeds=[010, 2]", "study=yes", "artefacts=[a, b=c]"])
+    assert given == {"seeds": [10, 2], "study": "yes", "artefacts": ["a", "b=c"]}
     for item, said in (
         ("seeds", "--config: found 'seeds', expected KEY=VALUE"),
         ("seeds=[1", "--config seeds, line 1, column 3: found text that is not YAML"),

@@ -27,8 +27,9 @@ from chord.provenance.files import file_sha256
 from chord.records import Answer, Problem, read_lines, write_lines
 from chord.steps import Dag, of_problems
 from tests.made_up_math import model_files
+from tests.mini_study import edit_yaml
 from tests.tiny_model import tiny_model
-from tests.unit.small_study import ROOT, change, prepare, run
+from tests.unit.small_study import ROOT, prepare, run
 from tests.unit.test_bfcl import calls_of, reply
 
 EACH = 3  # items of each category
@@ -42,9 +43,8 @@ def tools_study(root: Path, **changes: Any) -> Path:
     study = yaml.safe_load(file.read_text(encoding="utf-8"))
     study["benchmarks"]["bfcl"]["problems"]["size"] = SIZE
     study["execution"] |= {"compute_dtype": "float32", "cpu_threads": 1, "sampler_rows": SIZE}
-    study = yaml.safe_load(yaml.safe_dump(study))  # so that no change reaches an alias
-    change(study, changes)
     file.write_text(yaml.safe_dump(study), encoding="utf-8")
+    edit_yaml(file, **changes)
     return file
 
 

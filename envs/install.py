@@ -4,11 +4,11 @@
     python3 envs/install.py engines [cuda|cpu]   and vLLM and DeepSpeed, for studies that name them
     python3 envs/install.py test [cuda|cpu]      and what the tests need besides
 
-The second word says what the jobs will compute on: `cuda`, NVIDIA GPUs, wherever they are, or `cpu`. Left out, it is
-what `.venv` was made for, and for a new one what this machine has.
+The second word says what the jobs compute on: `cuda`, NVIDIA GPUs on any machine, or `cpu`. By default it is what
+`.venv` was made for, and for a new one what this machine has.
 
-Runs on the bare interpreter, before anything is installed: standard library only, and plain enough that an old Python
-reaches the message about its age. It knows pip, and of the project only which packages it imports.
+Runs on the bare interpreter, before anything is installed: it uses the standard library only, and syntax that an old
+Python can read up to the message that it is too old.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ FIRST_IMPORTS = (
 
 
 def main() -> None:
-    """Install what the arguments name, unless a stamp says that it is there."""
+    """Install what the arguments name, unless a stamp file says that it is installed."""
     part, given = [*sys.argv[1:], "", ""][:2]
     if part not in PARTS["cpu"] or given not in ("", *PARTS) or len(sys.argv) > 3:
         stop(f"found arguments {sys.argv[1:]}, expected `run`, `engines` or `test`, then nothing, `cuda` or `cpu`")
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def choice(given: str) -> str:
-    """What to install for, `cuda` or `cpu`: as given, else as `.venv` was made, else as this machine is; said aloud."""
+    """What to install for, `cuda` or `cpu`: as given, else as `.venv` was made, else as this machine is. Prints it."""
     if given:
         return given
     file, gpu_here = VENV / MADE_FOR, shutil.which("nvidia-smi") is not None
@@ -89,7 +89,7 @@ def choice(given: str) -> str:
 
 
 def install_run(pins: dict, build: str) -> bool:
-    """Whether `.venv` had to be made anew for what the DAG needs."""
+    """Create `.venv` with what the DAG needs. Returns False if it is there already."""
     stamp = stamp_of("run", pins, build)
     if stamp.exists():
         return False
@@ -107,7 +107,7 @@ def install_run(pins: dict, build: str) -> bool:
 
 
 def install_engines(pins: dict, build: str) -> bool:
-    """Whether vLLM and DeepSpeed had to be added to `.venv`."""
+    """Add vLLM and DeepSpeed to `.venv`. Returns False if they are there already."""
     stamp = stamp_of("engines", pins, build)
     if stamp.exists():
         return False
@@ -120,14 +120,14 @@ def install_engines(pins: dict, build: str) -> bool:
 
 
 def name_vllm(version: str) -> None:
-    """Let the CPU build answer to vLLM's own name too: `vllm serve` and lm-eval ask for the version of `vllm`."""
+    """Register the CPU build under the name `vllm` too: `vllm serve` and lm-eval ask for the version of `vllm`."""
     folder = site_packages() / f"vllm-{version}+cpu.dist-info"  # vLLM knows its CPU build by the "cpu" in it
     folder.mkdir(exist_ok=True)
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n", encoding="utf-8")
 
 
 def install_test(pins: dict, build: str) -> bool:
-    """Whether anything had to be added to `.venv` for the tests."""
+    """Add what the tests need to `.venv`. Returns False if it is there already."""
     stamp = stamp_of("test", pins, build)
     if stamp.exists():
         return False
@@ -137,7 +137,7 @@ def install_test(pins: dict, build: str) -> bool:
 
 
 def install_torch(wanted: str, build: str) -> None:
-    """Install torch with what its build needs: a CUDA build has libraries of its own, a CPU build has none."""
+    """Install torch with the libraries of its build: a CUDA build has some, a CPU build has none."""
     report = pip("install", "--dry-run", "--no-deps", "--quiet", "--report", "-", wanted)
     version = json.loads(report[report.index("{") : report.rindex("}") + 1])["install"][0]["metadata"]["version"]
     if build == "cuda" and "+cpu" in version:
@@ -158,7 +158,7 @@ def constraints(files: tuple) -> list:
 
 
 def install_pins(pins: dict) -> None:
-    """Install every package of a part; without a C compiler all but the one that needs it."""
+    """Install every package of a part; without a C compiler, all except the one that needs it."""
     flags = ["--no-deps", "--no-compile", "--no-build-isolation", "--use-pep517"]
     rest = [line for name, line in pins.items() if name not in (NEEDS_COMPILER, "torch", "setuptools")]
     say(f"installing the {len(rest)} packages that envs/ pins")
@@ -169,13 +169,13 @@ def install_pins(pins: dict) -> None:
 
 
 def site_packages() -> Path:
-    """Where the packages of `.venv` are."""
+    """The folder with the packages of `.venv`."""
     query = "import sysconfig; print(sysconfig.get_path('purelib'))"
     return Path(subprocess.check_output([str(PYTHON), "-c", query], universal_newlines=True).strip())
 
 
 def import_once() -> None:
-    """Show that the main packages load, and leave their bytecode behind, which later processes only read."""
+    """Check that the main packages load. This also stores their bytecode for later processes."""
     say("importing the main packages for the first time")
     start = [str(PYTHON), "-W", "ignore", "-c"]
     with LOG.open("a", encoding="utf-8") as log:
@@ -186,25 +186,25 @@ def import_once() -> None:
 
 
 def environment() -> dict:
-    """Our own environment without what would lead Python to other packages or keep it from storing bytecode.
+    """The environment without variables that lead Python to other packages or keep it from storing bytecode.
 
-    How DeepSpeed is built is added, unless it is set already.
+    Adds how DeepSpeed is built, unless it is set already.
     """
     misleading = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
     return {key: value for key, value in {**FOR_DEEPSPEED, **os.environ}.items() if key not in misleading}
 
 
 def stamp_of(part: str, pins: dict, build: str) -> Path:
-    """A file whose name changes with the pins, what they are for, the Python version and the folder.
+    """The stamp file, whose name is a hash of the pins, the build, the Python version and the folder.
 
-    The folder counts since a venv holds absolute paths.
+    The folder counts because a venv holds absolute paths.
     """
     parts = [*sorted(pins.values()), build, platform.python_version(), str(VENV)]
     return VENV / f".installed-{part}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
 
 
 def union(folder: Path, build: str) -> dict:
-    """By part, `name==version` by name. All files fill one `.venv`, so it ends where two pin a package differently."""
+    """By part, `name==version` by name. All files fill one `.venv`, so two versions of a package are an error."""
     files = PARTS[build]
     parts, first = {part: {} for part in files}, {}
     for part, step in [(part, step) for part, steps in files.items() for step in steps]:
@@ -232,7 +232,7 @@ def pins_of(path: Path) -> list:
 
 
 def pip(command: str, *arguments: str, show_progress: bool = False, may_fail: bool = False) -> str:
-    """What pip printed, which the log gets too; nothing if it failed and may."""
+    """Run pip and log it. Returns what it printed, or an empty string if it failed and may."""
     start = [str(PYTHON), "-m", "pip", command, "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
     printed = []
     with LOG.open("a", encoding="utf-8") as log:
@@ -257,7 +257,7 @@ def pip(command: str, *arguments: str, show_progress: bool = False, may_fail: bo
 
 
 def tell(line: str, printed: list) -> None:
-    """Progress for whoever waits: every 30th package, large downloads, and the long silent end."""
+    """Print progress: every 30th package, large downloads, and the long silent end."""
     begins = ("Collecting ", "Processing ", "Requirement already satisfied")
     seen = sum(old.startswith(begins) for old in printed)
     if line.startswith(begins) and seen % 30 == 0:
@@ -269,12 +269,12 @@ def tell(line: str, printed: list) -> None:
 
 
 def say(text: str) -> None:
-    """Print one line for whoever waits."""
+    """Print one line."""
     print(f"[install] {text}", flush=True)
 
 
 def stop(text: str) -> None:
-    """End with a message."""
+    """Exit with a message."""
     sys.exit(f"[install] {text}")
 
 

@@ -1,12 +1,12 @@
 """Write envs/*.txt, the exact versions of each step: run `.venv/bin/python envs/lock.py`.
 
-envs/STEP.txt comes from what is installed, which is the CPU's builds. A file holds all that the extra of the same name
-in pyproject.toml needs, for every Python that the project supports, so that it installs with --no-deps: nothing is
-resolved, nothing can drift. engines.txt and test.txt hold only what they add to the rest.
+envs/STEP.txt is made from the installed packages, which are the CPU builds. A file holds everything that the extra of
+the same name in pyproject.toml needs, for every Python that the project supports, so it installs with --no-deps:
+nothing is resolved, nothing can drift. engines.txt and test.txt hold only what they add to the other files.
 
-What CUDA adds or has in another version is in torch-cuda.txt and engines-cuda.txt. They come from the resolver `uv`,
-which keeps to the pins of the other files; so no GPU is needed, and only metadata is fetched. At last the resolver
-must find the CPU's pins too, consistent and whole, for every Python.
+torch-cuda.txt and engines-cuda.txt hold what CUDA adds or needs in another version. They come from the resolver `uv`,
+constrained to the pins of the other files; this needs no GPU and downloads only metadata. At the end the resolver
+checks that the CPU pins, too, are consistent and complete for every Python.
 """
 
 import importlib.metadata
@@ -26,7 +26,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-# What runs with which pins. Every verb of chord/ that a rule starts is in one line, and rules name the same step.
+# Which verbs run with which pins. Every verb that a rule runs is in one line, and the rule names the same step.
 VERBS = {
     "data": ("fetch", "prepare", "demonstrate", "adopt"),
     "train": ("train", "choose", "unpack"),
@@ -96,7 +96,7 @@ class Unresolved(Exception):
 
 
 def main() -> None:
-    """Write each file whose text differs, and say which; end with what the resolver says against them."""
+    """Write each file whose text differs, and print its name. Exits with what the resolver finds wrong."""
     written(locked())
     try:
         written(locked_for_cuda())
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def written(files: dict[str, str]) -> None:
-    """Write the files whose text is another, and say so."""
+    """Write the files whose text differs, and print their names."""
     for name, text in files.items():
         path = ROOT / "envs" / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -117,7 +117,7 @@ def written(files: dict[str, str]) -> None:
 
 
 def locked() -> dict[str, str]:
-    """The text of each file by its name."""
+    """The text of each file, by name."""
     project = declared()
     extras = project["optional-dependencies"]
     if set(extras) != set(VERBS):
@@ -134,12 +134,12 @@ def locked() -> dict[str, str]:
 
 
 def declared() -> dict[str, Any]:
-    """The part `project` of pyproject.toml."""
+    """The table `project` of pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def closure(lines: list[str]) -> set[str]:
-    """Names of all packages that the requirements in `lines` lead to, theirs included, by what is installed."""
+    """Names of all packages that the requirements in `lines` need, directly or not, by the installed metadata."""
     found: set[str] = set()
     seen: set[tuple[str, frozenset[str]]] = set()
     waiting = [Requirement(line) for line in lines]
@@ -167,7 +167,7 @@ def holds(requirement: Requirement, extras: frozenset[str]) -> bool:
 
 
 def distribution(name: str) -> importlib.metadata.Distribution:
-    """What is installed under the name."""
+    """The installed distribution of this name."""
     try:
         return importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
@@ -215,7 +215,7 @@ def locked_for_cuda() -> dict[str, str]:
 
 
 def unpinned(build: str) -> list[str]:
-    """What the pins for `cpu` or `cuda` lack, on any Python. Raises Unresolved where they contradict each other."""
+    """Packages that the pins for `cpu` or `cuda` lack, on any Python. Raises Unresolved if pins conflict."""
     pins = pins_for(build)
     with ThreadPoolExecutor() as pool:
         answers = pool.map(lambda python: resolved(build, python, pins), PYTHONS)
@@ -230,7 +230,7 @@ def pins_for(build: str) -> dict[str, str]:
 
 
 def pins_of(step: str) -> dict[str, str]:
-    """Version by package of one file, nothing where it is not there yet."""
+    """Version by package of one file; empty if the file does not exist yet."""
     path = ROOT / "envs" / f"{step}.txt"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
@@ -283,7 +283,7 @@ def resolved(
 
 
 def stated() -> list[str]:
-    """Configuration of uv, in TOML: what packages require, without the bounds that are set aside."""
+    """Configuration of uv, in TOML: requirements of packages without the bounds in SET_ASIDE."""
     lines = []
     for name, aside in SET_ASIDE.items():
         requires = [line for line in distribution(name).requires or [] if Requirement(line).name not in aside]

@@ -1,3 +1,5 @@
+"""Each outcome pays what the paper, or its code, says."""
+
 import shutil
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""The scripted expert is right, and its worked steps are true."""
+
 import random
 
 import pytest

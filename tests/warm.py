@@ -35,7 +35,7 @@ from typing import IO, NoReturn
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])
 
-from tests.warm_python import JOBS, NUMBER, ask, server_for
+from tests.warm_python import JOBS, NUMBER, READ_ON_LOADING, ask, server_for
 
 SESSION = "CHORD_TEST_WARM"  # see `begin`
 PLANNING = ["snakemake.cli", "snakemake.api", "snakemake.workflow", "snakemake.executors.local", "snakemake.assets"]
@@ -181,9 +181,9 @@ def begin() -> str:
     """
     if SESSION not in os.environ:
         folder = Path(tempfile.mkdtemp(prefix="warm-"))
-        (folder / "environment.json").write_text(json.dumps(dict(os.environ)))
+        read = {name: value for name, value in os.environ.items() if name.startswith(READ_ON_LOADING)}
+        (folder / "environment.json").write_text(json.dumps(read))
         (folder / "owner").write_text(str(os.getpid()))
-        (folder / "real python").symlink_to(sys.executable)
         script = shlex.quote(str(Path(__file__).with_name("warm_python.py")))
         (folder / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS {script} "$@"\n')
         (folder / "python").chmod(0o755)

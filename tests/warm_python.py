@@ -57,8 +57,7 @@ def main() -> None:
         del environment[JOBS]
     server = server_for(words, environment, folder) if words[:1] == ["-m"] else None
     if server is None:
-        python = os.path.join(folder, "real python")
-        os.execve(python, [python, *words], environment)
+        os.execve(sys.executable, [sys.executable, *words], environment)
     with ask(os.path.join(folder, server), words, os.getcwd(), environment, [0, 1, 2]) as line:
         line.recv(NUMBER, socket.MSG_WAITALL)
         code = int(line.recv(NUMBER, socket.MSG_WAITALL) or 1)

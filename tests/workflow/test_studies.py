@@ -48,7 +48,7 @@ OTHERS = {  # what each takes beside the data and the study's own model
 }
 
 
-@pytest.mark.parametrize(("study", "target"), OTHERS, ids="-".join)
+@pytest.mark.parametrize(("study", "target"), OTHERS)
 def test_other_models_sets_experts_and_categories_are_planned_from_the_hub(
     project: Path, study: str, target: str
 ) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,21 +24,10 @@ hypothesis.settings.register_profile("fixed", derandomize=SHIFT == 0, deadline=N
 hypothesis.settings.load_profile("fixed")
 
 SLOWEST = 10  # files that the summary names
-
-
 SLOW = ("cluster", "faults", "workflow")  # folders whose files start first, with those that have slow tests
 # The longest files are divided among processes into so many parts; what their tests share is in files. Every other file
 # is one part, for one process.
 PARTS = {"test_edits.py": 4, "test_tamper.py": 3, "test_faults.py": 2}
-
-
-def by_turns(files: list[Path]) -> list[Path]:
-    """These files with three that compute after each that mostly waits for Slurm, so that no core is idle."""
-    ordered = sorted(files, key=lambda file: file.name not in PARTS)
-    waiting = [file for file in ordered if file.parent.name == "cluster"]
-    computing = [file for file in ordered if file.parent.name != "cluster"]
-    turns = [[file, *computing[3 * turn : 3 * turn + 3]] for turn, file in enumerate(waiting)]
-    return [*chain.from_iterable(turns), *computing[3 * len(waiting) :]]
 
 
 class InParts(LoadScopeScheduling):
@@ -70,20 +59,30 @@ def pytest_collection_finish() -> None:
     gc.freeze()  # what is loaded by now is no garbage
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # What takes longest first: the processes then end at about the same time.
-    slow = {item.path for item in items if item.get_closest_marker("slow") or item.path.parent.name in SLOW}
-    files = dict.fromkeys(item.path for item in items)
-    turns = by_turns([file for file in files if file in slow]) + [file for file in files if file not in slow]
-    items.sort(key=lambda item: turns.index(item.path))
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked:
-        return
-    import torch
+def in_order(items: list[pytest.Item]) -> list[Path]:
+    """The files of the tests, what takes longest first, so that the processes end at about the same time.
 
-    if not torch.cuda.is_available():
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+    Three files that compute follow each that mostly waits for Slurm, so that no core is idle.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.path.parent.name in SLOW}
+    files = sorted(
+        dict.fromkeys(item.path for item in items), key=lambda file: (file not in slow, file.name not in PARTS)
+    )
+    waiting = [file for file in files if file.parent.name == "cluster"]
+    computing = iter(file for file in files if file.parent.name != "cluster")
+    return [*chain.from_iterable((file, *islice(computing, 3)) for file in waiting), *computing]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = in_order(items)
+    items.sort(key=lambda item: order.index(item.path))
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

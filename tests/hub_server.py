@@ -14,11 +14,6 @@ Files = dict[str, bytes]
 SMALL = 200  # files up to this many bytes are in git, larger ones in large storage
 
 
-def commit_of(files: Files) -> str:
-    """A commit that stands for these files."""
-    return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
-
-
 @dataclass
 class Hub:
     """What is on the hub, how it misbehaves, and what it was asked. Repositories are named `models/OWNER/NAME`."""
@@ -33,7 +28,7 @@ class Hub:
 
     def push(self, repository: str, files: Files) -> str:
         """A new version of a repository; its commit."""
-        commit = commit_of(files)
+        commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
         self.commits.setdefault(repository, {})[commit] = dict(files)
         self.branches.setdefault(repository, {})["main"] = commit
         return commit
@@ -43,15 +38,10 @@ class Hub:
 def serving(hub: Hub) -> Iterator[Hub]:
     """The hub answers at `hub.address` until the block ends."""
 
-    class Handler(_Handler):
-        """Answers for this hub."""
-
-    Handler.hub = hub
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = True
     hub.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield hub
     finally:
@@ -70,80 +60,56 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlparse(self.path).path).strip("/")
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
         self.hub.asked.append((path, self.headers.get("Range"), token))
-        if path.startswith("api/"):
-            self._list(path.removeprefix("api/"), token)
-        elif path.startswith("storage/"):
-            repository, commit, name = _parts(path.removeprefix("storage/"))
-            self._send(name, self.hub.commits[repository][commit][name])
+        if path.startswith("storage/"):
+            kind, owner, name, commit, file = path.removeprefix("storage/").split("/", 4)
+            self._send(file, self.hub.commits[f"{kind}/{owner}/{name}"][commit][file])
+        elif path.startswith("api/"):
+            repository, _, revision = path.removeprefix("api/").partition("/revision/")
+            if found := self._files(repository, revision, token):
+                siblings = [_sibling(name, data) for name, data in found[1].items()]
+                listing = {"id": repository.partition("/")[2], "sha": found[0], "siblings": siblings}
+                self._answer(200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
         else:
-            self._resolve(path if path.startswith("datasets/") else f"models/{path}", token)
-
-    def _list(self, path: str, token: str | None) -> None:
-        repository, _, revision = path.partition("/revision/")
-        files = self._files(repository, revision, token)
-        if files is not None:
-            commit, content = files
-            siblings = [_sibling(name, data) for name, data in content.items()]
-            self._json({"id": repository.partition("/")[2], "sha": commit, "siblings": siblings})
-
-    def _resolve(self, path: str, token: str | None) -> None:
-        repository, _, rest = path.partition("/resolve/")
-        revision, _, name = rest.partition("/")
-        files = self._files(repository, revision, token)
-        if files is None:
-            return
-        commit, content = files
-        if len(content[name]) <= SMALL:
-            self._send(name, content[name])
-            return
-        self.send_response(302)
-        self.send_header("Location", f"/storage/{repository}/{commit}/{name}")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+            repository, _, rest = (path if path.startswith("datasets/") else f"models/{path}").partition("/resolve/")
+            revision, _, name = rest.partition("/")
+            if found := self._files(repository, revision, token):
+                if len(found[1][name]) <= SMALL:
+                    self._send(name, found[1][name])
+                else:
+                    self._answer(302, headers={"Location": f"/storage/{repository}/{found[0]}/{name}"})
 
     def _files(self, repository: str, revision: str, token: str | None) -> tuple[str, Files] | None:
         """The commit and its files; None after an error was answered."""
         commits = self.hub.commits.get(repository)
         if commits is None:
-            return self._error(404, "RepoNotFound")
+            return self._answer(404, headers={"X-Error-Code": "RepoNotFound"})
         if self.hub.closed_without.get(repository, token) != token:
-            return self._error(403, "GatedRepo")
+            return self._answer(403, headers={"X-Error-Code": "GatedRepo"})
         commit = self.hub.branches[repository].get(revision, revision)
-        return (commit, commits[commit]) if commit in commits else self._error(404, "RevisionNotFound")
+        if commit not in commits:
+            return self._answer(404, headers={"X-Error-Code": "RevisionNotFound"})
+        return commit, commits[commit]
 
     def _send(self, name: str, data: bytes) -> None:
+        """The file, or the range of it that was asked for, as far as the hub goes."""
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
         if name in self.hub.damaged:
             data = data[:-1] + bytes([data[-1] ^ 1])
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(data) - start))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        self.end_headers()
+        headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
         stop = self.hub.stops_after
-        self.wfile.write(data[start : None if stop is None else start + stop])
-        self.wfile.flush()
+        self._answer(206 if start else 200, data[start:], headers, stop)
         while stop is not None and start + stop < len(data) and self.hub.stops_after == stop:
             time.sleep(0.05)
 
-    def _json(self, value: object) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _error(self, status: int, code: str) -> None:
+    def _answer(
+        self, status: int, body: bytes = b"", headers: dict[str, str] | None = None, stop: int | None = None
+    ) -> None:
         self.send_response(status)
-        self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
         self.end_headers()
-
-
-def _parts(path: str) -> tuple[str, str, str]:
-    kind, owner, name, commit, file = path.split("/", 4)
-    return f"{kind}/{owner}/{name}", commit, file
+        self.wfile.write(body[:stop])
+        self.wfile.flush()
 
 
 def _sibling(name: str, data: bytes) -> dict[str, object]:

@@ -7,7 +7,6 @@ import io
 import json
 import random
 import re
-import shutil
 import string
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -19,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from chord.config.project import load
 from tests.hub_server import Files, Hub
+from tests.projects import ROOT, study_file
 
-ROOT = Path(__file__).parents[1]
 THINGS = ("apples", "boxes", "coins", "books", "lamps", "seeds", "stones", "cups", "keys", "shells")
 TEXTS, FLAGS = pa.list_(pa.string()), pa.list_(pa.bool_())
 SCHEMA = pa.schema(
@@ -43,7 +43,11 @@ def trace(steps: str, answer: object) -> str:
 def row(problem: str, answer: str, traces: Sequence[tuple[str, bool]], number: int = 0, **more: Any) -> dict[str, Any]:
     """A row with all columns; `traces` are texts, each with whether it was found right."""
     flags = [right for _, right in traces]
-    made = dict.fromkeys(SCHEMA.names) | {"problem": problem, "answer": answer, "solution": f"It is {answer}."}
+    made = dict.fromkeys(SCHEMA.names) | {
+        "problem": problem,
+        "answer": answer,
+        "solution": f"It is {answer}.",
+    }
     made |= {"problem_type": "Algebra", "question_type": "math-word-problem", "source": "made up"}
     made |= {"uuid": f"made-up-{number:06d}", "generations": [text for text, _ in traces]}
     made |= {"correctness_math_verify": flags, "correctness_count": sum(flags)}
@@ -83,9 +87,14 @@ def parquet(made: Sequence[dict[str, Any]], schema: pa.Schema = SCHEMA) -> bytes
 
 def asked(count: int, kind: str) -> list[dict[str, Any]]:
     """Problems of a benchmark, with words of their own."""
-    climb = "In the {} round a snail climbs {} rungs a day for {} days; how high is it?"
     numbers = [(place + 3, place * 2 + 5) for place in range(count)]
-    return [{"problem": climb.format(kind, a, b), "answer": str(a * b)} for a, b in numbers]
+    return [
+        {
+            "problem": f"In the {kind} round a snail climbs {a} rungs a day for {b} days; how high is it?",
+            "answer": str(a * b),
+        }
+        for a, b in numbers
+    ]
 
 
 def choices(count: int) -> list[dict[str, Any]]:
@@ -114,59 +123,56 @@ def model_files(context: int = 1024, seed: int = 1) -> Files:
         return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
 
 
-def publish(hub: Hub, count: int = 300) -> None:
-    """Pushes the models and all datasets of the study, made up."""
+def publish(hub: Hub, count: int = 300) -> dict[str, str]:
+    """The model and all datasets of the study, made up; the commit of each."""
     openr1 = list(rows(count))
     overlapping = asked(1, "AMC")[0]["problem"]
     openr1.append(row(f"Again: {overlapping}", "15", [(trace("3 times 5.", 15), True)] * 2, count))
     half = len(openr1) // 2
+    texts, numbers = (pa.schema([("problem", pa.string()), ("answer", kind)]) for kind in (pa.string(), pa.float64()))
+    options = [("question", pa.string()), ("options", TEXTS), ("answer_index", pa.int64()), ("category", pa.string())]
     amc = [one | {"answer": float(one["answer"])} for one in asked(4, "AMC")]
-    number_schema = pa.schema([("problem", pa.string()), ("answer", pa.float64())])
-    text_schema = pa.schema([("problem", pa.string()), ("answer", pa.string())])
-    options = pa.schema(
-        [("question", pa.string()), ("options", TEXTS), ("answer_index", pa.int64()), ("category", pa.string())]
-    )
     lines = {kind: "".join(json.dumps(one) + "\n" for one in asked(4, kind)).encode() for kind in ("AIME25", "MATH")}
-    parts = {"train-00000-of-00002": openr1[:half], "train-00001-of-00002": openr1[half:]}
-    for name, files in {
+    one_shard = "data/{}-00000-of-00001.parquet"
+    repositories: dict[str, Files] = {
         "models/made-up/model": model_files() | {"run.py": b"raise SystemExit"},
         "models/made-up/weak": model_files(seed=2),
         "models/made-up/untuned": model_files(seed=3),
-        "datasets/made-up/openr1": {f"data/{name}.parquet": parquet(part) for name, part in parts.items()},
-        "datasets/made-up/aime24": {"data/train-00000-of-00001.parquet": parquet(asked(4, "AIME24"), text_schema)},
+        "datasets/made-up/openr1": {
+            "data/train-00000-of-00002.parquet": parquet(openr1[:half]),
+            "data/train-00001-of-00002.parquet": parquet(openr1[half:]),
+        },
+        "datasets/made-up/aime24": {one_shard.format("train"): parquet(asked(4, "AIME24"), texts)},
         "datasets/made-up/aime25": {"test.jsonl": lines["AIME25"]},
-        "datasets/made-up/amc": {"data/train-00000-of-00001.parquet": parquet(amc, number_schema)},
+        "datasets/made-up/amc": {one_shard.format("train"): parquet(amc, numbers)},
         "datasets/made-up/math-500": {"test.jsonl": lines["MATH"]},
-        "datasets/made-up/mmlu-pro": {"data/test-00000-of-00001.parquet": parquet(choices(4), options)},
-    }.items():
-        hub.push(name, files)
+        "datasets/made-up/mmlu-pro": {one_shard.format("test"): parquet(choices(4), pa.schema(options))},
+    }
+    return {name.rpartition("/")[2]: hub.push(name, files) for name, files in repositories.items()}
 
 
 def write_study(root: Path) -> Path:
     """The project's config with study math in small, on made-up repositories."""
-    shutil.copytree(ROOT / "config", root / "config", dirs_exist_ok=True)
-    file = root / "config" / "studies" / "math.yaml"
-    study: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    study["model"] |= {"name": "made-up/model", "revision": "main"}
-    for name, other in study["other_models"].items():
-        other["model"] |= {"name": f"made-up/{name}", "revision": "main"}
-    study["other_experts"]["large"]["problems"] = 50
-    for name, dataset in study["datasets"].items():
-        dataset |= {"repository": f"made-up/{name}", "revision": "main"}
-    for name, size in {"train": 40, "validation": 4, "expert": 20}.items():
-        study["data"][name]["size"] = size
-    for benchmark in study["benchmarks"].values():
-        benchmark["problems"]["size"] = 4
-    study["rollouts"] |= {"prompts_per_step": 2, "per_prompt": 2, "max_response_tokens": 192, "max_prompt_tokens": 512}
-    study["validation"] |= {"every_steps": 2, "problems": 2}
-    study |= {"expert_rows_per_step": 2, "seeds": [1]}
-    study["budget"] |= {"rl_steps": 2, "mu_decay_steps": 2, "tune_both_warmup_steps": 0, "sasr_warmup_steps": 1}
-    for of_gpus in ("sampler", "vllm", "zero"):
-        study["execution"].pop(of_gpus, None)
-    study["execution"] |= {"compute_dtype": "float32", "cpu_threads": 1, "sampler_rows": 64}
-    file.write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    for name in study["benchmarks"]:
-        task = root / "config" / "benchmarks" / f"{name}.yaml"
+    study = load(ROOT, "math").study
+    changes: dict[str, Any] = {"model__name": "made-up/model", "model__revision": "main"}
+    for name in study.other_models:
+        changes |= {f"other_models__{name}__model__name": f"made-up/{name}"}
+        changes |= {f"other_models__{name}__model__revision": "main"}
+    for name in study.datasets:
+        changes |= {f"datasets__{name}__repository": f"made-up/{name}", f"datasets__{name}__revision": "main"}
+    changes |= {"data__train__size": 40, "data__validation__size": 4, "data__expert__size": 20}
+    changes |= {f"benchmarks__{name}__problems__size": 4 for name in study.benchmarks}
+    changes |= {"rollouts__prompts_per_step": 2, "rollouts__per_prompt": 2, "rollouts__max_response_tokens": 192}
+    changes |= {"rollouts__max_prompt_tokens": 512, "validation__every_steps": 2, "validation__problems": 2}
+    changes |= {"expert_rows_per_step": 2, "seeds": [1], "other_experts__large__problems": 50}
+    changes |= {"budget__rl_steps": 2, "budget__mu_decay_steps": 2}
+    changes |= {"budget__tune_both_warmup_steps": 0, "budget__sasr_warmup_steps": 1}
+    whole = yaml.safe_load((ROOT / "config/studies/math.yaml").read_text(encoding="utf-8"))["execution"]
+    on_cpus = {name: value for name, value in whole.items() if name not in ("sampler", "vllm", "zero")}
+    changes["execution"] = on_cpus | {"compute_dtype": "float32", "cpu_threads": 1, "sampler_rows": 64}
+    file = study_file(root, "math", **changes)
+    for name in study.benchmarks:
+        task = root / f"config/benchmarks/{name}.yaml"
         short = re.sub(r"max_gen_toks: \d+", "max_gen_toks: 24", task.read_text(encoding="utf-8"))
         task.write_text(re.sub(r"(repeats: |k: |@)(32|8)\b", r"\g<1>2", short), encoding="utf-8")
     return file

@@ -30,11 +30,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Literal, NoReturn
+from typing import IO, NoReturn
 
-LINE = "CHORD_TEST_LINE"  # see tests/warm_python.py
-SESSION = "CHORD_TEST_WARM"  # see `_session`
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])
 
+from tests.warm_python import JOBS, NUMBER, READ_ON_LOADING, ask, server_for
+
+SESSION = "CHORD_TEST_WARM"  # see `begin`
 PLANNING = ["snakemake.cli", "snakemake.api", "snakemake.workflow", "snakemake.executors.local", "snakemake.assets"]
 PLANNING += ["snakemake.profiles", "snakemake.report.html_reporter", "snakemake_executor_plugin_slurm", "smart_open"]
 PLANNING += ["matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "rich.table"]
@@ -43,17 +46,7 @@ COMPUTING += ["tensorboard.summary.writer.event_file_writer", "math_verify", "da
 COMPUTING += ["lm_eval.tasks", "lm_eval.evaluator", "lm_eval.models.huggingface", "reasoning_gym"]
 BOTH = ["pydantic.json_schema", "pydantic.main", "pydantic.type_adapter", "pydantic.types", "yaml"]
 PACKAGES = {"planning": PLANNING + BOTH, "computing": COMPUTING + BOTH}
-COMPUTE = ["train", "generate", "score", "validate", "prepare", "demonstrate", "ask-expert", "unpack", "adopt"]
-LOADS_ITSELF = ["snakemake", "fetch"]  # whatever reads a variable but those of Python itself
-OF_TESTS = ["incarnations", "fixed_draws", "forked_ranks"]
-
-# Packages read these when they are loaded. A command that sets one otherwise than this process is started anew.
-READ_ON_LOADING = ("ATEN_", "CUDA_", "DNNL_", "HF_", "HOME", "KMP_", "LANG", "LC_", "MKL_", "MPL", "OMP_", "PYTHON")
-READ_ON_LOADING += ("TORCH", "VLLM_", "XDG_")
-SEEN_LATER = ("CUDA_VISIBLE_DEVICES", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
-
 SELDOM = (50_000, 20, 20)  # Python looks for garbage after as many new objects; at 700 a tenth of all time goes there
-NUMBER = 20  # bytes of a process number or an exit code on its way
 
 
 class Process:
@@ -120,36 +113,28 @@ def start(
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
     together: bool = False,
-    jobs: Literal["none", "real", "stubs"] = "none",
+    jobs: bool = False,
 ) -> Process:
     """`[sys.executable, "-m", MODULE, ...]` or `[sys.executable, "-c", CODE, ...]`, started in the folder `cwd`.
 
-    Standard error goes in with the rest if `together`. `jobs` says whether jobs of a Snakemake are forked too, and
-    whether they are only stubs, which need no torch. Where an environment is asked for that packages which are
-    loaded already would not see, it is refused with ValueError; `run` then starts it without this.
+    Standard error goes in with the rest if `together`; the jobs of a Snakemake are forked too if `jobs`. Where an
+    environment is asked for that packages which are loaded already would not see, it is refused with ValueError; `run`
+    then starts it without this.
     """
-    environment = dict(os.environ if env is None else env)
+    environment, folder = dict(os.environ if env is None else env), begin()
     python, *words = command
-    if python != sys.executable or words[0] not in ("-m", "-c") or not _as_here(environment, program(words)):
+    server = server_for(words, environment, folder) if python == sys.executable and words[0] in ("-m", "-c") else None
+    if server is None:
         raise ValueError(f"{command}: this, or its environment, cannot be forked from a process that runs")
-    if jobs != "none":
-        environment[LINE] = line_for(jobs)
-    computes = words[0] == "-c" or program(words) in (*COMPUTE, *OF_TESTS)
-    request = json.dumps({"words": words, "folder": os.path.abspath(cwd or "."), "environment": environment}).encode()
+    if jobs:
+        environment[JOBS] = folder
+        serve(server_for(["-c", ""], environment, folder) or server)
     out = tempfile.TemporaryFile()  # noqa: SIM115 # both are closed with the Process
     errors = out if together else tempfile.TemporaryFile()  # noqa: SIM115
-    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    line.connect(_place_of("computing" if computes else "planning"))
     with open(os.devnull) as nothing:
-        size = len(request).to_bytes(8, "big")
-        socket.send_fds(line, [size], [nothing.fileno(), out.fileno(), errors.fileno()])
-    line.sendall(request)
+        files = [nothing.fileno(), out.fileno(), errors.fileno()]
+        line = ask(serve(server), words, os.path.abspath(cwd or "."), environment, files)
     return Process(line, command, [out, errors])
-
-
-def program(words: Sequence[str]) -> str:
-    """What `-m MODULE ...` runs, by its last name; a verb for `-m chord VERB ...`."""
-    return words[2] if len(words) > 2 and words[1] == "chord" else words[1].rpartition(".")[2]
 
 
 def run(
@@ -158,7 +143,7 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout: float = 600,
     together: bool = False,
-    jobs: Literal["none", "real", "stubs"] = "none",
+    jobs: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """What the command prints, and its exit code; see `start`. One that cannot be forked is started as ever.
 
@@ -179,14 +164,6 @@ def run(
     return subprocess.CompletedProcess(process.args, process.returncode, out, None if together else err)
 
 
-def _as_here(environment: Mapping[str, str], module: str) -> bool:
-    if "PYTHONHASHSEED" in environment:
-        return False  # all forks of a process order sets alike: a test that they decide nothing names seeds
-    names = {*environment, *os.environ} - {*SEEN_LATER}
-    read = ("PYTHON",) if module in LOADS_ITSELF else READ_ON_LOADING
-    return all(environment.get(name) == os.environ.get(name) for name in names if name.startswith(read))
-
-
 def _received(line: socket.socket, size: int) -> bytes:
     found = b""
     while len(found) < size:
@@ -197,83 +174,57 @@ def _received(line: socket.socket, size: int) -> bytes:
     return found
 
 
-@cache
-def _session() -> tuple[Path, int]:
-    """The folder of the sockets, and the process with which it all ends: that which shares out the tests, or this one.
+def begin() -> str:
+    """The folder of the servers from which all processes of a run of pytest fork, and of the `python` of jobs.
 
-    All processes of one run of pytest fork from the same servers.
+    First called where pytest shares out the tests, before it starts the processes that run them.
     """
     if SESSION not in os.environ:
-        folder = tempfile.mkdtemp(prefix="warm-")
-        os.environ[SESSION] = f"{os.getpid()} {folder}"
+        folder = Path(tempfile.mkdtemp(prefix="warm-"))
+        read = {name: value for name, value in os.environ.items() if name.startswith(READ_ON_LOADING)}
+        (folder / "environment.json").write_text(json.dumps(read))
+        (folder / "owner").write_text(str(os.getpid()))
+        script = shlex.quote(str(Path(__file__).with_name("warm_python.py")))
+        (folder / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS {script} "$@"\n')
+        (folder / "python").chmod(0o755)
+        os.environ[SESSION] = str(folder)
         atexit.register(_end, os.getpid(), folder)
-    owner, _, folder = os.environ[SESSION].partition(" ")
-    return Path(folder), int(owner)
+    return os.environ[SESSION]
 
 
-def begin() -> None:
-    """Called where pytest shares out the tests, before it starts the processes that run them."""
-    _session()
-
-
-@cache
-def _place_of(name: str) -> str:
-    """The socket of the server with these packages, started by whoever asks first."""
-    folder, owner = _session()
-    place = folder / name
-    with (folder / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not place.exists():
-            command = [sys.executable, __file__, str(place), str(owner), *PACKAGES[name]]
-            server = subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/", start_new_session=True)
-            assert server.stdout and server.stdout.readline() == b"ready\n", command
-            server.stdout.close()
-    return str(place)
-
-
-@cache
-def line_for(jobs: Literal["real", "stubs"]) -> str:
-    """A folder with the `python` of jobs and what it goes by; see tests/warm_python.py."""
-    folder = tempfile.mkdtemp(prefix="warm-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "warm_python.py")
-    values = {name: value for name, value in os.environ.items() if name.startswith(READ_ON_LOADING)}
-    told = {
-        "python": sys.executable,
-        "planning": _place_of("planning"),
-        "computing": _place_of("computing" if jobs == "real" else "planning"),
-        "compute": COMPUTE,
-        "loads itself": LOADS_ITSELF,
-        "read": {"prefixes": READ_ON_LOADING, "later": SEEN_LATER, "values": values},
-    }
-    with open(os.path.join(folder, "lines.json"), "w", encoding="utf-8") as file:
-        json.dump(told, file)
-    python = os.path.join(folder, "python")
-    with open(python, "w", encoding="utf-8") as file:
-        file.write(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS {shlex.quote(script)} "$@"\n')
-    os.chmod(python, 0o755)
-    return folder
-
-
-def _end(owner: int, folder: str) -> None:
+def _end(owner: int, folder: Path) -> None:
     """The servers see for themselves that their owner has ended."""
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@cache
+def serve(name: str) -> str:
+    """The socket of the server with these packages, started by whichever process of the tests needs it first."""
+    folder = Path(begin())
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / name).exists():
+            command = [sys.executable, __file__, str(folder), name]
+            server = subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/", start_new_session=True)
+            assert server.stdout and server.stdout.readline() == b"ready\n", command
+            server.stdout.close()
+    return str(folder / name)
+
+
 # --- the process that forks --------------------------------------------------------------------
 
 
-def _next_command(place: str, owner: int, packages: Sequence[str]) -> tuple[dict, list[int]]:
+def _next_command(folder: Path, name: str) -> tuple[dict, list[int]]:
     """Loads the packages and forks for each request; comes back in the fork, with the command and its three files."""
-    for package in packages:
+    for package in PACKAGES[name]:
         importlib.import_module(package)
     gc.freeze()
     gc.set_threshold(*SELDOM)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-        listening.bind(place)
+        listening.bind(str(folder / name))
         listening.listen(100)
-        ends = os.pidfd_open(owner)
+        ends = os.pidfd_open(int((folder / "owner").read_text()))
         print("ready", flush=True)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         while True:
@@ -331,8 +282,8 @@ def _become(request: dict, files: list[int]) -> None:
     flag, what, *arguments = request["words"]
     sys.argv = [what if flag == "-m" else flag, *arguments]
     sys.orig_argv = [sys.executable, *request["words"]]
-    if LINE in os.environ:
-        sys.executable = os.path.join(os.environ[LINE], "python")  # Snakemake puts its folder first on the PATH of jobs
+    if JOBS in os.environ:
+        sys.executable = os.path.join(os.environ[JOBS], "python")  # Snakemake puts its folder first on the PATH of jobs
     if more and importlib.util.find_spec("sitecustomize"):
         importlib.import_module("sitecustomize")  # as Python does before all else
     if flag == "-m":
@@ -355,7 +306,7 @@ def _end_with(code: object) -> NoReturn:
 
 if __name__ == "__main__":
     try:
-        _become(*_next_command(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))
+        _become(*_next_command(Path(sys.argv[1]), sys.argv[2]))
     except SystemExit as ended:
         _end_with(ended.code)
     _end_with(None)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.needs import why_not
 from tests.cluster.slurm import Cluster, processes_of
-from tests.workflow.tree import ROOT
+from tests.projects import ROOT
 
 # Stands for tests that are killed: it starts a cluster with a job, says where, and waits.
 KILLED = """

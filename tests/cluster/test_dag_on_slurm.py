@@ -15,7 +15,8 @@ from tests import warm
 from tests.cluster.needs import why_not
 from tests.cluster.slurm import Cluster
 from tests.conftest import made_once
-from tests.mini_study import BENCHMARKS, edit_yaml, git, prepare, run, shrink_study
+from tests.mini_study import BENCHMARKS, prepare, shrink_study
+from tests.projects import edit_yaml, git, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 # What the tests change of the profile: fewer jobs at once than a cluster takes, and looks at them more often.
@@ -60,9 +61,10 @@ def build(folder: Path) -> None:
     """
     prepare(folder / "project", shrink)
     (folder / "project/slurm").symlink_to("profiles/slurm")
-    line = warm.line_for("real")
-    environment = {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", warm.LINE: line}
-    command = (f"{line}/python", "-m", "snakemake", "--profile", "slurm", *HERE)
+    for server in ("planning", "computing"):
+        warm.serve(server)
+    environment = {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", warm.JOBS: warm.begin()}
+    command = (f"{warm.begin()}/python", "-m", "snakemake", "--profile", "slurm", *HERE)
     with Cluster(min_job_age=7200) as cluster:
         cluster.run(*command, cwd=folder / "project", env=environment, timeout=1700)
         jobs = {number: cluster.job(number) for number in cluster.states()}

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from tests.cluster.needs import why_not
 from tests.cluster.slurm import Cluster, process_one
-from tests.workflow.tree import copied
+from tests.projects import copied, edit_yaml
+
+PROFILE = "profiles/slurm/config.yaml"
 
 
 @pytest.fixture
@@ -27,21 +28,6 @@ def doctor(cluster: Cluster, folder: Path, *arguments: str) -> tuple[int, str]:
     told = cluster.run("bash", "-c", shell, "doctor", *arguments, cwd=folder)
     said, _, code = told.rpartition("exit code ")
     return int(code), said
-
-
-def changed(folder: Path, **changes: object) -> None:
-    """Change the profile; `train__gres` is the resource of one rule, `default__runtime` that of all."""
-    file = folder / "profiles/slurm/config.yaml"
-    profile = yaml.safe_load(file.read_text())
-    for name, value in changes.items():
-        rule, _, key = name.partition("__")
-        if not key:
-            profile[rule.replace("_", "-")] = value
-        elif rule == "default":
-            profile["default-resources"][key] = value
-        else:
-            profile["set-resources"].setdefault(rule, {})[key] = value
-    file.write_text(yaml.safe_dump(profile))
 
 
 def test_the_profile_as_it_stands_fits_and_nothing_is_left_behind(cluster: Cluster, project: Path) -> None:
@@ -70,11 +56,8 @@ def test_the_profile_as_it_stands_fits_and_nothing_is_left_behind(cluster: Clust
 
 
 def test_builds_for_cpus_are_well_where_no_rule_asks_for_gpus(cluster: Cluster, project: Path) -> None:
-    file = project / "profiles/slurm/config.yaml"
-    profile = yaml.safe_load(file.read_text())
     site = {"machine": "cpu-core", "slurm_partition": "cpu", "mem_mb": 8000, "runtime": 90}
-    profile["set-resources"] = {"site": site}
-    file.write_text(yaml.safe_dump(profile))
+    edit_yaml(project / PROFILE, **{"set-resources": {"site": site}})
     code, said = doctor(cluster, project)
     assert code == 0, said
     assert "a job on partition cpu: n1 imports chord and torch" in said
@@ -84,22 +67,20 @@ def test_builds_for_cpus_are_well_where_no_rule_asks_for_gpus(cluster: Cluster, 
 def test_each_thing_that_does_not_fit_is_named_with_the_cure_and_nothing_is_submitted(
     cluster: Cluster, project: Path
 ) -> None:
-    changed(
-        project,
-        slurm_init_seconds_before_status_checks=120,
-        default__slurm_account="physics",
-        train_base__slurm_partition="gpus",
-        train__gres="gpu:3",
-        train_sft__runtime="720 * attempt",
-        generate__mem_mb=300_000,
-    )
+    rules = {"train_base": {"slurm_partition": "gpus"}, "train": {"gres": "gpu:3"}}
+    rules |= {"train_sft": {"runtime": "720 * attempt"}, "generate": {"mem_mb": 300_000}}
+    changes = {f"set-resources__{rule}": resources for rule, resources in rules.items()}
+    changes |= {"slurm-init-seconds-before-status-checks": 120, "default-resources__slurm_account": "physics"}
+    edit_yaml(project / PROFILE, **changes)
     before = len(cluster.states())
     code, said = doctor(cluster, project)
     assert code == 1
-    place = "profiles/slurm/config.yaml"
     for found, change in (
-        ("squeue knows ended jobs for 300 s", f"set `slurm-init-seconds-before-status-checks: 100` or less in {place}"),
-        ("account physics", f"leave `slurm_account` out of {place}"),
+        (
+            "squeue knows ended jobs for 300 s",
+            f"set `slurm-init-seconds-before-status-checks: 100` or less in {PROFILE}",
+        ),
+        ("account physics", f"leave `slurm_account` out of {PROFILE}"),
         ("train_base: found partition gpus, the cluster has cpu, gpu", "set `slurm_partition` to one of them"),
         ("train: found 3 GPUs on a node, partition gpu has fake:2", "set `gpus` of `site`, `gres`"),
         ("train: sbatch refuses: allocation failure: Requested node configuration is not available", "asked: sbatch"),

@@ -13,13 +13,13 @@ from chord.provenance import ledger as ledgers
 from chord.provenance.files import content_hash
 from chord.provenance.lineage import Job, read_lineage
 from chord.provenance.manifest import JobSpec, Manifest
+from tests.projects import replace, set_values
 
 GRPO, SFT = "runs/grpo/seed-1", "runs/sft-light/seed-1"
 CELL = f"{GRPO}/eval/in-distribution"
 ANSWERS, SCORES = f"{CELL}/answers.jsonl", f"{CELL}/scores.json"
 LEDGER = "provenance/ledger.jsonl"
 
-Lines = Callable[[list[str]], list[str]]
 Falsify = Callable[[Path], Any]
 
 
@@ -32,49 +32,36 @@ def edit_json(file: Path, change: Callable[[Any], Any]) -> None:
     file.write_text(json.dumps(content, ensure_ascii=False, sort_keys=True, indent=1) + "\n")
 
 
-def cell(**changes: object) -> Falsify:
-    """Other values in one cell of the table."""
-    return lambda results: edit_json(
-        results / "table1.json", lambda table: table["rows"][2]["cells"]["in-distribution"].update(changes)
-    )
+def edit_lines(file: Path, change: Callable[[list[str]], list[str]]) -> None:
+    file.write_text("".join(change(file.read_text().splitlines(keepends=True))))
 
 
 def values(file: str, **changes: object) -> Falsify:
-    """Other values in a JSON file; `recipe__mu__value=0.5` changes recipe.mu.value."""
-
-    def change(content: Any) -> None:
-        for place, value in changes.items():
-            *above, last = place.split("__")
-            node = content
-            for key in above:
-                node = node[key]
-            node[last] = value
-
-    return lambda results: edit_json(results / file, change)
+    """Other values in a JSON file; see `set_values`."""
+    return lambda results: edit_json(results / file, lambda content: set_values(content, **changes))
 
 
-def lines(file: str, change: Lines) -> Falsify:
-    return lambda results: lines_of(results / file, change)
+def cell(**changes: object) -> Falsify:
+    """Other values in one cell of the table."""
+
+    def change(table: Any) -> None:
+        table["rows"][2]["cells"]["in-distribution"].update(changes)
+
+    return lambda results: edit_json(results / "table1.json", change)
+
+
+def lines(file: str, change: Callable[[list[str]], list[str]]) -> Falsify:
+    return lambda results: edit_lines(results / file, change)
 
 
 def text(file: str, old: str, new: str) -> Falsify:
-    """Other text in a file below results/demo, or, with ../../ before it, of the project."""
+    """Other text in a file of results/demo, or, with ../../ before it, of the project."""
     return lambda results: replace(results / file, old, new)
 
 
 def answer(**changes: str) -> Falsify:
     """Another first answer."""
     return lines(ANSWERS, lambda all: [json.dumps(json.loads(all[0]) | changes) + "\n", *all[1:]])
-
-
-def lines_of(file: Path, change: Lines) -> None:
-    file.write_text("".join(change(file.read_text().splitlines(keepends=True))))
-
-
-def replace(file: Path, old: str, new: str) -> None:
-    text = file.read_text()
-    assert old in text, f"{file}: no {old!r}"
-    file.write_text(text.replace(old, new, 1))
 
 
 def flip_in_place(file: Path) -> None:
@@ -96,7 +83,7 @@ def to_link(path: Path) -> Path:
     """Move it out of the study and leave a link in its place; where it is now."""
     project = next(folder.parent for folder in path.parents if folder.name == "results")
     elsewhere = project.with_name("elsewhere")
-    elsewhere.mkdir()
+    elsewhere.mkdir(exist_ok=True)
     shutil.move(path, elsewhere / path.name)
     path.symlink_to(elsewhere / path.name)
     return elsewhere / path.name
@@ -114,12 +101,6 @@ def to_folder(file: Path) -> None:
     (file / "inside").write_text("x")
 
 
-def backed_up(results: Path, *names: str) -> Callable[[], None]:
-    """Copies of files, and what puts them back."""
-    contents = {name: (results / name).read_bytes() for name in names}
-    return lambda: [(results / name).write_bytes(content) for name, content in contents.items()] and None
-
-
 # --- jobs that are honestly run again ----------------------------------------------------------
 
 
@@ -127,27 +108,42 @@ def job_of(results: Path, output: str) -> Job:
     return read_lineage(results).makers[results / output]
 
 
-def remade(results: Path, output: str, change: Callable[[Path], Any]) -> None:
+def remade(output: str, change: Callable[[Path], Any]) -> Falsify:
     """The job that made `output` runs again, with manifest and ledger, and now makes what `change` makes of it."""
-    job = job_of(results, output)
-    was = job.manifest
-    command = ["-m", *was.command[4:]]
-    with (
-        mock.patch.object(sys, "argv", command),
-        Manifest.recording(
-            job.path,
-            JobSpec(was.verb, was.step, was.decided_by, was.code.uses),
-            seeds=was.seeds,
-            extra=was.extra,
-            inputs=dict(zip(was.inputs, job.inputs, strict=True)),
-            outputs=dict(zip(was.outputs, job.outputs, strict=True)),
-        ),
-    ):
-        change(results / output)
+
+    def run_again(results: Path) -> None:
+        job = job_of(results, output)
+        was = job.manifest
+        with (
+            mock.patch.object(sys, "argv", ["-m", *was.command[4:]]),
+            Manifest.recording(
+                job.path,
+                JobSpec(was.verb, was.step, was.decided_by, was.code.uses),
+                seeds=was.seeds,
+                extra=was.extra,
+                inputs=dict(zip(was.inputs, job.inputs, strict=True)),
+                outputs=dict(zip(was.outputs, job.outputs, strict=True)),
+            ),
+        ):
+            change(results / output)
+
+    return run_again
+
+
+def put_back(tamper: Falsify, *names: str) -> Falsify:
+    """After the tamper, these files are as they were before it."""
+
+    def with_old_files(results: Path) -> None:
+        contents = {name: (results / name).read_bytes() for name in names}
+        tamper(results)
+        for name, content in contents.items():
+            (results / name).write_bytes(content)
+
+    return with_old_files
 
 
 def another_step(metrics: Path) -> None:
-    lines_of(metrics, lambda all: [*all[:-1], all[-1].replace('"reward": ', '"reward": 1')])
+    edit_lines(metrics, lambda all: [*all[:-1], all[-1].replace('"reward": ', '"reward": 1')])
 
 
 def other_outcome(scores: Path) -> None:
@@ -164,46 +160,13 @@ def other_outcome(scores: Path) -> None:
     edit_json(scores, change)
 
 
-def metrics_made_again(results: Path) -> None:
-    remade(results, f"{GRPO}/metrics.jsonl", another_step)
+def with_values(**changes: object) -> Callable[[Path], None]:
+    """Other values in a JSON file that a job makes."""
+    return lambda file: edit_json(file, lambda content: set_values(content, **changes))
 
 
-def score_made_again(results: Path) -> None:
-    remade(results, SCORES, other_outcome)
-
-
-def old_score_put_back(results: Path) -> None:
-    put_back = backed_up(results, f"{CELL}/scores.json")
-    remade(results, f"{CELL}/scores.json", other_outcome)
-    put_back()
-
-
-def old_attempt_put_back(results: Path) -> None:
-    names = [f"{CELL}/{name}" for name in ("scores.json", "scores.manifest.json")]
-    put_back = backed_up(results, *names)
-    remade(results, names[0], other_outcome)
-    put_back()
-
-
-def forged_table(results: Path) -> None:
-    """A better number, honestly recorded: every hash and the ledger agree with it."""
-
-    remade(results, "table1.json", lambda table: cell(mean=99.0)(table.parent))
-
-
-def forged_score(results: Path) -> None:
-    remade(results, f"{CELL}/scores.json", lambda file: edit_json(file, lambda raw: raw.update(mean=0.99)))
-
-
-def forged_count(results: Path) -> None:
-    remade(results, f"{CELL}/scores.json", lambda file: edit_json(file, lambda raw: raw.update(pass_at_k=0.99)))
-
-
-def forged_figure(results: Path) -> None:
-    def better(file: Path) -> None:
-        edit_json(file, lambda figure: figure["panels"][0]["curves"][0]["mean"].__setitem__(-1, 9.0))
-
-    remade(results, "figure9.json", better)
+def better_point(figure: Path) -> None:
+    edit_json(figure, lambda content: content["panels"][0]["curves"][0]["mean"].__setitem__(-1, 9.0))
 
 
 # --- ledger ------------------------------------------------------------------------------------
@@ -250,23 +213,12 @@ def output_and_manifest(results: Path) -> None:
     edit_json(results / f"{CELL}/answers.manifest.json", change)
 
 
-def copied_manifest(results: Path) -> None:
-    names = [f"runs/grpo/seed-{seed}/train.manifest.json" for seed in (1, 2)]
-    shutil.copyfile(results / names[1], results / names[0])
-
-
 def copied_run(results: Path) -> None:
     """One seed's whole run in the place of another's: twice the luckier one."""
     shutil.rmtree(results / GRPO)
     shutil.copytree(results / "runs/grpo/seed-2", results / GRPO)
 
 
-# --- code and settings -------------------------------------------------------------------------
-
-COMMON, EVALUATE = (f"../../workflow/rules/{name}.smk" for name in ("common", "evaluate"))
-STATISTICS, TABLE = "chord/findings/statistics.py", "config/experiments/table1.yaml"
-
-
 def other_pin(results: Path) -> None:
     pins = results.parents[1] / "envs/report.txt"
-    lines_of(pins, lambda all: ["numpy==0.0.1\n" if line.startswith("numpy==") else line for line in all])
+    edit_lines(pins, lambda all: ["numpy==0.0.1\n" if line.startswith("numpy==") else line for line in all])

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,17 +19,17 @@ from chord.grading.graders import MAX_TEXT_CHARACTERS, Grader
 from chord.grading.math_checker import MathChecker
 from chord.records import Outcome
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 FULL = MAX_TEXT_CHARACTERS - 100  # texts just below the bound, so that all of it is read
 LIMIT_SECONDS = 2.0  # for one answer
 CLOCK_SLACK = 0.2  # the system counts processor time in ticks, and what ends a process costs some
 CALLS = '[{"name": "a", "arguments": {}}]'
+MATH = Grading(grader="math", reward="paper-math")
+MARKED = Grading(grader="marked-text", mark="=", reward="paper-math")
 GRADINGS = {
-    "marked-text": (Grading(grader="marked-text", mark="=", reward="paper-math"), "624"),
-    "marked-word": (Grading(grader="marked-text", mark="=", reward="paper-math"), "noen"),
+    "marked-text": (MARKED, "624"),
+    "marked-word": (MARKED, "noen"),
     "last-number": (Grading(grader="last-number", reward="last-number-format"), "624"),
-    "math": (Grading(grader="math", reward="paper-math"), "624"),
     "tool-call": (Grading(grader="tool-call", reward="binary"), CALLS),
 }
 BOXES = {
@@ -92,64 +92,75 @@ def checker_of(grader: Grader) -> MathChecker:
     return grader._reading.close.__self__
 
 
+def worker_of(checker: MathChecker) -> subprocess.Popen:
+    """The child of the checker, which forks a copy of itself for each answer."""
+    assert checker._worker
+    return checker._worker
+
+
+def ran(program: str, folder: Path | None = None) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a program of its own."""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
 @pytest.fixture(scope="module")
-def graders() -> Iterator[dict[str, Grader]]:
-    made = {name: Grader(grading) for name, (grading, _) in GRADINGS.items()}
-    yield made
-    for grader in made.values():
-        grader.close()
+def math() -> Iterator[Grader]:
+    """The grader that all tests share: its child takes seconds to load."""
+    with Grader(MATH) as grader:
+        yield grader
 
 
 @pytest.fixture
-def checker(graders: dict[str, Grader]) -> MathChecker:
-    """That of the grader that all tests share: a child takes seconds to load. It is ready, a new one if need be."""
-    shared = checker_of(graders["math"])
-    assert shared.equal("1", "\\frac{2}{2}") is True
-    return shared
+def checker(math: Grader) -> MathChecker:
+    """That of the shared grader. It is ready, with a new child if need be."""
+    assert checker_of(math).equal("1", "\\frac{2}{2}") is True
+    return checker_of(math)
 
 
 @pytest.mark.parametrize("finish", ["stop", "length"])
-@pytest.mark.parametrize("name", [name for name in GRADINGS if name != "math"])
-def test_no_hostile_text_is_right_or_takes_long(graders: dict[str, Grader], name: str, finish: str) -> None:
-    for title, text in TEXTS.items():
-        began = time.process_time()  # nothing is waited for here
-        outcome = graders[name].grade(text, finish, GRADINGS[name][1])
-        assert time.process_time() - began < LIMIT_SECONDS, title
-        assert outcome in (Outcome.WRONG, Outcome.UNPARSABLE, Outcome.TOO_LONG), (title, outcome)
+@pytest.mark.parametrize("name", GRADINGS)
+def test_no_hostile_text_is_right_or_takes_long(name: str, finish: str) -> None:
+    grading, answer = GRADINGS[name]
+    with Grader(grading) as grader:
+        for title, text in TEXTS.items():
+            began = time.process_time()  # nothing is waited for here
+            outcome = grader.grade(text, finish, answer)
+            assert time.process_time() - began < LIMIT_SECONDS, title
+            assert outcome in (Outcome.WRONG, Outcome.UNPARSABLE, Outcome.TOO_LONG), (title, outcome)
 
 
 @pytest.mark.parametrize("answer", ["7", "\\sqrt{7}"])
 @pytest.mark.parametrize("title", TEXTS)
 def test_no_hostile_text_holds_the_math_grader_for_long_or_is_right(
-    graders: dict[str, Grader], title: str, answer: str
+    math: Grader, checker: MathChecker, title: str, answer: str
 ) -> None:
-    grader = graders["math"]
-    assert checker_of(grader).equal("1", "\\frac{2}{2}") is True
-    began, busy = time.process_time(), copies_seconds(checker_of(grader))
-    outcome = grader.grade(TEXTS[title], "stop", answer)
+    began, busy = time.process_time(), copies_seconds(checker)
+    outcome = math.grade(TEXTS[title], "stop", answer)
     assert time.process_time() - began < LIMIT_SECONDS  # what reads the text
-    assert copies_seconds(checker_of(grader)) - busy < math_worker.PROCESSOR_SECONDS + CLOCK_SLACK  # what compares it
+    assert copies_seconds(checker) - busy < math_worker.PROCESSOR_SECONDS + CLOCK_SLACK  # what compares it
     assert outcome in (Outcome.WRONG, Outcome.UNEVALUATED, Outcome.UNPARSABLE, Outcome.KILLED)
     assert not Path("owned").exists()
 
 
 def copies_seconds(checker: MathChecker) -> float:
     """Seconds of processor time of all copies of the child that ended."""
-    assert checker._worker
-    fields = Path(f"/proc/{checker._worker.pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{worker_of(checker).pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")  # cutime, cstime
 
 
-def test_a_tower_of_powers_is_killed_and_counted_and_the_next_answer_is_graded(graders: dict[str, Grader]) -> None:
-    grader = graders["math"]
-    assert grader.grade(f"\\boxed{{{BOXES['tower of powers']}}}", "stop", "\\sqrt{7}") is Outcome.KILLED
-    assert grader.grade("\\boxed{7^{1/2}}", "stop", "\\sqrt{7}") is Outcome.RIGHT
-    assert grader.grade("\\boxed{6^{1/2}}", "stop", "\\sqrt{7}") is Outcome.WRONG
+def test_a_tower_of_powers_is_killed_and_counted_and_the_next_answer_is_graded(math: Grader) -> None:
+    assert math.grade(f"\\boxed{{{BOXES['tower of powers']}}}", "stop", "\\sqrt{7}") is Outcome.KILLED
+    assert math.grade("\\boxed{7^{1/2}}", "stop", "\\sqrt{7}") is Outcome.RIGHT
+    assert math.grade("\\boxed{6^{1/2}}", "stop", "\\sqrt{7}") is Outcome.WRONG
+
+
+# --- a child that stands still, says nothing, or dies ------------------------------------------
 
 
 def test_a_machine_that_stands_still_for_a_while_changes_no_grade(checker: MathChecker) -> None:
-    assert checker._worker
-    process = checker._worker.pid
+    process = worker_of(checker).pid
     os.kill(process, signal.SIGSTOP)
     goes_on = threading.Timer(14 * math_worker.PROCESSOR_SECONDS, os.kill, (process, signal.SIGCONT))
     goes_on.start()
@@ -160,8 +171,7 @@ def test_a_machine_that_stands_still_for_a_while_changes_no_grade(checker: MathC
 def test_a_child_that_says_nothing_is_no_verdict_but_an_error(
     checker: MathChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert checker._worker
-    os.kill(checker._worker.pid, signal.SIGSTOP)
+    os.kill(worker_of(checker).pid, signal.SIGSTOP)
     monkeypatch.setattr(math_checker, "SILENT_SECONDS", 0.5)
     with pytest.raises(UserError, match=r"found nothing said for 0\.5 s"):
         checker.equal("x+x", "2x")
@@ -170,37 +180,33 @@ def test_a_child_that_says_nothing_is_no_verdict_but_an_error(
 
 
 def test_a_child_that_died_costs_no_answer_that_it_did_not_get(checker: MathChecker) -> None:
-    assert checker._worker
-    checker._worker.kill()
-    checker._worker.wait()
+    worker_of(checker).kill()
+    worker_of(checker).wait()
     assert checker.equal("1", "\\frac{2}{2}") is True
 
 
 def test_a_child_that_is_ended_amid_its_answers_is_followed_by_one_that_gives_the_rest(checker: MathChecker) -> None:
-    assert checker._worker
-    ends = threading.Timer(1.0, os.kill, (checker._worker.pid, signal.SIGKILL))
+    ends = threading.Timer(1.0, os.kill, (worker_of(checker).pid, signal.SIGKILL))
     ends.start()
     pairs = [("x", f"{number}x-{number - 1}x") for number in range(2, 202)]
     assert checker.equal_all(pairs) == [True] * 200
     ends.join()
 
 
-def test_an_answer_that_grows_is_ended_within_the_childs_limit_on_memory(
-    checker: MathChecker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert checker._worker
-    children = Path(f"/proc/{checker._worker.pid}/task/{checker._worker.pid}/children")
+# --- memory ------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_grows_is_ended_within_the_childs_limit_on_memory(checker: MathChecker) -> None:
+    children = Path(f"/proc/{worker_of(checker).pid}/task/{worker_of(checker).pid}/children")
     peaks: list[int] = []
     watching = threading.Event()
 
     def watch() -> None:
         while not watching.wait(0.005):
             for child in children.read_text().split():
-                try:
+                with suppress(FileNotFoundError, ProcessLookupError):  # it may have ended meanwhile
                     lines = Path(f"/proc/{child}/status").read_text().splitlines()
-                except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
-                    continue
-                peaks.extend(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+                    peaks.extend(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -212,30 +218,6 @@ def test_an_answer_that_grows_is_ended_within_the_childs_limit_on_memory(
     assert max(peaks) * 1024 < math_worker.MEMORY_BYTES
 
 
-def python(program: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """A program in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
-
-
-@contextmanager
-def child_of(program: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A program that prints the process of its math grader's child, and the folder of that child."""
-    with subprocess.Popen(
-        [sys.executable, "-c", program], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdout
-        yield parent, Path("/proc") / parent.stdout.readline().strip()
-
-
-def ends_within(child: Path, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while child.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not child.exists()
-
-
 def test_an_answer_that_took_much_memory_has_no_verdict_whatever_came_of_it(tmp_path: Path) -> None:
     (tmp_path / "asked").write_text('[1, 1, [[0, "7", "\\\\frac{14}{2}"]]]\n')
     program = (
@@ -245,33 +227,31 @@ def test_an_answer_that_took_much_memory_has_no_verdict_whatever_came_of_it(tmp_
         "        w.MEASURED_PEAK_KIB, sys.stdin = peak, open('asked'); w.main(); os._exit(0)\n"
         "    assert os.wait()[1] == 0"
     )
-    ended = python(program, tmp_path)
-    assert (ended.returncode, ended.stdout) == (0, "ready\n0 equal\nready\n0 killed\n"), ended.stderr
+    code, out, err = ran(program, tmp_path)
+    assert (code, out) == (0, "ready\n0 equal\nready\n0 killed\n"), err
 
 
 def test_a_grader_in_a_large_process_works_as_in_a_small_one() -> None:
     # Linux counts a parent's memory as its child's peak (getrusage); a training process has gigabytes
-    program = (
-        "from chord.grading.math_checker import MathChecker; held = bytearray(b'1') * (700 << 20);"
-        "print(MathChecker().equal('7', '\\\\frac{14}{2}'))"
-    )
-    ended = python(program)
-    assert ended.stdout == "True\n", ended.stderr
+    checker = "from chord.grading.math_checker import MathChecker; held = bytearray(b'1') * (700 << 20);"
+    code, out, err = ran(f"{checker} print(MathChecker().equal('7', '\\\\frac{{14}}{{2}}'))")
+    assert (code, out) == (0, "True\n"), err
+
+
+# --- what a child may do, and when it ends -----------------------------------------------------
 
 
 def test_the_child_has_limits_and_none_of_the_environments_secrets_and_ends_with_its_grader(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SOME_API_TOKEN", "hunter2")
-    with Grader(GRADINGS["math"][0]) as grader:
+    with Grader(MATH) as grader:
         assert grader.grade("\\boxed{7^{1/2}}", "stop", "\\sqrt{7}") is Outcome.RIGHT
-        assert checker_of(grader)._worker
-        folder = Path(f"/proc/{checker_of(grader)._worker.pid}")
+        folder = Path(f"/proc/{worker_of(checker_of(grader)).pid}")
         assert b"hunter2" not in (folder / "environ").read_bytes()
         limits = {line[:26].strip(): line[26:].split()[0] for line in (folder / "limits").read_text().splitlines()}
         assert limits["Max address space"] == str(math_worker.MEMORY_BYTES)
-        assert limits["Max file size"] == "0"
-        assert limits["Max core file size"] == "0"
+        assert limits["Max file size"] == limits["Max core file size"] == "0"
     assert not folder.exists()
 
 
@@ -297,33 +277,38 @@ def test_the_guard_ends_the_child_at_the_first_act_on_the_world(tmp_path: Path, 
         "import os, socket, subprocess, sys; from chord.grading import math_worker;"
         f"sys.addaudithook(math_worker._guard); open('kept').read(); print('reads', flush=True); {act}; print('acted')"
     )
-    ended = python(program, tmp_path)
-    assert (ended.returncode, ended.stdout) == (3, "reads\n")
+    assert ran(program, tmp_path)[:2] == (3, "reads\n")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_the_child_ends_when_its_parent_is_killed() -> None:
+@pytest.mark.parametrize(
+    ("does", "seconds"),
+    [
+        ("time.sleep(600)", 20),
+        (f"c.equal_all([('1', '{BOXES['nested braces'].replace('623', '1')}')] * 10_000)", 60),  # more than an hour
+    ],
+    ids=["idle", "busy"],
+)
+def test_the_child_ends_when_its_parent_is_killed_or_after_the_answers_that_it_is_at(does: str, seconds: float) -> None:
     program = (
         "import time; from chord.grading.math_checker import MathChecker; c = MathChecker();"
-        "c.equal('1', '\\\\frac{2}{2}'); print(c._worker.pid, flush=True); time.sleep(600)"
+        f"c.equal('1', '\\\\frac{{2}}{{2}}'); print(c._worker.pid, flush=True); {does}"
     )
-    with child_of(program) as (parent, child):
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout
+        child = Path("/proc") / parent.stdout.readline().strip()
+        while "equal_all" in does and not (child / "task" / child.name / "children").read_text():
+            time.sleep(0.01)  # until it is at the first answers
         assert child.exists()
         parent.kill()
-    assert ends_within(child, 20)
-
-
-def test_a_busy_child_whose_parent_was_killed_ends_after_the_answers_that_it_is_at() -> None:
-    program = (
-        "from chord.grading.math_checker import MathChecker; c = MathChecker(); c.equal('1', '\\\\frac{2}{2}');"
-        f"print(c._worker.pid, flush=True); c.equal_all([('1', '{'{' * 30}1{'}' * 30}')] * 10_000)"
-    )
-    with child_of(program) as (parent, child):
-        while not (child / "task" / child.name / "children").read_text():
-            time.sleep(0.01)  # until it is at the first answers of more than an hour's work
-        parent.kill()
+        parent.wait()
     try:
-        assert ends_within(child, 60)
+        deadline = time.monotonic() + seconds
+        while child.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not child.exists()
     finally:
         if child.exists():
             os.kill(int(child.name), signal.SIGKILL)

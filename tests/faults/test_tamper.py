@@ -7,9 +7,10 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -17,203 +18,219 @@ from chord.audit import audit
 from chord.cluster import snakemake
 from chord.provenance import lineage
 from chord.provenance.manifest import JobSpec, Manifest
-from tests import mini_study as mini
 from tests.faults import tampers as t
-from tests.faults.tampers import ANSWERS, CELL, GRPO, LEDGER, SCORES, SFT
+from tests.faults.tampers import ANSWERS, CELL, GRPO, LEDGER, SCORES, SFT, Falsify
+from tests.projects import ROOT, git
 
 pytestmark = pytest.mark.usefixtures("rules_read_once")
+Audit = Callable[..., tuple[int, dict[str, Any]]]
 MODEL, WEIGHTS, RECIPE = f"{GRPO}/model", f"{GRPO}/model/model.safetensors", f"{GRPO}/run.json"
-TRAINED, TRACES = f"{GRPO}/train.manifest.json", "data/traces/expert.jsonl"
-PROBLEMS, BENCHMARK = "data/problems/train.jsonl", "data/benchmarks/other-skill.jsonl"
-OTHER_SCORES, OTHER_RUN = SCORES.replace("grpo", "sft-light"), GRPO.replace("seed-1", "seed-2")
-OTHER_ANSWERS = ANSWERS.replace("grpo", "sft-light")
+METRICS, TIMING, TRAINED = f"{GRPO}/metrics.jsonl", f"{GRPO}/timing.jsonl", f"{GRPO}/train.manifest.json"
+TRACES, PROBLEMS = "data/traces/expert.jsonl", "data/problems/train.jsonl"
+BENCHMARK = "data/benchmarks/other-skill.jsonl"
+OTHER_RUN, OTHER_MODEL = GRPO.replace("seed-1", "seed-2"), f"{SFT}/model"
+OTHER_SCORES, OTHER_ANSWERS = SCORES.replace("grpo", "sft-light"), ANSWERS.replace("grpo", "sft-light")
 NOBODY = "0" * 64
+COMMON, EVALUATE = (f"../../workflow/rules/{name}.smk" for name in ("common", "evaluate"))
 
 
-class Tamper(NamedTuple):
-    """One falsification: its name, the first bad link that must be named and its status, how it is made."""
+@pytest.fixture
+def audited(capsys: pytest.CaptureFixture[str]) -> Audit:
+    """Exit code and JSON of an audit."""
 
-    name: str
-    link: str
-    status: str
-    make: t.Falsify
+    def run(*arguments: object) -> tuple[int, dict[str, Any]]:
+        capsys.readouterr()
+        code = audit.main([*map(str, arguments), "--json"])
+        return code, json.loads(capsys.readouterr().out)
+
+    return run
 
 
-TAMPERS = [
-    # numbers
-    Tamper("mean in the table", "table1.json", "altered", t.cell(mean=88.8)),
-    Tamper("standard error in the table", "table1.json", "altered", t.cell(se=0.1)),
-    Tamper("n in the table", "table1.json", "altered", t.cell(n_problems=800)),
-    Tamper("the paper's number in the table", "table1.json", "altered", t.cell(paper=1.0)),
-    Tamper("the table as text", "table1.md", "altered", t.text("table1.md", "GRPO", "GRP0")),
-    Tamper("the table as a page", "table1.html", "altered", t.text("table1.html", "GRPO", "GRP0")),
-    Tamper("points of a figure", "figure9.json", "altered", t.text("figure9.json", "0.0", "0.1")),
-    Tamper("a figure as SVG", "figure9.svg", "altered", t.text("figure9.svg", "<path d=", "<path  d=")),
-    Tamper("a figure as PNG", "figure9.png", "altered", lambda r: t.flip_in_place(r / "figure9.png")),
-    Tamper("the page", "report.html", "altered", t.text("report.html", "CHORD", "Chord")),
-    Tamper("mean of a score", SCORES, "altered", t.values(SCORES, mean=0.9)),
-    Tamper("an outcome, and all sums of it", SCORES, "altered", lambda r: t.other_outcome(r / SCORES)),
-    Tamper("text of an answer", ANSWERS, "altered", t.answer(text="=7")),
-    Tamper("finish of an answer", ANSWERS, "altered", t.answer(finish="length")),
-    Tamper("order of answers", ANSWERS, "altered", t.lines(ANSWERS, lambda all: all[::-1])),
-    Tamper("metrics", f"{GRPO}/metrics.jsonl", "altered", lambda r: t.another_step(r / GRPO / "metrics.jsonl")),
-    Tamper("timings", f"{GRPO}/timing.jsonl", "altered", t.lines(f"{GRPO}/timing.jsonl", lambda all: all[:-1])),
+def bad(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """Status and path in results/demo of each finding that breaks the chain."""
+    broken = [one for one in told["findings"] if one["status"] not in ("dirty tree", "unpinned")]
+    return [(one["status"], one["path"].removeprefix("results/demo/")) for one in broken]
+
+
+# --- outputs that are no longer what their job made --------------------------------------------
+
+ALTERED: dict[str, list[Falsify]] = {  # ways to falsify each output
+    "table1.json": [t.cell(mean=88.8), t.cell(se=0.1), t.cell(n_problems=800), t.cell(paper=1.0)],
+    "table1.md": [t.text("table1.md", "GRPO", "GRP0")],
+    "table1.html": [t.text("table1.html", "GRPO", "GRP0")],
+    "figure9.json": [t.text("figure9.json", "0.0", "0.1")],
+    "figure9.svg": [t.text("figure9.svg", "<path d=", "<path  d=")],
+    "figure9.png": [lambda r: t.flip_in_place(r / "figure9.png")],
+    "report.html": [t.text("report.html", "CHORD", "Chord")],
+    SCORES: [
+        t.values(SCORES, mean=0.9),
+        lambda r: t.other_outcome(r / SCORES),  # and all sums of it
+        lambda r: t.linked_to(r / SCORES, r / OTHER_SCORES),
+        lambda r: t.to_folder(r / SCORES),
+    ],
+    ANSWERS: [
+        t.answer(text="=7"),
+        t.answer(finish="length"),
+        t.lines(ANSWERS, lambda all: all[::-1]),
+        lambda r: (r / ANSWERS).write_text(""),
+    ],
+    METRICS: [lambda r: t.another_step(r / METRICS)],
+    TIMING: [t.lines(TIMING, lambda all: all[:-1])],
+    MODEL: [
+        lambda r: t.flip_in_place(r / WEIGHTS),
+        lambda r: (r / MODEL / "more.txt").write_text(""),
+        lambda r: (r / MODEL / "generation_config.json").unlink(),
+        lambda r: (r / WEIGHTS).write_bytes(b""),
+        lambda r: t.linked_to(r / MODEL, r / OTHER_MODEL),
+        lambda r: t.flip_in_place(t.to_link(r / WEIGHTS)),
+        lambda r: shutil.rmtree(t.to_link(r / MODEL)),  # a link to nothing
+        lambda r: (r / MODEL / "up").symlink_to(".."),  # a link back
+    ],
+    RECIPE: [
+        t.values(RECIPE, seed=7),
+        t.values(RECIPE, recipe__mu__value=0.5),
+        lambda r: (r / RECIPE).write_text("no recipe"),
+    ],
+    TRACES: [
+        t.lines(TRACES, lambda all: [all[0].replace("=", "=1"), *all[1:]]),
+        t.lines(TRACES, lambda all: [*all, all[0]]),
+        t.lines(TRACES, lambda all: all[:-1]),
+        t.lines(TRACES, lambda all: all[::-1]),
+    ],
+    PROBLEMS: [t.lines(PROBLEMS, lambda all: all[1:])],
+    BENCHMARK: [t.text(BENCHMARK, "~", "~a")],
+}
+
+
+@pytest.mark.parametrize("turn", range(max(map(len, ALTERED.values()))))
+def test_each_of_many_altered_outputs_is_named_and_nothing_else_is(mini_copy: Path, audited: Audit, turn: int) -> None:
+    """One audit for the first way to falsify each output, one for the second, and so on."""
+    altered = {file: ways[turn] for file, ways in ALTERED.items() if turn < len(ways)}
+    for falsify in altered.values():
+        falsify(mini_copy / "results/demo")
+    code, told = audited(mini_copy / "results/demo")
+    assert code == 1
+    assert sorted(bad(told)) == sorted(("altered", file) for file in altered)
+
+
+@pytest.mark.parametrize("pair", [(ANSWERS, OTHER_ANSWERS), (MODEL, OTHER_MODEL)], ids=["answers", "models"])
+def test_both_of_two_exchanged_files_are_named_with_the_place_of_their_bytes(
+    mini_copy: Path, audited: Audit, pair: tuple[str, str]
+) -> None:
+    results = mini_copy / "results/demo"
+    t.exchange(results / pair[0], results / pair[1])
+    code, told = audited(results)
+    assert code == 1
+    assert sorted(bad(told)) == sorted(("altered", one) for one in pair)
+    found = {one["path"]: one["found"] for one in told["findings"]}
+    assert all(f"results/demo/{pair[1 - i]}" in found[f"results/demo/{pair[i]}"] for i in (0, 1))
+
+
+# --- whatever else can be falsified: the first bad link that must be named, its status, and how it is made ---
+
+TAMPERS: dict[str, tuple[str, str, Falsify]] = {
     # numbers that every record agrees with: only computing them again tells
-    Tamper("a forged table, recorded as made", "table1.json", "altered", t.forged_table),
-    Tamper("a forged mean of a score, recorded as made", SCORES, "altered", t.forged_score),
-    Tamper("a forged pass@k of a score, recorded as made", SCORES, "altered", t.forged_count),
-    Tamper("a forged figure, recorded as made", "figure9.json", "altered", t.forged_figure),
-    # models
-    Tamper("one bit of a model, same size and time", MODEL, "altered", lambda r: t.flip_in_place(r / WEIGHTS)),
-    Tamper("a file more in a model", MODEL, "altered", lambda r: (r / MODEL / "more.txt").write_text("")),
-    Tamper("a file less in a model", MODEL, "altered", lambda r: (r / MODEL / "generation_config.json").unlink()),
-    Tamper("empty weights", MODEL, "altered", lambda r: (r / WEIGHTS).write_bytes(b"")),
-    Tamper(
-        "models of two arms exchanged", f"{SFT}/model", "altered", lambda r: t.exchange(r / MODEL, r / SFT / "model")
+    "a forged table, recorded as made": (
+        "table1.json", "altered", t.remade("table1.json", lambda table: t.cell(mean=99.0)(table.parent))
     ),
-    Tamper("a model that is gone", MODEL, "missing", lambda r: shutil.rmtree(r / MODEL)),
-    # recipes
-    Tamper("seed in run.json", RECIPE, "altered", t.values(RECIPE, seed=7)),
-    Tamper("mu in run.json", RECIPE, "altered", t.values(RECIPE, recipe__mu__value=0.5)),
-    Tamper("a run.json that is no recipe", RECIPE, "altered", lambda r: (r / RECIPE).write_text("no")),
-    Tamper(
-        "another recipe in config/",
-        RECIPE,
-        "stale",
-        t.text("../../config/studies/demo.yaml", "rl_steps: 4", "rl_steps: 3"),
+    "a forged mean of a score, recorded as made": (SCORES, "altered", t.remade(SCORES, t.with_values(mean=0.99))),
+    "a forged pass@k of a score, recorded as made": (
+        SCORES, "altered", t.remade(SCORES, t.with_values(pass_at_k=0.99))
     ),
-    # data
-    Tamper("a trace changed", TRACES, "altered", t.lines(TRACES, lambda all: [all[0].replace("=", "=1"), *all[1:]])),
-    Tamper("a trace added", TRACES, "altered", t.lines(TRACES, lambda all: [*all, all[0]])),
-    Tamper("a trace removed", TRACES, "altered", t.lines(TRACES, lambda all: all[:-1])),
-    Tamper("traces in another order", TRACES, "altered", t.lines(TRACES, lambda all: all[::-1])),
-    Tamper("problems", PROBLEMS, "altered", t.lines(PROBLEMS, lambda all: all[1:])),
-    Tamper("problems of a benchmark", BENCHMARK, "altered", t.text(BENCHMARK, "~", "~a")),
+    "a forged figure, recorded as made": ("figure9.json", "altered", t.remade("figure9.json", t.better_point)),
+    # what is gone
+    "a model that is gone": (MODEL, "missing", lambda r: shutil.rmtree(r / MODEL)),
+    "scores that are gone": (SCORES, "missing", lambda r: (r / SCORES).unlink()),
     # the ledger
-    Tamper("the ledger deleted", LEDGER, "missing", lambda r: (r / LEDGER).unlink()),
-    Tamper("a line edited", LEDGER, "altered", t.text(LEDGER, '"host": "', '"host": "x')),
-    Tamper("a line removed", LEDGER, "altered", t.lines(LEDGER, lambda all: all[:6] + all[7:])),
-    Tamper("a line added", LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], all[5], *all[6:]])),
-    Tamper("two lines exchanged", LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], all[7], all[6], *all[8:]])),
-    Tamper("text among its lines", LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], "by hand\n", *all[6:]])),
-    Tamper("its last line removed", "report.manifest.json", "altered", t.lines(LEDGER, lambda all: all[:-1])),
-    Tamper("a line edited, the chain made anew", "*.manifest.json", "altered", t.edited_and_rechained),
-    Tamper("an attempt removed, the chain made anew", "*.manifest.json", "altered", t.removed_and_rechained),
-    Tamper("a second end of an attempt", "table1.manifest.json", "altered", t.second_end),
+    "the ledger deleted": (LEDGER, "missing", lambda r: (r / LEDGER).unlink()),
+    "a line edited": (LEDGER, "altered", t.text(LEDGER, '"host": "', '"host": "x')),
+    "a line removed": (LEDGER, "altered", t.lines(LEDGER, lambda all: all[:6] + all[7:])),
+    "a line added": (LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], all[5], *all[6:]])),
+    "two lines exchanged": (LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], all[7], all[6], *all[8:]])),
+    "text among its lines": (LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], "by hand\n", *all[6:]])),
+    "its last line removed": ("report.manifest.json", "altered", t.lines(LEDGER, lambda all: all[:-1])),
+    "a line edited, the chain made anew": ("*.manifest.json", "altered", t.edited_and_rechained),
+    "an attempt removed, the chain made anew": ("*.manifest.json", "altered", t.removed_and_rechained),
+    "a second end of an attempt": ("table1.manifest.json", "altered", t.second_end),
     # manifests
-    Tamper("the manifest of another run", TRAINED, "altered", t.copied_manifest),
-    # Every manifest below the run is another one; which of them is told first does not matter.
-    Tamper("the whole run of another seed", "runs/grpo/seed-1/*.manifest.json", "altered", t.copied_run),
-    Tamper("an input in a manifest", TRAINED, "altered", t.values(TRAINED, inputs__run__sha256=NOBODY)),
-    Tamper("a seed in a manifest", TRAINED, "altered", t.values(TRAINED, seeds__run=9)),
-    Tamper("code in a manifest", TRAINED, "altered", t.values(TRAINED, code__digest=NOBODY)),
-    Tamper("an answer and its manifest", f"{CELL}/answers.manifest.json", "altered", t.output_and_manifest),
-    Tamper(
-        "a manifest that is none", "table1.json", "untracked", lambda r: (r / "table1.manifest.json").write_text("{")
+    "the manifest of another run": (
+        TRAINED, "altered", lambda r: shutil.copyfile(r / TRAINED.replace("seed-1", "seed-2"), r / TRAINED)
     ),
-    Tamper("a manifest deleted", f"{GRPO}/*", "untracked", lambda r: (r / TRAINED).unlink()),
-    Tamper("the table's manifest deleted", "table1.json", "untracked", lambda r: (r / "table1.manifest.json").unlink()),
-    # what stands there is another file, or none
-    Tamper("a score that is a link to another", SCORES, "altered", lambda r: t.linked_to(r / SCORES, r / OTHER_SCORES)),
-    Tamper("a model that is a link to another", MODEL, "altered", lambda r: t.linked_to(r / MODEL, r / SFT / "model")),
-    Tamper("a run that is a link to another", f"{GRPO}/*", "untracked", lambda r: t.linked_to(r / GRPO, r / OTHER_RUN)),
-    Tamper("weights behind a link changed", MODEL, "altered", lambda r: t.flip_in_place(t.to_link(r / WEIGHTS))),
-    Tamper("a model that is a link to nothing", MODEL, "altered", lambda r: shutil.rmtree(t.to_link(r / MODEL))),
-    Tamper("a model with a link back in it", MODEL, "altered", lambda r: (r / MODEL / "up").symlink_to("..")),
-    Tamper("a folder in the place of a score", SCORES, "altered", lambda r: t.to_folder(r / SCORES)),
-    Tamper("empty answers", ANSWERS, "altered", lambda r: (r / ANSWERS).write_text("")),
-    Tamper(
-        "answers of two arms exchanged", OTHER_ANSWERS, "altered", lambda r: t.exchange(r / ANSWERS, r / OTHER_ANSWERS)
+    # Every manifest of the run is another one; which of them is named first does not matter.
+    "the whole run of another seed": (f"{GRPO}/*.manifest.json", "altered", t.copied_run),
+    "an input in a manifest": (TRAINED, "altered", t.values(TRAINED, inputs__run__sha256=NOBODY)),
+    "a seed in a manifest": (TRAINED, "altered", t.values(TRAINED, seeds__run=9)),
+    "code in a manifest": (TRAINED, "altered", t.values(TRAINED, code__digest=NOBODY)),
+    "an answer and its manifest": (f"{CELL}/answers.manifest.json", "altered", t.output_and_manifest),
+    "a manifest that is none": (
+        "table1.json", "untracked", lambda r: (r / "table1.manifest.json").write_text("{")
     ),
-    Tamper("scores that are gone", SCORES, "missing", lambda r: (r / SCORES).unlink()),
+    "a manifest deleted": (f"{GRPO}/*", "untracked", lambda r: (r / TRAINED).unlink()),
+    "the table's manifest deleted": (
+        "table1.json", "untracked", lambda r: (r / "table1.manifest.json").unlink()
+    ),
+    "a run that is a link to another": (f"{GRPO}/*", "untracked", lambda r: t.linked_to(r / GRPO, r / OTHER_RUN)),
     # what was true once
-    Tamper("metrics made again, the figure not", "figure9.json", "stale", t.metrics_made_again),
-    Tamper("a score made again, the table not", "table1.json", "stale", t.score_made_again),
-    Tamper("an old score put back", SCORES, "altered", t.old_score_put_back),
-    Tamper("an old score and its manifest put back", f"{CELL}/scores.manifest.json", "altered", t.old_attempt_put_back),
-    Tamper("other code of the statistics", "table1.json", "stale", t.text(f"../../{t.STATISTICS}", "ddof=1", "ddof=0")),
-    Tamper(
-        "another number of the paper in config/", "table1.json", "stale", t.text(f"../../{t.TABLE}", "43.8", "43.9")
+    "metrics made again, the figure not": ("figure9.json", "stale", t.remade(METRICS, t.another_step)),
+    "a score made again, the table not": ("table1.json", "stale", t.remade(SCORES, t.other_outcome)),
+    "an old score put back": (SCORES, "altered", t.put_back(t.remade(SCORES, t.other_outcome), SCORES)),
+    "an old score and its manifest put back": (
+        f"{CELL}/scores.manifest.json", "altered",
+        t.put_back(t.remade(SCORES, t.other_outcome), SCORES, f"{CELL}/scores.manifest.json"),
     ),
-    Tamper("another pin of the report", "*", "stale", t.other_pin),
+    "another recipe in config/": (
+        RECIPE, "stale", t.text("../../config/studies/demo.yaml", "rl_steps: 4", "rl_steps: 3")
+    ),
+    "other code of the statistics": (
+        "table1.json", "stale", t.text("../../chord/findings/statistics.py", "ddof=1", "ddof=0")
+    ),
+    "another number of the paper in config/": (
+        "table1.json", "stale", t.text("../../config/experiments/table1.yaml", "43.8", "43.9")
+    ),
+    "another pin of the report": ("*", "stale", t.other_pin),
     # what a rule says otherwise
-    Tamper(
-        "another seed in a rule",
-        "runs/*/answers.jsonl",
-        "stale",
-        t.text(t.EVALUATE, "--seed {wildcards.seed}", "--seed 7"),
+    "another seed in a rule": (
+        "runs/*/answers.jsonl", "stale", t.text(EVALUATE, "--seed {wildcards.seed}", "--seed 7")
     ),
-    Tamper(
-        "a file that trainings read",
-        "runs/*/model",
-        "stale",
+    "a file that trainings read": (
+        "runs/*/model", "stale",
         t.text(
-            t.COMMON,
+            COMMON,
             "in_results(paths) for name, paths in",
             "in_results(paths.replace('/validation.', '/train.') if name == 'validation' and 'arm' in wildcards.keys()"
             " else paths) for name, paths in",
         ),
     ),
-    Tamper(
-        "the recipe that a rule writes",
-        "runs/*/run.json",
-        "stale",
+    "the recipe that a rule writes": (
+        "runs/*/run.json", "stale",
         t.text(
-            t.COMMON,
+            COMMON,
             "dag.run_text(dict(wildcards.items()))",
             "dag.run_text(dict(wildcards.items())).replace('\"seed\": 1', '\"seed\": 2')",
         ),
     ),
-]
+}  # fmt: skip
 
 
-def audited(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
-    """Exit code and JSON of an audit."""
-    capsys.readouterr()
-    code = audit.main([*map(str, arguments), "--json"])
-    return code, json.loads(capsys.readouterr().out)
-
-
-def bad(told: dict[str, Any]) -> list[tuple[str, str]]:
-    """Status and path of each finding that breaks the chain."""
-    return [(one["status"], one["path"]) for one in told["findings"] if one["status"] not in ("dirty tree", "unpinned")]
-
-
-@pytest.mark.parametrize("tamper", TAMPERS, ids=lambda tamper: tamper.name)
-def test_what_is_falsified_is_found_at_the_right_link(
-    mini_copy: Path, capsys: pytest.CaptureFixture[str], tamper: Tamper
-) -> None:
-    results = mini_copy / "results/demo"
-    tamper.make(results)
-    code, told = audited(capsys, results)
+@pytest.mark.parametrize("name", TAMPERS)
+def test_what_is_falsified_is_found_at_the_right_link(mini_copy: Path, audited: Audit, name: str) -> None:
+    link, expected, falsify = TAMPERS[name]
+    falsify(mini_copy / "results/demo")
+    code, told = audited(mini_copy / "results/demo")
     # The claims read every score and every run: they are stale beside whatever is.
-    status, path = next(one for one in bad(told) if one != ("stale", "results/demo/claims.json"))
-    assert (code, status) == (1, tamper.status)
-    assert fnmatch(path, f"results/demo/{tamper.link}"), bad(told)
+    status, path = next(one for one in bad(told) if one != ("stale", "claims.json"))
+    assert (code, status) == (1, expected)
+    assert fnmatch(path, link), bad(told)
 
 
-@pytest.mark.parametrize("pair", [(ANSWERS, OTHER_ANSWERS), (MODEL, f"{SFT}/model")], ids=["answers", "models"])
-def test_both_of_two_exchanged_files_are_named_with_the_place_of_their_bytes(
-    mini_copy: Path, capsys: pytest.CaptureFixture[str], pair: tuple[str, str]
-) -> None:
-    results = mini_copy / "results/demo"
-    t.exchange(results / pair[0], results / pair[1])
-    _, told = audited(capsys, results)
-    assert sorted(bad(told)) == sorted(("altered", f"results/demo/{one}") for one in pair)
-    found = {one["path"]: one["found"] for one in told["findings"]}
-    assert all(f"results/demo/{pair[1 - i]}" in found[f"results/demo/{pair[i]}"] for i in (0, 1))
-
-
-def test_one_flipped_bit_in_500_megabytes_is_found_and_the_file_read_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_flipped_bit_in_500_megabytes_is_found_and_the_file_read_once(tmp_path: Path, audited: Audit) -> None:
     model, size = tmp_path / "results/big/model", 500_000_000
     model.mkdir(parents=True)
     path = model.parent / "train.manifest.json"
     with Manifest.recording(path, JobSpec("chord.records"), inputs={}, outputs={"model": model}):
         (model / "weights").write_bytes(os.urandom(1 << 20))
         os.truncate(model / "weights", size)
-    code, told = audited(capsys, model)
+    code, told = audited(model)
     assert (code, bad(told)) == (0, [])
     records = sum(path.stat().st_size for path in model.parent.glob("*.manifest.json"))
     assert told["bytes_hashed"] == size + records
@@ -222,15 +239,13 @@ def test_one_flipped_bit_in_500_megabytes_is_found_and_the_file_read_once(
         file.seek(size - 12_345)
         file.write(b"\x01")
     os.utime(model / "weights", ns=(before.st_atime_ns, before.st_mtime_ns))
-    code, told = audited(capsys, model)
+    code, told = audited(model)
     assert (code, bad(told)) == (1, [("altered", "results/big/model")])
 
 
 # --- no alarm ----------------------------------------------------------------------------------
 
-
-def untouched(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing at all."""
+Change = Callable[[Path, pytest.MonkeyPatch], object]
 
 
 def moved(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +253,7 @@ def moved(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def packed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mini.git(project, "gc", "-q", "--aggressive", "--prune=now")
+    git(project, "gc", "-q", "--aggressive", "--prune=now")
 
 
 def without_git(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,6 +270,11 @@ def without_snakemake(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def touched(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (project / "results").rglob("*"):
         os.utime(path)
+
+
+def ahead(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (project / "results").rglob("*"):
+        os.utime(path, (path.stat().st_mtime + 7200,) * 2)
 
 
 def read_only(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,23 +297,14 @@ def offline(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def commented(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Comments in code, in config/ and in pins."""
-    for file in (
-        "chord/findings/statistics.py",
-        "chord/training/train.py",
-        "config/studies/demo.yaml",
-        "envs/report.txt",
-    ):
+    code = ("chord/findings/statistics.py", "chord/training/train.py")
+    for file in (*code, "config/studies/demo.yaml", "envs/report.txt"):
         with (project / file).open("a") as text:
             text.write("# a comment\n")
 
 
-def ahead(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for path in (project / "results").rglob("*"):
-        os.utime(path, (path.stat().st_mtime + 7200,) * 2)
-
-
 def linked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nearly everything lies on other disks, one behind the other; and there is a name for what is looked at often."""
+    """Nearly everything is on other disks, one behind the other; and there is a name for what is looked at often."""
     places = [f"{GRPO}/model", GRPO, "runs", "data/problems/train.jsonl", "", ".."]
     for number, place in enumerate(places):
         path = Path(os.path.normpath(project / "results/demo" / place))
@@ -303,31 +314,32 @@ def linked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "results/demo/latest").symlink_to("runs/grpo")
 
 
-QUIET = (
-    ahead,
-    linked,
-    untouched,
-    moved,
-    packed,
-    without_git,
-    without_snakemake,
-    touched,
-    read_only,
-    offline,
-    commented,
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),
+        (touched, packed, commented, without_snakemake, moved),
+        (ahead, linked),
+        (without_git, read_only),
+        (offline,),
+    ],
+    ids=lambda changes: "-".join(change.__name__ for change in changes) or "untouched",
 )
-
-
-@pytest.mark.parametrize("change", QUIET, ids=lambda change: change.__name__)
 def test_what_is_not_false_alarms_nobody(
-    mini_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: Any
+    mini_copy: Path, audited: Audit, monkeypatch: pytest.MonkeyPatch, changes: tuple[Change, ...]
 ) -> None:
-    change(mini_copy, monkeypatch)
+    for change in changes:
+        change(mini_copy, monkeypatch)
     project = next(path for path in mini_copy.parent.iterdir() if (path / "results").is_dir())
     for arguments in ((), ("--quick",), ("--strict",)):
-        code, told = audited(capsys, project / "results/demo", *arguments)
+        code, told = audited(project / "results/demo", *arguments)
         assert (code, told["findings"]) == (0, [])
         assert {link["status"] for link in told["links"]} == {"verified"}
+
+
+def test_a_run_that_was_repeated_alarms_nobody(mini_copy: Path, audited: Audit) -> None:
+    t.remade("report.html", lambda page: None)(mini_copy / "results/demo")
+    assert audited(mini_copy / "results/demo")[0] == 0
 
 
 def without_workflow(project: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -350,17 +362,17 @@ def without_snakemake_installed(project: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("change", [without_workflow, with_a_broken_rule, without_snakemake_installed])
 def test_where_the_rules_cannot_say_their_commands_an_audit_says_that_it_compared_none(
     mini_copy: Path,
-    capsys: pytest.CaptureFixture[str],
+    audited: Audit,
     monkeypatch: pytest.MonkeyPatch,
     rules_read_once: dict[object, object],
-    change: Any,
+    change: Callable[[Path, pytest.MonkeyPatch], str],
 ) -> None:
     rules_read_once.clear()
     reason = change(mini_copy, monkeypatch)
-    code, told = audited(capsys, mini_copy / "results/demo")
+    code, told = audited(mini_copy / "results/demo")
     assert (code, bad(told)) == (0, [("not judged", "workflow/")])
     assert f"same command was not compared: {reason}" in told["findings"][0]["found"]
-    assert audited(capsys, mini_copy / "results/demo", "--strict")[0] == 1
+    assert audited(mini_copy / "results/demo", "--strict")[0] == 1
 
 
 def test_no_record_and_no_result_says_where_the_project_lies(mini_study: Path) -> None:
@@ -371,21 +383,14 @@ def test_no_record_and_no_result_says_where_the_project_lies(mini_study: Path) -
     assert [str(path) for path in files if place in path.read_bytes()] == []
 
 
-def test_a_run_that_was_repeated_alarms_nobody(mini_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    t.remade(mini_copy / "results/demo", "report.html", lambda page: None)
-    assert audited(capsys, mini_copy / "results/demo")[0] == 0
-
-
 def test_an_audit_imports_no_torch_and_writes_nothing(mini_copy: Path) -> None:
-    results = mini_copy / "results/demo"
-    before = {path: path.stat().st_mtime_ns for path in mini_copy.rglob("*") if path.is_file()}
-    look = (
-        "import sys; from chord.audit.audit import main; code = main(sys.argv[1:]); print(*sys.modules); sys.exit(code)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", look, str(results)], cwd=mini.ROOT, capture_output=True, text=True, check=False
-    )
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in mini_copy.rglob("*") if path.is_file()}
+
+    before = times()
+    look = "import sys; from chord.audit.audit import main; code = main(sys.argv[1:]); print(*sys.modules); exit(code)"
+    command = [sys.executable, "-c", look, str(mini_copy / "results/demo")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert not set(done.stdout.splitlines()[-1].split()) & {"torch", "transformers", "lm_eval", "datasets"}
-    after = {path: path.stat().st_mtime_ns for path in mini_copy.rglob("*") if path.is_file()}
-    assert after == before
+    assert times() == before

@@ -12,17 +12,11 @@ import pytest
 
 from tests import warm
 from tests.faults.small_run import command, result, small_run
+from tests.projects import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # minutes on a busy machine, most of it imports of vLLM
-ROOT = Path(__file__).parents[2]
-SIZES = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 64,
-}
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES |= {"num_key_value_heads": 1, "max_position_embeddings": 64}
 POLICY_LOSS = {"clip_low": 0.2, "clip_high": 0.2, "advantage_epsilon": 1e-6, "importance_cap": 2.0}
 PAST = 5  # steps, after which something happens to a run
 RUNS = """
@@ -74,41 +68,33 @@ print(json.dumps(ends))
 
 def vllm_run(folder: Path, steps: int = 8, **settings: object) -> Path:
     """A run of `small_run` that samples with vLLM, under a cap of the importance correction."""
-    values = {
-        "model.architecture": SIZES,
-        "recipe.steps": steps,
-        "validation.every_steps": 6,
-        "recipe.learning_rate": 1e-2,
-    }
+    values = {"model.architecture": SIZES, "recipe.steps": steps, "recipe.learning_rate": 1e-2}
+    values |= {"validation.every_steps": 6, "policy_loss": POLICY_LOSS}
     vllm = {"execution.sampler": "vllm", "execution.vllm": {"cache_gb": 0.05} | settings}
-    return small_run(folder, **values, **vllm, **{"policy_loss": POLICY_LOSS})
+    return small_run(folder, **values, **vllm)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[int], str]]:
-    """Runs by what happened to them: the folder of outputs, exit codes of each start, what the last but one said."""
+    """Runs by what happened to them: the folder of outputs, exit codes of each start, what the first one said."""
     pytest.importorskip("vllm", reason="no vLLM is installed")
     folder = tmp_path_factory.mktemp("runs")
     vllm_run(folder)
     vllm_run(folder / "short", steps=2)
-    plans = {"": 1, "kill": 2, "lose": 2, "ranks": 1}
-    jobs, places = [], []
-    for kind, starts in plans.items():
-        for start in range(starts):
-            asked = folder / "short" if kind == "ranks" else folder
-            arguments, log = command(asked, folder / f"out-{kind}"), folder / f"{kind}-{start}.log"
-            jobs.append((arguments, "" if start else kind, PAST, str(log)))
-            places.append((kind, log))
+    starts = [
+        (kind, turn) for kind, turns in {"": 1, "kill": 2, "lose": 2, "ranks": 1}.items() for turn in range(turns)
+    ]
+    jobs = []
+    for kind, turn in starts:
+        arguments = command(folder / "short" if kind == "ranks" else folder, folder / f"out-{kind}")
+        jobs.append((arguments, "" if turn else kind, PAST, str(folder / f"{kind}-{turn}.log")))
     (folder / "jobs.json").write_text(json.dumps(jobs))
     done = warm.run([sys.executable, "-c", RUNS, str(folder / "jobs.json")], cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
-    ends = json.loads(done.stdout.splitlines()[-1])
-    found = {}
-    for kind in plans:
-        codes = [code for code, (one, _) in zip(ends, places, strict=True) if one == kind]
-        said = next(log for one, log in places if one == kind).read_text()
-        found[kind] = (folder / f"out-{kind}", codes, said)
-    return found
+    codes: dict[str, list[int]] = {}
+    for (kind, _), code in zip(starts, json.loads(done.stdout.splitlines()[-1]), strict=True):
+        codes.setdefault(kind, []).append(code)
+    return {kind: (folder / f"out-{kind}", codes[kind], (folder / f"{kind}-0.log").read_text()) for kind in codes}
 
 
 def metrics(out: Path) -> list[dict]:

@@ -1,9 +1,9 @@
-"""A study for tests: the demo's file with small splits, and with tasks and parts that no tuning of the demo changes."""
+"""Studies for tests: the demo's with small splits and tasks that no tuning of the demo changes, and study small."""
 
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ import yaml
 
 from tests import warm
 from tests.conftest import made_once
-from tests.mini_study import edit_yaml
+from tests.projects import ROOT, set_values, study_file
 
-ROOT = Path(__file__).parents[2]
 TASKS: dict[str, Any] = {
     f"sum-{digits}": {
         "dataset": "chain_sum",
@@ -29,51 +28,42 @@ PARTS = [
     *({"task": f"sum-{digits}", "style": "worked", "share": 0.1} for digits in (1, 2, 3, 4)),
     {"task": "reversal", "style": "terse", "share": 0.1},
 ]
-
-
-def change(content: dict[str, Any], changes: Mapping[str, object]) -> None:
-    """Sets values in nested dictionaries; `rollouts__per_prompt: 2` sets rollouts.per_prompt."""
-    for place, value in changes.items():
-        *above, last = place.split("__")
-        node = content
-        for key in above:
-            node = node[key]
-        node[last] = value
+BENCHMARKS = {"in-distribution": "sum-3", "harder": "sum-4", "other-skill": "reversal"}
 
 
 def write_study(project: Path, **changes: object) -> Path:
-    """The study's file in a config folder of its own, with `changes` made by `change`."""
-    shutil.copytree(ROOT / "config", project / "config", dirs_exist_ok=True)
-    file = project / "config" / "studies" / "demo.yaml"
-    study: dict[str, Any] = yaml.safe_load((ROOT / "config" / "studies" / "demo.yaml").read_text())
-    study["model"]["alphabet"] = "0123456789+-=>:,;~abcdefghijklmnopqrstuvwxyz"
-    study["tasks"] = TASKS
-    study |= {"other_models": {}, "other_experts": {}}
-    study["data"] |= {name: {"task": "sum-3", "size": size} for name, size in (("train", 40), ("expert", 20))}
-    study["data"] |= {"validation": {"task": "sum-3", "size": study["validation"]["problems"]}, "aligned_traces": True}
-    study["base_corpus"] |= {"size": 2000, "parts": PARTS}
-    study["expert"]["style"] = "checked"
-    study["rollouts"] |= {"max_response_tokens": 100, "max_prompt_tokens": 32}
-    for (name, benchmark), task in zip(study["benchmarks"].items(), ("sum-3", "sum-4", "reversal"), strict=True):
-        study["benchmarks"][name] = benchmark | {"problems": {"task": task, "size": 5}}
-    file.write_text(yaml.safe_dump(study))
-    edit_yaml(file, **changes)
+    """The study's file in a config folder of its own. `rollouts__per_prompt=2` changes rollouts.per_prompt."""
+    file = study_file(
+        project,
+        "demo",
+        model__alphabet="0123456789+-=>:,;~abcdefghijklmnopqrstuvwxyz",
+        tasks=TASKS,
+        other_models={},
+        other_experts={},
+        data__train={"task": "sum-3", "size": 40},
+        data__expert={"task": "sum-3", "size": 20},
+        data__aligned_traces=True,
+        base_corpus__size=2000,
+        base_corpus__parts=PARTS,
+        expert__style="checked",
+        rollouts__max_response_tokens=100,
+        rollouts__max_prompt_tokens=32,
+        **{f"benchmarks__{name}__problems": {"task": task, "size": 5} for name, task in BENCHMARKS.items()},
+    )
+    study = yaml.safe_load(file.read_text(encoding="utf-8"))
+    study["data"]["validation"] = {"task": "sum-3", "size": study["validation"]["problems"]}
+    file.write_text(yaml.safe_dump(set_values(study, **changes)), encoding="utf-8")
     return file
 
 
 def write_smollm2(project: Path, changes: dict[str, dict[str, Any]], **values: Any) -> Path:
-    """The file of study small in a config folder of its own, with `changes` by section and `values` at the top."""
-    (project / "config" / "studies").mkdir(parents=True)
-    for name in ("arms.yaml", "claims.yaml", "config.yaml", "experiments", "benchmarks"):
-        (project / "config" / name).symlink_to(ROOT / "config" / name)
-    study = yaml.safe_load((ROOT / "config" / "studies" / "small.yaml").read_text(encoding="utf-8"))
-    for part, news in changes.items():
-        for key, value in news.items():
-            size = value if isinstance(value, dict) else {"size": value}
-            study[part][key] = study[part][key] | size if part == "data" else value
-    file = project / "config" / "studies" / "small.yaml"
-    file.write_text(yaml.safe_dump(study | values), encoding="utf-8")
-    return file
+    """The file of study small, with `changes` by section and `values` at the top; a number in `data` is a size."""
+    inner = {
+        f"{part}__{key}" + ("__size" if part == "data" and isinstance(value, int) else ""): value
+        for part, news in changes.items()
+        for key, value in news.items()
+    }
+    return study_file(project, "small", **inner, **values)
 
 
 def smollm2(factory: pytest.TempPathFactory, project: Path) -> None:
@@ -114,8 +104,7 @@ def prepare(study: Path, data: Path, *sets: str) -> subprocess.CompletedProcess[
     """chord prepare for each set until one fails, with files and manifests under `data` as in a results folder."""
     for name in sets:
         place = data / ("benchmarks" if ":" in name else "problems") / name.removeprefix("benchmark:")
-        files = ("--problems", f"{place}.jsonl", "--counts", f"{place}.json", "--manifest", f"{place}.manifest.json")
-        done = run("prepare", "--study", study, "--set", name, *files)
+        done = run("prepare", "--study", study, "--set", name, *_files("problems", place))
         if done.returncode != 0:
             break
     return done
@@ -124,9 +113,13 @@ def prepare(study: Path, data: Path, *sets: str) -> subprocess.CompletedProcess[
 def demonstrate(study: Path, problems: Path, data: Path, *traces: str) -> subprocess.CompletedProcess[str]:
     """chord demonstrate for each set of traces until one fails; `problems` is a folder that `prepare` filled."""
     for name in traces:
-        place, source = data / "traces" / name, problems / f"{'train' if name == 'aligned' else name}.jsonl"
-        files = ("--traces", f"{place}.jsonl", "--counts", f"{place}.json", "--manifest", f"{place}.manifest.json")
-        done = run("demonstrate", "--study", study, "--traces-of", name, "--problems", source, *files)
+        source = problems / f"{'train' if name == 'aligned' else name}.jsonl"
+        given = ("--study", study, "--traces-of", name, "--problems", source)
+        done = run("demonstrate", *given, *_files("traces", data / "traces" / name))
         if done.returncode != 0:
             break
     return done
+
+
+def _files(what: str, place: Path) -> tuple[object, ...]:
+    return (f"--{what}", f"{place}.jsonl", "--counts", f"{place}.json", "--manifest", f"{place}.manifest.json")

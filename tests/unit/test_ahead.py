@@ -1,3 +1,5 @@
+"""Answers made ahead by one job are taken by the later ones, once, whole, and only if they are theirs."""
+
 import multiprocessing
 import time
 from pathlib import Path

@@ -17,7 +17,7 @@ from chord.errors import UserError
 from chord.provenance import ledger, lineage
 from chord.provenance.manifest import JobSpec, Manifest
 from tests.faults.tampers import CELL, GRPO, SCORES, edit_json, flip_in_place
-from tests.mini_study import git, run
+from tests.projects import git, run
 
 pytestmark = pytest.mark.usefixtures("rules_read_once")
 

@@ -75,26 +75,23 @@ def test_an_unknown_verb_ends_with_the_nearest_and_all_that_people_type(folder: 
     assert done.stderr == f"chord: found command '{name}', expected {near}one of: {', '.join(typed)}\n"
 
 
+AT_LEAST_0, AT_LEAST_1, ABOVE_0 = "a whole number of at least 0", "a whole number of at least 1", "a number above 0"
+
+
 @pytest.mark.parametrize(
     ("command", "option", "refused", "expected"),
     [
-        ("plan", "--devices", ("0", "-3", "1.5", "many", ""), "a whole number of at least 1"),
-        ("plan", "--answering-devices", ("0",), "a whole number of at least 1"),
-        ("plan", "--seeds", ("-1", "1 2 x"), "a whole number of at least 0"),
-        ("doctor", "--wait", ("0", "-1", "nan", "inf", "long"), "a number above 0"),
-        ("watch", "--seconds", ("0", "-2", "nan"), "a number above 0"),
-        ("watch", "--seeds", ("-1",), "a whole number of at least 0"),
-        ("tabulate", "--seeds", ("-1",), "a whole number of at least 0"),
-        ("plot", "--seeds", ("-1",), "a whole number of at least 0"),
-        ("judge", "--seeds", ("-1",), "a whole number of at least 0"),
-        ("report", "--seeds", ("-1",), "a whole number of at least 0"),
-        ("generate", "--seed", ("-1",), "a whole number of at least 0"),
-        ("generate", "--threads", ("0",), "a whole number of at least 1"),
-        ("ask-expert", "--threads", ("0",), "a whole number of at least 1"),
-        ("launch", "--per-node", ("0",), "a whole number of at least 1"),
-        ("train", "--threads", ("0",), "a whole number of at least 1"),
-        ("train", "--checkpoint-every-steps", ("0", "2.5"), "a whole number of at least 1"),
-        ("train", "--checkpoint-every-minutes", ("0", "-1", "inf"), "a number above 0"),
+        ("plan", "--devices", ("0", "-3", "1.5", "many", ""), AT_LEAST_1),
+        ("plan", "--answering-devices", ("0",), AT_LEAST_1),
+        ("plan", "--seeds", ("-1", "1 2 x"), AT_LEAST_0),
+        ("doctor", "--wait", ("0", "-1", "nan", "inf", "long"), ABOVE_0),
+        ("watch", "--seconds", ("0", "-2", "nan"), ABOVE_0),
+        *((command, "--seeds", ("-1",), AT_LEAST_0) for command in ("watch", "tabulate", "plot", "judge", "report")),
+        ("generate", "--seed", ("-1",), AT_LEAST_0),
+        *((command, "--threads", ("0",), AT_LEAST_1) for command in ("generate", "ask-expert", "train")),
+        ("launch", "--per-node", ("0",), AT_LEAST_1),
+        ("train", "--checkpoint-every-steps", ("0", "2.5"), AT_LEAST_1),
+        ("train", "--checkpoint-every-minutes", ("0", "-1", "inf"), ABOVE_0),
     ],
 )
 def test_a_number_out_of_range_is_told_in_one_line(
@@ -193,33 +190,24 @@ def main():
 run_verb("chord.audit.audit", main)
 """
 ASCII = (b'mu = 0.5 +- 0.1, phi <= 1 "naive" \\u4e2d _#\n', b"x \\udcff\n")
+UTF8 = ("µ = 0.5 ± 0.1, φ ≤ 1 “naïve” 中 ▁█\n".encode(), None)
 
 
 @pytest.mark.parametrize(
-    "terminal",
+    ("terminal", "out", "err"),
     [
-        {"PYTHONIOENCODING": "ascii"},
-        {"LC_ALL": "C"},
-        {"LC_ALL": "POSIX"},
-        {"TERM": "dumb"},
-        {"PYTHONIOENCODING": "ascii:strict"},
+        *((terminal, *ASCII) for terminal in ("PYTHONIOENCODING=ascii", "PYTHONIOENCODING=ascii:strict")),
+        *((terminal, *ASCII) for terminal in ("LC_ALL=C", "LC_ALL=POSIX", "TERM=dumb")),
+        *((terminal, *UTF8) for terminal in ("PYTHONIOENCODING=utf-8", "LC_ALL=C PYTHONIOENCODING=utf-8")),
+        ("PYTHONIOENCODING=latin-1", 'µ = 0.5 ± 0.1, phi <= 1 "naïve" \\u4e2d _#\n'.encode("latin-1"), None),
     ],
-    ids=str,
 )
-def test_a_terminal_without_a_character_gets_another_that_says_the_same(terminal: dict[str, str]) -> None:
-    assert said_in(terminal) == ASCII
-
-
-def test_a_terminal_that_has_the_character_gets_it() -> None:
-    assert said_in({"PYTHONIOENCODING": "utf-8"})[0].decode() == "µ = 0.5 ± 0.1, φ ≤ 1 “naïve” 中 ▁█\n"
-    assert said_in({"PYTHONIOENCODING": "latin-1"})[0].decode("latin-1").startswith('µ = 0.5 ± 0.1, phi <= 1 "naïve"')
-    assert said_in({"LC_ALL": "C", "PYTHONIOENCODING": "utf-8"})[0].decode().startswith("µ = 0.5 ±")
-
-
-def said_in(terminal: dict[str, str]) -> tuple[bytes, bytes]:
-    """What a program of the project writes there: standard output and error."""
+def test_a_terminal_without_a_character_gets_another_that_says_the_same(
+    terminal: str, out: bytes, err: bytes | None
+) -> None:
     left_out = ("LC_ALL", "LC_CTYPE", "LANG", "TERM", "PYTHONIOENCODING", "PYTHONUTF8")
     inherited = {name: value for name, value in os.environ.items() if name not in left_out}
-    done = subprocess.run([sys.executable, "-c", SAID], cwd=ROOT, env=inherited | terminal, capture_output=True)
+    given = dict(word.split("=") for word in terminal.split())
+    done = subprocess.run([sys.executable, "-c", SAID], cwd=ROOT, env=inherited | given, capture_output=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
+    assert done.stdout == out and (err is None or done.stderr == err)

@@ -1,3 +1,5 @@
+"""Every trace is right by construction, and by the grader that pays rewards; rejections are counted by reason."""
+
 import json
 import random
 import shutil

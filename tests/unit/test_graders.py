@@ -1,3 +1,5 @@
+"""Each grader says right, wrong, unparsable, too long or killed, and nothing else."""
+
 import csv
 import json
 import shutil

@@ -19,8 +19,7 @@ from chord.errors import UserError
 from chord.sampling.vllm_server import Settings, device_groups
 from chord.training import weight_sync
 from tests import warm
-from tests.mini_study import edit_yaml
-from tests.workflow.tree import copied
+from tests.projects import copied, edit_yaml
 
 SAYS = "import os, sys, signal, time\nrank = os.environ['RANK']\nprint('rank', rank, 'of', os.environ['WORLD_SIZE'])\n"
 

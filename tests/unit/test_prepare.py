@@ -1,3 +1,5 @@
+"""The verb writes one set, whole, disjoint from all others, the same each time, and counts what it dropped."""
+
 import json
 import subprocess
 from itertools import combinations

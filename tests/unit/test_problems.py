@@ -1,3 +1,5 @@
+"""No prompt is in two sets whatever their sizes; no set changes another; the same seed draws the same."""
+
 import hashlib
 from itertools import combinations
 

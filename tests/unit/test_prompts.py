@@ -1,3 +1,5 @@
+"""One place applies the chat template; text that looks like a special token stays text."""
+
 from datetime import datetime, tzinfo
 from importlib.util import find_spec
 from pathlib import Path

@@ -18,11 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), ROOT / "config/benchmarks/README.md"]
 
 
-def test_the_readme_of_the_tests_names_every_test_file_and_no_other() -> None:
-    named = set(
-        re.findall(r"^\| `(\S+/test_\w+\.py)`", (ROOT / "tests" / "README.md").read_text(encoding="utf-8"), re.M)
-    )
-    assert named == {str(path.relative_to(ROOT / "tests")) for path in (ROOT / "tests").glob("*/test_*.py")}
+def test_each_test_file_begins_with_the_property_that_it_holds() -> None:
+    files = sorted((ROOT / "tests").glob("*/test_*.py"))
+    first = {path.name: path.read_text(encoding="utf-8").partition("\n")[0] for path in files}
+    assert [name for name, line in first.items() if not re.fullmatch(r'""".{20,}[.:](""")?', line)] == []
 
 
 def test_every_path_of_the_repository_that_the_documentation_names_exists() -> None:

@@ -1,3 +1,5 @@
+"""Each edit of a study changes the slices of the files that it concerns, and where a file changes its slice does."""
+
 from pathlib import Path
 from typing import Any
 

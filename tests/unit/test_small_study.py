@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -47,14 +46,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the study at this size: model unpacked, problems drawn, traces written, chord-mu trained."""
     root = tmp_path_factory.mktemp("small")
     smollm2(tmp_path_factory, root)
-    benchmarks = yaml.safe_load((ROOT / "config" / "studies" / "small.yaml").read_text(encoding="utf-8"))["benchmarks"]
-    for benchmark in benchmarks.values():
-        benchmark["problems"]["size"] = 2
-    file = write_smollm2(root, CHANGES, expert_rows_per_step=EXPERTS, benchmarks=benchmarks)
-    done = [
-        prepare(file, root, "expert"),
-        demonstrate(file, root / "problems", root, "expert"),
-    ]
+    few = {f"benchmarks__{name}__problems__size": 2 for name in load(ROOT, study="small").study.benchmarks}
+    file = write_smollm2(root, CHANGES, expert_rows_per_step=EXPERTS, **few)
+    done = [prepare(file, root, "expert"), demonstrate(file, root / "problems", root, "expert")]
     (root / "run.json").write_text(load(root, study="small").run("chord-mu", 1).model_dump_json())
     inputs = {"start": "base", "prompts": "problems/train.jsonl", "traces": "traces/expert.jsonl"}
     inputs |= {"solved": "problems/expert.jsonl", "run": "run.json", "validation": "problems/validation.jsonl"}
@@ -143,11 +137,9 @@ def test_weights_stay_float32_and_hold_updates_that_bfloat16_would_have_lost(pla
     before, after = (load_file(place / name / "model.safetensors") for name in ("base", "model"))
     assert {weight.dtype for weight in after.values()} == {torch.float32}
     assert before.keys() == after.keys()
-    lost = 0
-    for name, old in before.items():
-        new = after[name]
-        lost += int(((new != old) & (new.bfloat16() == old.bfloat16()) & (new.bfloat16().float() != new)).sum())
-    assert lost > 1_000_000
+    pairs = [(old, after[name]) for name, old in before.items()]
+    lost = [(new != old) & (new.bfloat16() == old.bfloat16()) & (new.bfloat16().float() != new) for old, new in pairs]
+    assert sum(int(each.sum()) for each in lost) > 1_000_000
 
 
 def test_the_trained_model_is_one_that_plain_transformers_loads_and_generates_with(place):

@@ -4,7 +4,6 @@ The verbs run one after another as in the DAG, each as a process of its own; a f
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Outcome, Problem, Trace, read_lines
 from tests.draws import may_agree
-from tests.unit.small_study import ROOT, prepare, run, smollm2, write_smollm2
+from tests.unit.small_study import prepare, run, smollm2, write_smollm2
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -78,10 +77,7 @@ def study(project: Path, **execution: Any) -> Path:
     benchmark |= {"file": "words-in-distribution.yaml"}
     few = {"expert": EXPERT, "expert_rows_per_step": EXPERTS, "benchmarks": {"in-distribution": benchmark}}
     file = write_smollm2(project, SIZES | {"execution": EXECUTION | execution}, **few)
-    benchmarks = project / "config" / "benchmarks"
-    benchmarks.unlink()  # a link: this study's answers are shorter
-    shutil.copytree(ROOT / "config" / "benchmarks", benchmarks)
-    words = benchmarks / "words-in-distribution.yaml"
+    words = project / "config/benchmarks/words-in-distribution.yaml"
     text = words.read_text(encoding="utf-8")
     assert "max_gen_toks: 128 " in text
     words.write_text(text.replace("max_gen_toks: 128 ", f"max_gen_toks: {TOKENS} "), encoding="utf-8")

@@ -1,6 +1,7 @@
 """Study tools: BFCL's items become prompts that a model answers and the package's checker grades, each item once."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -11,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from chord.config.project import load
 from chord.config.sets import Lock, LockedFile, LockedRepository, wanted_dataset
@@ -27,9 +27,10 @@ from chord.provenance.files import file_sha256
 from chord.records import Answer, Problem, read_lines, write_lines
 from chord.steps import Dag, of_problems
 from tests.made_up_math import model_files
-from tests.mini_study import edit_yaml
+from tests.projects import ROOT, study_file
+from tests.projects import replace as replace_text
 from tests.tiny_model import tiny_model
-from tests.unit.small_study import ROOT, prepare, run
+from tests.unit.small_study import prepare, run
 from tests.unit.test_bfcl import calls_of, reply
 
 EACH = 3  # items of each category
@@ -38,14 +39,9 @@ SIZE = EACH * len(CATEGORIES)
 
 def tools_study(root: Path, **changes: Any) -> Path:
     """The study with a few items; `data__seed=1` changes one value."""
-    shutil.copytree(ROOT / "config", root / "config", dirs_exist_ok=True)
-    file = root / "config" / "studies" / "tools.yaml"
-    study = yaml.safe_load(file.read_text(encoding="utf-8"))
-    study["benchmarks"]["bfcl"]["problems"]["size"] = SIZE
-    study["execution"] |= {"compute_dtype": "float32", "cpu_threads": 1, "sampler_rows": SIZE}
-    file.write_text(yaml.safe_dump(study), encoding="utf-8")
-    edit_yaml(file, **changes)
-    return file
+    few: dict[str, Any] = {"benchmarks__bfcl__problems__size": SIZE, "execution__sampler_rows": SIZE}
+    few |= {"execution__compute_dtype": "float32", "execution__cpu_threads": 1}
+    return study_file(root, "tools", **(few | changes))
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the study's benchmark drawn by the verb."""
     root = tmp_path_factory.mktemp("tools")
     file = tools_study(root)
-    benchmark = root / "config" / "benchmarks" / "bfcl.yaml"
-    text = benchmark.read_text(encoding="utf-8")
-    benchmark.write_text(text.replace("max_gen_toks: 2048", "max_gen_toks: 4"), encoding="utf-8")
+    replace_text(root / "config/benchmarks/bfcl.yaml", "max_gen_toks: 2048", "max_gen_toks: 4")
     (root / "benchmarks").mkdir()
     done = prepare(file, root, "benchmark:bfcl")
     assert done.returncode == 0, done.stderr
@@ -248,14 +242,10 @@ def test_the_slice_of_the_benchmark_has_what_its_items_depend_on(tmp_path: Path)
 
     before = decided("a")
     assert decided("b", rollouts__max_prompt_tokens=9, benchmarks__bfcl__label="other") == before
-    changes: list[dict[str, Any]] = [
-        {"data__seed": 1},
-        {"benchmarks__bfcl__problems__size": 8},
-        {"tasks__bfcl__prompt": "{question}"},
-        {"tasks__bfcl__settings": {"categories": ["multiple"]}},
-    ]
-    for number, one in enumerate(changes):
-        assert decided(f"changed-{number}", **one) != before, one
+    changes: dict[str, Any] = {"data__seed": 1, "benchmarks__bfcl__problems__size": 8}
+    changes |= {"tasks__bfcl__prompt": "{question}", "tasks__bfcl__settings": {"categories": ["multiple"]}}
+    for key, value in changes.items():
+        assert decided(key, **{key: value}) != before, key
 
 
 def test_the_code_of_bfcl_decides_its_own_benchmark_alone() -> None:
@@ -299,10 +289,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_is_told(case: str, tmp_path: Path) -> None:
     changes, message = REFUSED[case]
-    file = tools_study(tmp_path, **changes)
-    with pytest.raises(ConfigError) as refused:
-        load(file.parents[2], "tools")
-    assert message in str(refused.value)
+    tools_study(tmp_path, **changes)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(tmp_path, "tools")
 
 
 def test_more_items_than_there_are_and_unknown_categories_end_the_verb_in_one_line(tmp_path: Path) -> None:

@@ -6,20 +6,25 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import made_once
-from tests.workflow.tree import copied, replace, snakemake
+from tests.projects import copied, replace
+from tests.workflow.tree import build
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project in which nothing is built: for plans and for whatever is refused; not to be changed."""
+    return copied(tmp_path_factory.mktemp("not built") / "project")
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole demo with one seed."""
+    """The whole demo with one seed; not to be changed."""
 
-    def build(folder: Path) -> None:
-        tree = copied(folder)
-        replace(tree / "config" / "config.yaml", "study: demo", "study: demo\nseeds: [1]")
-        done = snakemake(tree, "--cores", "2", "--quiet", "all")
-        assert done.returncode == 0, done.stdout
+    def whole(folder: Path) -> None:
+        replace(copied(folder) / "config/config.yaml", "study: demo", "study: demo\nseeds: [1]")
+        build(folder)
 
-    return made_once(tmp_path_factory, "a folder, with spaces", build)
+    return made_once(tmp_path_factory, "a folder, with spaces", whole)
 
 
 @pytest.fixture

@@ -3,152 +3,165 @@
 What is said of every other mistake is tested without Snakemake in tests/unit/test_config.py.
 """
 
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.workflow.tree import copied, everything_below, replace, run, snakemake
+from tests.projects import copied, replace
+from tests.workflow.tree import snakemake, verb
 
+ARMS, CONFIG, DEMO = "config/arms.yaml", "config/config.yaml", "config/studies/demo.yaml"
+HARDER, TABLE, TOOLS = "config/benchmarks/harder.yaml", "config/experiments/table1.yaml", "config/studies/tools.yaml"
+# What, in which file, instead of what, and what is said after the file's name.
 CASES = {
     "an unknown key": (
-        "config/arms.yaml",
-        ("peak: <n>,", "peek: 0.9,"),
-        "config/arms.yaml: chord-mu.recipe.mu.peek is not a key here, expected `peak` (nearest)",
+        ARMS, "peak: <n>,", "peek: 0.9,", ": chord-mu.recipe.mu.peek is not a key here, expected `peak` (nearest)"
     ),
     "a value out of range": (
-        "config/arms.yaml",
-        ("value: 0.02", "value: 1.02"),
-        "config/arms.yaml: mu-0.02.recipe.mu.value is 1.02, expected at most 1",
+        ARMS, "value: 0.02", "value: 1.02", ": mu-0.02.recipe.mu.value is 1.02, expected at most 1"
     ),
     "an arm that is not there": (
-        "config/experiments/table1.yaml",
-        ("arms: [original, sft-light,", "arms: [original, sft-lite,"),
-        "config/experiments/table1.yaml: arms names 'sft-lite', expected `sft-light` (nearest)",
+        TABLE, "arms: [original, sft-light,", "arms: [original, sft-lite,",
+        ": arms names 'sft-lite', expected `sft-light` (nearest)",
     ),
     "a benchmark that lm-eval could not ask": (
-        "config/benchmarks/harder.yaml",
-        ("repeats: <n> ", "repeats: 0 "),
-        "config/benchmarks/harder.yaml: repeats is 0, expected at least 1",
+        HARDER, "repeats: <n> ", "repeats: 0 ", ": repeats is 0, expected at least 1"
     ),
     "a key that lm-eval does not know": (
-        "config/benchmarks/harder.yaml",
-        ("doc_to_text: prompt", "doc_to_txt: prompt"),
-        "config/benchmarks/harder.yaml: doc_to_txt is not a key here, expected `doc_to_text` (nearest)",
+        HARDER, "doc_to_text: prompt", "doc_to_txt: prompt",
+        ": doc_to_txt is not a key here, expected `doc_to_text` (nearest)",
     ),
     "another study than the chosen one": (
-        "config/studies/tools.yaml",
-        ("categories: [simple_python,", "categories: [simple_pyton,"),
-        "config/studies/tools.yaml: tasks.bfcl.settings.categories names 'simple_pyton', expected",
+        TOOLS, "categories: [simple_python,", "categories: [simple_pyton,",
+        ": tasks.bfcl.settings.categories names 'simple_pyton', expected",
     ),
     "a budget": (
-        "config/studies/demo.yaml",
-        ("rl_learning_rate: <n>", "rl_learning_rate: 1000"),
-        "config/studies/demo.yaml: budget.rl_learning_rate is 1000, expected at most 1; asked for in config/arms.yaml:",
+        DEMO, "rl_learning_rate: <n>", "rl_learning_rate: 1000",
+        f": budget.rl_learning_rate is 1000, expected at most 1; asked for in {ARMS}:",
     ),
     "brackets without end": (
-        "config/arms.yaml",
-        ("label: SFT-light\n", f"label: {'[' * 3000}{']' * 3000}\n"),
-        "config/arms.yaml, line 10, column 41: found more than 32 levels of lists and mappings, expected fewer",
+        ARMS, "label: SFT-light\n", f"label: {'[' * 3000}{']' * 3000}\n",
+        ", line 10, column 41: found more than 32 levels of lists and mappings, expected fewer",
     ),
-    "an empty file": ("config/config.yaml", None, "config/config.yaml: found nothing, expected a mapping"),
+    "an empty file": (CONFIG, None, "", ": found nothing, expected a mapping"),
     "text that is not YAML": (
-        "config/config.yaml",
-        ("artefacts: [", "artefacts: [["),
-        "config/config.yaml, line 5, column 1: found text that is not YAML",
+        CONFIG, "artefacts: [", "artefacts: [[", ", line 5, column 1: found text that is not YAML"
     ),
-}
+}  # fmt: skip
+
+
+def everything_below(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder with its content, and every folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+        if "__pycache__" not in path.parts
+    }
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    """A project of the test's own, in which Snakemake has never run."""
+    return copied(tmp_path / "a tree")
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_nothing_starts_and_the_reason_is_told(case: str, tmp_path: Path) -> None:
-    file, edit, reason = CASES[case]
-    tree = copied(tmp_path / "a tree")
-    if edit:
-        replace(tree / file, *edit)
+def test_nothing_starts_and_the_reason_is_told(case: str, fresh: Path) -> None:
+    file, old, new, reason = CASES[case]
+    if old is None:
+        (fresh / file).write_text(new)
     else:
-        (tree / file).write_text("")
-    before = everything_below(tree)
-    told = snakemake(tree, "--cores", "1")
+        replace(fresh / file, old, new)
+    before = everything_below(fresh)
+    told = snakemake(fresh, "--cores", "1")
     assert told.returncode == 1
     lines = told.stdout.splitlines()
-    assert any(line.startswith(reason) for line in lines), told.stdout
-    assert "Traceback" not in told.stdout
-    assert '  File "' not in told.stdout
+    assert any(line.startswith(file + reason) for line in lines), told.stdout
+    assert "Traceback" not in told.stdout and '  File "' not in told.stdout
     assert all(line.startswith(("config/", "Using workflow specific profile")) for line in lines), told.stdout
-    assert everything_below(tree) == before
+    assert everything_below(fresh) == before
 
 
-def test_a_wrong_value_on_the_command_line_is_told_as_such(tmp_path: Path) -> None:
-    tree = copied(tmp_path / "a tree")
-    told = snakemake(tree, "--dry-run", "--config", "study=dmeo")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["study=dmeo"], 'study is "dmeo", expected `demo` (nearest) or one of: demo, math, small, tools'),
+        (["seeds=[1, 1]", "sead=1"], "sead is not a key here, expected `seeds` (nearest)"),
+    ],
+)
+def test_a_wrong_value_on_the_command_line_is_told_as_such(project: Path, given: list[str], said: str) -> None:
+    told = snakemake(project, "--dry-run", "--config", *given)
     assert told.returncode == 1
-    assert (
-        told.stdout.splitlines()[-1]
-        == '--config: study is "dmeo", expected `demo` (nearest) or one of: demo, math, small, tools'
-    )
-    told = snakemake(tree, "--dry-run", "--config", "seeds=[1, 1]", "sead=1")
-    assert told.stdout.splitlines()[-1].startswith("--config: sead is not a key here, expected `seeds` (nearest)")
+    assert told.stdout.splitlines()[-1].startswith(f"--config: {said}")
 
 
+MODEL = "runs/grpo/seed-1/model"
 TARGETS = {
-    "table9": "table9 is not built in study demo: ",
-    "tabel1": "tabel1 is no target of study demo, expected `table1` (nearest) or one of: ",
-    "claim": "claim is no target of study demo, expected `claims` (nearest) or one of: ",
-    "gpro": "gpro is no target of study demo, expected one of: ",
-    "results/demo/tabel1.json": "results/demo/tabel1.json is no file that study demo makes, expected"
-    " `results/demo/table1.json` (nearest) or another one",
-    "results/dmeo/runs/grpo/seed-1/model": "results/dmeo/runs/grpo/seed-1/model is no file that study demo makes,"
-    " expected `results/demo/runs/grpo/seed-1/model` (nearest) or another one",
+    "table9": "is not built in study demo: ",
+    "tabel1": "is no target of study demo, expected `table1` (nearest) or one of: ",
+    "claim": "is no target of study demo, expected `claims` (nearest) or one of: ",
+    "gpro": "is no target of study demo, expected one of: ",
+    "results/demo/tabel1.json": "is no file that study demo makes, expected `results/demo/table1.json` (nearest) or"
+    " another one",
+    f"results/dmeo/{MODEL}": f"is no file that study demo makes, expected `results/demo/{MODEL}` (nearest) or another"
+    " one",
 }
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_target_that_cannot_be_made_ends_every_command_with_the_same_sentence(target: str, tmp_path: Path) -> None:
-    tree = copied(tmp_path / "a tree")
-    before = everything_below(tree)
-    told = snakemake(tree, "--cores", "1", target)
+def test_a_target_that_cannot_be_made_ends_every_command_with_the_same_sentence(target: str, fresh: Path) -> None:
+    before = everything_below(fresh)
+    told = snakemake(fresh, "--cores", "1", target)
     assert told.returncode == 1
     (sentence,) = [line for line in told.stdout.splitlines() if not line.startswith("Using ")]
-    assert sentence.startswith(TARGETS[target]), told.stdout
-    commands = [("why", target)]
-    if target == "tabel1":
-        commands += [("plan", target), ("resume", "--cores", "1", target)]
-    for verb, *arguments in commands:
-        told = run(tree, sys.executable, "-m", "chord", verb, *arguments)
+    assert sentence.startswith(f"{target} {TARGETS[target]}"), told.stdout
+    commands = {"why": [], "plan": [], "resume": ["--cores", "1"]} if target == "tabel1" else {"why": []}
+    for name, options in commands.items():
+        told = verb(fresh, f"chord {name}", *options, target)
         assert told.returncode == 2
-        assert told.stdout.partition(": ")[2] == f"{sentence}\n", (verb, told.stdout)
-    assert everything_below(tree) == before
+        assert told.stdout.partition(": ")[2] == f"{sentence}\n", (name, told.stdout)
+    assert everything_below(fresh) == before
 
 
-def test_what_can_be_made_is_planned_by_any_name_that_snakemake_takes(tmp_path: Path) -> None:
-    tree = copied(tmp_path / "a tree")
-    targets = ("./results/demo/models/base/model", "all", "everything", "claims", "figure2")
-    told = snakemake(tree, "--dry-run", "--quiet", "all", "--", *targets)
-    assert told.returncode == 0, told.stdout
-    told = snakemake(tree, "--dry-run", "--config", "seeds=[1]", "--", "results/demo/runs/grpo/seed-1/model")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--", "./results/demo/models/base/model", "all", "everything", "claims", "figure2"),
+        ("--config", "seeds=[1]", "--", f"results/demo/{MODEL}"),
+    ],
+)
+def test_what_can_be_made_is_planned_by_any_name_that_snakemake_takes(project: Path, words: tuple[str, ...]) -> None:
+    told = snakemake(project, "--dry-run", "--quiet", "all", *words)
     assert told.returncode == 0, told.stdout
 
 
 @pytest.mark.parametrize("command", ["why", "plan"])
-def test_commands_beside_snakemake_say_the_same_and_touch_nothing(command: str, tmp_path: Path) -> None:
-    tree = copied(tmp_path / "a tree")
-    replace(tree / "config/benchmarks/harder.yaml", "doc_to_target: answer", "doc_to_target: answr")
-    before = everything_below(tree)
-    told = run(tree, sys.executable, "-m", "chord", command)
-    reason = 'config/benchmarks/harder.yaml: doc_to_target is "answr", expected `answer` (nearest) or one of: answer'
+def test_commands_beside_snakemake_say_the_same_and_touch_nothing(command: str, fresh: Path) -> None:
+    replace(fresh / HARDER, "doc_to_target: answer", "doc_to_target: answr")
+    before = everything_below(fresh)
+    told = verb(fresh, f"chord {command}")
+    reason = f'{HARDER}: doc_to_target is "answr", expected `answer` (nearest) or one of: answer'
     assert (told.returncode, told.stdout) == (2, f"chord {command}: {reason}\n")
-    assert everything_below(tree) == before
+    assert everything_below(fresh) == before
 
 
-def test_why_reads_its_command_line_as_config_is_read(tmp_path: Path) -> None:
-    tree = copied(tmp_path / "a tree")
-    for given, said in (
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
         ("seeds=[1:30]", '--config: seeds.0 is "1:30", expected a whole number'),
-        (
-            "seeds=[!!int x]",
-            "--config seeds, line 1, column 2: found 'x' under the tag !!int, expected a value of that kind",
-        ),
-    ):
-        told = run(tree, sys.executable, "-m", "chord", "why", "--config", given)
-        assert told.returncode == 2 and told.stdout.startswith(f"chord why: {said}") and told.stdout.count("\n") == 1
+        ("seeds=[!!int x]", "--config seeds, line 1, column 2: found 'x' under the tag !!int, expected a value of"),
+    ],
+)
+def test_why_reads_its_command_line_as_config_is_read(project: Path, given: str, said: str) -> None:
+    told = verb(project, "chord why", "--config", given)
+    assert told.returncode == 2 and told.stdout.startswith(f"chord why: {said}") and told.stdout.count("\n") == 1
+
+
+def test_a_folder_of_results_that_is_a_link_to_nothing_is_refused_by_name(tree: Path) -> None:
+    shutil.move(tree / "results/demo/runs", tree / "runs")
+    (tree / "results/demo/runs").symlink_to("no disk")
+    for told in (snakemake(tree, "--dry-run"), verb(tree, "chord why")):
+        assert told.returncode != 0
+        assert "results/demo/runs: found a link to no disk, where there is nothing, expected a folder" in told.stdout
+        assert "Traceback" not in told.stdout

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from chord.config.project import Run, load
 from chord.provenance.files import tree_hash
-from tests.workflow.expected import BENCHMARKS, CLAIMS, FIGURES, PAGE, TABLE, answered, scored
+from tests.workflow.expected import BENCHMARKS, CLAIMS, FIGURES, NUMBERS, TABLE, evaluated, scored
 from tests.workflow.tree import planned, snakemake
 
 
@@ -19,14 +19,8 @@ def words(built: Path, manifest: str) -> list[str]:
     return json.loads((built / "results/demo" / manifest).read_text())["command"]
 
 
-def command(built: Path, manifest: str) -> dict[str, str]:
-    """The flags with which a job was started."""
-    found = words(built, manifest)
-    return dict(zip(found, found[1:], strict=False))
-
-
 def test_the_whole_demo_is_built_and_then_nothing_is_left_to_do(built: Path) -> None:
-    assert {path.name for path in (built / "results" / "demo").iterdir()} >= TABLE | PAGE | CLAIMS
+    assert {path.name for path in (built / "results" / "demo").iterdir()} >= NUMBERS
     assert planned(built) == set()
     again = snakemake(built, "--cores", "1")
     assert again.returncode == 0
@@ -35,7 +29,7 @@ def test_the_whole_demo_is_built_and_then_nothing_is_left_to_do(built: Path) -> 
 
 def test_a_deleted_score_is_made_again_with_the_table_and_the_page(tree: Path) -> None:
     (tree / "results/demo/runs/chord-phi/seed-1/eval/harder/scores.json").unlink()
-    assert planned(tree) == scored("chord-phi", "harder") | TABLE | PAGE | CLAIMS
+    assert planned(tree) == scored({"chord-phi"}, "harder") | NUMBERS
     done = snakemake(tree, "--cores", "1")
     assert done.returncode == 0, done.stdout
     first, *both, page, end = re.findall(r"Job \d+: (.*)", done.stdout)
@@ -45,10 +39,10 @@ def test_a_deleted_score_is_made_again_with_the_table_and_the_page(tree: Path) -
 
 
 def test_deleted_answers_of_any_benchmark_are_made_again_alone(tree: Path) -> None:
-    expected = TABLE | PAGE | CLAIMS
+    expected = NUMBERS
     for arm, benchmark in zip(("grpo", "original", "sft-best"), BENCHMARKS, strict=True):
         (tree / f"results/demo/runs/{arm}/seed-1/eval/{benchmark}/answers.jsonl").unlink()
-        expected = expected | answered(arm, benchmark) | scored(arm, benchmark)
+        expected = expected | evaluated({arm}, benchmark)
     assert planned(tree) == expected
 
 
@@ -58,13 +52,10 @@ def test_values_given_on_the_command_line_hold_for_that_command(tree: Path) -> N
     assert {file for file in plan if not file.startswith("runs/")} == TABLE
 
 
-def test_every_artefact_is_a_target(built: Path) -> None:
-    told = snakemake(built, "--list-target-rules")
-    names = {path.stem for path in (built / "config" / "experiments").glob("*.yaml")}
+def test_every_artefact_is_a_target_and_so_are_the_verdicts(tree: Path) -> None:
+    told = snakemake(tree, "--list-target-rules")
+    names = {path.stem for path in (tree / "config" / "experiments").glob("*.yaml")}
     assert names | {"claims"} <= set(told.stdout.split())
-
-
-def test_the_verdicts_are_a_target(tree: Path) -> None:
     (tree / "results/demo/claims.json").unlink()
     assert planned(tree, "claims") == CLAIMS
     assert planned(tree, "table1") == set()
@@ -85,18 +76,17 @@ def test_the_first_job_of_a_model_is_told_of_the_other_benchmarks(built: Path) -
 
 def test_training_reads_only_what_its_recipe_can_touch(built: Path) -> None:
     data, runs = "results/demo/data", "results/demo/runs"
-    read = {
-        arm: command(built, f"runs/{arm}/seed-1/train.manifest.json") for arm in ("grpo", "sft-light", "sft-best+rl")
-    }
+    folders = {arm: f"runs/{arm}/seed-1" for arm in ("grpo", "sft-light", "sft-best+rl")} | {"base": "models/base"}
+    commands = {name: words(built, f"{folder}/train.manifest.json") for name, folder in folders.items()}
+    read = {name: dict(zip(found, found[1:], strict=False)) for name, found in commands.items()}
     assert "--traces" not in read["grpo"]
     assert read["grpo"]["--prompts"] == f"{data}/problems/train.jsonl"
     assert read["grpo"]["--start"] == "results/demo/models/base/model"
     assert "--prompts" not in read["sft-light"]
     assert read["sft-light"]["--traces"] == f"{data}/traces/expert.jsonl"
     assert read["sft-best+rl"]["--start"] == f"{runs}/sft-best/seed-1/model"
-    base = command(built, "models/base/train.manifest.json")
-    assert base["--traces"] == f"{data}/traces/base.jsonl"
-    assert not {"--start", "--prompts"} & base.keys()
+    assert read["base"]["--traces"] == f"{data}/traces/base.jsonl"
+    assert not {"--start", "--prompts"} & read["base"].keys()
 
 
 def test_run_json_says_all_that_training_is_told_and_no_label(built: Path) -> None:

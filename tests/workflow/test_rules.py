@@ -14,7 +14,7 @@ import pytest
 from chord.config.project import load
 from chord.config.reading import read_yaml
 from chord.steps import STEPS, Dag, step_of
-from tests.workflow.tree import ROOT
+from tests.projects import ROOT
 
 RULES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "workflow/rules").glob("*.smk"))}
 RULES["Snakefile"] = (ROOT / "Snakefile").read_text(encoding="utf-8")

@@ -28,6 +28,14 @@ FLAGS = {
 }
 
 
+def words_after(flag: str, arguments: list[str]) -> list[str]:
+    """What a flag is given: all words up to the next flag, none where it is not there."""
+    from itertools import takewhile
+
+    after = arguments[arguments.index(flag) + 1 :] if flag in arguments else []
+    return list(takewhile(lambda word: not word.startswith("--"), after))
+
+
 def stand_in(verb: str, arguments: list[str]) -> None:
     """Write every output that the command line names, and the manifest."""
     import json
@@ -37,61 +45,45 @@ def stand_in(verb: str, arguments: list[str]) -> None:
     from chord.provenance.manifest import Manifest
     from chord.steps import Dag
 
-    flags = dict(zip(arguments, arguments[1:], strict=False))
-    manifest = Path(flags["--manifest"])
+    manifest = Path(*words_after("--manifest", arguments))
     results = Path(*manifest.parts[:2])
-    key = manifest.relative_to(results).as_posix()
     seeds = [int(part.removeprefix("seed-")) for part in manifest.parts if part.startswith("seed-")]
-    if "--seeds" in arguments:
-        after = arguments[arguments.index("--seeds") + 1 :]
-        seeds = [int(word) for word in after[: next(i for i, word in enumerate(after) if word.startswith("--"))]]
-    project = load(Path("."), results.name, tuple(seeds))
-    if verb in ("judge", "report"):
-        after = arguments[arguments.index("--artefacts") + 1 :]
-        chosen = after[: next(i for i, word in enumerate(after) if word.startswith("--"))]
-        project = load(Path("."), results.name, tuple(seeds), {"artefacts": chosen})
-    expected = Dag(project).specs[key]
+    seeds = tuple(map(int, words_after("--seeds", arguments))) or tuple(seeds)
+    chosen = {"artefacts": words_after("--artefacts", arguments)} if verb in ("judge", "report") else None
+    project = load(Path("."), results.name, seeds, chosen)
     reads, writes = FLAGS[verb]
-    inputs = {flag: Path(flags[f"--{flag}"]) for flag in reads if f"--{flag}" in flags}
-    inputs |= more_inputs(verb, arguments, manifest, project)
-    outputs = {
-        name.rstrip("/"): Path(flags[f"--{name.rstrip('/')}"]) for name in writes if f"--{name.rstrip('/')}" in flags
-    }
+    given = {flag: Path(*words_after(f"--{flag.rstrip('/')}", arguments)) for flag in (*reads, *writes)}
+    inputs = {flag: given[flag] for flag in reads if f"--{flag}" in arguments}
+    outputs = {flag: given[flag] for flag in writes if f"--{flag.rstrip('/')}" in arguments}
     with Manifest.recording(
         manifest,
-        expected,
-        inputs=inputs,
-        outputs=outputs,
+        Dag(project).specs[manifest.relative_to(results).as_posix()],
+        inputs=inputs | more_inputs(verb, arguments, manifest, project),
+        outputs={flag.rstrip("/"): path for flag, path in outputs.items()},
     ):
-        for name in writes:
-            path = outputs.get(name.rstrip("/"))
-            if path is not None:
-                file = path / "file" if name.endswith("/") else path
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(arguments) + "\n")
+        for flag, path in outputs.items():
+            file = path / "file" if flag.endswith("/") else path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(arguments) + "\n")
 
 
 def more_inputs(verb, arguments, manifest, project):
     """What a verb reads without a flag for each file."""
+    from importlib import import_module
     from pathlib import Path
+
+    from chord import VERBS
+    from chord.config.project import judged_files
 
     results = Path(*manifest.parts[:2])
     if verb == "choose":
-        after = arguments[arguments.index("--candidates") + 1 :]
-        runs = [Path(word) for word in after[: next(i for i, word in enumerate(after) if word.startswith("--"))]]
+        runs = map(Path, words_after("--candidates", arguments))
         names = ("model", "candidates", "metrics.jsonl", "validation.json")
         return {f"{name} of {run}": run / name for run in runs for name in names if (run / name).exists()}
     if verb in ("tabulate", "plot"):
-        import importlib
-
-        name = arguments[arguments.index("--artefact") + 1]
-        from chord import VERBS
-
-        module = importlib.import_module(VERBS[verb].module)
-        return module._inputs(project, project.artefacts[name], results)
+        artefact = project.artefacts[words_after("--artefact", arguments)[0]]
+        return import_module(VERBS[verb].module)._inputs(project, artefact, results)
     if verb == "judge":
-        from chord.config.project import judged_files
-
         return {name: results / name for name in judged_files(project)}
     if verb == "report":
         files = [path for name in project.choice.artefacts for path in results.glob(f"{name}.*")]
@@ -105,10 +97,10 @@ def more_inputs(verb, arguments, manifest, project):
 if "-m" in sys.orig_argv:
     at = sys.orig_argv.index("-m") + 2
     if sys.orig_argv[at - 1 : at] == ["chord"] and at < len(sys.orig_argv) and sys.orig_argv[at] in FLAGS:
+        import os
+
         sys.path.insert(0, "")
         sys.argv = ["-m", *sys.orig_argv[at + 1 :]]
         stand_in(sys.orig_argv[at], sys.orig_argv[at + 1 :])
         sys.stdout.flush()
-        import os
-
         os._exit(0)

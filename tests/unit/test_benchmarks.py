@@ -15,8 +15,7 @@ from lm_eval.config.task import TaskConfig
 from chord.config.benchmarks import BenchmarkTask, Metric
 from chord.config.load import load
 from chord.errors import RecordError, UserError
-from chord.evaluation.benchmarks import Benchmark, ask, measure, read_benchmark, read_problems
-from chord.evaluation.stored import Response
+from chord.evaluation.benchmarks import Benchmark, Response, ask, measure, read_benchmark, read_problems
 from chord.records import Problem, write_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +95,7 @@ def test_asking_grades_nothing(benchmark: Benchmark, monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> None:
         raise AssertionError("graded")
 
-    monkeypatch.setattr("chord.evaluation.stored.grade_all", refuse)
+    monkeypatch.setattr("chord.evaluation.benchmarks.grade_all", refuse)
     model = Recording()
     ask(model, benchmark, [problem(1, "1+2", "3")])
     assert len(model.prompts) == 4
@@ -113,21 +112,14 @@ BAD = [
     ("doc_to_target: answer", "doc_to_target: 3", "doc_to_target is 3, expected one of: answer"),
     ("task: harder", "task: aime24", "task is 'aime24', expected 'harder', the name of the file"),
     ("task: harder", "task: harder\ntask: harder", "found the key 'task' a second time, expected each key once"),
-    (
-        "task: harder",
-        "task: harder\ndescription: Solve",
-        "found `description`, which lm-eval knows and a benchmark here",
-    ),
+    ("task: harder", "task: harder\ndescription: Solve",
+     "found `description`, which lm-eval knows and a benchmark here"),
     ("task: harder", "include: aime24.yaml", "found `include`, which lm-eval knows"),
     ("test_split: test", "test_split: train", 'test_split is "train", expected one of: test'),
     ("num_fewshot: 0", "num_fewshot: 5", "num_fewshot is 5, expected one of: 0"),
     ("generate_until", "loglikelihood", 'output_type is "loglikelihood", expected one of: generate_until'),
     ("repeats: 4", "repeats: 0", "repeats is 0, expected at least 1"),
-    (
-        "repeats: 4",
-        "repeats: 8",
-        "expected ['avg@8', 'outcomes', 'pass@8'], as repeats is 8",
-    ),
+    ("repeats: 4", "repeats: 8", "expected ['avg@8', 'outcomes', 'pass@8'], as repeats is 8"),
     ("k: 4}", "k: 3}", "expected one filter called `samples`, take_first_k with k = 4"),
     ("take_first_k", "take_frist_k", "expected one filter called `samples`, take_first_k with k = 4"),
     ("name: samples", "name: sample", "expected one filter called `samples`, take_first_k with k = 4"),
@@ -138,66 +130,30 @@ BAD = [
     ("temperature: 1.0", "temperature: 1.0\n  top_p: 0.9", "generation_kwargs.top_p is not a key here, expected"),
     ("max_gen_toks: 96", "max_gen_toks: 10000000000", "max_gen_toks is 10000000000, expected at most 1e+07"),
     ("until: []", 'until: ["."]', 'generation_kwargs.until is ["."], expected at most 0 of them'),
-    (
-        "aggregation: mean",
-        "aggregation: maen",
-        "metric_list.0: found aggregation 'maen' of avg@4, expected `mean`",
-    ),
-    (
-        "!function chord.evaluation.stored.counted",
-        "mean",
-        "metric_list.2: found 'mean', expected `!function chord.MOD",
-    ),
-    (
-        "stored.counted",
-        "stored.countd",
-        "no function 'countd' in chord.evaluation.stored, expected `counted`",
-    ),
-    ("stored.counted", "stored.Counter", "found no function 'Counter' in chord.evaluation.stored, expected"),
-    (
-        "stored.counted",
-        "stored.process_results",
-        "found a function of 2 arguments, expected one",
-    ),
-    ("stored.process_results", "stored.counted", "process_results: found a function of 1 arguments, expected one that"),
-    (
-        "chord.evaluation.stored.process_results",
-        "chord.records.derive",
-        "process_results: found a function annotated to return int, expected one that returns a dict",
-    ),
-    (
-        "chord.evaluation.benchmarks.documents",
-        "chord.evaluation.benchmarks.read_problems",
-        "process_docs: found a function annotated to return list, expected one that returns a Dataset",
-    ),
-    (
-        "evaluation.stored.counted",
-        "grading.graders.last_boxed",
-        "metric_list.2: found a function annotated to return str | None, expected one that returns a dict",
-    ),
-    (
-        "chord.evaluation.stored.process_results",
-        "os.system",
-        "process_results: found '!function os.system', ",
-    ),
-    (
-        "chord.evaluation.stored.process_results",
-        "chord..system",
-        "found '!function chord..system', expected `!fun",
-    ),
-    (
-        "chord.evaluation.stored.process_results",
-        "chord.nothing.there",
-        "found no module chord.nothing, expected",
-    ),
-    (
-        "!function chord.evaluation.benchmarks.documents",
-        "chord.evaluation.benchmarks.documents",
-        "process_docs: found '",
-    ),
+    ("aggregation: mean", "aggregation: maen", "metric_list.0: found aggregation 'maen' of avg@4, expected `mean`"),
+    ("!function chord.evaluation.benchmarks.counted", "mean",
+     "metric_list.2: found 'mean', expected `!function chord.MOD"),
+    ("benchmarks.counted", "benchmarks.countd",
+     "no function 'countd' in chord.evaluation.benchmarks, expected `counted`"),
+    ("benchmarks.counted", "benchmarks.Counter",
+     "found no function 'Counter' in chord.evaluation.benchmarks, expected"),
+    ("benchmarks.counted", "benchmarks.process_results", "found a function of 2 arguments, expected one"),
+    ("benchmarks.process_results", "benchmarks.counted",
+     "process_results: found a function of 1 arguments, expected one that"),
+    ("chord.evaluation.benchmarks.process_results", "chord.records.derive",
+     "process_results: found a function annotated to return int, expected one that returns a dict"),
+    ("chord.evaluation.benchmarks.documents", "chord.evaluation.benchmarks.read_problems",
+     "process_docs: found a function annotated to return list, expected one that returns a Dataset"),
+    ("evaluation.benchmarks.counted", "grading.graders.last_boxed",
+     "metric_list.2: found a function annotated to return str | None, expected one that returns a dict"),
+    ("chord.evaluation.benchmarks.process_results", "os.system", "process_results: found '!function os.system', "),
+    ("chord.evaluation.benchmarks.process_results", "chord..system", "found '!function chord..system', expected `!fun"),
+    ("chord.evaluation.benchmarks.process_results", "chord.nothing.there", "found no module chord.nothing, expected"),
+    ("!function chord.evaluation.benchmarks.documents", "chord.evaluation.benchmarks.documents",
+     "process_docs: found '"),
     ("version: 1 ", "versionx: 1 ", "metadata.version is missing, expected a value"),
     ("version: 1 ", "version: [1] ", "metadata.version is [1], expected a whole number or text"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("old", "new", "said"), BAD, ids=range(len(BAD)))

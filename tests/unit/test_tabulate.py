@@ -13,8 +13,9 @@ from markdown_it import MarkdownIt
 
 from chord.config.load import load
 from chord.errors import UserError
-from chord.findings import rendering, tabulate
+from chord.findings import rendering
 from chord.findings.statistics import two_way
+from chord.findings.table import main
 from tests import warm
 from tests.unit.results_tree import write_scores
 
@@ -45,7 +46,7 @@ def command(results, out):
 
 
 def tabulated(results):
-    tabulate.main(command(results, results))
+    main(command(results, results))
     return json.loads((results / "table1.json").read_text())
 
 
@@ -159,11 +160,11 @@ def test_an_artefact_that_is_no_table_is_refused_with_the_tables_there_are(resul
     line[line.index("table1")] = artefact
     said = f"'{artefact}' is no table, expected {nearest}one of: appendixd3, selection, table1, "
     with pytest.raises(UserError, match=re.escape(said)):
-        tabulate.main(line)
+        main(line)
 
 
 def test_verbs_that_show_findings_start_without_torch():
-    code = "import sys, chord.findings.tabulate, chord.findings.plot, chord.audit.report\n"
+    code = "import sys, chord.findings.table, chord.findings.figures, chord.audit.report\n"
     code += "print({'torch', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -176,7 +177,7 @@ def shown(results, monkeypatch, capsys, width=80):
     tabulated(results)
     monkeypatch.setenv("COLUMNS", str(width))
     capsys.readouterr()
-    tabulate.main(["--show", str(results / "table1.json")])
+    main(["--show", str(results / "table1.json")])
     return capsys.readouterr().out
 
 
@@ -237,7 +238,7 @@ def test_showing_names_the_pictures_that_exist_and_the_verdicts_beside_the_table
 
 def test_showing_a_file_that_is_no_table_is_refused(results):
     with pytest.raises(UserError, match=r"expected a table that chord tabulate wrote"):
-        tabulate.main(["--show", str(scores(results, "grpo"))])
+        main(["--show", str(scores(results, "grpo"))])
 
 
 HOSTILE = (

@@ -302,7 +302,7 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
         benchmark_problems("harder") | HARDER,
     ),
     "code that draws figures": (
-        edits(("chord/findings/plot.py", "MARKED_POINTS = 11", "MARKED_POINTS = 9")),
+        edits(("chord/findings/figures.py", "MARKED_POINTS = 11", "MARKED_POINTS = 9")),
         artefact(*FIGURES) | PAGE,
     ),
     "code that makes tables": (
@@ -597,7 +597,7 @@ def test_a_new_arm_adds_its_own_runs_and_leaves_the_others(tree: Path) -> None:
 def test_why_says_one_sentence_a_job_with_old_and_new_values(tree: Path) -> None:
     shutil.rmtree(tree / ".snakemake")  # as in a fresh clone: Snakemake's own records are not needed
     replace(tree / "config/arms.yaml", "peak: 0.9,", "peak: 0.77,")
-    replace(tree / "chord/findings/plot.py", "MARKED_POINTS = 11", "MARKED_POINTS = 9")
+    replace(tree / "chord/findings/figures.py", "MARKED_POINTS = 11", "MARKED_POINTS = 9")
     (tree / "results/demo/runs/grpo/seed-1/eval/harder/scores.json").unlink()
     append("results/demo/runs/sft-light/seed-1/eval/harder/scores.json", " ")(tree)
     told = run(tree, sys.executable, "-m", "chord", "why", "table1", "figure4")
@@ -608,7 +608,7 @@ def test_why_says_one_sentence_a_job_with_old_and_new_values(tree: Path) -> None
     assert lines["generate runs/chord-mu/seed-1/eval/harder"].startswith("reads what is made again: runs/chord-mu/")
     assert lines["score runs/grpo/seed-1/eval/harder"] == "output scores.json: as made -> gone."
     assert lines["score runs/sft-light/seed-1/eval/harder"].startswith("output scores.json: ")
-    assert lines["plot figure4"].startswith("code chord.findings.plot.MARKED_POINTS: ")
+    assert lines["plot figure4"].startswith("code chord.findings.figures.MARKED_POINTS: ")
     cells = [f"{rule} runs/chord-mu/seed-1/eval/{name}" for rule in ("generate", "score") for name in BENCHMARKS]
     changed = ["describe_run runs/chord-mu/seed-1", "train runs/chord-mu/seed-1", *cells]
     scores = [f"score runs/{arm}/seed-1/eval/harder" for arm in ("grpo", "sft-light")]

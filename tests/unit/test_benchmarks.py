@@ -71,14 +71,7 @@ def benchmark() -> Benchmark:
 
 
 def test_lm_eval_asks_each_prompt_unchanged_and_k_times(benchmark: Benchmark) -> None:
-    texts = [
-        "{{answer}} {% if %}",
-        " spaces at both ends ",
-        "two\nlines",
-        "line\u2028separator",
-        "return\rhere",
-        "ü ∑ 数",
-    ]
+    texts = ["{{answer}} {% if %}", " at both ends ", "two\nlines", "line\u2028separator", "return\rhere", "ü ∑ 数"]
     model = Recording()
     ask(model, benchmark, [problem(number, text, "1") for number, text in enumerate(texts)])
     assert model.prompts == [text for text in texts for _ in range(benchmark.samples_per_problem)]
@@ -237,7 +230,5 @@ def test_a_problem_twice_or_without_text_is_refused_with_its_line(tmp_path: Path
     with pytest.raises(RecordError, match=r"problems.jsonl, line 2: found problem 'p-1' again"):
         read_problems(file)
     file.write_text(write_lines([Problem("p", "sum-3", "1+1", 2, {})]))  # type: ignore[arg-type]
-    with pytest.raises(
-        RecordError, match=r"problems.jsonl, line 1: found answer = 2, expected: Input should be a valid string"
-    ):
+    with pytest.raises(RecordError, match=r"line 1: found answer = 2, expected: Input should be a valid string"):
         read_problems(file)

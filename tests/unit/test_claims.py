@@ -21,14 +21,8 @@ from tests.unit.results_tree import write_metrics, write_scores
 ROOT = Path(__file__).parents[2]
 PROJECT = load(ROOT, "demo")
 ABOVE = {"compare": "cells", "arm": "chord-mu", "against": ["grpo"], "direction": "above", "columns": ["AMC"]}
-CURVE = {
-    "compare": "curves",
-    "arm": "chord-mu",
-    "against": ["grpo"],
-    "direction": "above",
-    "metric": "reward",
-    "part": [0.9, 1],
-}
+CURVE = {"compare": "curves", "arm": "chord-mu", "against": ["grpo"], "direction": "above", "metric": "reward"}
+CURVE |= {"part": [0.9, 1]}
 TURN = {"compare": "turn", "arm": "chord-mu", "metric": "reward", "shape": "falls-then-rises"}
 RISE = {"compare": "rise", "arm": "chord-mu", "metric": "reward", "parts": 4, "margin": 0.05}
 
@@ -87,12 +81,7 @@ def judged(results, *rules, **given):
 
 def test_a_difference_that_is_there_holds_fails_the_other_way_round_and_is_undecided_where_there_is_none(tmp_path):
     scores(tmp_path, noise=0.05, chord_mu=0.7, grpo=0.4, chord_phi=0.4)
-    up, down, level = judged(
-        tmp_path,
-        ABOVE,
-        ABOVE | {"direction": "below"},
-        ABOVE | {"arm": "chord-phi"},
-    )
+    up, down, level = judged(tmp_path, ABOVE, ABOVE | {"direction": "below"}, ABOVE | {"arm": "chord-phi"})
     assert [up["verdict"], down["verdict"], level["verdict"]] == ["holds", "fails", "undecided"]
     assert 15 < up["difference"] == down["difference"] < 35
     assert up["interval"][0] < up["difference"] < up["interval"][1]
@@ -103,19 +92,20 @@ def test_a_difference_that_is_there_holds_fails_the_other_way_round_and_is_undec
     assert level["reason"].startswith("p = ")
 
 
-def test_a_margin_must_be_passed_and_not_only_zero(tmp_path):
-    scores(tmp_path, noise=0.02, chord_mu=0.6, grpo=0.4)
-    assert judged(tmp_path, ABOVE)["verdict"] == "holds"
-    far = judged(tmp_path, ABOVE | {"margin": 40})
-    assert (far["verdict"], far["margin"]) == ("fails", 40)
-
-
-def test_two_arms_are_near_if_the_whole_interval_is_within_the_margin(tmp_path):
+@pytest.mark.parametrize(
+    ("rule", "verdict"),
+    [
+        (ABOVE | {"arm": "chord-phi"}, "holds"),
+        (ABOVE | {"arm": "chord-phi", "margin": 60}, "fails"),  # a margin must be passed, and not only zero
+        (ABOVE | {"direction": "near", "margin": 15}, "holds"),  # the whole interval is within the margin
+        (ABOVE | {"direction": "near", "margin": 0.5}, "undecided"),
+        (ABOVE | {"direction": "near", "arm": "chord-phi", "margin": 5}, "fails"),
+    ],
+)
+def test_a_difference_is_judged_against_its_margin(tmp_path, rule, verdict):
     scores(tmp_path, noise=0.02, chord_mu=0.5, grpo=0.5, chord_phi=0.9)
-    near = {**ABOVE, "direction": "near"}
-    assert judged(tmp_path, near | {"margin": 15})["verdict"] == "holds"
-    assert judged(tmp_path, near | {"margin": 0.5})["verdict"] == "undecided"
-    assert judged(tmp_path, near | {"arm": "chord-phi", "margin": 5})["verdict"] == "fails"
+    found = judged(tmp_path, rule)
+    assert (found["verdict"], found["margin"]) == (verdict, rule.get("margin", 0))
 
 
 def test_several_rivals_must_all_be_beaten_and_one_that_is_better_is_enough_to_fail(tmp_path):
@@ -379,9 +369,5 @@ def test_words_of_a_claim_stand_in_markdown_as_they_are():
     line = " ".join(words.split())
     assert told[-1] == f"holds: {line} ({line}; {line}) Paper: {line}"
     assert told[1].startswith(f"{line}. 1 claims: ")
-    assert {one.type for token in tokens for one in token.children or ()} <= {
-        "text",
-        "text_special",
-        "strong_open",
-        "strong_close",
-    }
+    kinds = {one.type for token in tokens for one in token.children or ()}
+    assert kinds <= {"text", "text_special", "strong_open", "strong_close"}

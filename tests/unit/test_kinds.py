@@ -43,9 +43,8 @@ def scores(results: Path, arm: str, seed: int, benchmark: str, rows: dict[str, t
     share = sum(outcomes.count("r") for outcomes, _ in rows.values()) / (2 * len(rows))
     path = reading.scores_path(results, arm, seed, benchmark)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps({"benchmark": benchmark, "version": 1, "metric": "avg@2", "mean": share, "problems": told})
-    )
+    whole = {"benchmark": benchmark, "version": 1, "metric": "avg@2", "mean": share, "problems": told}
+    path.write_text(json.dumps(whole))
 
 
 def small(name: str, kind: type[Tabled], seeds: tuple[int, ...] = (1, 2)) -> tuple[object, Tabled]:
@@ -69,11 +68,8 @@ def test_a_table_of_lengths_averages_samples_then_problems_then_seeds(tmp_path: 
     cell = data["rows"][0]["cells"]["in-distribution"]
     assert (cell["mean"], cell["by_seed"]) == (26, [25, 27])
     assert (cell["n_seeds"], cell["n_problems"], cell["samples_per_problem"]) == (2, 2, 2)
-    assert (data["unit"], data["columns"][0]["metric"], data["columns"][0]["paper_column"]) == (
-        "tokens",
-        "tokens",
-        "math",
-    )
+    first = data["columns"][0]
+    assert (data["unit"], first["metric"], first["paper_column"]) == ("tokens", "tokens", "math")
     assert cell["paper"] == 1423
     page = rendering.table_page(data)
     assert "Tokens of an answer" in page and "<small>tokens</small>" in page
@@ -149,11 +145,8 @@ def test_a_table_by_category_has_the_whole_benchmark_and_then_each_category(tmp_
     written(tmp_path, "other-skill", *(problem(name, word=word) for name, word in words.items()))
     data = table.as_data(project, "table11", artefact, tmp_path, VERSIONS)
     cells = data["rows"][0]["cells"]
-    assert {key: cell["mean"] for key, cell in cells.items()} == {
-        "other-skill": 50,
-        "other-skill/3 letters": 75,
-        "other-skill/4 letters": 25,
-    }
+    means = {"other-skill": 50, "other-skill/3 letters": 75, "other-skill/4 letters": 25}
+    assert {key: cell["mean"] for key, cell in cells.items()} == means
     assert [cell["n_problems"] for cell in cells.values()] == [4, 2, 2]
     assert [column["label"] for column in data["columns"]] == ["word reversal", "3 letters", "4 letters"]
     assert all(cell["paper"] is None and cell["not_published"] for cell in cells.values())
@@ -187,16 +180,10 @@ def test_parts_of_a_benchmark_stand_in_columns_of_their_own_out_of_the_same_answ
 
 def test_a_cell_of_the_paper_is_a_number_not_published_or_not_there() -> None:
     paper = Paper(model="M", cells={"grpo": {"AMC": 52.1, "BFCL": "not published"}, "luffy": "not published"})
-    assert (paper.columns, paper.column(("AIME24", "BFCL")), paper.column(("AIME24",))) == (
-        ("AMC", "BFCL"),
-        "BFCL",
-        None,
-    )
-    assert (paper.number("grpo", "AMC"), paper.number("grpo", "BFCL"), paper.number("luffy", "AMC")) == (
-        52.1,
-        None,
-        None,
-    )
+    assert paper.columns == ("AMC", "BFCL")
+    assert [paper.column(names) for names in (("AIME24", "BFCL"), ("AIME24",))] == ["BFCL", None]
+    numbers = [paper.number(*cell) for cell in (("grpo", "AMC"), ("grpo", "BFCL"), ("luffy", "AMC"))]
+    assert numbers == [52.1, None, None]
     cells = ({"paper": 52.1}, {"paper": None, "not_published": True}, {"paper": None, "not_published": False})
     assert [rendering.paper_value(cell) for cell in cells] == ["52.1", "n.p.", "–"]
     told = [("grpo", "AMC"), ("grpo", "BFCL"), ("luffy", "AMC"), ("luffy", None), ("focal", "AMC"), ("grpo", "AIME24")]
@@ -265,9 +252,8 @@ def test_a_study_without_the_sets_of_an_arm_says_so_and_names_the_arm() -> None:
     small_study = load(ROOT, "small")
     assert small_study.why_not("table6") == "the study has no other_experts.second, which second-sft-lr-low needs"
     assert small_study.why_not("table8") == "the study has no other_models.weak, which weak-original needs"
-    assert small_study.why_not("table11") == (
-        "the study has no benchmark with `categories` beside the paper's MMLU-Pro"
-    )
+    lacking = "the study has no benchmark with `categories` beside the paper's MMLU-Pro"
+    assert small_study.why_not("table11") == lacking
     assert "weak-grpo" not in small_study.trainable and "grpo" in small_study.trainable
 
 

@@ -207,11 +207,8 @@ def test_scores_made_ahead_are_the_bytes_of_scores_made_directly(
     assert other["scores"].read_bytes() == direct
     made_by = json.loads(other["manifest"].read_text())["extra"]["made_ahead_by"]
     assert (made_by["pid"], made_by["command"][:4]) == (os.getpid(), ["python", "-m", "chord", "score"])
-    assert sorted(path.name for path in other["scores"].parent.iterdir()) == [
-        "answers.jsonl",
-        "scores.json",
-        "scores.manifest.json",
-    ]
+    left = sorted(path.name for path in other["scores"].parent.iterdir())
+    assert left == ["answers.jsonl", "scores.json", "scores.manifest.json"]
 
 
 def test_a_sibling_without_answers_or_with_bad_ones_is_left_to_its_own_job(

@@ -217,13 +217,8 @@ def test_showing_names_the_pictures_that_exist_and_the_verdicts_beside_the_table
     assert "claims" not in shown(results, monkeypatch, capsys)
     claim = {"sentence": "SFT falls, then rises.", "verdict": "holds", "found": "by much", "reason": "p = 0.001"}
     other = {"sentence": "It works on tools.", "verdict": "not run", "found": "", "reason": "no tools"}
-    told = {
-        "study": "demo",
-        "rules_dated": "2026-11-24",
-        "rules_as_dated": True,
-        "level": 0.05,
-        "claims": [other, claim],
-    }
+    told = {"study": "demo", "rules_dated": "2026-11-24", "rules_as_dated": True, "level": 0.05}
+    told["claims"] = [other, claim]
     (results / "claims.json").write_text(json.dumps(told))
     text = shown(results, monkeypatch, capsys)
     assert str(results / "figure2.svg") in text
@@ -275,13 +270,7 @@ def test_words_stand_in_markdown_as_they_are(words):
     assert {child.type for token in tokens for child in token.children or ()} <= {"text", "text_special"}
     line = " ".join(words.split())
     assert told[:2] == [line, f"{line}."]
-    assert told[2:8] == [
-        "arm",
-        f"{line}, {line} (n)",
-        f"paper: {line}, {line}",
-        line,
-        "50.0 ± 1.0 (1 × 2 × 3)",
-        "–",
-    ]
+    heads = ["arm", f"{line}, {line} (n)", f"paper: {line}, {line}"]
+    assert told[2:8] == [*heads, line, "50.0 ± 1.0 (1 × 2 × 3)", "–"]
     assert told[9:] == [f"{line}: {line}.", f"{line}: not built: {line}."]
     assert [token.type for token in tokens if token.type.endswith("_open")].count("td_open") == 3

@@ -13,7 +13,7 @@ from chord.config.project import Project, load, nearest
 from chord.config.reading import expected
 from chord.errors import UserError
 from chord.findings import claims, figures, table
-from chord.findings.reading import read_json, read_scores
+from chord.findings.reading import read_json, read_scores, scores_path
 from chord.provenance.changes import Change, Today, Told, differences
 from chord.provenance.check import Check, Finding, Status
 from chord.provenance.digest import PROJECT
@@ -314,7 +314,7 @@ def table_differences(path: Path, study: Path, cell: tuple[str, str] | None = No
 def cell_again(study: Path, arm: str, column: str, data: Mapping[str, Any]) -> dict[str, Any]:
     """Mean, standard error and n of one cell out of its scores, as `chord tabulate` makes them for the table `data`."""
     benchmark, _, category = column.partition("/")
-    scored = [read_scores(table.scores_path(study, arm, seed, benchmark), benchmark) for seed in data["seeds"]]
+    scored = [read_scores(scores_path(study, arm, seed, benchmark), benchmark) for seed in data["seeds"]]
     of = data["categories"][category] if category else None
     return table.numbers(scored, "tokens" if data["unit"] == "tokens" else "right", of)
 
@@ -345,7 +345,7 @@ def figure_differences(path: Path, study: Path, project: Project) -> list[Change
     kept = tuple(dict.fromkeys(arms))
     figure = Figure(kind="figure", title="", arms=kept, x=x, panels=panels, paper=Paper(model=""))
     same = _with_seeds(project, data["seeds"])
-    made = figures.as_data(same, data["artefact"], figure, figures.gather(same, figure, study))
+    made = figures.as_data(same, data["artefact"], figure, study)
     return differences(SAID, _points(data), _points(made))
 
 

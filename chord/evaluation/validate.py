@@ -27,8 +27,7 @@ VERB = "chord validate"
 def main() -> None:
     """Grades one training's answers."""
     args = _arguments()
-    project = project_of(args)
-    study = project.study
+    study = project_of(args).study
     with Manifest.recording(
         args.manifest,
         of_validation(study),
@@ -50,23 +49,23 @@ def by_step(file: Path, problems: Iterable[str]) -> dict[int, list[ValidationAns
         if step <= max(steps, default=-1):
             raise RecordError(f"{file}: found step {step} after {max(steps)}, expected rising steps; train again")
         steps[step] = list(group)
-    asked = [(answer.problem, answer.sample) for answer in steps[min(steps)]]
-    if strangers := sorted({problem for problem, _ in asked} - known):
+    if strangers := sorted({answer.problem for answer in answers} - known):
         raise RecordError(
             f"{file}: found answers to '{strangers[0]}' ({len(strangers)} such problems), expected problems out of"
             " the validation set; train again"
         )
+    first = min(steps)
+    asked = [(answer.problem, answer.sample) for answer in steps[first]]
     for step, group in steps.items():
         if [(answer.problem, answer.sample) for answer in group] != asked or len(set(asked)) != len(asked):
             raise RecordError(
                 f"{file}: found {len(group)} answers after step {step} that do not match the {len(asked)} after step"
-                f" {min(steps)}, expected each sample of each problem once; train again"
+                f" {first}, expected each sample of each problem once; train again"
             )
     return steps
 
 
 def _graded(step: int, answers: list[ValidationAnswer], right: dict[str, str], grader: Grader) -> dict[str, Any]:
-    """What one step's answers come to."""
     found = Counter(grader.grade_all([(answer.text, answer.finish, right[answer.problem]) for answer in answers]))
     return {
         "step": step,

@@ -4,15 +4,14 @@ What lm-eval's class does stays: it orders and batches the requests, sets the sa
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.models import vllm_causallms
 
-from chord.evaluation.lm_eval_models import answers_to
-from chord.records import Answer
+from chord.evaluation.lm_eval_models import Answering, Texts
 from chord.sampling.protocol import Request, Sampled, check_prompts
 from chord.sampling.vllm_sampler import as_sampled
 from chord.sampling.vllm_server import SEEDS, refusals_of
@@ -20,60 +19,46 @@ from chord.sampling.vllm_server import SEEDS, refusals_of
 LmEvalVllm: Any = vllm_causallms.VLLM  # its decorator tells type checkers less than it is
 
 
-class VllmPolicyModel(LmEvalVllm):
-    """Answers benchmarks with the model in a folder. `begin` one benchmark, ask it through lm-eval, read `answers`.
+class VllmPolicyModel(Answering, LmEvalVllm):
+    """Answers benchmarks with the model in a folder.
 
     Its engine lives in this process and ends with it. Call `chord.sampling.vllm_server.prepare_process` before this
     module is imported. Raises UserError where vLLM refuses the options.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        encode: Callable[[str], Sequence[int]],
-        decode: Callable[[Sampled], str],
-        end_ids: Sequence[int],
-        options: Mapping[str, Any],
-    ) -> None:
-        self.encode, self.decode, self.end_ids = encode, decode, list(end_ids)
-        self.benchmark, self.seed = "", 0
-        self.answers: list[Answer] = []
+    def __init__(self, folder: Path, texts: Texts, options: Mapping[str, Any]) -> None:
+        self.texts = texts
         self._sampled: dict[int, Sampled] = {}  # by the seed that vLLM was given
         with refusals_of(str(folder)):
-            super().__init__(str(folder), **options)
+            LmEvalVllm.__init__(self, str(folder), **options)
 
     @property
     def dtype(self) -> str:
         """In what the engine computes, whatever it was told: `bfloat16`, for one."""
         return str(self.model.llm_engine.model_config.dtype).removeprefix("torch.")
 
-    def begin(self, benchmark: str, seed: int) -> "VllmPolicyModel":
-        """Itself, ready for the problems of one benchmark."""
-        self.benchmark, self.seed, self.answers = benchmark, seed, []
-        return self
-
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """A text for each request, in order. Raises UnfitPrompt for one that is empty or longer than the context."""
+        """A text for each request, in order. Raises PromptError for one that is empty or longer than the context."""
         generate = super().generate_until
 
         def sample(wanted: list[Request], settings: Mapping[str, Any]) -> list[Sampled]:
             check_prompts(wanted, settings["max_gen_toks"], self.max_length)
-            ours = {"stop_token_ids": self.end_ids, "ignore_eos": True, "top_p": 1.0, "top_k": -1, "detokenize": False}
+            ours = {"stop_token_ids": list(self.texts.ends), "ignore_eos": True, "top_p": 1.0, "top_k": -1}
             told = [copy.copy(request) for request in requests]
             for request, one in zip(told, wanted, strict=True):
-                request.arguments = (request.arguments[0], {**settings, **ours, "seed": one.seed % SEEDS})
+                own = {"detokenize": False, "seed": one.seed % SEEDS}
+                request.arguments = (request.arguments[0], {**settings, **ours, **own})
             self._sampled = {}
             self.batch_size = len(told)  # vLLM batches; and its bar, shown for "auto", divides by zero without bars
             generate(told, disable_tqdm=disable_tqdm)
             return [self._sampled[one.seed % SEEDS] for one in wanted]
 
-        answers = answers_to(requests, self.encode, sample, self.decode, self.benchmark, self.seed)
-        self.answers += answers
-        return [answer.text for answer in answers]
+        return self.answered(requests, sample)
 
     def tok_encode(self, string: Any, add_special_tokens: Any = None, **kwargs: Any) -> Any:
         """The tokens of whole prompts: the chat template is ours, and text never becomes a special token."""
-        return list(self.encode(string)) if isinstance(string, str) else [list(self.encode(one)) for one in string]
+        encode = self.texts.encode
+        return encode(string) if isinstance(string, str) else [encode(one) for one in string]
 
     @staticmethod
     def modify_gen_kwargs(

@@ -1,29 +1,154 @@
-"""Claims of the paper: what is compared, and which verdict follows."""
+"""The paper's claims and a verdict on each, out of scores and metrics, by the rules of config/claims.yaml.
+
+`chord judge --show FILE` says again what such a file holds: how many claims hold, fail, are undecided, were
+not run; and each of those that were run. `chord judge --digest` prints what belongs into config/claims.yaml.
+"""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from chord.config.paper import Cells, Curves, Elsewhere, PaperClaim, Rise, Turn
-from chord.config.project import WHERE, Needs, Project, needs
-from chord.errors import UserError
-from chord.findings import figures
-from chord.findings.figures import Array, Curve
-from chord.findings.reading import Scored, read_scores
-from chord.findings.statistics import LEVEL, Estimate, difference, holm, one_way, seeds_needed
+from chord.config.project import Needs, Project, judged_files, load, needs
+from chord.findings import figures, rendering, verbs
+from chord.findings.figures import Curve
+from chord.findings.reading import Array, read_alike
+from chord.findings.rendering import FAILS, HOLDS, NOT_RUN, UNDECIDED
+from chord.findings.statistics import LEVEL, Estimate, holm, one_way, seeds_needed, two_way
+from chord.steps import of_claims
 
-# --- comparisons ---------------------------------------------------------------------------------
+FILES = ("json", "markdown", "html")
 
-# A claim's rule, applied to scores and curves: differences that it needs beyond a bar. Knows no verdicts.
-#
-# Each rule comes down to parts, differences that must all be on the claim's side of a bar: it holds if each is, and
-# fails
-# if one is decidedly on the other side. p is two-sided; holding needs every part at the plain level, failing one part
-# at the level of Bonferroni for their number. Scores are paired by seed and problem, curves by seed.
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write or show the verdicts of the study named on the command line."""
+    parser = verbs.parser_of("judge", __doc__, *FILES)
+    parser.add_argument("--show", type=Path, metavar="FILE", help="print a claims.json neatly, and write nothing")
+    parser.add_argument("--digest", action="store_true", help="print the hash of the rules in config/claims.yaml")
+    parser.add_argument("--artefacts", nargs="+", help="tables and figures (default: those of config/config.yaml)")
+    given = parser.parse_args(arguments)
+    if given.digest:
+        return print(load(given.root).claims.rules_digest)
+    if given.show:
+        return rendering.show_verdicts(rendering.read_claims(given.show))
+    verbs.refuse_lacking(given, "study", "results", *FILES)
+    chosen = {"artefacts": given.artefacts} if given.artefacts else {}
+    project = load(given.root, given.study, tuple(given.seeds or ()), chosen)
+    data = as_data(project, given.results, verbs.versions(given.root, project.study))
+    contents = {
+        "json": verbs.as_json(data),
+        "markdown": rendering.verdicts_markdown(data, project.study.title),
+        "html": rendering.verdicts_page(data, project.study.title),
+    }
+    inputs = {name: given.results / name for name in judged_files(project)}
+    return verbs.write(given, project, of_claims(project, given.root), inputs, contents)
+
+
+# --- verdicts: found, not forced -----------------------------------------------------------------
+
+
+def as_data(project: Project, results: Path, versions: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """claims.json: every claim of config/claims.yaml with its verdict, by what lies in results/STUDY.
+
+    All p of a study are corrected together (Holm). One seed decides nothing: how much training runs differ is then
+    unknown. `versions` are those of the benchmarks as they are defined today, where older scores are to be refused.
+    Raises UserError for these, and for results that are missing or damaged.
+    """
+    said = project.claims
+    rows: list[tuple[PaperClaim, Needs, Judged | str]] = []
+    for claim in said.claims:
+        one = needs(project, claim)
+        rows.append((claim, one, one.lacking or judged_by(project, results, versions, claim.rule, one)))
+    p_values = [judged.p for *_, judged in rows if isinstance(judged, Judged) and judged.p is not None]
+    corrected = iter(holm(p_values))
+    found = []
+    for claim, one, judged in rows:
+        after = next(corrected) if isinstance(judged, Judged) and judged.p is not None else None
+        found.append(_row(claim, one) | _verdict(claim, judged, after, len(p_values)))
+    return {
+        "study": project.study.name,
+        "seeds": list(project.seeds),
+        "artefacts": list(project.choice.artefacts),
+        "rules_dated": said.dated,
+        "rules_as_dated": said.as_dated,
+        "correction": "holm",
+        "level": LEVEL,
+        "claims": found,
+    }
+
+
+def _row(claim: PaperClaim, one: Needs) -> dict[str, Any]:
+    """What is known of a claim before it is judged."""
+    numbers = ("difference", "se", "interval", "margin", "p", "p_corrected", "n_seeds", "n_problems", "seeds_needed")
+    return {
+        "id": claim.id,
+        "sentence": claim.sentence,
+        "evidence": f"{claim.paper.place}: {claim.paper.says}",
+        "artefact": one.artefact,
+        "arms": list(one.arms),
+        "found": "",
+        "unit": "",
+        **dict.fromkeys(numbers),
+    }
+
+
+def _verdict(claim: PaperClaim, judged: "Judged | str", corrected: float | None, count: int) -> dict[str, Any]:
+    """The verdict with its reason and numbers; `corrected` is p after the correction for `count` claims."""
+    if isinstance(judged, str):
+        return {"verdict": NOT_RUN, "reason": judged}
+    part = judged.deciding
+    estimate, scale = part.estimate, scale_of(judged.measure)
+    verdict, seeds = UNDECIDED, None
+    if corrected is None:
+        reason = "one seed: how much training runs differ is unknown, so run two or more"
+    else:
+        reason = f"p = {corrected:.2g} after correction for {count} claims"
+        if corrected <= LEVEL:
+            verdict = FAILS if judged.p_fails < judged.p_holds else HOLDS
+        else:
+            seeds = seeds_needed(estimate, part.effect, LEVEL / count)
+            seeds = seeds and max(seeds, estimate.n_seeds + 1)
+            reason += f"; {_needed(estimate, seeds)}"
+    interval = estimate.interval
+    return {
+        "verdict": verdict,
+        "reason": reason,
+        "found": judged.found,
+        "difference": _rounded(scale * estimate.mean),
+        "se": _rounded(scale * estimate.se),
+        "interval": interval and [_rounded(scale * end) for end in interval],
+        "margin": getattr(claim.rule, "margin", 0.0),
+        "p": judged.p and _rounded(judged.p),
+        "p_corrected": corrected and _rounded(corrected),
+        "n_seeds": estimate.n_seeds,
+        "n_problems": estimate.n_problems,
+        "seeds_needed": seeds,
+        "unit": unit_of(judged.measure),
+    }
+
+
+def _needed(estimate: Estimate, seeds: int | None) -> str:
+    if seeds:
+        return f"a difference of this size would be decided with {seeds} seeds, four times in five"
+    if estimate.n_problems is not None and estimate.shared > 0:
+        return "no number of seeds would decide a difference of this size on these problems"
+    return "no number of seeds up to 1000 would decide a difference of this size"
+
+
+def _rounded(value: float) -> float | None:
+    """Six decimals, without the last bits that differ between machines; what is unknown is null."""
+    return None if math.isnan(value) else round(value, 6)
+
+
+# --- rules applied to scores and curves ----------------------------------------------------------
+
+# Each rule comes down to parts: differences that must all be on the claim's side of a bar. The claim holds if each is,
+# and fails if one is decidedly on the other side. p is two-sided; holding needs every part at the plain level, failing
+# one part at the level of Bonferroni for their number. Scores are paired by seed and problem, curves by seed.
 
 SHARES = ("right", "validation.accuracy", "mu", "clip_fraction")  # shares of one, told in points
 UNITS = {"response_tokens": "tokens", "validation.response_tokens": "tokens", "policy_entropy": "nats per token"}
@@ -96,24 +221,27 @@ def judged_by(
     labels = {arm: project.arms[arm].label for arm in one.arms}
     if isinstance(rule, Cells):
         assert one.benchmark is not None
-        scores = {arm: _scores(project, results, versions, arm, one.benchmark) for arm in one.arms}
-        values = {arm: np.stack([_measured(each, rule.measure) for each in scores[arm]]) for arm in one.arms}
+        version = versions[one.benchmark] if versions else None
+        scores = read_alike(results, one.arms, project.seeds, one.benchmark, version)
+        values = {arm: np.stack([each.values(rule.measure) for each in scores[arm]]) for arm in one.arms}
         benchmark = project.study.benchmarks[one.benchmark]
         where = f"{benchmark.label} (beside {benchmark.paper_column})"
-        return _compared(rule, rule.measure, values, labels, where, difference)
+        return _compared(rule, rule.measure, values, labels, where, two_way)
     assert isinstance(rule, Curves | Turn | Rise)
-    smooth = rule.smooth_steps if isinstance(rule, Turn) else 1
-    found = {arm: figures.single(project, results, arm, rule.metric, smooth) for arm in one.arms}
+    points = figures.window(rule.smooth_steps if isinstance(rule, Turn) else 1)
+    runs = {arm: figures.runs_of(project, results, arm) for arm in one.arms}
+    found = {arm: figures.curve(runs[arm], rule.metric, points=points) for arm in one.arms}
     if lacking := [arm for arm, curve in found.items() if curve is None]:
         return f"no step of {', '.join(lacking)} has a value of {rule.metric}"
-    whole = {arm: curve for arm, curve in found.items() if curve}
+    curves = {arm: curve for arm, curve in found.items() if curve}
     if isinstance(rule, Turn):
-        return turned(rule, whole[rule.arm], labels[rule.arm])
+        return turned(rule, curves[rule.arm], labels[rule.arm])
     if isinstance(rule, Rise):
-        return _risen(rule, whole[rule.arm], labels[rule.arm])
-    values = {arm: _part(curve, *rule.part) for arm, curve in whole.items()}
-    where = f"{rule.metric}, mean over {rule.part[0]:g} to {rule.part[1]:g} of training"
-    return _compared(rule, rule.metric, values, labels, where, lambda a, b: one_way(a - b))
+        return _risen(rule, curves[rule.arm], labels[rule.arm])
+    start, end = rule.part
+    values = {arm: _part(curve, start, end) for arm, curve in curves.items()}
+    where = f"{rule.metric}, mean over {start:g} to {end:g} of training"
+    return _compared(rule, rule.metric, values, labels, where, one_way)
 
 
 def _compared(
@@ -122,24 +250,23 @@ def _compared(
     values: Mapping[str, Array],
     labels: Mapping[str, str],
     where: str,
-    minus: Callable[[Array, Array], Estimate],
+    estimate: Callable[[Array], Estimate],
 ) -> Judged:
     """One arm against each of the others; `values` have seeds first."""
     scale = scale_of(measure)
     bar, parts = rule.margin / scale, list[Part]()
     for other in rule.against:
-        estimate, name = minus(values[rule.arm], rule.times * values[other]), labels[other]
+        difference, name = estimate(values[rule.arm] - rule.times * values[other]), labels[other]
         if rule.direction == "near":
-            parts += [Part(name, estimate, sign, -bar) for sign in (1, -1)]
+            parts += [Part(name, difference, sign, -bar) for sign in (1, -1)]
         else:
-            parts.append(Part(name, estimate, 1 if rule.direction == "above" else -1, bar))
-    means = {arm: float(found.mean()) for arm, found in values.items()}
-    told = ", ".join(f"{labels[arm]} {_number(mean, scale)}" for arm, mean in means.items())
+            parts.append(Part(name, difference, 1 if rule.direction == "above" else -1, bar))
     judged = Judged(tuple(parts), "", measure)
+    means = ", ".join(f"{labels[arm]} {_number(float(found.mean()), scale)}" for arm, found in values.items())
     times = "" if rule.times == 1 else f"{rule.times:g} times "
     closest = f"{labels[rule.arm]} minus {times}{judged.deciding.name}"
-    found = f"{where}: {told}; {closest} {_signed(judged.deciding.estimate, scale)} {unit_of(measure)}"
-    return Judged(tuple(parts), found, measure)
+    found = f"{where}: {means}; {closest} {_signed(judged.deciding.estimate, scale)} {unit_of(measure)}"
+    return replace(judged, found=found)
 
 
 def turned(rule: Turn, curve: Curve, label: str) -> Judged | str:
@@ -163,6 +290,11 @@ def turned(rule: Turn, curve: Curve, label: str) -> Judged | str:
     return Judged(parts, f"{label}, {rule.metric}: {points}; {told} {unit_of(rule.metric)}", rule.metric)
 
 
+def _lowest(values: Array) -> int:
+    """Where the mean over seeds of `values` (S, T) is lowest between its two ends."""
+    return 1 + int(np.argmin(values.mean(axis=0)[1:-1]))
+
+
 def _risen(rule: Rise, curve: Curve, label: str) -> Judged | str:
     """A curve whose means over equal parts of training do not fall."""
     points, scale = curve.by_seed.shape[1], scale_of(rule.metric)
@@ -177,29 +309,6 @@ def _risen(rule: Rise, curve: Curve, label: str) -> Judged | str:
     return Judged(parts, found + f"{_signed(least.estimate, scale)} {unit_of(rule.metric)}", rule.metric)
 
 
-def _scores(
-    project: Project, results: Path, versions: Mapping[str, str] | None, arm: str, benchmark: str
-) -> list[Scored]:
-    """The scores of every seed, all of one version of the benchmark."""
-    places = [results / WHERE["scores"].format(arm=arm, seed=seed, benchmark=benchmark) for seed in project.seeds]
-    found = [read_scores(place, benchmark) for place in places]
-    version = versions[benchmark] if versions else found[0].version
-    for scored in found:
-        if scored.version != version or scored.problems != found[0].problems:
-            raise UserError(
-                f"{scored.path}: found version {scored.version} with {len(scored.problems)} problems, expected version"
-                f" {version} and the problems of {found[0].path}; score again"
-            )
-    return found
-
-
-def _measured(scored: Scored, measure: str) -> Array:
-    found = scored.right if measure == "right" else scored.response_tokens
-    if found is None:
-        raise UserError(f"{scored.path}: found no lengths of the answers, expected those of chord score; score again")
-    return found
-
-
 def _part(curve: Curve, start: float, end: float) -> Array:
     """The mean of each seed over a part of training, which has a point at least: the last one before its end."""
     last = curve.x[-1]
@@ -207,11 +316,6 @@ def _part(curve: Curve, start: float, end: float) -> Array:
     if not inside.any():
         inside = curve.x == curve.x[curve.x <= end * last].max()
     return curve.by_seed[:, inside].mean(axis=1)
-
-
-def _lowest(values: Array) -> int:
-    """Where the mean over seeds of `values` (S, T) is lowest between its two ends."""
-    return 1 + int(np.argmin(values.mean(axis=0)[1:-1]))
 
 
 def _signed(estimate: Estimate, scale: float) -> str:
@@ -235,107 +339,3 @@ def scale_of(measure: str) -> int:
 def unit_of(measure: str) -> str:
     """The unit in which differences and margins of it are told."""
     return "points" if measure in SHARES else UNITS.get(measure, measure.replace("_", " "))
-
-
-# --- claims --------------------------------------------------------------------------------------
-
-# What the paper says and what these results say to it: holds, fails, undecided, or not run. Found, not forced.
-#
-# The rules are those of config/claims.yaml; chord.findings.claims makes differences of them. All p of a study are
-# corrected together (Holm). One seed decides nothing: how much training runs differ is then unknown.
-
-HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "fails", "undecided", "not run"
-
-
-def as_data(project: Project, results: Path, versions: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """claims.json: every claim of config/claims.yaml with its verdict, by what lies in results/STUDY.
-
-    `versions` are those of the benchmarks as they are defined today, where older scores are to be refused. Raises
-    UserError for these, and for results that are missing or damaged.
-    """
-    said = project.claims
-    rows: list[tuple[PaperClaim, Needs, Judged | str]] = []
-    for claim in said.claims:
-        one = needs(project, claim)
-        rows.append((claim, one, one.lacking or judged_by(project, results, versions, claim.rule, one)))
-    p_values = [judged.p for *_, judged in rows if isinstance(judged, Judged) and judged.p is not None]
-    corrected = iter(holm(p_values))
-    found = []
-    for claim, one, judged in rows:
-        if isinstance(judged, str):
-            found.append(_not_run(claim, one, judged))
-        else:
-            after = next(corrected) if judged.p is not None else None
-            found.append(_verdict(claim, one, judged, after, len(p_values)))
-    return {
-        "study": project.study.name,
-        "seeds": list(project.seeds),
-        "artefacts": list(project.choice.artefacts),
-        "rules_dated": said.dated,
-        "rules_as_dated": said.as_dated,
-        "correction": "holm",
-        "level": LEVEL,
-        "claims": found,
-    }
-
-
-# --- verdicts ----------------------------------------------------------------------------------
-
-
-def _verdict(claim: PaperClaim, one: Needs, judged: Judged, corrected: float | None, count: int) -> dict[str, Any]:
-    part = judged.deciding
-    estimate, scale = part.estimate, scale_of(judged.measure)
-    verdict, seeds = UNDECIDED, None
-    if corrected is None:
-        reason = "one seed: how much training runs differ is unknown, so run two or more"
-    elif corrected <= LEVEL:
-        verdict = FAILS if judged.p_fails < judged.p_holds else HOLDS
-        reason = f"p = {corrected:.2g} after correction for {count} claims"
-    else:
-        seeds = seeds_needed(estimate, part.effect, LEVEL / count)
-        seeds = seeds and max(seeds, estimate.n_seeds + 1)
-        reason = f"p = {corrected:.2g} after correction for {count} claims; {_needed(estimate, seeds)}"
-    interval = estimate.interval
-    return _told(claim, one, verdict, reason) | {
-        "found": judged.found,
-        "difference": _rounded(scale * estimate.mean),
-        "se": _rounded(scale * estimate.se),
-        "interval": interval and [_rounded(scale * end) for end in interval],
-        "margin": getattr(claim.rule, "margin", 0.0),
-        "p": judged.p and _rounded(judged.p),
-        "p_corrected": corrected and _rounded(corrected),
-        "n_seeds": estimate.n_seeds,
-        "n_problems": estimate.n_problems,
-        "seeds_needed": seeds,
-        "unit": unit_of(judged.measure),
-    }
-
-
-def _not_run(claim: PaperClaim, one: Needs, reason: str) -> dict[str, Any]:
-    numbers = ("difference", "se", "interval", "margin", "p", "p_corrected", "n_seeds", "n_problems", "seeds_needed")
-    return _told(claim, one, NOT_RUN, reason) | {"found": "", **dict.fromkeys(numbers), "unit": ""}
-
-
-def _told(claim: PaperClaim, one: Needs, verdict: str, reason: str) -> dict[str, Any]:
-    return {
-        "id": claim.id,
-        "sentence": claim.sentence,
-        "evidence": f"{claim.paper.place}: {claim.paper.says}",
-        "verdict": verdict,
-        "reason": reason,
-        "artefact": one.artefact,
-        "arms": list(one.arms),
-    }
-
-
-def _needed(estimate: Estimate, seeds: int | None) -> str:
-    if seeds:
-        return f"a difference of this size would be decided with {seeds} seeds, four times in five"
-    if estimate.n_problems is not None and estimate.shared > 0:
-        return "no number of seeds would decide a difference of this size on these problems"
-    return "no number of seeds up to 1000 would decide a difference of this size"
-
-
-def _rounded(value: float) -> float | None:
-    """Six decimals, without the last bits that differ between machines; what is unknown is null."""
-    return None if math.isnan(value) else round(value, 6)

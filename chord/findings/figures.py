@@ -1,89 +1,128 @@
-"""Figures: curves out of metrics and scores, and the schemes that are drawn from formulas."""
+"""A figure of the paper from the metrics of its runs: the JSON of its points, drawn as SVG and PNG.
 
+Sized for one column of a paper; colours are those of Okabe and Ito, told apart by colour-blind readers, and every arm
+has its own dashes and markers too. An arm looks the same in every figure.
+"""
+
+import io
 import math
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from chord.config.paper import Figure, Panel, Paper, Scheme
+from chord.config.paper import Figure, Scheme
 from chord.config.project import Project
 from chord.errors import UserError
-from chord.findings.reading import read_metrics, read_validation
+from chord.findings import verbs
+from chord.findings.reading import Array, read_metrics, read_validation
 from chord.findings.statistics import moving_mean, over_seeds
+from chord.steps import of_artefact
 
-# --- curves --------------------------------------------------------------------------------------
-
-# A figure of the paper as plain data: one curve an arm with its band. Knows arms and metrics; draws nothing.
-
-Array = NDArray[np.float64]
 X_KEYS = {"step": "step", "epoch": "expert_epochs"}
 X_LABELS = {"step": "training step", "epoch": "epochs over the expert set"}
+Runs = dict[Path, list[dict[str, Any]]]  # by metrics.jsonl, one a seed, its lines
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One metric of one arm along training, smoothed; T points, S seeds."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the figure named on the command line."""
+    parser = verbs.parser_of("plot", __doc__, "json", "svg", "png")
+    parser.add_argument("--artefact", help="a file of config/experiments, without .yaml")
+    given = parser.parse_args(arguments)
+    verbs.refuse_lacking(given, "study", "artefact", "results", "json", "svg", "png")
+    project, figure = verbs.chosen(given, Figure | Scheme, "figure")
+    if isinstance(figure, Scheme):
+        data = scheme_data(project, given.artefact, figure)
+    else:
+        data = as_data(project, given.artefact, figure, given.results)
+    svg, png = draw(data)
+    runs = [(arm, seed) for arm in figure.arms for seed in project.seeds]
+    inputs = {
+        f"{arm}/seed-{seed}/{path.name}": path
+        for arm, seed in runs
+        for path in files_of(project, given.results, arm, seed)
+    }
+    contents = {"json": verbs.as_json(data), "svg": svg, "png": png}
+    job = of_artefact(project, given.artefact, given.root)
+    verbs.write(given, project, job, inputs, contents, artefact=given.artefact)
 
-    arm: str
-    label: str
-    x: Array  # (T,)
-    by_seed: Array  # (S, T)
+
+# --- points --------------------------------------------------------------------------------------
 
 
-def gather(project: Project, figure: Figure, results: Path) -> list[list[Curve]]:
-    """The curves of each panel out of results/<study>; an arm whose metric is null at every step has none."""
-    runs = {arm: _runs(project, arm, results) for arm in figure.arms}
+def as_data(project: Project, name: str, figure: Figure, results: Path) -> dict[str, Any]:
+    """The figure as JSON: all that is needed to draw it again. An arm whose metric is null at every step has no curve.
+
+    Raises UserError for metrics that are missing or damaged, and for a panel without any value.
+    """
+    runs = {arm: runs_of(project, results, arm) for arm in figure.arms}
     panels = []
     for panel in figure.panels:
-        found = [_curve(project, figure, panel, arm, runs[arm]) for arm in figure.arms]
-        curves = [curve for curve in found if curve is not None]
-        if not curves:
+        points = window(panel.smooth_steps)
+        curves = {arm: curve(runs[arm], panel.metric, X_KEYS[figure.x], points) for arm in figure.arms}
+        drawn = [_points(project, arm, found) for arm, found in curves.items() if found]
+        if not drawn:
             raise UserError(
                 f"{results}: found no value of '{panel.metric}' in the metrics of {', '.join(figure.arms)}, expected a"
                 f" metric that these arms have; name another in config/experiments"
             )
-        panels.append(curves)
-    return panels
-
-
-def single(project: Project, results: Path, arm: str, metric: str, smooth_steps: int = 1) -> Curve | None:
-    """One metric of one arm by step; None if it is null at every step."""
-    panel = Panel(metric=metric, label="", smooth_steps=smooth_steps)
-    figure = Figure(kind="figure", title="", arms=(arm,), x="step", panels=(panel,), paper=Paper(model=""))
-    return _curve(project, figure, panel, arm, _runs(project, arm, results))
-
-
-def as_data(project: Project, name: str, figure: Figure, panels: list[list[Curve]]) -> dict[str, Any]:
-    """The figure as JSON: all that is needed to draw it again."""
-    return {
-        "study": project.study.name,
-        "study_title": project.study.title,
-        "artefact": name,
-        "title": figure.title,
-        "seeds": list(project.seeds),
-        "x": {"key": X_KEYS[figure.x], "label": X_LABELS[figure.x]},
-        "band": "mean ± standard error over seeds" if len(project.seeds) > 1 else "none: one seed",
-        "paper": {"model": figure.paper.model, "claim": figure.paper.claim},
-        "panels": [
+        panels.append(
             {
                 "metric": panel.metric,
                 "label": panel.label,
                 "share_of_one": panel.share_of_one,
-                "smoothing": {"kind": "centred moving mean, shorter at the ends", "points": window(panel)},
-                "curves": [_points(project, curve) for curve in curves],
-                "arms_without_values": [arm for arm in figure.arms if arm not in {curve.arm for curve in curves}],
+                "smoothing": {"kind": "centred moving mean, shorter at the ends", "points": points},
+                "curves": drawn,
+                "arms_without_values": [arm for arm, found in curves.items() if not found],
             }
-            for panel, curves in zip(figure.panels, panels, strict=True)
-        ],
+        )
+    return _heading(project, name, figure) | {
+        "x": {"key": X_KEYS[figure.x], "label": X_LABELS[figure.x]},
+        "band": "mean ± standard error over seeds" if len(project.seeds) > 1 else "none: one seed",
+        "panels": panels,
     }
 
 
-def window(panel: Panel) -> int:
+def _heading(project: Project, name: str, shown: Figure | Scheme) -> dict[str, Any]:
+    return {
+        "study": project.study.name,
+        "study_title": project.study.title,
+        "artefact": name,
+        "title": shown.title,
+        "seeds": list(project.seeds),
+        "paper": {"model": shown.paper.model, "claim": shown.paper.claim},
+    }
+
+
+class Curve(NamedTuple):
+    """One metric of one arm along training; T points, S seeds."""
+
+    x: Array  # (T,)
+    by_seed: Array  # (S, T)
+
+
+def curve(runs: Runs, metric: str, x_key: str = "step", points: int = 1) -> Curve | None:
+    """One metric of one arm, smoothed over so many points; None if it is null at every step.
+
+    Raises UserError for seeds that do not have their points at the same places.
+    """
+    series = {path: _series(path, lines, x_key, metric) for path, lines in runs.items()}
+    (first, (x, _)), *others = series.items()
+    for path, (other, _) in others:
+        if other != x:
+            raise UserError(
+                f"{path}: found {len(other)} values of '{metric}' at other places than the {len(x)} of {first},"
+                " expected seeds that differ in nothing but the seed; train the arm again"
+            )
+    values = np.array([ys for _, ys in series.values()], dtype=float)
+    return Curve(np.array(x, dtype=float), moving_mean(values, points)) if x else None
+
+
+def window(smooth_steps: int) -> int:
     """Points in the moving mean: `smooth_steps`, or one more where that is even and so has no centre."""
-    return panel.smooth_steps // 2 * 2 + 1
+    return smooth_steps // 2 * 2 + 1
 
 
 def files_of(project: Project, results: Path, arm: str, seed: int) -> list[Path]:
@@ -93,12 +132,59 @@ def files_of(project: Project, results: Path, arm: str, seed: int) -> list[Path]
     return [folder / "metrics.jsonl", *([folder / "validation.json"] if later else [])]
 
 
-def _points(project: Project, curve: Curve) -> dict[str, Any]:
+def runs_of(project: Project, results: Path, arm: str) -> Runs:
+    """The metrics of all seeds of an arm, with what chord validate found of the same steps."""
+    if project.arms[arm].same_as:
+        raise UserError(f"config/experiments: found arm '{arm}', which is not trained, expected arms that have a curve")
+    runs: Runs = {}
+    for seed in project.seeds:
+        metrics, *later = files_of(project, results, arm, seed)
+        lines = read_metrics(metrics)
+        for validation in later:
+            found = read_validation(validation)
+            steps = [line["step"] for line in lines if line.get("validation") is not None]
+            if steps != list(found):
+                raise UserError(
+                    f"{validation}: found results after steps {list(found)}, expected the {len(steps)} steps that the"
+                    " metrics beside it name; delete it and validate again"
+                )
+            for line in lines:
+                line["validation"] = found.get(line["step"])
+        runs[metrics] = lines
+    return runs
+
+
+def _series(path: Path, lines: list[dict[str, Any]], x_key: str, metric: str) -> tuple[list[float], list[float]]:
+    """Where the metric has a value, and the value; steps at which it is null are left out."""
+    xs, ys, keys = list[float](), list[float](), metric.split(".")
+    if not any(keys[0] in line for line in lines):
+        raise UserError(f"{path}: found no metric '{metric}', expected one of: {', '.join(sorted(lines[-1]))}")
+    for line in lines:
+        value: Any = line
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is None:
+            continue
+        x = line.get(x_key)
+        x = 0.0 if x is None and line["step"] == 0 else x
+        if not _is_number(value) or not _is_number(x):
+            found = f"'{metric}' {value!r} at {x_key} {x!r} in step {line['step']}"
+            raise UserError(f"{path}: found {found}, expected numbers; train the arm again")
+        xs.append(float(x))  # pyright: ignore[reportArgumentType] # a number, as was just found
+        ys.append(float(value))
+    return xs, ys
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _points(project: Project, arm: str, curve: Curve) -> dict[str, Any]:
     mean, se = over_seeds(curve.by_seed)
     band = np.nan_to_num(se)  # one seed: no band
     return {
-        "arm": curve.arm,
-        "label": curve.label,
+        "arm": arm,
+        "label": project.arms[arm].label,
         "x": _rounded(curve.x),
         "mean": _rounded(mean),
         "low": _rounded(mean - band),
@@ -107,105 +193,27 @@ def _points(project: Project, curve: Curve) -> dict[str, Any]:
     }
 
 
-def _runs(project: Project, arm: str, results: Path) -> dict[Path, list[dict[str, Any]]]:
-    if project.arms[arm].same_as:
-        raise UserError(f"config/experiments: found arm '{arm}', which is not trained, expected arms that have a curve")
-    files = [files_of(project, results, arm, seed) for seed in project.seeds]
-    return {metrics: _with_validation(read_metrics(metrics), *later) for metrics, *later in files}
-
-
-def _with_validation(lines: list[dict[str, Any]], later: Path | None = None) -> list[dict[str, Any]]:
-    """The metrics with what chord validate found of the same steps. Refuses results of other steps."""
-    if later is None:
-        return lines
-    found = read_validation(later)
-    steps = [line["step"] for line in lines if line.get("validation") is not None]
-    if steps != list(found):
-        raise UserError(
-            f"{later}: found results after steps {list(found)}, expected the {len(steps)} steps that the metrics beside"
-            " it name; delete it and validate again"
-        )
-    return [line | {"validation": found.get(line["step"])} for line in lines]
-
-
-def _curve(
-    project: Project, figure: Figure, panel: Panel, arm: str, runs: dict[Path, list[dict[str, Any]]]
-) -> Curve | None:
-    """One arm's curve; refuses seeds whose points do not lie at the same places."""
-    series = {path: _series(path, lines, X_KEYS[figure.x], panel.metric) for path, lines in runs.items()}
-    (first, (x, _)), *others = series.items()
-    for path, (other_x, _) in others:
-        if other_x != x:
-            raise UserError(
-                f"{path}: found {len(other_x)} values of '{panel.metric}' at other places than the {len(x)} of {first},"
-                " expected seeds that differ in nothing but the seed; train the arm again"
-            )
-    if not x:
-        return None
-    by_seed = moving_mean(np.array([values for _, values in series.values()], dtype=float), window(panel))
-    return Curve(arm, project.arms[arm].label, np.array(x, dtype=float), by_seed)
-
-
-def _series(path: Path, lines: list[dict[str, Any]], x_key: str, metric: str) -> tuple[list[float], list[float]]:
-    """Where the metric has a value, and the value; steps at which it is null are left out."""
-    xs, ys, known = [], [], False
-    for line in lines:
-        value: Any = line
-        for part in metric.split("."):
-            known = known or (isinstance(value, dict) and part in value and part == metric.split(".")[-1])
-            value = value.get(part) if isinstance(value, dict) else None
-        if value is None:
-            continue
-        x = line.get(x_key)
-        x = 0.0 if x is None and line["step"] == 0 else x
-        if not _is_number(value) or not _is_number(x):
-            found = f"'{metric}' {value!r} at {x_key} {x!r} in step {line['step']}"
-            raise UserError(f"{path}: found {found}, expected numbers; train the arm again")
-        xs.append(float(x))  # type: ignore[arg-type]  # `_is_number` has just said so
-        ys.append(float(value))
-    if not known and metric.split(".")[0] not in lines[-1]:
-        raise UserError(f"{path}: found no metric '{metric}', expected one of: {', '.join(sorted(lines[-1]))}")
-    return xs, ys
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _rounded(values: Array) -> list[float]:
     """Nine decimals: far below any curve's noise, and free of the last bits that differ between machines."""
     return [round(float(value), 9) for value in values]
 
 
-# --- scheme --------------------------------------------------------------------------------------
+# --- the scheme of CHORD: one step on an example, every number worked out by the formulas --------
 
-# The scheme of CHORD as a drawing: one step on an example, every number worked out by the formulas of the paper.
-#
-# The example's probabilities and rewards are made up, and the drawing says so. Knows formulas; knows no run.
-
-TOKENS = (0.02, 0.15, 0.5, 0.8, 0.95, 0.99)  # the policy's probability of each token of an expert trace
-REWARDS = (1.0, 0.0, 1.0, -0.1)  # of a group of rollouts: right, wrong, right, unparsable
+TOKENS = (0.02, 0.15, 0.5, 0.8, 0.95, 0.99)  # made up: the policy's probability of each token of an expert trace
+REWARDS = (1.0, 0.0, 1.0, -0.1)  # made up, of a group of rollouts: right, wrong, right, unparsable
 MU = 0.1  # CHORD-φ (arXiv:2508.11408, section 4.3)
-HEIGHT_INCHES = 3.9
-POINTS = 101
 
 
 def scheme_data(project: Project, name: str, scheme: Scheme) -> dict[str, Any]:
     """The drawing as JSON: all that is needed to draw it again."""
-    return {
-        "study": project.study.name,
-        "study_title": project.study.title,
-        "artefact": name,
+    rollouts = zip(REWARDS, advantages(REWARDS), strict=True)
+    return _heading(project, name, scheme) | {
         "kind": "scheme",
-        "title": scheme.title,
-        "seeds": list(project.seeds),
-        "paper": {"model": scheme.paper.model, "claim": scheme.paper.claim},
         "panels": [],
         "mu": MU,
         "expert_tokens": [{"p": p, "phi": phi(p), "log_p": math.log(p)} for p in TOKENS],
-        "rollouts": [
-            {"reward": reward, "advantage": found} for reward, found in zip(REWARDS, advantages(REWARDS), strict=True)
-        ],
+        "rollouts": [{"reward": reward, "advantage": advantage} for reward, advantage in rollouts],
     }
 
 
@@ -221,62 +229,174 @@ def advantages(rewards: tuple[float, ...]) -> list[float]:
     return [(reward - mean) / spread for reward in rewards]
 
 
-def compose(data: dict[str, Any], width: float, expert: str, policy: str) -> Any:
-    """The drawing as a matplotlib figure that no window shows; `expert` and `policy` are colours of the branches."""
+# --- drawing -------------------------------------------------------------------------------------
+
+WIDTH_INCHES, PANEL_INCHES, LEGEND_LINE_INCHES, SCHEME_INCHES, PNG_DPI = 3.5, 2.1, 0.17, 3.9, 200
+LEGEND_MARGIN_INCHES = 0.06  # left and right: what matplotlib leaves there
+MARKED_POINTS = 11  # markers a curve
+
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+Style = tuple[str, Any, str]  # colour, dashes, marker
+STYLES: dict[str, Style] = {
+    "grpo": (BLACK, "solid", "o"),
+    "chord-mu": (VERMILION, "solid", "s"),
+    "chord-phi": (BLUE, "solid", "^"),
+    "mu-0.02": (SKY, (0, (5, 1.5)), "v"),
+    "mu-0.1": (ORANGE, (0, (5, 1.5, 1, 1.5)), "D"),
+    "mu-0.5": (PURPLE, (0, (1, 1)), ">"),
+    "chord-is": (GREEN, (0, (3, 1.2)), "<"),
+    "sft-light+rl": (PURPLE, (0, (5, 1.5)), "D"),
+    "sft-best+rl": (GREEN, (0, (5, 1.5, 1, 1.5)), "v"),
+    "sft-lr-low": (SKY, (0, (1, 1)), "v"),
+    "sft-lr-mid": (BLUE, "solid", "o"),
+    "sft-lr-high": (ORANGE, (0, (5, 1.5)), "D"),
+}
+RC: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same letters
+    "font.size": 7.5,
+    "axes.labelsize": 7.5,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.linewidth": 0.4,
+    "grid.color": "#dddddd",
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.6,
+    "figure.constrained_layout.use": True,
+}
+
+
+def draw(data: dict[str, Any]) -> tuple[bytes, bytes]:
+    """The figure as SVG and PNG, byte for byte the same for the same points."""
+    import matplotlib
+
+    with matplotlib.rc_context({**RC, "svg.hashsalt": f"{data['study']} {data['artefact']}"}):
+        figure = compose(data)
+        svg, png = io.BytesIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Title": data["title"]})
+        figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None, "Title": data["title"]})
+    return svg.getvalue(), png.getvalue()
+
+
+def compose(data: dict[str, Any]) -> Any:
+    """The figure as a matplotlib figure that no window shows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
-    figure = Canvas(figsize=(width, HEIGHT_INCHES))
+    is_scheme = data.get("kind") == "scheme"
+    figure = Canvas(figsize=(WIDTH_INCHES, SCHEME_INCHES if is_scheme else PANEL_INCHES * len(data["panels"])))
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.25))
-    _draw_tokens(figure.add_subplot(grid[0, 0]), data, expert)
-    _draw_rollouts(figure.add_subplot(grid[0, 1]), data, policy)
-    _draw_sum(figure.add_subplot(grid[1, :]), data, expert, policy)
+    if is_scheme:
+        _draw_scheme(figure, data)
+    else:
+        _draw_curves(figure, data)
     return figure
 
 
-def _draw_tokens(ax: Any, data: dict[str, Any], colour: str) -> None:
-    along = [index / (POINTS - 1) for index in range(POINTS)]
-    ax.plot(along, [phi(p) for p in along], color=colour)
-    tokens = data["expert_tokens"]
-    ax.plot([one["p"] for one in tokens], [one["phi"] for one in tokens], "o", color=colour, markeredgecolor="white")
-    ax.set_title("Expert tokens", color=colour, fontsize=8)
-    ax.set_xlabel("p of the token under the policy")
-    ax.set_ylabel("φ = p(1-p)")
-    ax.set_xlim(0, 1)
-    ax.set_ylim(0, 0.28)
+def _draw_curves(figure: Any, data: dict[str, Any]) -> None:
+    """Panels one above the other, one legend over them."""
+    styles = looks(data)
+    axes = figure.subplots(len(data["panels"]), sharex=True, squeeze=False)[:, 0]
+    for panel, ax in zip(data["panels"], axes, strict=True):
+        _draw_panel(panel, ax, styles)
+    axes[-1].set_xlabel(data["x"]["label"])
+    _add_legend(figure, list(axes))
+
+
+def _draw_panel(panel: dict[str, Any], ax: Any, styles: dict[str, Style]) -> None:
+    arms = list(styles)
+    for curve in panel["curves"]:
+        colour, dashes, marker = styles[curve["arm"]]
+        if curve["low"] != curve["high"]:
+            ax.fill_between(curve["x"], curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0)
+        every = max(1, round(len(curve["x"]) / MARKED_POINTS))
+        offset = arms.index(curve["arm"]) * every // len(arms) if every > 1 else 0
+        ax.plot(
+            curve["x"], curve["mean"], label=curve["label"], color=colour, linestyle=dashes, marker=marker,
+            markevery=(offset, every), markeredgecolor="white", markeredgewidth=0.4, clip_on=False, zorder=3,
+        )  # fmt: skip
+    _, top = ax.get_ylim()
+    lowest = min(min(curve["low"]) for curve in panel["curves"])
+    ax.set_ylim((0, 1) if panel["share_of_one"] else (0 if lowest >= 0 else None, top))
+    ax.set_xlim(0, 1.01 * max(curve["x"][-1] for curve in panel["curves"]))
+    ax.set_ylabel("\n".join(textwrap.wrap(panel["label"], 32)))
     ax.grid(True)
+    ax.set_axisbelow(True)
 
 
-def _draw_rollouts(ax: Any, data: dict[str, Any], colour: str) -> None:
+def _add_legend(figure: Any, axes: Sequence[Any]) -> None:
+    """A legend above the axes, where it hides no point, in as many columns as fit; the figure grows by its lines."""
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    room = figure.get_window_extent().width - 2 * LEGEND_MARGIN_INCHES * figure.dpi
+    for columns in range(min(3, len(handles)), 0, -1):
+        legend = figure.legend(
+            handles.values(), handles.keys(), loc="outside upper left", ncols=columns, frameon=False,
+            handlelength=3.2, columnspacing=1.2, borderpad=0.1, labelspacing=0.35,
+        )  # fmt: skip
+        if columns == 1 or legend.get_window_extent(figure.canvas.get_renderer()).width <= room:
+            break
+        legend.remove()
+    lines = -(-len(handles) // columns)
+    figure.set_size_inches(WIDTH_INCHES, PANEL_INCHES * len(axes) + LEGEND_LINE_INCHES * lines)
+
+
+def looks(data: dict[str, Any]) -> dict[str, Style]:
+    """Colour, dashes and marker of every arm in the figure; arms without a look of their own take free ones."""
+    arms = list(dict.fromkeys(curve["arm"] for panel in data["panels"] for curve in panel["curves"]))
+    taken = {STYLES[arm][0] for arm in arms if arm in STYLES}
+    free = _free(taken)
+    return {arm: STYLES[arm] if arm in STYLES else next(free) for arm in arms}
+
+
+def _free(taken: set[str]) -> Iterator[Style]:
+    """Looks whose colours are not taken, then all of them again with other dashes."""
+    looks = dict.fromkeys(STYLES.values())
+    yield from {look[0]: look for look in looks if look[0] not in taken}.values()
+    for dashes in ((0, (4, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 2))):
+        yield from ((colour, dashes, marker) for colour, _, marker in looks)
+
+
+def _draw_scheme(figure: Any, data: dict[str, Any]) -> None:
+    """Both branches with their numbers, and below them the loss that they are added up to."""
+    grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.25))
+    tokens, rollouts = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
+    expert, policy, mu = BLUE, VERMILION, data["mu"]
+
+    along = [index / 100 for index in range(101)]
+    tokens.plot(along, [phi(p) for p in along], color=expert)
+    shown = [[one[key] for one in data["expert_tokens"]] for key in ("p", "phi")]
+    tokens.plot(*shown, "o", color=expert, markeredgecolor="white")
+    tokens.set_title("Expert tokens", color=expert, fontsize=8)
+    tokens.set(xlabel="p of the token under the policy", ylabel="φ = p(1-p)", xlim=(0, 1), ylim=(0, 0.28))
+    tokens.grid(True)
+
     found = [one["advantage"] for one in data["rollouts"]]
-    bars = ax.bar(range(len(found)), found, width=0.6, color=colour)
-    ax.bar_label(bars, [f"{value:+.2f}" for value in found], padding=1, fontsize=6)
-    ax.set_title("Rollouts", color=colour, fontsize=8)
-    ax.set_xticks(range(len(found)), [f"{one['reward']:g}" for one in data["rollouts"]])
-    ax.set_xlabel("reward of the rollout")
-    ax.set_ylabel("advantage A")
-    ax.axhline(0, color="black", linewidth=0.6)
-    ax.set_xlim(-0.7, len(found) - 0.3)
-    ax.margins(y=0.25)
+    bars = rollouts.bar(range(len(found)), found, width=0.6, color=policy)
+    rollouts.bar_label(bars, [f"{value:+.2f}" for value in found], padding=1, fontsize=6)
+    rollouts.set_title("Rollouts", color=policy, fontsize=8)
+    rollouts.set_xticks(range(len(found)), [f"{one['reward']:g}" for one in data["rollouts"]])
+    rollouts.axhline(0, color="black", linewidth=0.6)
+    rollouts.set(xlabel="reward of the rollout", ylabel="advantage A", xlim=(-0.7, len(found) - 0.3))
+    rollouts.margins(y=0.25)
 
-
-def _draw_sum(ax: Any, data: dict[str, Any], expert: str, policy: str) -> None:
+    ax = figure.add_subplot(grid[1, :])
     ax.set_axis_off()
-    ax.set_xlim(0, 1)
-    ax.set_ylim(0, 1)
-    mu = data["mu"]
+    ax.set(xlim=(0, 1), ylim=(0, 1))
     _box(ax, 0.23, 0.80, "expert branch\n-Σ φ · log p / tokens", expert)
     _box(ax, 0.77, 0.80, "RL branch\n-Σ A · log p / tokens", policy)
     _box(ax, 0.5, 0.22, "L = (1 - µ) · L_GRPO + µ · L_SFT-φ\none optimiser step", "black")
-    for x, start, text, colour in (
-        (0.38, 0.23, f"× µ = {mu:g}", expert),
-        (0.62, 0.77, f"× (1 - µ) = {1 - mu:g}", policy),
+    for x, start, beside, side, text, colour in (
+        (0.38, 0.23, 0.25, "right", f"× µ = {mu:g}", expert),
+        (0.62, 0.77, 0.75, "left", f"× (1 - µ) = {1 - mu:g}", policy),
     ):
         arrow = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0}
         ax.annotate("", xy=(x, 0.35), xytext=(start, 0.64), arrowprops=arrow)
-        side = {"ha": "right", "x": start + 0.02} if x < 0.5 else {"ha": "left", "x": start - 0.02}
-        ax.text(side["x"], 0.48, text, ha=side["ha"], va="center", color=colour)
+        ax.text(beside, 0.48, text, ha=side, va="center", color=colour)
     note = "Example with made-up probabilities and rewards; φ is a constant to the gradient."
     ax.text(0.5, 0.0, note, ha="center", va="bottom", fontsize=5.5, color="#555555")
 

@@ -1,44 +1,32 @@
-"""What runs left behind: scores and metrics, read with every doubt spoken. Knows file formats; knows no arms.
+"""What steps left behind, as findings read it: scores, metrics, problems by category, the course of a training.
 
-Raises UserError for a missing, empty, cut or foreign file: the file, what was found, what was expected, what to do.
+Every reader raises UserError for a missing, empty, cut or foreign file: the file, what was found, what was expected,
+what to do.
 """
 
 import json
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from chord.config.project import WHERE
 from chord.errors import UserError
 from chord.provenance.manifest import Manifest, read_manifest
 from chord.records import Outcome, Problem, read_lines, split_lines
 
-# --- reading -------------------------------------------------------------------------------------
-
+Array = NDArray[np.float64]
 OUTCOMES = {outcome.value for outcome in Outcome}
 
 
-@dataclass(frozen=True)
-class Scored:
-    """The scores of one model on one benchmark, problem by problem."""
-
-    path: Path
-    version: str
-    metric: str
-    problems: tuple[str, ...]
-    samples: int
-    right: NDArray[np.float64]  # (P,) share of the samples that are right
-    response_tokens: NDArray[np.float64] | None  # (P,) mean length of the samples; None where the file has none
-
-
-def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
-    """The JSON object in the file. `what` and `remedy` complete the message: expected WHAT, do REMEDY."""
+def read_json(path: Path, what: str, remedy: str, needed: Collection[str] = ()) -> dict[str, Any]:
+    """The JSON object in the file, with all keys that are `needed`. Messages end in: expected WHAT; REMEDY."""
     text = _text(path, what, remedy)
     try:
         value = json.loads(text, parse_constant=_no_constant)
@@ -46,45 +34,115 @@ def read_json(path: Path, what: str, remedy: str) -> dict[str, Any]:
         raise UserError(f"{path}: found text that is not whole JSON ({error}), expected {what}; {remedy}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: found a JSON {type(value).__name__}, expected {what}; {remedy}")
+    if lacking := set(needed) - value.keys():
+        raise UserError(f"{path}: found no {', '.join(sorted(lacking))}, expected {what}; {remedy}")
     return value
+
+
+def _text(path: Path, what: str, remedy: str) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: found no such file, expected {what}; {remedy}") from None
+    except (UnicodeDecodeError, IsADirectoryError, NotADirectoryError) as error:
+        raise UserError(f"{path}: found something other than text ({error}), expected {what}; {remedy}") from None
+    if not text.strip():
+        raise UserError(f"{path}: found an empty file, expected {what}; {remedy}")
+    return text
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one model on one benchmark, problem by problem (P of them)."""
+
+    path: Path
+    version: str
+    metric: str
+    problems: tuple[str, ...]
+    samples: int
+    right: Array  # (P,) share of the samples that are right
+    response_tokens: Array | None  # (P,) mean length of the samples; None where the file has none
+
+    def values(self, measure: str) -> Array:
+        """Shares `right`, or with any other measure lengths. Raises UserError for scores without lengths."""
+        if measure == "right":
+            return self.right
+        if self.response_tokens is None:
+            raise UserError(f"{self.path}: found no lengths of the answers, expected response_tokens; score again")
+        return self.response_tokens
+
+
+def scores_path(results: Path, arm: str, seed: int, benchmark: str) -> Path:
+    """Where the scores of one model on one benchmark are."""
+    return results / WHERE["scores"].format(arm=arm, seed=seed, benchmark=benchmark)
 
 
 def read_scores(path: Path, benchmark: str) -> Scored:
     """The scores in the file; refused if they are of another benchmark or contradict themselves."""
     what, remedy = f"the scores of benchmark '{benchmark}'", "delete it and score again"
-    raw = read_json(path, what, "build it with snakemake" if not path.exists() else remedy)
-    if lacking := {"benchmark", "version", "metric", "mean", "problems"} - raw.keys():
-        raise UserError(f"{path}: found no {', '.join(sorted(lacking))}, expected {what}; {remedy}")
+    needed = ("benchmark", "version", "metric", "mean", "problems")
+    raw = read_json(path, what, remedy if path.exists() else "build it with snakemake", needed)
     if raw["benchmark"] != benchmark:
         raise UserError(f"{path}: found the scores of benchmark '{raw['benchmark']}', expected {what}; {remedy}")
     rows = raw["problems"]
     if not isinstance(rows, list) or len(rows) < 2 or not all(_is_scored(row) for row in rows):
         expected = f"two problems or more, each with an id and outcomes out of {', '.join(sorted(OUTCOMES))}"
         raise UserError(f"{path}: found other things under 'problems', expected {expected}; {remedy}")
+    rows.sort(key=lambda row: row["id"])
     ids = tuple(row["id"] for row in rows)
-    counts = {len(row["outcomes"]) for row in rows}
-    if len(set(ids)) != len(ids) or len(counts) != 1:
+    samples = len(rows[0]["outcomes"])
+    if len(set(ids)) != len(ids) or any(len(row["outcomes"]) != samples for row in rows):
         raise UserError(f"{path}: found problems twice or with unequal numbers of samples, expected {what}; {remedy}")
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    right = np.array([[outcome == Outcome.RIGHT.value for outcome in rows[i]["outcomes"]] for i in order], dtype=float)
+    right = np.array([[outcome == Outcome.RIGHT.value for outcome in row["outcomes"]] for row in rows], dtype=float)
     if not isinstance(raw["mean"], int | float) or not math.isclose(right.mean(), raw["mean"], abs_tol=1e-6):
         raise UserError(f"{path}: found mean {raw['mean']}, but its outcomes give {right.mean():g}; {remedy}")
-    return Scored(
-        path=path,
-        version=str(raw["version"]),
-        metric=str(raw["metric"]),
-        problems=tuple(ids[i] for i in order),
-        samples=counts.pop(),
-        right=right.mean(axis=1),
-        response_tokens=_lengths([rows[i] for i in order]),
-    )
-
-
-def _lengths(rows: list[dict[str, Any]]) -> NDArray[np.float64] | None:
-    """The mean length of each problem's samples; None unless every sample of every problem has one."""
     lengths = [row.get("response_tokens") for row in rows]
-    whole = all(isinstance(one, list) and len(one) == len(rows[0]["outcomes"]) for one in lengths)
-    return np.array(lengths, dtype=float).mean(axis=1) if whole else None
+    whole = all(isinstance(one, list) and len(one) == samples for one in lengths)
+    tokens = np.array(lengths, dtype=float).mean(axis=1) if whole else None
+    return Scored(path, str(raw["version"]), str(raw["metric"]), ids, samples, right.mean(axis=1), tokens)
+
+
+def _is_scored(row: Any) -> bool:
+    """Whether `row` is {"id": text, "outcomes": [known outcomes, at least one]}."""
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not isinstance(row.get("outcomes"), list):
+        return False
+    return bool(row["outcomes"]) and all(isinstance(name, str) and name in OUTCOMES for name in row["outcomes"])
+
+
+def read_alike(
+    results: Path, arms: Sequence[str], seeds: Sequence[int], benchmark: str, version: str | None
+) -> dict[str, list[Scored]]:
+    """By arm, the scores of all seeds on a benchmark. Raises UserError for scores that cannot be compared.
+
+    All must be of this version of the benchmark (None: any, but the same) and of the same problems and samples.
+    """
+    found = {
+        arm: [read_scores(scores_path(results, arm, seed, benchmark), benchmark) for seed in seeds] for arm in arms
+    }
+    first, remedy = found[arms[0]][0], "score again so that all scores are of one benchmark"
+    wanted = {"version": version or first.version, "metric": first.metric, "samples": first.samples}
+    for other in (scored for group in found.values() for scored in group):
+        has = {"version": other.version, "metric": other.metric, "samples": other.samples}
+        for name, expected in wanted.items():
+            if has[name] != expected:
+                place = "config/benchmarks" if name == "version" and version else first.path
+                raise UserError(f"{other.path}: found {name} {has[name]}, expected {expected} as in {place}; {remedy}")
+        if strange := sorted(set(first.problems) ^ set(other.problems)):
+            raise UserError(
+                f"{other.path}: found other problems ({len(strange)} differ, such as '{strange[0]}'), expected those of"
+                f" {first.path}; {remedy}"
+            )
+    return found
+
+
+# --- metrics -------------------------------------------------------------------------------------
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -110,8 +168,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def read_validation(path: Path) -> dict[int, dict[str, Any]]:
     """What stands in a validation.json, by step."""
-    what, remedy = "what chord validate writes", "build it with snakemake"
-    rows = read_json(path, what, remedy).get("steps")
+    what = "what chord validate writes"
+    rows = read_json(path, what, "build it with snakemake").get("steps")
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows
     ):
@@ -119,34 +177,7 @@ def read_validation(path: Path) -> dict[int, dict[str, Any]]:
     return {row["step"]: row for row in rows}
 
 
-def _text(path: Path, what: str, remedy: str) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: found no such file, expected {what}; {remedy}") from None
-    except (UnicodeDecodeError, IsADirectoryError, NotADirectoryError) as error:
-        raise UserError(f"{path}: found something other than text ({error}), expected {what}; {remedy}") from None
-    if not text.strip():
-        raise UserError(f"{path}: found an empty file, expected {what}; {remedy}")
-    return text
-
-
-def _is_scored(row: Any) -> bool:
-    """Whether `row` is {"id": text, "outcomes": [known outcomes, at least one]}."""
-    if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not isinstance(row.get("outcomes"), list):
-        return False
-    return bool(row["outcomes"]) and all(isinstance(name, str) and name in OUTCOMES for name in row["outcomes"])
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-# --- kinds ---------------------------------------------------------------------------------------
-
-# What tables of lengths and of categories need beside scores: how long traces are, of which category problems are.
-#
-# A category is a fact that stands in a problem's source, or one that is worked out of it. Knows no scores.
+# --- data: categories of problems, lengths of traces ---------------------------------------------
 
 FEWEST = 2  # problems of a category: one alone has no standard error
 
@@ -157,23 +188,17 @@ def divided(file: Path, categories: str) -> dict[str, list[str]]:
     `categories` is `carries`, `letters`, or a key of `Problem.source`. Categories of fewer than two problems stand
     together as `others`, and are left out if there is one such problem. Raises UserError for problems without the fact.
     """
-    problems = read_lines(file, Problem)
-    found = {problem.id: _of(problem, categories, file) for problem in problems}
-    sizes = Counter(found.values())
-    kept = sorted((name for name in sizes if sizes[name] >= FEWEST), key=_natural)
-    rest = [problem for problem, name in found.items() if name not in kept]
-    ids = {name: [problem for problem, other in found.items() if other == name] for name in kept}
-    return ids | ({"others": rest} if len(rest) >= FEWEST else {})
-
-
-def expert_length(counts: Path) -> dict[str, Any]:
-    """How long the expert's traces are, out of the counts that `chord demonstrate` wrote."""
-    what, remedy = "counts that chord demonstrate wrote", "build it with snakemake"
-    found = read_json(counts, what, remedy)
-    if lacking := {"writer", "kept", "response_tokens", "length_measured_in"} - found.keys():
-        raise UserError(f"{counts}: found no {', '.join(sorted(lacking))}, expected {what}; {remedy}")
-    told = {"label": found["writer"], "mean": found["response_tokens"]["mean"], "traces": found["kept"]}
-    return told | {"measured_in": found["length_measured_in"]}
+    groups: dict[str, list[str]] = {}
+    for problem in read_lines(file, Problem):
+        worked_out = WORKED_OUT.get(categories)
+        name = worked_out(problem) if worked_out else problem.source.get(categories)
+        if name is None:
+            expected = f"expected problems that have `{categories}`; change benchmarks.NAME.categories of the study"
+            raise UserError(f"{file}: found problem '{problem.id}' without it, {expected}")
+        groups.setdefault(str(name), []).append(problem.id)
+    kept = {name: groups[name] for name in sorted(groups, key=_natural) if len(groups[name]) >= FEWEST}
+    others = [problem for name, ids in groups.items() if name not in kept for problem in ids]
+    return kept | ({"others": others} if len(others) >= FEWEST else {})
 
 
 def carries(problem: Problem) -> str | None:
@@ -181,10 +206,9 @@ def carries(problem: Problem) -> str | None:
     expression = str(problem.source.get("expression", ""))
     if not re.fullmatch(r"[0-9]+(\+[0-9]+)+", expression):
         return None
-    terms = [term[::-1] for term in expression.split("+")]
     count = carry = 0
-    for place in range(max(map(len, terms))):
-        carry = (sum(int(term[place]) for term in terms if place < len(term)) + carry) // 10
+    for digits in zip_longest(*(reversed(term) for term in expression.split("+")), fillvalue="0"):
+        carry = (sum(map(int, digits)) + carry) // 10
         count += carry > 0
     return f"{count} {'carry' if count == 1 else 'carries'}"
 
@@ -198,24 +222,21 @@ def letters(problem: Problem) -> str | None:
 WORKED_OUT: dict[str, Callable[[Problem], str | None]] = {"carries": carries, "letters": letters}
 
 
-def _of(problem: Problem, categories: str, file: Path) -> str:
-    named = problem.source.get(categories)
-    found = WORKED_OUT[categories](problem) if categories in WORKED_OUT else (None if named is None else str(named))
-    if found is None:
-        expected = f"expected problems that have `{categories}`; change benchmarks.NAME.categories of the study"
-        raise UserError(f"{file}: found problem '{problem.id}' without it, {expected}")
-    return found
-
-
 def _natural(name: str) -> tuple[int, str]:
     """Numbers in front by their size."""
     number = re.match(r"[0-9]+", name)
     return (int(number[0]) if number else 0, name)
 
 
-# --- history -------------------------------------------------------------------------------------
+def expert_length(counts: Path) -> dict[str, Any]:
+    """How long the expert's traces are, out of the counts that `chord demonstrate` wrote."""
+    needed = ("writer", "kept", "response_tokens", "length_measured_in")
+    found = read_json(counts, "counts that chord demonstrate wrote", "build it with snakemake", needed)
+    told = {"label": found["writer"], "mean": found["response_tokens"]["mean"], "traces": found["kept"]}
+    return told | {"measured_in": found["length_measured_in"]}
 
-# What was run, where and for how long, out of the manifests and timings of training runs. Trains nothing.
+
+# --- trainings: what ran, where and for how long -------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -250,12 +271,8 @@ class Training:
 def read_training(name: str, folder: Path) -> Training:
     """The run in the folder; damaged records are refused, missing ones leave it unknown."""
     manifest, timing = folder / "train.manifest.json", folder / "timing.jsonl"
-    return Training(
-        name,
-        folder,
-        read_manifest(manifest) if manifest.exists() else None,
-        read_metrics(timing) if timing.exists() else [],
-    )
+    made = read_manifest(manifest) if manifest.exists() else None
+    return Training(name, folder, made, read_metrics(timing) if timing.exists() else [])
 
 
 def device(manifest: Manifest) -> str:

@@ -12,7 +12,6 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from chord.errors import UserError
 from chord.findings.reading import read_json
 from chord.provenance.cli import plain as in_ascii
 
@@ -23,15 +22,8 @@ NONE, NOT_PUBLISHED = "–", "n.p."
 
 def read_table(path: Path) -> dict[str, Any]:
     """The table in a JSON file that `chord tabulate` wrote."""
-    needed = {"title", "study_title", "columns", "rows", "paper", "seeds"}
-    return _read(path, needed, "a table that chord tabulate wrote", "build it with snakemake")
-
-
-def _read(path: Path, needed: set[str], what: str, remedy: str) -> dict[str, Any]:
-    found = read_json(path, what, remedy)
-    if lacking := needed - found.keys():
-        raise UserError(f"{path}: found no {', '.join(sorted(lacking))}, expected {what}; {remedy}")
-    return found
+    needed = ("title", "study_title", "columns", "rows", "paper", "seeds")
+    return read_json(path, "a table that chord tabulate wrote", "build it with snakemake", needed)
 
 
 def value(cell: Mapping[str, Any]) -> str:
@@ -61,13 +53,12 @@ def caption(table: Mapping[str, Any]) -> str:
     """How to read the table: what is averaged over what, and what the paper's numbers are."""
     seeds = len(table["seeds"])
     shown = "Tokens of an answer" if table.get("unit") == "tokens" else "Percent of answers that are right"
+    new = "new seeds and new problems together" if seeds > 1 else "new problems alone, since there is one seed"
+    rough = f"; with {seeds} seeds it is a rough one" if 1 < seeds < 10 else ""
     text = (
-        f"{shown}: mean ± standard error, n = training seeds × problems × samples a problem. "
-        "The error is for new seeds and new problems together"
+        f"{shown}: mean ± standard error, n = training seeds × problems × samples a problem."
+        f" The error is for {new}{rough}. "
     )
-    text += f"; with {seeds} seeds it is a rough one. " if 1 < seeds < 10 else ". "
-    if seeds == 1:
-        text = text.replace("new seeds and new problems together", "new problems alone, since there is one seed")
     others = [c for c in table["columns"] if c["paper_column"] and c["paper_column"] != c["label"]]
     if others:
         pairs = ", ".join(f"{c['paper_column']} beside {c['label']}" for c in others)
@@ -92,20 +83,21 @@ def notes(table: Mapping[str, Any]) -> list[str]:
 
 # --- verdicts ------------------------------------------------------------------------------------
 
-ORDER = ("holds", "fails", "undecided", "not run")
+HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "fails", "undecided", "not run"
+ORDER = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
 TITLE = "What the paper claims, and what is found here"
 
 
 def read_claims(path: Path) -> dict[str, Any]:
     """The verdicts in a file that `chord judge` wrote."""
-    needed = {"study", "rules_dated", "rules_as_dated", "claims", "level"}
-    return _read(path, needed, "verdicts that chord judge wrote", "build it: snakemake claims")
+    needed = ("study", "rules_dated", "rules_as_dated", "claims", "level")
+    return read_json(path, "verdicts that chord judge wrote", "build it: snakemake claims", needed)
 
 
 def counted(claims: Sequence[Mapping[str, Any]]) -> str:
     """How many claims have which verdict, in one line."""
-    counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in ORDER}
-    return f"{len(claims)} claims: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    verdicts = [claim["verdict"] for claim in claims]
+    return f"{len(claims)} claims: " + ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ORDER)
 
 
 def ordered(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -139,15 +131,17 @@ def markdown(table: Mapping[str, Any]) -> str:
     """The table with its caption."""
     heads, rule = ["arm"], ["---"]
     for column in table["columns"]:
-        heads += [f"{column['label']}, {column['metric']} (n)"]
-        heads += [f"{paper_heading(table)}, {column['paper_column'] or NONE}"]
+        beside = f"{paper_heading(table)}, {column['paper_column'] or NONE}"
+        heads += [f"{column['label']}, {column['metric']} (n)", beside]
         rule += ["---:", "---:"]
     title, study = as_markdown(table["title"]), as_markdown(table["study_title"])
     lines = [f"# {title}", "", f"{study}.", "", _line(heads), f"| {' | '.join(rule)} |"]
     for row in table["rows"]:
-        cells = [row["cells"][column["benchmark"]] for column in table["columns"]]
-        pairs = ([f"{value(cell)} ({count(cell)})", paper_value(cell)] for cell in cells)
-        lines.append(_line([row["label"], *(text for pair in pairs for text in pair)]))
+        words = [row["label"]]
+        for column in table["columns"]:
+            cell = row["cells"][column["benchmark"]]
+            words += [f"{value(cell)} ({count(cell)})", paper_value(cell)]
+        lines.append(_line(words))
     lines += ["", as_markdown(caption(table)), *(f"\n{as_markdown(note)}" for note in notes(table))]
     return "\n".join(lines) + "\n"
 
@@ -184,12 +178,8 @@ def rendered(template: str, **data: Any) -> str:
     environment = Environment(
         loader=FileSystemLoader(WEB), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    files = {path.name: path.read_text(encoding="utf-8") for path in _files(WEB)}
+    files = {path.name: path.read_text(encoding="utf-8") for path in WEB.glob("*.*") if path.suffix in (".css", ".js")}
     return environment.get_template(template).render(files=files, **data) + "\n"
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.*") if path.suffix in (".css", ".html", ".js"))
 
 
 def table_page(table: Mapping[str, Any]) -> str:
@@ -215,7 +205,7 @@ def shown(table: Mapping[str, Any]) -> dict[str, Any]:
 
 # --- terminal ------------------------------------------------------------------------------------
 
-STYLES = {"holds": "green", "fails": "red", "undecided": "yellow"}
+STYLES = {HOLDS: "green", FAILS: "red", UNDECIDED: "yellow"}
 NARROW_LABEL = 11
 Said = Callable[[str], str]  # words as the terminal can show them
 
@@ -256,7 +246,7 @@ def show_verdicts(data: Mapping[str, Any]) -> None:
         console.print(Text("config/claims.yaml was changed without a new date", "yellow"))
     grid = Table.grid(padding=(0, 2, 0, 0))
     for claim in ordered(data["claims"]):
-        if claim["verdict"] != "not run":
+        if claim["verdict"] != NOT_RUN:
             found = Text(text(claim["sentence"])).append(text(f" ({said(claim)})"), "dim")
             grid.add_row(Text(claim["verdict"], STYLES[claim["verdict"]]), found)
     console.print(grid)
@@ -264,13 +254,13 @@ def show_verdicts(data: Mapping[str, Any]) -> None:
 
 def _fitting(table: Mapping[str, Any], console: Console, said: Said) -> list[Any]:
     """The table with wide headings, else with narrow ones, else one table a benchmark: the first that fits."""
-    keys = [column["benchmark"] for column in table["columns"]]
+    columns = table["columns"]
     wide = console.options.update(max_width=10_000)
     for narrow in (False, True):
-        whole = _drawn(table, keys, narrow, said)
+        whole = _drawn(table, columns, narrow, said)
         if Measurement.get(console, wide, whole).maximum <= console.width:
-            return [Text(said(_legend(table))), whole] if narrow else [Text(), whole]
-    return [Text(), *(_drawn(table, [key], False, said) for key in keys)]
+            return [Text(said(_legend(table))) if narrow else Text(), whole]
+    return [Text(), *(_drawn(table, [column], False, said) for column in columns)]
 
 
 def _legend(table: Mapping[str, Any]) -> str:
@@ -281,30 +271,30 @@ def _legend(table: Mapping[str, Any]) -> str:
     return words + (f"\nn = {counts.pop()} (seeds × problems × samples) in every cell" if len(counts) == 1 else "")
 
 
-def _drawn(table: Mapping[str, Any], keys: Sequence[str], narrow: bool, said: Said) -> Table:
-    """The columns `keys`; n stands in the heading where it is the same for the column, else in the cells."""
-    counts = {key: {count(row["cells"][key]) for row in table["rows"]} for key in keys}
+def _drawn(table: Mapping[str, Any], columns: Sequence[Mapping[str, Any]], narrow: bool, said: Said) -> Table:
+    """These columns; n stands in the heading where it is the same for the column, else in the cells."""
+    rows = table["rows"]
+    counts = {key: {count(row["cells"][key]) for row in rows} for key in (column["benchmark"] for column in columns)}
     unit = ", %" if table.get("unit", "percent") == "percent" else ""
-    everywhere = len({n for key in keys for n in counts[key]}) == 1
+    is_one_n = len(set().union(*counts.values())) == 1  # then the legend above a narrow table has it
     style = box.ASCII_DOUBLE_HEAD if said is in_ascii else box.SIMPLE_HEAD
     drawn = Table(box=style, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     drawn.add_column("arm", no_wrap=True, vertical="bottom")
-    for column in (column for column in table["columns"] if column["benchmark"] in keys):
-        n = next(iter(counts[column["benchmark"]])) if len(counts[column["benchmark"]]) == 1 else ""
+    for column in columns:
+        ns, beside = counts[column["benchmark"]], column["paper_column"] or NONE
+        n = f"\nn {min(ns)}" if len(ns) == 1 else ""
         if narrow:
-            head = "\n".join(textwrap.wrap(column["label"], NARROW_LABEL)) + (
-                f"\nn {n}" if n and not everywhere else ""
-            )
-            paper = f"paper:\n{column['paper_column'] or NONE}"
+            head = "\n".join(textwrap.wrap(column["label"], NARROW_LABEL)) + ("" if is_one_n else n)
+            paper = f"paper:\n{beside}"
         else:
-            head = f"{column['label']}\n{column['metric']}{unit}" + (f"\nn {n}" if n else "")
-            paper = paper_heading(table).replace(": ", ":\n") + f"\n{column['paper_column'] or NONE}"
+            head = f"{column['label']}\n{column['metric']}{unit}{n}"
+            paper = paper_heading(table).replace(": ", ":\n") + f"\n{beside}"
         drawn.add_column(said(head), justify="right", no_wrap=True, vertical="bottom")
         drawn.add_column(said(paper), justify="right", no_wrap=True, vertical="bottom", style="dim")
-    for row in table["rows"]:
-        cells = [row["label"]]
-        for key in keys:
+    for row in rows:
+        words = [row["label"]]
+        for key, ns in counts.items():
             cell = row["cells"][key]
-            cells += [value(cell) + ("" if len(counts[key]) == 1 else f" (n {count(cell)})"), paper_value(cell)]
-        drawn.add_row(*map(said, cells))
+            words += [value(cell) + ("" if len(ns) == 1 else f" (n {count(cell)})"), paper_value(cell)]
+        drawn.add_row(*map(said, words))
     return drawn

@@ -71,6 +71,8 @@ class Estimate:
 def two_way(outcomes: Array, resamples: int = RESAMPLES) -> Estimate:
     """Mean of `outcomes` (S, P) with its error for new seeds and new problems together.
 
+    Of two arms give their differences: what both find hard cancels out.
+
     var_seed / S + var_problem / P - var_residual / (S P): the first two terms are the variances of the seed means and
     of the problem means, each of which holds the residual once, so it is taken off once, from the seeds. Neither term
     may fall below the residual that it must hold: else a few seeds that agree by luck would make an error close to
@@ -93,16 +95,8 @@ def two_way(outcomes: Array, resamples: int = RESAMPLES) -> Estimate:
     of_seeds, of_problems = max(over_seeds - both, 0.0), max(over_problems, both)
     draws = mean + _resampled(of_problem, of_problems, resamples)
     draws += _of_seeds(seeds, over_seeds, both, resamples)
-    return Estimate(
-        mean,
-        math.sqrt(of_seeds + of_problems),
-        math.sqrt(of_seeds),
-        math.sqrt(of_problems),
-        max(over_problems - both, 0.0),
-        seeds,
-        problems,
-        draws,
-    )
+    error, shared = math.sqrt(of_seeds + of_problems), max(over_problems - both, 0.0)
+    return Estimate(mean, error, math.sqrt(of_seeds), math.sqrt(of_problems), shared, seeds, problems, draws)
 
 
 def one_way(values: Array) -> Estimate:
@@ -113,13 +107,6 @@ def one_way(values: Array) -> Estimate:
     error = math.sqrt(float(values.var(ddof=1)) / seeds)
     draws = mean + _of_seeds(seeds, error**2, 0.0, RESAMPLES)
     return Estimate(mean, error, error, 0.0, 0.0, seeds, None, draws)
-
-
-def difference(ours: Array, other: Array) -> Estimate:
-    """Mean of `ours` - `other`, both (S, P), paired by seed and problem: what both find hard cancels out."""
-    if ours.shape != other.shape:
-        raise ValueError(f"found outcomes of shapes {ours.shape} and {other.shape}, expected equal ones")
-    return two_way(ours - other)
 
 
 def _generator(purpose: int) -> np.random.Generator:

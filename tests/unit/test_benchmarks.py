@@ -15,8 +15,7 @@ from lm_eval.config.task import TaskConfig
 from chord.config.benchmarks import BenchmarkTask, Metric
 from chord.config.project import load
 from chord.errors import RecordError, UserError
-from chord.evaluation.benchmarks import Benchmark, ask, measure, read_benchmark, read_problems
-from chord.evaluation.stored import Response
+from chord.evaluation.benchmarks import Benchmark, Response, ask, measure, read_benchmark, read_problems
 from chord.records import Problem, write_lines
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,14 +71,7 @@ def benchmark() -> Benchmark:
 
 
 def test_lm_eval_asks_each_prompt_unchanged_and_k_times(benchmark: Benchmark) -> None:
-    texts = [
-        "{{answer}} {% if %}",
-        " spaces at both ends ",
-        "two\nlines",
-        "line\u2028separator",
-        "return\rhere",
-        "ü ∑ 数",
-    ]
+    texts = ["{{answer}} {% if %}", " at both ends ", "two\nlines", "line\u2028separator", "return\rhere", "ü ∑ 数"]
     model = Recording()
     ask(model, benchmark, [problem(number, text, "1") for number, text in enumerate(texts)])
     assert model.prompts == [text for text in texts for _ in range(benchmark.samples_per_problem)]
@@ -96,7 +88,7 @@ def test_asking_grades_nothing(benchmark: Benchmark, monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> None:
         raise AssertionError("graded")
 
-    monkeypatch.setattr("chord.evaluation.stored.grade_all", refuse)
+    monkeypatch.setattr("chord.evaluation.benchmarks.grade_all", refuse)
     model = Recording()
     ask(model, benchmark, [problem(1, "1+2", "3")])
     assert len(model.prompts) == 4
@@ -125,21 +117,21 @@ BAD = [
     ("max_gen_toks: 96", "max_gen_toks: 10000000000", "max_gen_toks is 10000000000, expected at most 1e+07"),
     ("until: []", 'until: ["."]', 'generation_kwargs.until is ["."], expected at most 0 of them'),
     ("aggregation: mean", "aggregation: maen", "metric_list.0: found aggregation 'maen' of avg@4, expected `mean`"),
-    ("!function chord.evaluation.stored.counted", "mean", "metric_list.2: found 'mean', expected `!function chord.MOD"),
-    ("stored.counted", "stored.countd", "no function 'countd' in chord.evaluation.stored, expected `counted`"),
-    ("stored.counted", "stored.Counter", "found no function 'Counter' in chord.evaluation.stored, expected"),
-    ("stored.counted", "stored.process_results", "found process_results(doc"),
-    ("stored.process_results", "stored.counted", "process_results: found counted("),
-    ("chord.evaluation.stored.process_results", "chord.records.derive", "process_results: found a function annotated "),
+    ("!function chord.evaluation.benchmarks.counted", "mean", "metric_list.2: found 'mean', expected `!function chord.MOD"),
+    ("benchmarks.counted", "benchmarks.countd", "no function 'countd' in chord.evaluation.benchmarks, expected `counted`"),
+    ("benchmarks.counted", "benchmarks.Counter", "found no function 'Counter' in chord.evaluation.benchmarks, expected"),
+    ("benchmarks.counted", "benchmarks.process_results", "found process_results(doc"),
+    ("benchmarks.process_results", "benchmarks.counted", "process_results: found counted("),
+    ("chord.evaluation.benchmarks.process_results", "chord.records.derive", "process_results: found a function annotated "),
     ("chord.evaluation.benchmarks.documents", "chord.evaluation.benchmarks.read_problems", "process_docs: found a fun"),
-    ("evaluation.stored.counted", "grading.graders.last_boxed", "metric_list.2: found a function annotated to return "),
-    ("chord.evaluation.stored.process_results", "os.system", "process_results: found '!function os.system', "),
-    ("chord.evaluation.stored.process_results", "chord..system", "found '!function chord..system', expected `!fun"),
-    ("chord.evaluation.stored.process_results", "chord.nothing.there", "found no module chord.nothing, expected"),
+    ("evaluation.benchmarks.counted", "grading.graders.last_boxed", "metric_list.2: found a function annotated to return "),
+    ("chord.evaluation.benchmarks.process_results", "os.system", "process_results: found '!function os.system', "),
+    ("chord.evaluation.benchmarks.process_results", "chord..system", "found '!function chord..system', expected `!fun"),
+    ("chord.evaluation.benchmarks.process_results", "chord.nothing.there", "found no module chord.nothing, expected"),
     ("!function chord.evaluation.benchmarks.documents", "chord.evaluation.benchmarks.documents", "process_docs: found"),
     ("version: 1 ", "versionx: 1 ", "metadata.version is missing, expected a value"),
     ("version: 1 ", "version: [1] ", "metadata.version is [1], expected a whole number or text"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("old", "new", "said"), BAD, ids=range(len(BAD)))
@@ -223,7 +215,5 @@ def test_a_problem_twice_or_without_text_is_refused_with_its_line(tmp_path: Path
     with pytest.raises(RecordError, match=r"problems.jsonl, line 2: found problem 'p-1' again"):
         read_problems(file)
     file.write_text(write_lines([Problem("p", "sum-3", "1+1", 2, {})]))  # type: ignore[arg-type]
-    with pytest.raises(
-        RecordError, match=r"problems.jsonl, line 1: found answer = 2, expected: Input should be a valid string"
-    ):
+    with pytest.raises(RecordError, match=r"line 1: found answer = 2, expected: Input should be a valid string"):
         read_problems(file)

@@ -598,7 +598,7 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
     ),
     "the body of an entry": (edit((OBJECTIVE, "if total > 0 else", "if total > 0.0 else")), trained(method="sasr")),
     "a nested function": (
-        edit(("chord/evaluation/generate.py", "ids = sampled.ids[:-1]", "ids = sampled.ids[0:-1]")),
+        edit(("chord/evaluation/generate.py", "return Result(lines, ", 'return Result(lines + "", ')),
         jobs_of("generate"),
     ),
     "the policy gradient": (

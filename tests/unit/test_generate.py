@@ -39,23 +39,28 @@ class Fake:
         return [Sampled([*map(int, str(request.seed)), 99], [0.0] * 3, "stop") for request in requests]
 
 
+class Letters:
+    """Letters as tokens."""
+
+    def encode(self, prompt: str) -> list[int]:
+        return [ord(character) for character in prompt]
+
+    def decode(self, sampled: Sampled) -> str:
+        return "".join(map(str, sampled.ids[:-1]))
+
+    def recorded(self, prompt: str) -> dict[str, Any]:
+        return {"first_prompt": prompt}
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     sampler = Fake()
 
-    def load_answerer(folder: Path, study: Study, threads: int) -> tuple[generate.Answerer, dict[str, Any]]:
-        def answer(job: generate.Job) -> tuple[str, dict[str, Any]]:
-            policy = PolicyModel(sampler, lambda text: [ord(c) for c in text], text_of, job.benchmark.name, job.seed)
-            return generate.sampled_answers(job, policy), {"first_prompt": job.problems[0].prompt}
+    def load(folder: Path, study: Study, threads: int) -> tuple[PolicyModel, dict[str, Any]]:
+        return PolicyModel(sampler, Letters()), {"device": "cpu"}  # type: ignore[arg-type]
 
-        return answer, {"device": "cpu"}
-
-    monkeypatch.setitem(generate.ANSWERERS._entries, "transformers", load_answerer)
+    monkeypatch.setitem(generate.ANSWERERS._entries, "transformers", load)
     return sampler
-
-
-def text_of(sampled: Sampled) -> str:
-    return "".join(map(str, sampled.ids[:-1]))
 
 
 class Place:
@@ -146,46 +151,32 @@ def test_answers_made_ahead_are_the_bytes_of_answers_made_directly(tmp_path: Pat
         assert together.extra("other-skill")[told] == apart.extra("other-skill")[told]
 
 
-def change_model(place: Place) -> None:
-    (place.model / "model.safetensors").write_text("other weights")
-
-
-def change_tokenizer(place: Place) -> None:
-    (place.model / "tokenizer.json").write_text("other tokens")
-
-
-def change_seed(place: Place) -> None:
-    place.seed = 6
+def edit(file: Path, old: str, new: str) -> None:
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
 
 
 def change_problems(place: Place) -> None:
     place.problems("harder").write_text(write_lines([Problem("harder-1", "sum-3", "1+1", "2", {})]))
 
 
-def change_benchmark(place: Place) -> None:
-    edit(place.root / "config/benchmarks/harder.yaml", "max_gen_toks: 96", "max_gen_toks: 95")
+STUDY, TASK = "config/studies/demo.yaml", "config/benchmarks/harder.yaml"
+CHANGES: dict[str, Callable[[Place], Any]] = {
+    "model": lambda place: (place.model / "model.safetensors").write_text("other weights"),
+    "tokenizer": lambda place: (place.model / "tokenizer.json").write_text("other tokens"),
+    "seed": lambda place: setattr(place, "seed", 6),
+    "problems": change_problems,
+    "benchmark": lambda place: edit(place.root / TASK, "max_gen_toks: 96", "max_gen_toks: 95"),
+    "precision": lambda place: edit(place.root / STUDY, "compute_dtype: float32", "compute_dtype: float64"),
+}
 
 
-def change_precision(place: Place) -> None:
-    edit(place.root / "config/studies/demo.yaml", "compute_dtype: float32", "compute_dtype: float64")
-
-
-def edit(file: Path, old: str, new: str) -> None:
-    assert old in file.read_text()
-    file.write_text(file.read_text().replace(old, new))
-
-
-CHANGES = [change_model, change_tokenizer, change_seed, change_problems, change_benchmark, change_precision]
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_answers_ahead_of_anything_that_decides_them_are_never_used(
-    change: Callable[[Place], None], place: Place, fake: Fake
-) -> None:
+@pytest.mark.parametrize("what", CHANGES)
+def test_answers_ahead_of_anything_that_decides_them_are_never_used(what: str, place: Place, fake: Fake) -> None:
     place.run("other-skill", "harder")
-    change(place)
+    CHANGES[what](place)
     place.run("harder")
-    assert [calls[0] for calls in fake.calls] == [12, 12, 4 if change is change_problems else 12]
+    assert [calls[0] for calls in fake.calls] == [12, 12, 4 if what == "problems" else 12]
     assert "made_ahead_by" not in place.extra("harder")
     assert place.left("harder") == ["answers.jsonl", "answers.manifest.json"]
 
@@ -201,64 +192,46 @@ def test_another_version_of_the_code_never_uses_answers_ahead(
 
 def test_grading_labels_and_comments_do_not_spoil_answers_ahead(place: Place, fake: Fake) -> None:
     place.run("other-skill", "harder")
-    edit(place.root / "config/studies/demo.yaml", "reward: paper-math", "reward: binary")
-    edit(place.root / "config/studies/demo.yaml", "label: four-digit sums", "label: sums of four digits")
+    edit(place.root / STUDY, "reward: paper-math", "reward: binary")
+    edit(place.root / STUDY, "label: four-digit sums", "label: sums of four digits")
     edit(place.root / "config/benchmarks/other-skill.yaml", "version: 1", "version: 2")
-    edit(place.root / "config/benchmarks/harder.yaml", "max_gen_toks: 96   ", "max_gen_toks: 96 # another comment")
+    edit(place.root / TASK, "max_gen_toks: 96   ", "max_gen_toks: 96 # another comment")
     place.run("harder")
     assert len(fake.calls) == 2 and "made_ahead_by" in place.extra("harder")
 
 
-def cut_result(place: Place) -> None:
-    file = place.answers("harder").with_name("answers.ahead.jsonl")
-    file.write_bytes(file.read_bytes()[:-30])
+RESULT, NOTE = "answers.ahead.jsonl", "answers.ahead.key.json"
 
 
-def cut_note(place: Place) -> None:
-    file = place.answers("harder").with_name("answers.ahead.key.json")
-    file.write_bytes(file.read_bytes()[:-30])
-
-
-def lose_note(place: Place) -> None:
-    place.answers("harder").with_name("answers.ahead.key.json").unlink()
-
-
-def lose_result(place: Place) -> None:
-    place.answers("harder").with_name("answers.ahead.jsonl").unlink()
-
-
-def foreign_note(place: Place) -> None:
-    place.answers("harder").with_name("answers.ahead.key.json").write_text("[1, 2]\n")
-
-
-@pytest.mark.parametrize("damage", [cut_result, cut_note, lose_note, lose_result, foreign_note])
+@pytest.mark.parametrize(
+    ("name", "damaged"), [(RESULT, b"cut"), (NOTE, b'{"key": "'), (NOTE, b"[1, 2]\n"), (RESULT, None), (NOTE, None)]
+)
 def test_answers_ahead_that_are_not_whole_are_removed_and_made_afresh(
-    damage: Callable[[Place], None], place: Place, fake: Fake
+    name: str, damaged: bytes | None, place: Place, fake: Fake
 ) -> None:
     place.run("other-skill", "harder")
-    whole = place.answers("harder").with_name("answers.ahead.jsonl").read_bytes()
-    damage(place)
+    folder = place.answers("harder").parent
+    whole = (folder / RESULT).read_bytes()
+    (folder / name).unlink() if damaged is None else (folder / name).write_bytes(damaged)
     assert place.run("harder") == whole
     assert len(fake.calls) == 3
     assert place.left("harder") == ["answers.jsonl", "answers.manifest.json"]
 
 
-def test_a_sibling_that_is_up_to_date_is_not_answered_again(place: Place, fake: Fake) -> None:
+def test_a_sibling_is_answered_ahead_where_its_answers_are_lost_or_out_of_date_and_only_then(
+    place: Place, fake: Fake
+) -> None:
     place.run("harder")
     place.run("other-skill", *NAMES)  # leaves in-distribution alone ahead
     assert len(fake.calls) == 3
     place.run("other-skill", *NAMES)
     assert len(fake.calls) == 4  # what lies ready is not made twice either
     assert place.left("harder") == ["answers.jsonl", "answers.manifest.json"]
-
-
-def test_a_sibling_that_is_out_of_date_or_lost_is_answered_ahead(place: Place, fake: Fake) -> None:
-    place.run("harder")
     place.run("in-distribution")
     change_problems(place)
     place.answers("in-distribution").unlink()
     place.run("other-skill", *NAMES)
-    assert "answers.ahead.jsonl" in place.left("harder") and "answers.ahead.jsonl" in place.left("in-distribution")
+    assert RESULT in place.left("harder") and RESULT in place.left("in-distribution")
 
 
 def test_a_sibling_that_cannot_be_answered_spoils_nothing(
@@ -270,11 +243,8 @@ def test_a_sibling_that_cannot_be_answered_spoils_nothing(
     assert place.left("other-skill") == ["answers.jsonl", "answers.manifest.json"]
     assert not place.left("harder") and not place.left("in-distribution")
     err = capsys.readouterr().err
-    for name, why in {
-        "harder": "empty file",
-        "in-distribution": "a prompt of 21 tokens",
-        "no-such": "no benchmark",
-    }.items():
+    reasons = {"harder": "empty file", "in-distribution": "a prompt of 21 tokens", "no-such": "no benchmark"}
+    for name, why in reasons.items():
         assert f"{name} is left to its own job" in err and why in err
 
 
@@ -291,34 +261,21 @@ def program(place: Place, name: str, *siblings: str, **environment: str) -> subp
     return warm.run(command, cwd=ROOT, env=os.environ | environment)
 
 
-def no_problems(place: Place) -> Path:
-    place.problems("harder").unlink()
-    return place.problems("harder")
+SPOILT: dict[str, Callable[[Place], Any]] = {
+    "data/harder.jsonl: found nothing there": lambda place: place.problems("harder").unlink(),
+    "data/harder.jsonl, line 1": lambda place: place.problems("harder").write_text('{"question": "?"}\n'),
+    "model: found no *.safetensors": lambda place: (place.model / "model.safetensors").unlink(),  # before any import
+    "model: found no": lambda place: shutil.rmtree(place.model),
+}
 
 
-def foreign_problems(place: Place) -> Path:
-    place.problems("harder").write_text('{"question": "?"}\n')
-    return place.problems("harder")
-
-
-def no_weights(place: Place) -> Path:
-    (place.model / "model.safetensors").unlink()
-    return place.model
-
-
-def no_model(place: Place) -> Path:
-    shutil.rmtree(place.model)
-    return place.model
-
-
-@pytest.mark.parametrize("spoil", [no_problems, foreign_problems, no_weights, no_model])
-def test_input_that_cannot_be_used_ends_in_one_line_and_no_output(spoil: Callable[[Place], Path], place: Place) -> None:
-    named = spoil(place)
+@pytest.mark.parametrize("said", SPOILT)
+def test_input_that_cannot_be_used_ends_in_one_line_and_no_output(said: str, place: Place) -> None:
+    SPOILT[said](place)
     result = program(place, "harder")
     assert result.returncode == 2
-    assert result.stderr.startswith(f"chord generate: {named}") and result.stderr.count("\n") == 1, result.stderr
-    assert spoil is not no_weights or "found no *.safetensors" in result.stderr  # said before seconds of imports
-    assert not place.left("harder")
+    assert result.stderr.startswith(f"chord generate: {place.root / said}"), result.stderr
+    assert result.stderr.count("\n") == 1 and not place.left("harder")
 
 
 def test_a_sibling_named_in_another_form_is_refused_with_the_form(place: Place) -> None:

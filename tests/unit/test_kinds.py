@@ -12,12 +12,13 @@ from chord.config.project import load
 from chord.config.sets import below, why_not
 from chord.data.problems import draw
 from chord.errors import UserError
-from chord.findings import figures, reading, rendering, table, tabulate
+from chord.findings import figures, reading, rendering, table
 from chord.records import Problem, write_lines
 
 ROOT = Path(__file__).parents[2]
 PROJECT = load(ROOT, "demo")
 NUMBERED = [f"table{n}" for n in range(1, 13)] + [f"figure{n}" for n in range(1, 14)]
+VERSIONS = dict.fromkeys(PROJECT.study.benchmarks, "1")
 NOT_IN_DEMO = {"table7", "table9", "figure10"}
 
 
@@ -25,9 +26,9 @@ def problem(name: str, **source: object) -> Problem:
     return Problem(name, "task", f"prompt {name}", "0", source)
 
 
-def written(folder: Path, *problems: Problem) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "problems.jsonl"
+def written(results: Path, benchmark: str, *problems: Problem) -> Path:
+    file = results / "data" / "benchmarks" / f"{benchmark}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(write_lines(problems), encoding="utf-8")
     return file
 
@@ -40,11 +41,10 @@ def scores(results: Path, arm: str, seed: int, benchmark: str, rows: dict[str, t
         for name, (outcomes, lengths) in rows.items()
     ]
     share = sum(outcomes.count("r") for outcomes, _ in rows.values()) / (2 * len(rows))
-    path = table.scores_path(results, arm, seed, benchmark)
+    path = reading.scores_path(results, arm, seed, benchmark)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps({"benchmark": benchmark, "version": 1, "metric": "avg@2", "mean": share, "problems": told})
-    )
+    whole = {"benchmark": benchmark, "version": 1, "metric": "avg@2", "mean": share, "problems": told}
+    path.write_text(json.dumps(whole))
 
 
 def small(name: str, kind: type[Tabled], seeds: tuple[int, ...] = (1, 2)) -> tuple[object, Tabled]:
@@ -63,16 +63,13 @@ def test_a_table_of_lengths_averages_samples_then_problems_then_seeds(tmp_path: 
     for benchmark in PROJECT.study.benchmarks:
         scores(tmp_path, "grpo", 1, benchmark, {"a": ("rw", [10, 20]), "b": ("ww", [30, 40])})  # 15, 35: mean 25
         scores(tmp_path, "grpo", 2, benchmark, {"a": ("rw", [12, 22]), "b": ("ww", [34, 40])})  # 17, 37: mean 27
-    grid = table.gather(project, artefact, tmp_path, dict.fromkeys(PROJECT.study.benchmarks, "1"))
-    data = table.as_data(project, "table2", artefact, grid)
+    counts_of_the_expert(tmp_path)
+    data = table.as_data(project, "table2", artefact, tmp_path, VERSIONS)
     cell = data["rows"][0]["cells"]["in-distribution"]
     assert (cell["mean"], cell["by_seed"]) == (26, [25, 27])
     assert (cell["n_seeds"], cell["n_problems"], cell["samples_per_problem"]) == (2, 2, 2)
-    assert (data["unit"], data["columns"][0]["metric"], data["columns"][0]["paper_column"]) == (
-        "tokens",
-        "tokens",
-        "math",
-    )
+    first = data["columns"][0]
+    assert (data["unit"], first["metric"], first["paper_column"]) == ("tokens", "tokens", "math")
     assert cell["paper"] == 1423
     page = rendering.table_page(data)
     assert "Tokens of an answer" in page and "<small>tokens</small>" in page
@@ -83,18 +80,20 @@ def test_scores_without_lengths_are_refused_by_name(tmp_path: Path) -> None:
     for benchmark in PROJECT.study.benchmarks:
         scores(tmp_path, "grpo", 1, benchmark, {"a": ("rw", [10, 20]), "b": ("ww", [30])})
     with pytest.raises(UserError, match=r"in-distribution/scores.json: found no lengths of the answers"):
-        table.gather(project, artefact, tmp_path, dict.fromkeys(PROJECT.study.benchmarks, "1"))
+        table.as_data(project, "table2", artefact, tmp_path, VERSIONS)
+
+
+def counts_of_the_expert(results: Path) -> Path:
+    """What chord demonstrate counted."""
+    counts = results / "data" / "traces" / "expert.json"
+    counts.parent.mkdir(parents=True)
+    told = {"writer": "scripted expert", "kept": 256, "response_tokens": {"mean": 57.25}}
+    counts.write_text(json.dumps(told | {"length_measured_in": "letters"}))
+    return counts
 
 
 def test_the_length_of_the_expert_is_told_with_the_papers(tmp_path: Path) -> None:
-    counts = tmp_path / "expert.json"
-    told = {
-        "writer": "scripted expert",
-        "kept": 256,
-        "response_tokens": {"mean": 57.25},
-        "length_measured_in": "letters",
-    }
-    counts.write_text(json.dumps(told))
+    counts = counts_of_the_expert(tmp_path)
     found = reading.expert_length(counts) | {"paper": {"math": 6132.0, "tool use": "not published"}}
     assert rendering.notes({"rows": [], "expert": found}) == [
         "Expert (scripted expert): 57.2 a trace, mean over 256 traces, in letters; the paper's: math 6132.0,"
@@ -125,13 +124,13 @@ def test_carries_are_counted_place_by_place(expression: str, said: str | None) -
 
 def test_problems_are_divided_in_natural_order_and_lone_ones_stand_together(tmp_path: Path) -> None:
     words = ("abc", "abcd", "abe", "abcdefghij", "abef", "abcde")
-    file = written(tmp_path, *(problem(word, word=word) for word in words))
+    file = written(tmp_path, "words", *(problem(word, word=word) for word in words))
     assert reading.divided(file, "letters") == {
         "3 letters": ["abc", "abe"],
         "4 letters": ["abcd", "abef"],
         "others": ["abcdefghij", "abcde"],
     }
-    subjects = written(tmp_path, *(problem(str(n), subject="law" if n < 3 else "art") for n in range(4)))
+    subjects = written(tmp_path, "subjects", *(problem(str(n), subject="law" if n < 3 else "art") for n in range(4)))
     assert reading.divided(subjects, "subject") == {"law": ["0", "1", "2"]}  # a single one has no standard error
     with pytest.raises(UserError, match="found problem '0' without it, expected problems that have `carries`"):
         reading.divided(subjects, "carries")
@@ -142,15 +141,12 @@ def test_a_table_by_category_has_the_whole_benchmark_and_then_each_category(tmp_
     for seed in (1, 2):
         rows = {"a": ("rr", [1, 1]), "b": ("rw", [1, 1]), "c": ("ww", [1, 1]), "d": ("wr", [1, 1])}
         scores(tmp_path, "grpo", seed, "other-skill", rows)  # 1, 1/2, 0, 1/2
-    divided = {"3 letters": ["a", "b"], "4 letters": ["c", "d"]}
-    grid = table.gather(project, artefact, tmp_path, {"other-skill": "1"}, {"other-skill": divided})
-    data = table.as_data(project, "table11", artefact, grid)
+    words = {"a": "abc", "b": "abd", "c": "abcd", "d": "abce"}
+    written(tmp_path, "other-skill", *(problem(name, word=word) for name, word in words.items()))
+    data = table.as_data(project, "table11", artefact, tmp_path, VERSIONS)
     cells = data["rows"][0]["cells"]
-    assert {key: cell["mean"] for key, cell in cells.items()} == {
-        "other-skill": 50,
-        "other-skill/3 letters": 75,
-        "other-skill/4 letters": 25,
-    }
+    means = {"other-skill": 50, "other-skill/3 letters": 75, "other-skill/4 letters": 25}
+    assert {key: cell["mean"] for key, cell in cells.items()} == means
     assert [cell["n_problems"] for cell in cells.values()] == [4, 2, 2]
     assert [column["label"] for column in data["columns"]] == ["word reversal", "3 letters", "4 letters"]
     assert all(cell["paper"] is None and cell["not_published"] for cell in cells.values())
@@ -161,13 +157,11 @@ def test_parts_of_a_benchmark_stand_in_columns_of_their_own_out_of_the_same_answ
     artefact = project.artefacts["table1"].model_copy(update={"arms": ("grpo",)})
     assert isinstance(artefact, Table)
     kept = {"a": "live", "b": "live", "c": "non-live", "d": "non-live", "e": "non-live"}
-    written(tmp_path / "data/benchmarks", *(problem(name, kind=kind) for name, kind in kept.items())).rename(
-        tmp_path / "data/benchmarks/bfcl.jsonl"
-    )
+    written(tmp_path, "bfcl", *(problem(name, kind=kind) for name, kind in kept.items()))
     for seed in (1, 2):
         rows = {name: (outcomes, [1, 1]) for name, outcomes in zip(kept, ("rr", "rw", "ww", "ww", "rr"), strict=True)}
         scores(tmp_path, "grpo", seed, "bfcl", rows)  # live 1, 1/2; non-live 0, 0, 1
-    data = tabulate.tabulated(ROOT, project, "table1", artefact, tmp_path)
+    data = table.as_data(project, "table1", artefact, tmp_path, {"bfcl": "1"})
     (row,) = data["rows"]
     means = {column["label"]: row["cells"][column["benchmark"]]["mean"] for column in data["columns"]}
     assert means == {"BFCL": 50, "BFCL live": 75, "BFCL non-live": pytest.approx(100 / 3)}
@@ -186,16 +180,10 @@ def test_parts_of_a_benchmark_stand_in_columns_of_their_own_out_of_the_same_answ
 
 def test_a_cell_of_the_paper_is_a_number_not_published_or_not_there() -> None:
     paper = Paper(model="M", cells={"grpo": {"AMC": 52.1, "BFCL": "not published"}, "luffy": "not published"})
-    assert (paper.columns, paper.column(("AIME24", "BFCL")), paper.column(("AIME24",))) == (
-        ("AMC", "BFCL"),
-        "BFCL",
-        None,
-    )
-    assert (paper.number("grpo", "AMC"), paper.number("grpo", "BFCL"), paper.number("luffy", "AMC")) == (
-        52.1,
-        None,
-        None,
-    )
+    assert paper.columns == ("AMC", "BFCL")
+    assert [paper.column(names) for names in (("AIME24", "BFCL"), ("AIME24",))] == ["BFCL", None]
+    numbers = [paper.number(*cell) for cell in (("grpo", "AMC"), ("grpo", "BFCL"), ("luffy", "AMC"))]
+    assert numbers == [52.1, None, None]
     cells = ({"paper": 52.1}, {"paper": None, "not_published": True}, {"paper": None, "not_published": False})
     assert [rendering.paper_value(cell) for cell in cells] == ["52.1", "n.p.", "–"]
     told = [("grpo", "AMC"), ("grpo", "BFCL"), ("luffy", "AMC"), ("luffy", None), ("focal", "AMC"), ("grpo", "AIME24")]
@@ -225,8 +213,7 @@ def test_an_arm_without_a_row_in_the_papers_table_has_a_dash_beside_it(tmp_path:
     for seed, arm in ((seed, arm) for seed in (1, 2) for arm in artefact.arms):
         for benchmark in PROJECT.study.benchmarks:
             scores(tmp_path, arm, seed, benchmark, {"a": ("rw", [10, 20]), "b": ("ww", [30, 40])})
-    grid = table.gather(project, artefact, tmp_path, dict.fromkeys(PROJECT.study.benchmarks, "1"))
-    data = table.as_data(project, "table1", artefact, grid)
+    data = table.as_data(project, "table1", artefact, tmp_path, VERSIONS)
     shown = {row["arm"]: [rendering.paper_value(cell) for cell in row["cells"].values()] for row in data["rows"]}
     assert shown == {"grpo": ["52.1", "13.2", "45.8"], "focal": ["–", "–", "–"]}
     for column in data["columns"][1:]:  # as where the paper's table lacks columns
@@ -265,9 +252,8 @@ def test_a_study_without_the_sets_of_an_arm_says_so_and_names_the_arm() -> None:
     small_study = load(ROOT, "small")
     assert small_study.why_not("table6") == "the study has no other_experts.second, which second-sft-lr-low needs"
     assert small_study.why_not("table8") == "the study has no other_models.weak, which weak-original needs"
-    assert small_study.why_not("table11") == (
-        "the study has no benchmark with `categories` beside the paper's MMLU-Pro"
-    )
+    lacking = "the study has no benchmark with `categories` beside the paper's MMLU-Pro"
+    assert small_study.why_not("table11") == lacking
     assert "weak-grpo" not in small_study.trainable and "grpo" in small_study.trainable
 
 
@@ -286,7 +272,7 @@ def test_what_is_not_built_is_refused_with_the_reason(tmp_path: Path) -> None:
     files = [word for name in ("json", "markdown", "html") for word in (f"--{name}", str(tmp_path / name))]
     line = ["--study", "demo", "--artefact", "table9", "--results", str(tmp_path), "--root", str(ROOT), *files]
     with pytest.raises(UserError, match="table9 is not built in study demo: the demo's own models are dense"):
-        tabulate.main(line)
+        table.main(line)
 
 
 def test_below_an_arm_is_all_that_it_starts_from_or_chooses_between() -> None:
@@ -323,11 +309,9 @@ def test_the_scheme_shows_what_the_objective_computes() -> None:
 
 
 def test_the_scheme_is_drawn_the_same_each_time() -> None:
-    from chord.findings.plot import draw as drawn
-
     data = figures.scheme_data(PROJECT, "figure3", PROJECT.artefacts["figure3"])
-    svg, png = drawn(data)
-    assert drawn(data) == (svg, png)
+    svg, png = figures.draw(data)
+    assert figures.draw(data) == (svg, png)
     assert svg.startswith(b"<?xml") and png.startswith(b"\x89PNG")
 
 

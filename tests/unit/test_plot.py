@@ -4,15 +4,15 @@ import io
 import json
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from chord.config.paper import Panel
 from chord.config.project import load
 from chord.errors import UserError
-from chord.findings import plot
+from chord.findings import figures
 from tests.unit.results_tree import write_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def results(made, tmp_path):
 def plotted(results, name, out=None, seeds=(1, 2, 3)):
     out = out or results
     files = {ending: out / f"{name}.{ending}" for ending in ("json", "svg", "png")}
-    plot.main([
+    figures.main([
         "--study", "demo", "--seeds", *map(str, seeds), "--artefact", name, "--results", str(results),
         "--root", str(ROOT), *(part for ending, file in files.items() for part in (f"--{ending}", str(file))),
     ])  # fmt: skip
@@ -57,20 +57,28 @@ def metrics(results, arm, seed=1):
     return results / "runs" / arm / f"seed-{seed}" / "metrics.jsonl"
 
 
+def write_lines(path, lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def rewrite(path, change):
     """The metrics in the file, each line put through `change`; lines that become None are left out."""
     lines = [change(json.loads(line)) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines if line is not None))
+    write_lines(path, [line for line in lines if line is not None])
+
+
+def rewarded(results, rewards):
+    """Metrics of figure 9's arms: by seed the reward at each step, and none at step 0."""
+    for arm, (seed, course) in product(("grpo", "chord-phi"), rewards.items()):
+        steps = [None, *course]
+        write_lines(metrics(results, arm, seed), [{"step": step, "reward": one} for step, one in enumerate(steps)])
 
 
 # --- points ------------------------------------------------------------------------------------
 
 
 def test_points_are_the_mean_over_seeds_and_one_standard_error_to_both_sides(results):
-    for seed, reward in ((1, 0.1), (2, 0.2), (3, 0.3)):
-        for arm in ("grpo", "chord-phi"):
-            lines = [{"step": step, "reward": None if step == 0 else reward} for step in range(4)]
-            metrics(results, arm, seed).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rewarded(results, {1: [0.1] * 3, 2: [0.2] * 3, 3: [0.3] * 3})
     curve = plotted(results, "figure9")["panels"][0]["curves"][0]
     assert curve["x"] == [1, 2, 3]  # step 0 has no reward
     assert curve["mean"] == pytest.approx([0.2] * 3)
@@ -81,10 +89,7 @@ def test_points_are_the_mean_over_seeds_and_one_standard_error_to_both_sides(res
 
 
 def test_smoothing_is_a_centred_moving_mean_and_is_named(results):
-    for arm in ("grpo", "chord-phi"):
-        for seed in PROJECT.seeds:
-            lines = [{"step": step, "reward": float(step == 4)} for step in range(1, 8)]
-            metrics(results, arm, seed).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rewarded(results, {seed: [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0] for seed in PROJECT.seeds})
     panel = plotted(results, "figure9")["panels"][0]
     assert panel["smoothing"]["points"] == 5
     # the only 1 is at step 4: windows of 4 at step 2, of 5 at steps 3 to 5, of 4 at step 6 reach it
@@ -130,36 +135,25 @@ def test_an_arm_without_values_is_left_out_and_named(results):
 # --- refusals ----------------------------------------------------------------------------------
 
 
-def every_seed(results, arm, change):
-    for seed in PROJECT.seeds:
-        rewrite(metrics(results, arm, seed), change)
-
-
 DAMAGE = {
-    "found no such file": lambda results: metrics(results, "grpo").unlink(),
-    "found an empty file": lambda results: metrics(results, "grpo").write_text(""),
-    "cut off": lambda results: metrics(results, "grpo").write_text(metrics(results, "grpo").read_text()[:-5]),
-    "not JSON": lambda results: metrics(results, "grpo").write_text("{}}\n"),
-    "no whole number under 'step'": lambda results: metrics(results, "grpo").write_text('{"loss": 1}\n'),
-    "found step 0 after 100": lambda results: metrics(results, "grpo").write_text(
-        metrics(results, "grpo").read_text() * 2
-    ),
-    "at other places than": lambda results: rewrite(
-        metrics(results, "grpo", 2), lambda line: None if line["step"] == 50 else line
-    ),
-    "found no metric 'reward'": lambda results: rewrite(
-        metrics(results, "grpo"), lambda line: {key: line[key] for key in line if key != "reward"}
-    ),
-    "expected numbers": lambda results: rewrite(metrics(results, "grpo"), lambda line: line | {"reward": "high"}),
-    "found no value of 'reward'": lambda results: [
-        every_seed(results, arm, lambda line: line | {"reward": None}) for arm in ("grpo", "chord-phi")
+    "found no such file": lambda path: path.unlink(),
+    "found an empty file": lambda path: path.write_text(""),
+    "cut off": lambda path: path.write_text(path.read_text()[:-5]),
+    "not JSON": lambda path: path.write_text("{}}\n"),
+    "no whole number under 'step'": lambda path: path.write_text('{"loss": 1}\n'),
+    "found step 0 after 100": lambda path: path.write_text(path.read_text() * 2),
+    "at other places than": lambda path: rewrite(path, lambda line: None if line["step"] == 50 else line),
+    "found no metric 'reward'": lambda path: rewrite(path, lambda line: {"step": line["step"]}),
+    "expected numbers": lambda path: rewrite(path, lambda line: line | {"reward": "high"}),
+    "found no value of 'reward'": lambda path: [
+        rewrite(one, lambda line: line | {"reward": None}) for one in path.parents[3].glob("runs/*/*/metrics.jsonl")
     ],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("said", DAMAGE)
 def test_metrics_that_cannot_be_used_are_refused_and_nothing_is_drawn(results, said):
-    DAMAGE[said](results)
+    DAMAGE[said](metrics(results, "grpo"))
     with pytest.raises(UserError) as refusal:
         plotted(results, "figure9")
     assert said in str(refusal.value)
@@ -169,7 +163,7 @@ def test_metrics_that_cannot_be_used_are_refused_and_nothing_is_drawn(results, s
 
 
 def test_an_artefact_that_is_no_figure_is_refused_with_the_figures_there_are(results):
-    with pytest.raises(UserError, match="found 'table1', expected a figure, one of: figure1, "):
+    with pytest.raises(UserError, match="'table1' is no figure, expected one of: figure1, "):
         plotted(results, "table1")
 
 
@@ -189,8 +183,8 @@ def test_the_same_points_give_the_same_bytes_without_a_date(results, tmp_path):
 def test_nothing_in_a_figure_overlaps_or_is_cut_off(drawn, name):
     import matplotlib
 
-    with matplotlib.rc_context(plot.RC):
-        figure = plot.compose(drawn[name])
+    with matplotlib.rc_context(figures.RC):
+        figure = figures.compose(drawn[name])
         figure.canvas.draw()
         page = figure.bbox
         axes = [ax.get_tightbbox() for ax in figure.axes]
@@ -207,7 +201,7 @@ def test_nothing_in_a_figure_overlaps_or_is_cut_off(drawn, name):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_each_arm_has_a_colour_dashes_and_marker_of_its_own(drawn, name):
-    looks = plot.looks(drawn[name])
+    looks = figures.looks(drawn[name])
     assert set(looks) <= set(PROJECT.artefacts[name].arms)
     for part in range(3):
         values = [look[part] for look in looks.values()]
@@ -218,9 +212,9 @@ def test_each_arm_has_a_colour_dashes_and_marker_of_its_own(drawn, name):
 def test_arms_without_a_look_of_their_own_get_different_ones_each_time_the_same():
     arms = ["grpo", *(f"arm-{i}" for i in range(12))]
     data = {"panels": [{"curves": [{"arm": arm} for arm in arms]}]}
-    found = plot.looks(data)
+    found = figures.looks(data)
     assert len(set(found.values())) == len(arms)
-    assert found == plot.looks(data)
+    assert found == figures.looks(data)
     assert len({found[arm][0] for arm in arms[:7]}) == 7  # seven colours before one comes again
 
 
@@ -231,10 +225,5 @@ def test_the_picture_is_one_column_wide_at_200_dots_per_inch(results):
     assert [round(each) for each in picture.info["dpi"]] == [200, 200]
 
 
-# --- smoothing ---------------------------------------------------------------------------------
-
-
 def test_a_window_has_a_centre():
-    from chord.findings.figures import window
-
-    assert [window(Panel(metric="reward", label="reward", smooth_steps=n)) for n in (1, 2, 5, 6)] == [1, 3, 5, 7]
+    assert [figures.window(n) for n in (1, 2, 5, 6)] == [1, 3, 5, 7]

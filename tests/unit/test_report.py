@@ -14,7 +14,7 @@ from docutils.core import publish_parts
 from chord.audit import report
 from chord.config.project import load
 from chord.errors import UserError
-from chord.findings import judge, plot, rendering, tabulate
+from chord.findings import claims, figures, rendering, table
 from chord.findings.figures import window
 from tests.unit.results_tree import write_history, write_metrics, write_scores
 
@@ -35,11 +35,11 @@ def made(tmp_path_factory):
     write_metrics(results, PROJECT)
     write_history(results, PROJECT)
     for name in CHOSEN:
-        verb, endings = (tabulate, ("json", "markdown", "html")) if name == "table1" else (plot, ("json", "svg", "png"))
+        verb, endings = (table, ("json", "markdown", "html")) if name == "table1" else (figures, ("json", "svg", "png"))
         files = [part for ending in endings for part in (f"--{ending}", str(results / f"{name}.{ending}"))]
         verb.main(given(results, "--artefact", name, *files))
     files = [part for name in ("json", "markdown", "html") for part in (f"--{name}", str(results / f"claims.{name}"))]
-    judge.main(given(results, "--artefacts", *CHOSEN, *files))
+    claims.main(given(results, "--artefacts", *CHOSEN, *files))
     return results
 
 
@@ -207,7 +207,7 @@ def test_each_figure_has_a_caption_of_its_own_that_names_its_smoothing(name):
     text = rendered("figure.rst", figure=name)
     common = rendered("figure.rst", figure="another")
     assert text != common.replace("another.json", f"{name}.json")
-    windows = {window(panel) for panel in load(ROOT, "demo").artefacts[name].panels} - {1}
+    windows = {window(panel.smooth_steps) for panel in load(ROOT, "demo").artefacts[name].panels} - {1}
     assert {int(found) for found in re.findall(r"moving mean over (\d+)", text)} == windows
     assert "seeds 1, 2, 3" in text
     assert f"{name}.json" in text

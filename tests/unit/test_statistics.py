@@ -5,47 +5,45 @@ import math
 import numpy as np
 import pytest
 
-from chord.findings.statistics import (
-    difference,
-    holm,
-    moving_mean,
-    one_way,
-    over_seeds,
-    seeds_needed,
-    student_quantile,
-    two_way,
-)
+from chord.findings.statistics import holm, moving_mean, one_way, over_seeds, seeds_needed, student_quantile, two_way
 from tests.draws import at_least, at_most, shifted
 
 pytestmark = pytest.mark.numbers
 
 
-def test_two_by_two_outcomes_give_the_error_worked_out_by_hand():
-    # rows are seeds: means 0.5 and 1.0, variance 0.125; problem means 1.0 and 0.5, variance 0.125; grand mean 0.75.
-    # residuals are +-0.25, so their variance on (2-1)(2-1) degrees of freedom is 4 * 0.0625 = 0.25.
+ROW = [0.0, 0.25, 1.0, 0.5, 0.75]
+BY_HAND = {
+    # Rows are seeds: means 0.5 and 1.0, variance 0.125; problem means 1.0 and 0.5, variance 0.125; grand mean 0.75.
+    # Residuals are +-0.25, so their variance on (2-1)(2-1) degrees of freedom is 4 * 0.0625 = 0.25.
     # 0.125 / 2 + 0.125 / 2 - 0.25 / 4 = 0.0625, whose root is 0.25.
-    found = two_way(np.array([[1.0, 0.0], [1.0, 1.0]]))
-    assert found.mean == 0.75
-    assert math.isclose(found.se, 0.25)
-    # the residual's 0.25 / 4 is all that the seeds' 0.125 / 2 holds, so the error is that of the problems.
-    assert math.isclose(found.se_problems, 0.25) and found.se_seeds == 0
-
-
-def test_one_seed_gives_the_error_over_problems():
-    # problem values 0, 0, 1, 1: variance 1/3, over 4 problems 1/12.
-    assert math.isclose(two_way(np.array([[0.0, 0.0, 1.0, 1.0]])).se, math.sqrt(1 / 12))
-
-
-def test_seeds_that_repeat_each_other_add_no_certainty():
-    # the same row three times: no seed effect, no residual, so three seeds tell what one tells.
-    row = np.array([[0.0, 0.25, 1.0, 0.5, 0.75]])
-    assert math.isclose(two_way(np.repeat(row, 3, axis=0)).se, two_way(row).se)
-
-
-def test_seeds_and_problems_that_agree_by_luck_leave_the_error_of_the_residual():
-    # seed means and problem means are all 1/2, so the plain sum would be below zero; the residuals are +-0.5, their
+    "two by two": ([[1.0, 0.0], [1.0, 1.0]], 0.25),
+    # Problem values 0, 0, 1, 1: variance 1/3, over 4 problems 1/12.
+    "one seed has the error over problems": ([[0.0, 0.0, 1.0, 1.0]], math.sqrt(1 / 12)),
+    # The same row three times: no seed effect, no residual, so three seeds tell what one tells.
+    "seeds that repeat each other add no certainty": ([ROW] * 3, two_way(np.array([ROW])).se),
+    # Seed means and problem means are all 1/2, so the plain sum would be below zero; the residuals are +-0.5, their
     # variance on one degree of freedom 4 * 0.25 = 1, over four outcomes 0.25, whose root is 0.5.
-    assert two_way(np.array([[1.0, 0.0], [0.0, 1.0]])).se == 0.5
+    "what agrees by luck leaves the error of the residual": ([[1.0, 0.0], [0.0, 1.0]], 0.5),
+    # Values 0 and 1: variance 1/2, over two problems 1/4, root 1/2.
+    "two problems of one seed": ([[0.0, 1.0]], 0.5),
+    "nothing varies": ([[0.0] * 5] * 3, 0.0),
+    "nothing varies in one seed": ([[1.0] * 4], 0.0),
+}
+
+
+@pytest.mark.parametrize("case", BY_HAND)
+def test_the_error_is_the_one_worked_out_by_hand(case):
+    outcomes, error = BY_HAND[case]
+    found = two_way(np.array(outcomes))
+    assert math.isclose(found.se, error, abs_tol=1e-12) and found.mean == np.mean(outcomes)
+    low, high = found.interval
+    if case == "two by two":
+        # the residual's 0.25 / 4 is all that the seeds' 0.125 / 2 holds, so the error is that of the problems.
+        assert math.isclose(found.se_problems, 0.25) and found.se_seeds == 0
+    if case == "two problems of one seed":
+        assert high - low > 6  # Student's quantile is 12.7
+    if error == 0:
+        assert low == high == found.mean
 
 
 def simulated(rng, runs, seeds, problems, seed_sd, problem_sd, noise_sd):
@@ -144,19 +142,6 @@ def test_with_many_seeds_and_problems_the_interval_is_the_normal_one():
     assert math.isclose((high + low) / 2, found.mean, abs_tol=0.1 * found.se)
 
 
-def test_where_nothing_varies_the_error_is_zero():
-    for outcomes in (np.zeros((3, 5)), np.ones((1, 4))):
-        found = two_way(outcomes)
-        assert (found.se, found.interval) == (0.0, (found.mean, found.mean))
-
-
-def test_two_problems_of_one_seed_give_an_error_and_a_wide_interval():
-    # values 0 and 1: variance 1/2, over two problems 1/4, root 1/2; Student's quantile is 12.7.
-    found = two_way(np.array([[0.0, 1.0]]))
-    assert math.isclose(found.se, 0.5)
-    assert found.interval[1] - found.interval[0] > 6
-
-
 def test_one_value_a_seed_has_students_interval():
     # values 1, 2, 3: mean 2, error sqrt(1 / 3); t with two degrees of freedom is 4.303 at 97.5 %.
     found = one_way(np.array([1.0, 2.0, 3.0]))
@@ -231,17 +216,15 @@ def test_a_paired_difference_cancels_the_problems_that_both_find_hard():
     rng = np.random.default_rng(shifted(3))
     hard = rng.normal(0, 1.0, (1, 100))
     ours, other = (hard + rng.normal(shift, 0.1, (3, 100)) for shift in (0.2, 0.0))
-    found = difference(ours, other)
+    found = two_way(ours - other)
     assert found.se < 0.05 < math.hypot(two_way(ours).se, two_way(other).se)
     assert abs(found.mean - 0.2) < 0.06
     assert found.p_not_above(0.0) < 0.01
 
 
-def test_outcomes_of_another_shape_are_refused():
+def test_outcomes_of_one_problem_are_refused():
     with pytest.raises(ValueError, match=r"two problems or more"):
         two_way(np.zeros((3, 1)))
-    with pytest.raises(ValueError, match=r"expected equal ones"):
-        difference(np.zeros((3, 4)), np.zeros((3, 5)))
 
 
 def test_the_error_over_seeds_is_unknown_with_one_seed_and_known_with_more():

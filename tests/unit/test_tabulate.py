@@ -13,8 +13,9 @@ from markdown_it import MarkdownIt
 
 from chord.config.project import load
 from chord.errors import UserError
-from chord.findings import rendering, tabulate
+from chord.findings import rendering
 from chord.findings.statistics import two_way
+from chord.findings.table import main
 from tests import warm
 from tests.unit.results_tree import write_scores
 
@@ -45,7 +46,7 @@ def command(results, out):
 
 
 def tabulated(results):
-    tabulate.main(command(results, results))
+    main(command(results, results))
     return json.loads((results / "table1.json").read_text())
 
 
@@ -159,11 +160,11 @@ def test_an_artefact_that_is_no_table_is_refused_with_the_tables_there_are(resul
     line[line.index("table1")] = artefact
     said = f"'{artefact}' is no table, expected {nearest}one of: appendixd3, selection, table1, "
     with pytest.raises(UserError, match=re.escape(said)):
-        tabulate.main(line)
+        main(line)
 
 
 def test_verbs_that_show_findings_start_without_torch():
-    code = "import sys, chord.findings.tabulate, chord.findings.plot, chord.audit.report\n"
+    code = "import sys, chord.findings.table, chord.findings.figures, chord.audit.report\n"
     code += "print({'torch', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -176,7 +177,7 @@ def shown(results, monkeypatch, capsys, width=80):
     tabulated(results)
     monkeypatch.setenv("COLUMNS", str(width))
     capsys.readouterr()
-    tabulate.main(["--show", str(results / "table1.json")])
+    main(["--show", str(results / "table1.json")])
     return capsys.readouterr().out
 
 
@@ -216,13 +217,8 @@ def test_showing_names_the_pictures_that_exist_and_the_verdicts_beside_the_table
     assert "claims" not in shown(results, monkeypatch, capsys)
     claim = {"sentence": "SFT falls, then rises.", "verdict": "holds", "found": "by much", "reason": "p = 0.001"}
     other = {"sentence": "It works on tools.", "verdict": "not run", "found": "", "reason": "no tools"}
-    told = {
-        "study": "demo",
-        "rules_dated": "2026-11-24",
-        "rules_as_dated": True,
-        "level": 0.05,
-        "claims": [other, claim],
-    }
+    told = {"study": "demo", "rules_dated": "2026-11-24", "rules_as_dated": True, "level": 0.05}
+    told["claims"] = [other, claim]
     (results / "claims.json").write_text(json.dumps(told))
     text = shown(results, monkeypatch, capsys)
     assert str(results / "figure2.svg") in text
@@ -237,7 +233,7 @@ def test_showing_names_the_pictures_that_exist_and_the_verdicts_beside_the_table
 
 def test_showing_a_file_that_is_no_table_is_refused(results):
     with pytest.raises(UserError, match=r"expected a table that chord tabulate wrote"):
-        tabulate.main(["--show", str(scores(results, "grpo"))])
+        main(["--show", str(scores(results, "grpo"))])
 
 
 HOSTILE = (
@@ -274,13 +270,7 @@ def test_words_stand_in_markdown_as_they_are(words):
     assert {child.type for token in tokens for child in token.children or ()} <= {"text", "text_special"}
     line = " ".join(words.split())
     assert told[:2] == [line, f"{line}."]
-    assert told[2:8] == [
-        "arm",
-        f"{line}, {line} (n)",
-        f"paper: {line}, {line}",
-        line,
-        "50.0 ± 1.0 (1 × 2 × 3)",
-        "–",
-    ]
+    heads = ["arm", f"{line}, {line} (n)", f"paper: {line}, {line}"]
+    assert told[2:8] == [*heads, line, "50.0 ± 1.0 (1 × 2 × 3)", "–"]
     assert told[9:] == [f"{line}: {line}.", f"{line}: not built: {line}."]
     assert [token.type for token in tokens if token.type.endswith("_open")].count("td_open") == 3

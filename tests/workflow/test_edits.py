@@ -211,7 +211,7 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
         edits("chord/findings/claims.py", "return 100 if measure", "return 10 * 10 if measure"), CLAIMS | PAGE
     ),
     "code that draws figures": (
-        edits("chord/findings/plot.py", "MARKED_POINTS = 11", "MARKED_POINTS = 9"), artefact(*FIGURES) | PAGE
+        edits("chord/findings/figures.py", "MARKED_POINTS = 11", "MARKED_POINTS = 9"), artefact(*FIGURES) | PAGE
     ),
     "code that makes tables": (
         edits("chord/findings/rendering.py", "NONE, NOT_PUBLISHED = ", "NONE, NOT_PUBLISHED = *() , *"), TABLE | PAGE
@@ -518,7 +518,7 @@ def test_why_says_one_sentence_a_job_with_old_and_new_values(tree: Path) -> None
     assert lines["generate runs/chord-mu/seed-1/eval/harder"].startswith("reads what is made again: runs/chord-mu/")
     assert lines["score runs/grpo/seed-1/eval/harder"] == "output scores.json: as made -> gone."
     assert lines["score runs/sft-light/seed-1/eval/harder"].startswith("output scores.json: ")
-    assert lines["plot figure4"].startswith("code chord.findings.plot.MARKED_POINTS: ")
+    assert lines["plot figure4"].startswith("code chord.findings.figures.MARKED_POINTS: ")
     cells = [f"{rule} runs/chord-mu/seed-1/eval/{name}" for rule in ("generate", "score") for name in BENCHMARKS]
     changed = ["describe_run runs/chord-mu/seed-1", "train runs/chord-mu/seed-1", *cells]
     scores = [f"score runs/{arm}/seed-1/eval/harder" for arm in ("grpo", "sft-light")]

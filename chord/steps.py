@@ -29,6 +29,7 @@ from chord.provenance.digest import FUNCTIONS, Uses
 from chord.provenance.files import file_sha256
 from chord.provenance.manifest import ENDING, JobSpec
 from chord.reach import decides_nothing
+from chord.settings import Raw
 
 FOLDERS = {"model", "candidates", "tensorboard"}  # outputs that are folders; all others are files
 RECORDED = "it is what the manifest records of a job"
@@ -236,7 +237,7 @@ def deciding(task: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _unnamed(value: Any) -> Any:
+def _unnamed(value: Raw) -> Any:
     if isinstance(value, dict):
         return {key: _unnamed(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -244,7 +245,7 @@ def _unnamed(value: Any) -> Any:
     return FUNCTION if isinstance(value, FunctionName) else value
 
 
-def _functions(value: Any) -> list[str]:
+def _functions(value: Raw) -> list[str]:
     """The full names of the functions in a task, or in a part of it, in its order."""
     if isinstance(value, FunctionName):
         return [str(value)]
@@ -425,9 +426,9 @@ class Job:
     def reads(self) -> Reads:
         """What it reads, by flag, relative to results/STUDY."""
         reads = self.step.reads
-        if isinstance(reads, Mapping):
-            return {name: path.format(**self.wildcards) for name, path in reads.items()}
-        return reads(self)
+        if callable(reads):
+            return reads(self)
+        return {name: path.format(**self.wildcards) for name, path in reads.items()}
 
     @property
     def spec(self) -> JobSpec:
@@ -519,7 +520,7 @@ class Dag:
 
     def ahead(self, rule: str, wildcards: Wildcards) -> list[list[str]]:
         """Other benchmarks that tables show of this model: its name, what its job reads but the model, and writes."""
-        project, found = self.project, []
+        project, found = self.project, list[list[str]]()
         tables = [project.artefacts[name] for name in self.built if wildcards["arm"] in project.artefacts[name].arms]
         shown = {benchmark for table in tables for benchmark in benchmarks_of(project.study, table)}
         for benchmark in project.study.benchmarks:

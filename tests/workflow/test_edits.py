@@ -74,10 +74,10 @@ def exchange_benchmarks(tree: Path) -> None:
 
 
 def rename_a_module(tree: Path) -> None:
-    (tree / "chord/training/batch.py").rename(tree / "chord/training/sorting.py")
+    (tree / "chord/training/gradient.py").rename(tree / "chord/training/sorting.py")
     for file in (tree / "chord").rglob("*.py"):
         text = file.read_text(encoding="utf-8")
-        file.write_text(text.replace("chord.training.batch ", "chord.training.sorting "), encoding="utf-8")
+        file.write_text(text.replace("chord.training.gradient ", "chord.training.sorting "), encoding="utf-8")
 
 
 # --- edits of code, config/, pins and rules ----------------------------------------------------
@@ -107,7 +107,7 @@ NOTHING: list[Edit] = [
     edits(TRAIN, "# Models. One trainer", "# The models. One trainer"),
     edits(TRAIN, '"Training {wildcards.arm} by imitation, seed', '"Imitating with {wildcards.arm}, seed'),
     edits(EVALUATE, "{benchmark}/score.log", "{benchmark}/scoring.log"),
-    edits(EVALUATE, "    priority: scoring_turn\n", "    priority: 3\n    resources:\n        mem_mb=999,\n"),
+    edits(EVALUATE, "    priority: turn(0)\n", "    priority: 3\n    resources:\n        mem_mb=999,\n"),
     edits(EVALUATE, "    threads: project.study.execution.cpu_threads\n", "    threads: 2\n"),
     edits(EVALUATE, '"../../envs/evaluate.yaml"', '"../../envs/generate.yaml"'),
     edits(COMMON, '"""What a job writes, as flags."""', '"""What is written, as flags."""'),
@@ -154,7 +154,7 @@ MODELS = BASE | made_again(BUILT) | ANSWERS
 SCORES = scored(IN_TABLE) | NUMBERS
 HARDER_ANSWERS = evaluated(IN_TABLE, "harder") | NUMBERS
 VALIDATION = 'reads | {"validation": PROBLEMS("validation")}'
-LUFFY_VALIDATION = VALIDATION.replace('"validation")', '"train" if wildcards["arm"] == "luffy" else "validation")')
+LUFFY_VALIDATION = VALIDATION.replace('"validation")', '"train" if job["arm"] == "luffy" else "validation")')
 SEED = 'self.project.run(wildcards["arm"], int(wildcards["seed"])'
 A_LABEL_AND_A_FIGURE = "a label in a figure, and how another is smoothed"
 ONE_TRAINING = "what one training validates on"

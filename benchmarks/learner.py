@@ -20,8 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from benchmarks.common import MODELS, alternate, batch_of, device_here, model_of, show
-from chord.config.recipe import Recipe
-from chord.config.study import Arithmetic, PolicyLoss
+from chord.config.study import Arithmetic, PolicyLoss, Recipe
 from chord.objective import MuConstant
 from chord.training import policy
 from chord.training.engine import Plain, World

@@ -22,7 +22,7 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.common import MODELS, alternate, device_here, model_of, show
-from chord.sampling.protocol import Request, Sampler
+from chord.records import Request, Sampler
 from chord.sampling.vllm_sampler import Engine, VllmSampler
 from chord.training.policy import DTYPES, computing_in
 from chord.training.transformers_sampler import TransformersSampler

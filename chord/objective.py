@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from chord.reach import PlugPoint
-from chord.records import derive
-from chord.settings import Fraction, Frozen, Positive, Share, Steps, StepsOrNone
+from chord.settings import Fraction, Frozen, Positive, Share, Steps, StepsOrNone, derive
 
 if TYPE_CHECKING:
     from torch import Tensor

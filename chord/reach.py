@@ -5,7 +5,11 @@
 
 import difflib
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeVar, Union, cast
+
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
 T = TypeVar("T")
 Entry = TypeVar("Entry")
@@ -44,6 +48,19 @@ class PlugPoint(Generic[T]):
     def names(self) -> tuple[str, ...]:
         """All alternatives, in the order in which they stand in the module."""
         return tuple(self._entries)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """In an annotation: a record of one of the kinds that a plug point has, told apart by what stands under `key`."""
+
+    point: PlugPoint[Any]
+    key: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The schema of a union of all kinds."""
+        kinds = tuple(self.point[name] for name in self.point.names)
+        return handler.generate_schema(Annotated[Union[kinds], Field(discriminator=self.key)])  # noqa: UP007
 
 
 def decides_nothing(why: str) -> Callable[[Marked], Marked]:

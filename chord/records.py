@@ -1,28 +1,16 @@
-"""What flows between steps: one frozen record a line of JSON. No torch, no config, no maths."""
+"""What flows between steps: one frozen record a line of JSON. No torch, no config, no math."""
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from chord.errors import RecordError
-
-# --- seeds ---------------------------------------------------------------------------------------
-
-# Every random draw has its own seed, derived from what it is for. No global generator exists anywhere.
-
-
-def derive(seed: int, purpose: str, *items: int | str) -> int:
-    """A 64-bit seed for one draw; equal arguments give equal seeds on every machine and Python version."""
-    text = "\x1f".join([str(seed), purpose, *map(str, items)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
 
 # --- records -------------------------------------------------------------------------------------
 
@@ -141,3 +129,49 @@ def _parsed(path: Path, kind: type[Record]) -> Iterator[Record]:
             first = error.errors()[0]
             found = f"{'.'.join(map(str, first['loc']))} = {first['input']!r:.80}"
             raise RecordError(f"{path}, line {number}: found {found}, expected: {first['msg']}") from None
+
+
+# --- what a sampler is asked and returns ---------------------------------------------------------
+
+
+class PromptError(ValueError):
+    """A prompt that cannot be answered: empty, or too long for the model's context; the message names it."""
+
+
+class StaleSampler(Exception):
+    """The sampler does not compute with the learner's weights; the message says which differ."""
+
+
+class Request(NamedTuple):
+    """One response that is wanted. Its seed alone decides the random numbers, whatever else is in the batch."""
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A response; `logp` in nats at the sampling temperature. With `finish` "stop" the last id is an end token."""
+
+    ids: list[int]
+    logp: list[float]
+    finish: str  # "stop" or "length"
+
+
+def check_prompts(requests: Sequence[Request], max_tokens: int, context: int) -> None:
+    """Raises PromptError for a prompt that is empty, or after which a response of `max_tokens` may not fit."""
+    for request in requests:
+        if not 0 < len(request.prompt_ids) <= context - max_tokens:
+            raise PromptError(
+                f"{request.id}: found a prompt of {len(request.prompt_ids)} tokens, expected 1 to"
+                f" {context - max_tokens} (context {context} less {max_tokens} for the response)"
+            )
+
+
+class Sampler(Protocol):
+    """Anything that samples responses from the policy's present weights."""
+
+    def sample(self, requests: Sequence[Request], max_tokens: int, temperature: float) -> list[Sampled]:
+        """One response for each request, in order. Raises PromptError for an empty or over-long prompt."""
+        ...

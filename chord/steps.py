@@ -22,9 +22,8 @@ from chord.config.benchmarks import read_task
 from chord.config.paper import Figure, Table, Tabled, benchmarks_of, divisions
 from chord.config.project import Project, Run, judged_files, ours
 from chord.config.reading import FUNCTION, FunctionName
-from chord.config.recipe import Arm
 from chord.config.sets import BENCHMARK, Lock, Wanted, wanted_dataset, wanted_model
-from chord.config.study import AnswerForm, Execution, Study, Task
+from chord.config.study import AnswerForm, Arm, Execution, Study, Task
 from chord.provenance.digest import FUNCTIONS, Uses
 from chord.provenance.files import file_sha256
 from chord.provenance.manifest import ENDING, JobSpec

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from chord.config.recipe import Recipe
 from chord.config.sets import answered, split_of
-from chord.config.study import Dimensions, Lengths, Machine, Model, Planning, Study
+from chord.config.study import Dimensions, Lengths, Machine, Model, Planning, Recipe, Study
 from chord.errors import UserError
 
 GB = 1e9

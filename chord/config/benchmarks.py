@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from chord.config.reading import FUNCTION, FunctionName, expected, read_yaml, validated
-from chord.errors import ConfigError
+from chord.config.reading import FUNCTION, FunctionName, read_yaml, validated
+from chord.errors import ConfigError, expected
 from chord.settings import Frozen, Raw, Temperature, Text, Tokens, default
 
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -12,9 +12,9 @@ from typing import Any
 
 from chord.config import paper, sets
 from chord.config.benchmarks import BenchmarkTask, known
-from chord.config.reading import expected, shown
-from chord.config.recipe import Arm
-from chord.config.study import OF_GENERATIONS, Planning, Study, Task
+from chord.config.reading import shown
+from chord.config.study import OF_GENERATIONS, Arm, Planning, Study, Task
+from chord.errors import expected
 
 ARMS = "config/arms.yaml"
 STUDIES = ("demo", "small", "math", "tools")  # those of the project; a copy of it may hold fewer

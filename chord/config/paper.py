@@ -5,13 +5,15 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import date
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-from chord.config.reading import expected
-from chord.config.study import Study
+from chord.errors import expected
 from chord.settings import Count, Fraction, Frozen, Name, Names, NotNegative, Positive, Seed, Text, default
+
+if TYPE_CHECKING:
+    from chord.config.study import Study
 
 # --- artefacts -----------------------------------------------------------------------------------
 
@@ -22,6 +24,14 @@ METRICS = (
     *("outcomes.too_long", "outcomes.killed", "response_tokens", "rollout_tokens", "expert_tokens", "clip_fraction"),
     *("logp_mismatch", "learning_rate", "expert_epochs", "validation.accuracy", "validation.response_tokens"),
 )
+
+
+# Where claims find their numbers, in results/STUDY.
+WHERE = {
+    "scores": "runs/{arm}/seed-{seed}/eval/{benchmark}/scores.json",
+    "metrics": "runs/{arm}/seed-{seed}/metrics.jsonl",
+    "validation": "runs/{arm}/seed-{seed}/validation.json",
+}
 
 
 def _logged(metric: str) -> str:
@@ -165,7 +175,7 @@ class Division(NamedTuple):
     columns: Mapping[str, str]
 
 
-def benchmarks_of(study: Study, artefact: Shown) -> tuple[str, ...]:
+def benchmarks_of(study: "Study", artefact: Shown) -> tuple[str, ...]:
     """The benchmarks whose scores a table is made of; none for a figure."""
     if isinstance(artefact, Categories):
         found = benchmark_beside(study, artefact.column)
@@ -177,7 +187,7 @@ def benchmarks_of(study: Study, artefact: Shown) -> tuple[str, ...]:
     return tuple(name for name in study.benchmarks if named is None or beside[name] & set(named))
 
 
-def divisions(study: Study, artefact: Shown) -> dict[str, Division]:
+def divisions(study: "Study", artefact: Shown) -> dict[str, Division]:
     """By benchmark of a table: what its problems are divided by, where the table shows that."""
     found: dict[str, Division] = {}
     for name in benchmarks_of(study, artefact):
@@ -190,7 +200,7 @@ def divisions(study: Study, artefact: Shown) -> dict[str, Division]:
     return found
 
 
-def benchmark_beside(study: Study, column: str) -> str | None:
+def benchmark_beside(study: "Study", column: str) -> str | None:
     """The first benchmark whose problems have categories and that stands beside this column of the paper's Table 1."""
     return next((key for key, one in study.benchmarks.items() if one.categories and column in one.paper_columns), None)
 

@@ -19,22 +19,23 @@ from pydantic import TypeAdapter
 from chord.config import checks, paper, reading
 from chord.config.benchmarks import BenchmarkTask, read_task
 from chord.config.checks import ARMS
-from chord.config.recipe import Arm, Recipe
 from chord.config.sets import Lock, below, can_train, corpus_of_start, read_lock, start_models, why_not
 from chord.config.study import (
     PLANNING,
     Arithmetic,
+    Arm,
     Grading,
     Groups,
     Model,
     Optimiser,
     Planning,
     PolicyLoss,
+    Recipe,
     Sampling,
     Study,
     Validation,
 )
-from chord.errors import ConfigError
+from chord.errors import ConfigError, expected
 from chord.reach import decides_nothing
 from chord.settings import NAME, Count, Frozen, Name, Number, Raw, Seed, quiet
 
@@ -162,7 +163,7 @@ def load(
     problems: Problems = []
     studies = sorted(_files(root, "studies"))
     if study and studies and study not in studies:
-        raise ConfigError(f"--study: found '{study}', {reading.expected(study, studies)}")
+        raise ConfigError(f"--study: found '{study}', {expected(study, studies)}")
     told: dict[str, Raw] = {"study": study, "seeds": list[Raw](seeds) if seeds else None}
     choice = _choice(root, studies, {**(given or {}), **{key: value for key, value in told.items() if value}})
 
@@ -237,7 +238,7 @@ def _studied(root: Path, name: str, raw_arms: Mapping[str, Raw], problems: Probl
         lacking = dict.fromkeys(key for _, key in asking if key not in budget)
         if lacking:
             places = {key: "; ".join(place for place, wanted in asking if wanted == key) for key in lacking}
-            lines = (f"{key}', {reading.expected(key, budget)}; asked for in {places[key]}" for key in lacking)
+            lines = (f"{key}', {expected(key, budget)}; asked for in {places[key]}" for key in lacking)
             raise ConfigError("\n".join(f"{file}: budget has no '{line}" for line in lines))
         own, budgets = ({place: f"{file}: budget.{key}" for place, key in keys.items()} for keys in (own, asked))
         study, arms = None, dict[str, Arm]()
@@ -328,7 +329,7 @@ def _choice(root: Path, studies: Sequence[str], given: Mapping[str, Raw]) -> pap
         choice = reading.validated(TypeAdapter(paper.Choice), raw | changed, "--config")
     if choice.study not in studies:
         place = "--config" if "study" in changed else CONFIG
-        raise ConfigError(f"{place}: study is {reading.shown(choice.study)}, {reading.expected(choice.study, studies)}")
+        raise ConfigError(f"{place}: study is {reading.shown(choice.study)}, {expected(choice.study, studies)}")
     return choice
 
 
@@ -436,7 +437,7 @@ def refusal(
     built = [name for name in project.artefacts if not project.why_not(name)]
     arms = difflib.get_close_matches(target, project.arms, n=1, cutoff=0.6)
     place = f"; the models of arm `{arms[0]}` are results/{study}/runs/{arms[0]}/seed-SEED/model" if arms else ""
-    return f"{target} is no target of study {study}, {reading.expected(target, [*built, *ALWAYS])}{place}."
+    return f"{target} is no target of study {study}, {expected(target, [*built, *ALWAYS])}{place}."
 
 
 def nearest(path: Path) -> str:
@@ -449,12 +450,6 @@ def nearest(path: Path) -> str:
 
 
 # --- what a claim needs ----------------------------------------------------------------------------
-
-WHERE = {
-    "scores": "runs/{arm}/seed-{seed}/eval/{benchmark}/scores.json",
-    "metrics": "runs/{arm}/seed-{seed}/metrics.jsonl",
-    "validation": "runs/{arm}/seed-{seed}/validation.json",
-}
 
 
 @dataclass(frozen=True)
@@ -515,6 +510,6 @@ def judged_files(project: Project) -> list[str]:
             later = project.arms[arm].only_imitates or project.arms[arm].choose
             kinds = ("scores",) if one.benchmark else ("metrics", *(("validation",) if later else ()))
             for seed in project.seeds:
-                places = (WHERE[kind].format(arm=arm, seed=seed, benchmark=one.benchmark) for kind in kinds)
+                places = (paper.WHERE[kind].format(arm=arm, seed=seed, benchmark=one.benchmark) for kind in kinds)
                 found |= dict.fromkeys(places)
     return list(found)

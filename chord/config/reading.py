@@ -1,9 +1,8 @@
 """YAML and JSON to typed records, and in plain words what is wrong with them."""
 
-import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from yaml.reader import Reader
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
-from chord.errors import ConfigError
+from chord.errors import ConfigError, expected
 from chord.reach import decides_nothing
 from chord.settings import Raw
 
@@ -129,14 +128,6 @@ def _resolved(root: Schema, node: Schema) -> Schema:
 def one_line(text: str) -> str:
     """The text with every line break and other unprintable character written as in a Python text."""
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
-
-
-def expected(found: str, known: Iterable[object]) -> str:
-    """What a name could have been: the nearest valid one first, then all of them."""
-    names = [str(name) for name in known]
-    near = difflib.get_close_matches(found, names, n=1, cutoff=0.6)
-    listed = ", ".join(names) if len(names) <= 80 else f"one of {len(names)}"
-    return f"expected {f'`{near[0]}` (nearest) or ' if near else ''}one of: {listed or 'nothing, none is defined'}"
 
 
 def kind_of(value: object) -> str:

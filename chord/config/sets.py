@@ -13,10 +13,9 @@ from typing import Literal, NamedTuple
 from pydantic import Field, TypeAdapter
 
 from chord.config.paper import Artefact, Categories, Lengths, Table, benchmark_beside, benchmarks_of
-from chord.config.reading import expected, read_json, validated
-from chord.config.recipe import Arm
-from chord.config.study import BaseCorpus, Expert, Model, Split, Study
-from chord.errors import ConfigError
+from chord.config.reading import read_json, validated
+from chord.config.study import Arm, BaseCorpus, Expert, Model, Split, Study
+from chord.errors import ConfigError, expected
 from chord.reach import decides_nothing
 from chord.settings import Frozen, Name
 

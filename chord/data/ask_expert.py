@@ -21,9 +21,20 @@ from chord.data.prompts import as_recorded, end_ids, load_tokenizer, prompt_ids
 from chord.errors import UserError
 from chord.grading.graders import Grader
 from chord.provenance.files import Lease, tree_hash, write_atomically
-from chord.records import Answer, Outcome, Problem, Trace, derive, read_lines, write_lines
+from chord.records import (
+    Answer,
+    Outcome,
+    Problem,
+    PromptError,
+    Request,
+    Sampled,
+    Trace,
+    check_prompts,
+    read_lines,
+    write_lines,
+)
 from chord.sampling import vllm_server as vllm
-from chord.sampling.protocol import PromptError, Request, Sampled, check_prompts
+from chord.settings import derive
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -28,7 +28,8 @@ from chord.provenance.cli import Number
 from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
-from chord.records import Outcome, Problem, Trace, derive, read_lines, write_lines
+from chord.records import Outcome, Problem, Trace, read_lines, write_lines
+from chord.settings import derive
 from chord.steps import of_traces
 
 BASE_WRITER = "base corpus writer"

@@ -20,7 +20,8 @@ from chord.data.problems import SPARE, Draw, names_in, problem_id
 from chord.errors import ConfigError, UserError
 from chord.grading.graders import Grader
 from chord.grading.tool_calls import read_calls
-from chord.records import Outcome, Problem, Trace, derive, read_lines
+from chord.records import Outcome, Problem, Trace, read_lines
+from chord.settings import derive
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile

@@ -28,7 +28,8 @@ from chord.errors import ConfigError, UserError
 from chord.provenance.files import write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
-from chord.records import Problem, derive, read_lines, write_lines
+from chord.records import Problem, read_lines, write_lines
+from chord.settings import derive
 from chord.steps import of_problems
 
 

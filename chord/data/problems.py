@@ -23,7 +23,8 @@ from typing import Any
 from chord.config.sets import BENCHMARK, SIXTEENTHS, place, purpose, sizes
 from chord.config.study import Study, Task
 from chord.errors import ConfigError
-from chord.records import Problem, derive
+from chord.records import Problem
+from chord.settings import derive
 
 CHUNK = 10_000  # items drawn from one seed of reasoning-gym, whose item i is drawn from seed + i
 PATIENCE = 50_000  # draws in a row without a new problem, after which a task has no more

@@ -14,9 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self
 
 from chord.config.benchmarks import read_task
-from chord.config.reading import expected
 from chord.config.study import AnswerForm, Study
-from chord.errors import RecordError, UserError
+from chord.errors import RecordError, UserError, expected
 from chord.grading.graders import grade_all
 from chord.records import Answer, Outcome, Problem, read_lines
 

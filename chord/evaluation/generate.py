@@ -29,8 +29,7 @@ from chord.provenance.environment import key_packages
 from chord.provenance.files import file_sha256, tree_hash
 from chord.provenance.manifest import Manifest
 from chord.reach import PlugPoint
-from chord.records import write_lines
-from chord.sampling.protocol import PromptError
+from chord.records import PromptError, write_lines
 from chord.steps import of_answers
 
 if TYPE_CHECKING:

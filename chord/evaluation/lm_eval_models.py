@@ -10,8 +10,8 @@ from lm_eval.api.model import LM
 
 from chord.data.prompts import as_recorded, prompt_ids
 from chord.evaluation.benchmarks import Response
-from chord.records import Answer, derive
-from chord.sampling.protocol import Request, Sampled, Sampler
+from chord.records import Answer, Request, Sampled, Sampler
+from chord.settings import derive
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models import vllm_causallms
 
 from chord.evaluation.lm_eval_models import Answering, Texts
-from chord.sampling.protocol import Request, Sampled, check_prompts
+from chord.records import Request, Sampled, check_prompts
 from chord.sampling.vllm_sampler import as_sampled
 from chord.sampling.vllm_server import SEEDS, refusals_of
 

@@ -14,9 +14,8 @@ import numpy as np
 
 from chord.config.paper import Cells, Curves, Elsewhere, PaperClaim, Rise, Turn
 from chord.config.project import Needs, Project, judged_files, load, needs
-from chord.findings import figures, rendering, verbs
-from chord.findings.figures import Curve
-from chord.findings.reading import Array, read_alike
+from chord.findings import rendering, verbs
+from chord.findings.reading import Array, Curve, curve_of, read_alike, runs_of, window
 from chord.findings.rendering import FAILS, HOLDS, NOT_RUN, UNDECIDED
 from chord.findings.statistics import LEVEL, Estimate, holm, one_way, seeds_needed, two_way
 from chord.steps import of_claims
@@ -228,9 +227,9 @@ def judged_by(
         where = f"{benchmark.label} (beside {benchmark.paper_column})"
         return _compared(rule, rule.measure, values, labels, where, two_way)
     assert isinstance(rule, Curves | Turn | Rise)
-    points = figures.window(rule.smooth_steps if isinstance(rule, Turn) else 1)
-    runs = {arm: figures.runs_of(project, results, arm) for arm in one.arms}
-    found = {arm: figures.curve(runs[arm], rule.metric, points=points) for arm in one.arms}
+    points = window(rule.smooth_steps if isinstance(rule, Turn) else 1)
+    runs = {arm: runs_of(project, results, arm) for arm in one.arms}
+    found = {arm: curve_of(runs[arm], rule.metric, points=points) for arm in one.arms}
     if lacking := [arm for arm, curve in found.items() if curve is None]:
         return f"no step of {', '.join(lacking)} has a value of {rule.metric}"
     curves = {arm: curve for arm, curve in found.items() if curve}

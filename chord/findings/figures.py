@@ -7,23 +7,22 @@ has its own dashes and markers too. An arm looks the same in every figure.
 import io
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from chord.config.paper import Figure, Scheme
-from chord.config.project import Project
+from chord.config.project import Project, load
 from chord.errors import UserError
 from chord.findings import verbs
-from chord.findings.reading import Array, read_metrics, read_validation
-from chord.findings.statistics import moving_mean, over_seeds
+from chord.findings.reading import Array, Curve, curve_of, files_of, runs_of, window
+from chord.findings.statistics import over_seeds
 from chord.steps import of_artefact
 
 X_KEYS = {"step": "step", "epoch": "expert_epochs"}
 X_LABELS = {"step": "training step", "epoch": "epochs over the expert set"}
-Runs = dict[Path, list[dict[str, Any]]]  # by metrics.jsonl, one a seed, its lines
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--artefact", help="a file of config/experiments, without .yaml")
     given = parser.parse_args(arguments)
     verbs.refuse_lacking(given, "study", "artefact", "results", "json", "svg", "png")
-    project, figure = verbs.chosen(given, Figure | Scheme, "figure")
+    project = load(given.root, given.study, tuple(given.seeds or ()))
+    figure: Figure | Scheme = verbs.chosen(project, given.artefact, Figure | Scheme, "figure")
     if isinstance(figure, Scheme):
         data = scheme_data(project, given.artefact, figure)
     else:
@@ -61,7 +61,7 @@ def as_data(project: Project, name: str, figure: Figure, results: Path) -> dict[
     panels = []
     for panel in figure.panels:
         points = window(panel.smooth_steps)
-        curves = {arm: curve(runs[arm], panel.metric, X_KEYS[figure.x], points) for arm in figure.arms}
+        curves = {arm: curve_of(runs[arm], panel.metric, X_KEYS[figure.x], points) for arm in figure.arms}
         drawn = [_points(project, arm, found) for arm, found in curves.items() if found]
         if not drawn:
             raise UserError(
@@ -94,89 +94,6 @@ def _heading(project: Project, name: str, shown: Figure | Scheme) -> dict[str, A
         "seeds": list(project.seeds),
         "paper": {"model": shown.paper.model, "claim": shown.paper.claim},
     }
-
-
-class Curve(NamedTuple):
-    """One metric of one arm along training; T points, S seeds."""
-
-    x: Array  # (T,)
-    by_seed: Array  # (S, T)
-
-
-def curve(runs: Runs, metric: str, x_key: str = "step", points: int = 1) -> Curve | None:
-    """One metric of one arm, smoothed over so many points; None if it is null at every step.
-
-    Raises UserError for seeds that do not have their points at the same places.
-    """
-    series = {path: _series(path, lines, x_key, metric) for path, lines in runs.items()}
-    (first, (x, _)), *others = series.items()
-    for path, (other, _) in others:
-        if other != x:
-            raise UserError(
-                f"{path}: found {len(other)} values of '{metric}' at other places than the {len(x)} of {first},"
-                " expected seeds that differ in nothing but the seed; train the arm again"
-            )
-    values = np.array([ys for _, ys in series.values()], dtype=float)
-    return Curve(np.array(x, dtype=float), moving_mean(values, points)) if x else None
-
-
-def window(smooth_steps: int) -> int:
-    """Points in the moving mean: `smooth_steps`, or one more where that is even and so has no centre."""
-    return smooth_steps // 2 * 2 + 1
-
-
-def files_of(project: Project, results: Path, arm: str, seed: int) -> list[Path]:
-    """The metrics of one run; for an arm whose validation was graded later also validation.json."""
-    folder = results / "runs" / arm / f"seed-{seed}"
-    later = project.arms[arm].only_imitates or project.arms[arm].choose
-    return [folder / "metrics.jsonl", *([folder / "validation.json"] if later else [])]
-
-
-def runs_of(project: Project, results: Path, arm: str) -> Runs:
-    """The metrics of all seeds of an arm, with what chord validate found of the same steps."""
-    if project.arms[arm].same_as:
-        raise UserError(f"config/experiments: found arm '{arm}', which is not trained, expected arms that have a curve")
-    runs: Runs = {}
-    for seed in project.seeds:
-        metrics, *later = files_of(project, results, arm, seed)
-        lines = read_metrics(metrics)
-        for validation in later:
-            found = read_validation(validation)
-            steps = [line["step"] for line in lines if line.get("validation") is not None]
-            if steps != list(found):
-                raise UserError(
-                    f"{validation}: found results after steps {list(found)}, expected the {len(steps)} steps that the"
-                    " metrics beside it name; delete it and validate again"
-                )
-            for line in lines:
-                line["validation"] = found.get(line["step"])
-        runs[metrics] = lines
-    return runs
-
-
-def _series(path: Path, lines: list[dict[str, Any]], x_key: str, metric: str) -> tuple[list[float], list[float]]:
-    """Where the metric has a value, and the value; steps at which it is null are left out."""
-    xs, ys, keys = list[float](), list[float](), metric.split(".")
-    if not any(keys[0] in line for line in lines):
-        raise UserError(f"{path}: found no metric '{metric}', expected one of: {', '.join(sorted(lines[-1]))}")
-    for line in lines:
-        value: Any = line
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if value is None:
-            continue
-        x = line.get(x_key)
-        x = 0.0 if x is None and line["step"] == 0 else x
-        if not _is_number(value) or not _is_number(x):
-            found = f"'{metric}' {value!r} at {x_key} {x!r} in step {line['step']}"
-            raise UserError(f"{path}: found {found}, expected numbers; train the arm again")
-        xs.append(float(x))  # pyright: ignore[reportArgumentType] # a number, as was just found
-        ys.append(float(value))
-    return xs, ys
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _points(project: Project, arm: str, curve: Curve) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from chord.config.paper import Lengths, Tabled, benchmarks_of, divisions
-from chord.config.project import Project
+from chord.config.project import Project, load
 from chord.errors import UserError
 from chord.findings import reading, rendering, verbs
 from chord.findings.reading import Scored, read_alike, read_json, scores_path
@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.show:
         return show(given.show)
     verbs.refuse_lacking(given, "study", "artefact", "results", *FILES)
-    project, table = verbs.chosen(given, Tabled, "table")
+    project = load(given.root, given.study, tuple(given.seeds or ()))
+    table: Tabled = verbs.chosen(project, given.artefact, Tabled, "table")
     data = as_data(project, given.artefact, table, given.results, verbs.versions(given.root, project.study))
     contents = {"json": verbs.as_json(data), "markdown": rendering.markdown(data), "html": rendering.table_page(data)}
     job, inputs = of_artefact(project, given.artefact, given.root), _inputs(project, table, given.results)

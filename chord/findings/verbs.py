@@ -4,17 +4,18 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chord.config.paper import Shown
-from chord.config.project import Project, load
-from chord.config.reading import expected
-from chord.config.study import Study
-from chord.errors import UserError
+from chord.errors import UserError, expected
 from chord.evaluation.benchmarks import read_benchmark
 from chord.provenance.cli import Number
 from chord.provenance.files import write_atomically
 from chord.provenance.manifest import JobSpec, Manifest
+
+if TYPE_CHECKING:
+    from chord.config.project import Project
+    from chord.config.study import Study
 
 
 def parser_of(verb: str, about: str | None, *formats: str) -> argparse.ArgumentParser:
@@ -37,18 +38,17 @@ def refuse_lacking(given: argparse.Namespace, *names: str) -> None:
         raise UserError(f"command line: found no --{', --'.join(lacking)}, expected all of them{instead}")
 
 
-def chosen(given: argparse.Namespace, kind: Any, what: str) -> tuple[Project, Any]:
-    """The project, and its artefact --artefact, which is of this kind. Raises UserError for one that is not built."""
-    project = load(given.root, given.study, tuple(given.seeds or ()))
-    known: dict[str, Shown] = {name: one for name, one in project.artefacts.items() if isinstance(one, kind)}
-    if given.artefact not in known:
-        raise UserError(f"--artefact: '{given.artefact}' is no {what}, {expected(given.artefact, known)}")
-    if reason := project.why_not(given.artefact):
-        raise UserError(f"{given.artefact} is not built in study {project.study.name}: {reason}")
-    return project, known[given.artefact]
+def chosen(project: "Project", name: str, kind: Any, what: str) -> Any:
+    """The artefact that --artefact names, which is of this kind. Raises UserError for one that is not built."""
+    known: dict[str, Shown] = {key: one for key, one in project.artefacts.items() if isinstance(one, kind)}
+    if name not in known:
+        raise UserError(f"--artefact: '{name}' is no {what}, {expected(name, known)}")
+    if reason := project.why_not(name):
+        raise UserError(f"{name} is not built in study {project.study.name}: {reason}")
+    return known[name]
 
 
-def versions(root: Path, study: Study) -> dict[str, str]:
+def versions(root: Path, study: "Study") -> dict[str, str]:
     """The version of each benchmark as it is defined today; scores of others are refused."""
     return {name: str(read_benchmark(root, study, name).version) for name in study.benchmarks}
 
@@ -60,7 +60,7 @@ def as_json(data: Mapping[str, Any]) -> str:
 
 def write(
     given: argparse.Namespace,
-    project: Project,
+    project: "Project",
     job: JobSpec,
     inputs: Mapping[str, Path],
     contents: Mapping[str, str | bytes],

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chord.errors import UserError
-from chord.sampling.protocol import Request, Sampled, check_prompts
+from chord.records import Request, Sampled, check_prompts
 from chord.sampling.vllm_server import (
     OURS,
     SEEDS,

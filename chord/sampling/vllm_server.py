@@ -32,7 +32,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
 from chord.errors import UserError
-from chord.sampling.protocol import Sampled
+from chord.records import Sampled
 
 # --- environment and options ---------------------------------------------------------------------
 

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from chord.config.recipe import Recipe
-from chord.config.study import Arithmetic, PolicyLoss
+from chord.config.study import Arithmetic, PolicyLoss, Recipe
 from chord.objective import (
     LOSSES,
     ExpertTokens,

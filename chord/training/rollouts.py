@@ -21,8 +21,8 @@ from chord.data.prompts import prompt_ids, response_ids
 from chord.errors import UserError
 from chord.objective import ADVANTAGES
 from chord.reach import PlugPoint
-from chord.records import Outcome, Problem, Trace, ValidationAnswer, derive
-from chord.sampling.protocol import Request, Sampled, Sampler
+from chord.records import Outcome, Problem, Request, Sampled, Sampler, Trace, ValidationAnswer
+from chord.settings import derive
 from chord.training.engine import World
 from chord.training.gradient import Sequence
 

@@ -26,8 +26,8 @@ from chord.provenance.cli import Number
 from chord.provenance.digest import code_digest
 from chord.provenance.files import Lease, atomic_folder, content_hash, write_atomically
 from chord.reach import PlugPoint
-from chord.records import Problem, Trace, candidate_name, derive, read_lines
-from chord.sampling.protocol import Sampler
+from chord.records import Problem, Sampler, Trace, candidate_name, read_lines
+from chord.settings import derive
 from chord.steps import of_training
 from chord.training import checkpoint
 from chord.training.checkpoint import Logs, Progress

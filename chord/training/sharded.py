@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from chord.config.recipe import Recipe
-from chord.config.study import Arithmetic, Optimiser, PolicyLoss, Zero
+from chord.config.study import Arithmetic, Optimiser, PolicyLoss, Recipe, Zero
 from chord.errors import UserError
 from chord.objective import MuConstant, WeightOne
 from chord.training.engine import Engine, Plain, World, adam, set_rate

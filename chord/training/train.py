@@ -32,7 +32,7 @@ from chord.objective import Step
 from chord.provenance.files import Lease, write_atomically
 from chord.provenance.manifest import Manifest
 from chord.reach import decides_nothing
-from chord.sampling.protocol import StaleSampler
+from chord.records import StaleSampler
 from chord.steps import of_training
 from chord.training.engine import World, join_world, leave_world
 from chord.training.gradient import NotFinite, Sequence, accumulate_gradient

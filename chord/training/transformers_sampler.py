@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear, pad
 from transformers import PreTrainedModel
 
-from chord.sampling.protocol import Request, Sampled, check_prompts
+from chord.records import Request, Sampled, check_prompts
 from chord.training.policy import Layout, computing_in, output_head, read_packed
 
 SHRINK = 0.75  # rows are dropped once this share or less of them is still running

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from chord.config.project import Run
 from chord.config.study import Vllm
 from chord.errors import UserError
-from chord.sampling.protocol import StaleSampler
+from chord.records import StaleSampler
 from chord.sampling.vllm_sampler import (
     Engine,
     Held,

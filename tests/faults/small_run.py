@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from chord.config.project import Run
-from chord.config.recipe import Recipe
+from chord.config.study import Recipe
 from chord.records import Problem, Trace, write_lines
 from tests import warm
 from tests.projects import ROOT, set_values

@@ -10,8 +10,7 @@ import random
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from chord.config.recipe import Recipe
-from chord.config.study import Execution, PolicyLoss
+from chord.config.study import Execution, PolicyLoss, Recipe
 from chord.objective import MuConstant
 from chord.training import policy
 from chord.training.gradient import Sequence

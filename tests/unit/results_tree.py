@@ -8,7 +8,7 @@ import numpy as np
 
 from chord.config.project import Project
 from chord.provenance.manifest import JobSpec, Manifest
-from chord.records import derive
+from chord.settings import derive
 
 # Share right per benchmark at the end, in the order of the study's benchmarks.
 ENDS = {

@@ -19,8 +19,7 @@ from chord.data.ask_expert import Judged, Question, asking_of, judge, kept, shar
 from chord.errors import ConfigError
 from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
-from chord.records import Answer, Outcome, Problem, Trace, read_lines, write_lines
-from chord.sampling.protocol import Request, Sampled
+from chord.records import Answer, Outcome, Problem, Request, Sampled, Trace, read_lines, write_lines
 from chord.sampling.vllm_server import LOOPBACK, Endpoint, below
 from chord.steps import of_traces
 from tests import warm

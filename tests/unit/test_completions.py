@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from chord.errors import UserError
+from chord.records import Sampled
 from chord.sampling import vllm_server
-from chord.sampling.protocol import Sampled
 from chord.sampling.vllm_server import Endpoint, Server, ServerError, complete
 
 END = 9

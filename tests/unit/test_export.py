@@ -15,7 +15,7 @@ from rocrate_validator import services
 from rocrate_validator.models import Severity, ValidationSettings
 
 from chord.audit import export
-from chord.audit.crate import without_places
+from chord.audit.export import without_places
 from chord.errors import UserError
 from chord.provenance import ledger
 from chord.provenance.cli import Terminated

@@ -16,8 +16,8 @@ from chord.config.study import Study
 from chord.errors import UserError
 from chord.evaluation import generate
 from chord.evaluation.lm_eval_models import PolicyModel
-from chord.records import Answer, Problem, derive, read_lines, write_lines
-from chord.sampling.protocol import PromptError, Request, Sampled
+from chord.records import Answer, Problem, PromptError, Request, Sampled, read_lines, write_lines
+from chord.settings import derive
 from tests import warm
 from tests.tiny_model import DATED, TURN_END, TURNS, tiny_model, turn_ending_tokenizer
 

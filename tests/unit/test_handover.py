@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from chord.sampling.protocol import StaleSampler
+from chord.records import StaleSampler
 from chord.sampling.vllm_sampler import Held, checksums, combined
 from chord.training.engine import World
 from chord.training.weight_sync import HandOver, difference, tied_names

@@ -12,7 +12,7 @@ from PIL import Image
 
 from chord.config.project import load
 from chord.errors import UserError
-from chord.findings import figures
+from chord.findings import figures, reading
 from tests.unit.results_tree import write_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -226,4 +226,4 @@ def test_the_picture_is_one_column_wide_at_200_dots_per_inch(results):
 
 
 def test_a_window_has_a_centre():
-    assert [figures.window(n) for n in (1, 2, 5, 6)] == [1, 3, 5, 7]
+    assert [reading.window(n) for n in (1, 2, 5, 6)] == [1, 3, 5, 7]

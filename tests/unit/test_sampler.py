@@ -14,8 +14,7 @@ import torch
 from chord.config.project import Run
 from chord.data.prompts import prompt_ids
 from chord.provenance.manifest import read_manifest
-from chord.records import Trace, ValidationAnswer, read_lines
-from chord.sampling.protocol import PromptError, Request
+from chord.records import PromptError, Request, Trace, ValidationAnswer, read_lines
 from chord.training.engine import World
 from chord.training.gradient import Sequence, pack
 from chord.training.policy import token_statistics

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chord.config.project import load
 from chord.data.prompts import end_ids, prompt_ids, response_ids
-from chord.records import Problem, Trace, derive, read_lines
-from chord.sampling.protocol import Request
+from chord.records import Problem, Request, Trace, read_lines
+from chord.settings import derive
 from chord.training.gradient import Sequence, pack
 from chord.training.policy import configured_ends, load_policy, token_statistics
 from chord.training.rollouts import rows_at

@@ -10,8 +10,9 @@ from chord.errors import ConfigError
 from chord.evaluation.benchmarks import read_benchmark, read_problems
 from chord.provenance.digest import job_code
 from chord.provenance.manifest import read_manifest
-from chord.records import Answer, derive, read_lines
+from chord.records import Answer, read_lines
 from chord.sampling.vllm_server import configured_ends_in
+from chord.settings import derive
 from chord.steps import how_answered
 from tests.tiny_model import tiny_model
 from tests.unit.small_study import prepare, run, write_study

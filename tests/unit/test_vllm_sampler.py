@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from chord.errors import UserError
-from chord.sampling.protocol import Request
+from chord.records import Request
 from chord.sampling.vllm_sampler import CHUNK, VllmSampler, checksum, checksums, combined, engine_arguments
 from chord.sampling.vllm_server import vllm_version
 from tests import warm

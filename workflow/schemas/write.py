@@ -21,8 +21,11 @@ sys.path.insert(0, str(ROOT))
 from chord.config.benchmarks import BenchmarkTask  # noqa: E402  the path must be set first
 from chord.config.paper import Artefact, Choice, Claims  # noqa: E402  likewise
 from chord.config.project import Run  # noqa: E402  likewise
-from chord.config.recipe import Arm  # noqa: E402  likewise
-from chord.config.study import Planning, Study  # noqa: E402  likewise
+from chord.config.study import (  # noqa: E402  likewise
+    Arm,
+    Planning,
+    Study,
+)
 from chord.provenance.manifest import Manifest  # noqa: E402  likewise
 
 Schema = dict[str, Any]

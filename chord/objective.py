@@ -1,4 +1,4 @@
-"""The maths of CHORD (arXiv:2508.11408): mu, token weights, advantages, losses; and what it is compared with.
+"""The math of CHORD (arXiv:2508.11408): mu, token weights, advantages, losses; and what it is compared with.
 
 N tokens of one micro-batch, P prompts, G rollouts of each; log-probabilities and entropies in nats. A schedule or a
 weight is a record of `config/` and the formula that uses its settings in one: a new one is a class with an entry here

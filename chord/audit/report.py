@@ -337,7 +337,7 @@ def _figure_caption(figure: dict[str, Any], judged: bool) -> str:
     for panel in figure["panels"]:
         if (points := panel["smoothing"]["points"]) > 1:
             label = panel["label"].capitalize()
-            text += f"{label}: centred moving mean over {points} points of each seed, shorter at the ends. "
+            text += f"{label}: centered moving mean over {points} points of each seed, shorter at the ends. "
         if panel["arms_without_values"]:
             text += f"No such value exists for {', '.join(panel['arms_without_values'])}. "
     if figure["paper"]["claim"]:

@@ -242,7 +242,7 @@ class Bench:
     def _activations(self, tokens: int) -> float:
         """Bytes that the backward pass reads: every layer's, or one layer's and the inputs of the rest.
 
-        A layer keeps two normalised inputs, queries, keys, values and the attention's output, three of the
+        A layer keeps two normalized inputs, queries, keys, values and the attention's output, three of the
         feed-forward's inner states and the product of two of them, each in the compute dtype, and the residual stream
         twice as stored.
         """

@@ -173,7 +173,7 @@ def held(site: dict[str, Any] | None, kinds: Iterable[Kind], project: Project) -
     if site is None:
         yield Finding(
             "the profile does not say what GPUs its nodes have, so the plan is not held against it",
-            note=f"add the block `site` to `set-resources` of {PROFILE}: README, On a Slurm cluster",
+            note=f"add the block `site` to `set-resources` of {PROFILE}: docs/slurm.md",
         )
         return
     sizing = Sizing.of(project, Path("."), Site(**site))
@@ -452,7 +452,7 @@ MISSING = "missing"
 # The oldest driver branch for each major version of CUDA: table "Minor Version Compatibility" of NVIDIA's guide
 # "CUDA Compatibility".
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
-INSTALL = "`make install FOR=cuda` (README, Machines; `make install-engines` for vLLM and DeepSpeed)"
+INSTALL = "`make install FOR=cuda` (docs/install.md; `make install-engines` for vLLM and DeepSpeed)"
 SHARE = "put the project on a file system that login and compute nodes share"
 SEEN_SECONDS = 60.0  # for a file of an ended job to appear, as `latency-wait` in profiles/slurm
 
@@ -564,7 +564,7 @@ def _gpus(there: dict[str, Any], wanted: int) -> Finding:
         return Finding(found, change)
     if there["cuda_of_torch"] is None:
         return Finding(found, note="this torch is built without CUDA, and sees none")
-    change = "install a torch that fits the driver of the nodes (README, Machines)"
+    change = "install a torch that fits the driver of the nodes (docs/install.md)"
     return Finding(found, change if there["gpus_of_torch"] != wanted else "")
 
 

@@ -181,7 +181,7 @@ OF_PACKAGE = ["question", "tools"]  # what an item of BFCL tells of itself
 PLENTY = 10**12  # more problems than any set asks for: nobody needs to count further
 # Facts of which an item has no more than it has questions; a prompt with others could differ where questions do not.
 COUNTED = {"question", "expression", "word", "word_len", "numbers", "result", "num_terms", "num_digits"}
-DEVIATIONS = 4  # standard deviations by which the hashes of prompts may favour a purpose; beyond, a set is too large
+DEVIATIONS = 4  # standard deviations by which the hashes of prompts may favor a purpose; beyond, a set is too large
 
 
 def _task(study: Study, task: Task, where: str) -> Iterator[str]:

@@ -127,7 +127,7 @@ class Panel(Frozen):
 
     metric: Metric = Field(description="key of metrics.jsonl that is drawn, like `validation.accuracy`")
     label: str = Field(description="of the axis, with its unit")
-    smooth_steps: Count = default(1, "points of a centred moving mean; 1 is none (ours)")
+    smooth_steps: Count = default(1, "points of a centered moving mean; 1 is none (ours)")
     share_of_one: bool = default(False, "the axis goes from 0 to 1")
 
 
@@ -262,7 +262,7 @@ class Turn(Frozen):
     metric: Metric = Field(description="key of metrics.jsonl")
     arm: Name = Field(description="the arm that the claim is about")
     shape: Literal["falls-then-rises", "rises-then-falls"] = Field(description="its two ways")
-    smooth_steps: Count = default(1, "points of a centred moving mean; 1 is none (ours)")
+    smooth_steps: Count = default(1, "points of a centered moving mean; 1 is none (ours)")
     margin: NotNegative = default(0.0, "how far at least, in the metric's unit (ours if not 0)")
 
 

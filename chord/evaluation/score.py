@@ -103,11 +103,11 @@ def scores_text(benchmark: Benchmark, form: AnswerForm, problems: Sequence[Probl
         }
         for sample in results["samples"][benchmark.task]
     ]
-    scores = summarise(benchmark, sorted(rows, key=lambda row: row["id"]), results)
+    scores = summarize(benchmark, sorted(rows, key=lambda row: row["id"]), results)
     return json.dumps(scores, indent=1, ensure_ascii=False) + "\n"
 
 
-def summarise(benchmark: Benchmark, problems: list[dict[str, Any]], results: dict[str, Any]) -> dict[str, Any]:
+def summarize(benchmark: Benchmark, problems: list[dict[str, Any]], results: dict[str, Any]) -> dict[str, Any]:
     """scores.json out of each problem's outcomes, beside lm-eval's own account of them."""
     import lm_eval
 

@@ -1,6 +1,6 @@
 """A figure of the paper from the metrics of its runs: the JSON of its points, drawn as SVG and PNG.
 
-Sized for one column of a paper; colours are those of Okabe and Ito, told apart by colour-blind readers, and every arm
+Sized for one column of a paper; colors are those of Okabe and Ito, told apart by color-blind readers, and every arm
 has its own dashes and markers too. An arm looks the same in every figure.
 """
 
@@ -73,7 +73,7 @@ def as_data(project: Project, name: str, figure: Figure, results: Path) -> dict[
                 "metric": panel.metric,
                 "label": panel.label,
                 "share_of_one": panel.share_of_one,
-                "smoothing": {"kind": "centred moving mean, shorter at the ends", "points": points},
+                "smoothing": {"kind": "centered moving mean, shorter at the ends", "points": points},
                 "curves": drawn,
                 "arms_without_values": [arm for arm, found in curves.items() if not found],
             }
@@ -155,7 +155,7 @@ MARKED_POINTS = 11  # markers a curve
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
-Style = tuple[str, Any, str]  # colour, dashes, marker
+Style = tuple[str, Any, str]  # color, dashes, marker
 STYLES: dict[str, Style] = {
     "grpo": (BLACK, "solid", "o"),
     "chord-mu": (VERMILION, "solid", "s"),
@@ -228,13 +228,13 @@ def _draw_curves(figure: Any, data: dict[str, Any]) -> None:
 def _draw_panel(panel: dict[str, Any], ax: Any, styles: dict[str, Style]) -> None:
     arms = list(styles)
     for curve in panel["curves"]:
-        colour, dashes, marker = styles[curve["arm"]]
+        color, dashes, marker = styles[curve["arm"]]
         if curve["low"] != curve["high"]:
-            ax.fill_between(curve["x"], curve["low"], curve["high"], color=colour, alpha=0.18, linewidth=0)
+            ax.fill_between(curve["x"], curve["low"], curve["high"], color=color, alpha=0.18, linewidth=0)
         every = max(1, round(len(curve["x"]) / MARKED_POINTS))
         offset = arms.index(curve["arm"]) * every // len(arms) if every > 1 else 0
         ax.plot(
-            curve["x"], curve["mean"], label=curve["label"], color=colour, linestyle=dashes, marker=marker,
+            curve["x"], curve["mean"], label=curve["label"], color=color, linestyle=dashes, marker=marker,
             markevery=(offset, every), markeredgecolor="white", markeredgewidth=0.4, clip_on=False, zorder=3,
         )  # fmt: skip
     _, top = ax.get_ylim()
@@ -263,7 +263,7 @@ def _add_legend(figure: Any, axes: Sequence[Any]) -> None:
 
 
 def looks(data: dict[str, Any]) -> dict[str, Style]:
-    """Colour, dashes and marker of every arm in the figure; arms without a look of their own take free ones."""
+    """Color, dashes and marker of every arm in the figure; arms without a look of their own take free ones."""
     arms = list(dict.fromkeys(curve["arm"] for panel in data["panels"] for curve in panel["curves"]))
     taken = {STYLES[arm][0] for arm in arms if arm in STYLES}
     free = _free(taken)
@@ -271,11 +271,11 @@ def looks(data: dict[str, Any]) -> dict[str, Style]:
 
 
 def _free(taken: set[str]) -> Iterator[Style]:
-    """Looks whose colours are not taken, then all of them again with other dashes."""
+    """Looks whose colors are not taken, then all of them again with other dashes."""
     looks = dict.fromkeys(STYLES.values())
     yield from {look[0]: look for look in looks if look[0] not in taken}.values()
     for dashes in ((0, (4, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 2))):
-        yield from ((colour, dashes, marker) for colour, _, marker in looks)
+        yield from ((color, dashes, marker) for color, _, marker in looks)
 
 
 def _draw_scheme(figure: Any, data: dict[str, Any]) -> None:
@@ -307,17 +307,17 @@ def _draw_scheme(figure: Any, data: dict[str, Any]) -> None:
     _box(ax, 0.23, 0.80, "expert branch\n-Σ φ · log p / tokens", expert)
     _box(ax, 0.77, 0.80, "RL branch\n-Σ A · log p / tokens", policy)
     _box(ax, 0.5, 0.22, "L = (1 - µ) · L_GRPO + µ · L_SFT-φ\none optimiser step", "black")
-    for x, start, beside, side, text, colour in (
+    for x, start, beside, side, text, color in (
         (0.38, 0.23, 0.25, "right", f"× µ = {mu:g}", expert),
         (0.62, 0.77, 0.75, "left", f"× (1 - µ) = {1 - mu:g}", policy),
     ):
-        arrow = {"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0}
+        arrow = {"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 0}
         ax.annotate("", xy=(x, 0.35), xytext=(start, 0.64), arrowprops=arrow)
-        ax.text(beside, 0.48, text, ha=side, va="center", color=colour)
+        ax.text(beside, 0.48, text, ha=side, va="center", color=color)
     note = "Example with made-up probabilities and rewards; φ is a constant to the gradient."
     ax.text(0.5, 0.0, note, ha="center", va="bottom", fontsize=5.5, color="#555555")
 
 
-def _box(ax: Any, x: float, y: float, text: str, colour: str) -> None:
-    box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": colour, "linewidth": 1.0}
+def _box(ax: Any, x: float, y: float, text: str, color: str) -> None:
+    box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": color, "linewidth": 1.0}
     ax.text(x, y, text, ha="center", va="center", bbox=box, linespacing=1.5)

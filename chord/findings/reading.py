@@ -339,7 +339,7 @@ def curve_of(runs: Runs, metric: str, x_key: str = "step", points: int = 1) -> C
 
 
 def window(smooth_steps: int) -> int:
-    """Points in the moving mean: `smooth_steps`, or one more where that is even and so has no centre."""
+    """Points in the moving mean: `smooth_steps`, or one more where that is even and so has no center."""
     return smooth_steps // 2 * 2 + 1
 
 

@@ -8,7 +8,7 @@ a whole with all its seeds and samples (a bootstrap by clusters); its deviations
 the ratio of Student's to the normal quantile, which few problems need (Hesterberg, arXiv:1411.5279).
 Seeds are too few to be drawn again: from three, the bootstrap finds two thirds of their variance on average. Each draw
 adds a normal deviation with a variance that the seeds allow: that of the seed means, which is known up to a chi-square
-with S - 1 degrees of freedom, less the residual that they hold, never below zero (generalised confidence intervals,
+with S - 1 degrees of freedom, less the residual that they hold, never below zero (generalized confidence intervals,
 Weerahandi 1993). Where seeds differ much more than noise makes them, that is Student's distribution.
 tests/unit/test_statistics.py has the coverage of these intervals.
 """
@@ -210,9 +210,9 @@ def over_seeds(values: Array) -> tuple[Array, Array]:
 
 
 def moving_mean(values: Array, points: int) -> Array:
-    """Centred moving mean over `points` (odd) neighbours along the last axis; shorter windows at the two ends."""
+    """Centered moving mean over `points` (odd) neighbors along the last axis; shorter windows at the two ends."""
     if points < 1 or points % 2 == 0:
-        raise ValueError(f"found a window of {points} points, expected an odd number, so that it has a centre")
+        raise ValueError(f"found a window of {points} points, expected an odd number, so that it has a center")
     half, length = points // 2, values.shape[-1]
     windows = [values[..., max(0, i - half) : i + half + 1].mean(axis=-1) for i in range(length)]
     return np.stack(windows, axis=-1)

@@ -63,7 +63,7 @@ WORDS = words("text textrm textbf textit textsf texttt textnormal textsc textup 
 FRAMES = words(
     "mathbf mathit mathsf mathtt mathnormal boldsymbol bm pmb underline uline boxed fbox framebox ensuremath"
 )
-COLOURS = {"color": 1, "textcolor": 1, "colorbox": 1, "fcolorbox": 2}  # and how many arguments name a colour
+COLOURS = {"color": 1, "textcolor": 1, "colorbox": 1, "fcolorbox": 2}  # and how many arguments name a color
 ROWS = "aligned|align\\*?|gathered|gather\\*?|equation\\*?|split|cases"
 
 PREFACE = re.compile(
@@ -84,7 +84,7 @@ CHOICE = re.compile(
 def plain(text: str) -> str:
     """The answer without what only formats it, so that two ways of writing one thing become one text.
 
-    Fonts, colours, boxes, spaces of LaTeX, delimiters of mathematics, rows of `aligned`, braces and brackets around
+    Fonts, colors, boxes, spaces of LaTeX, delimiters of mathematics, rows of `aligned`, braces and brackets around
     the whole, an opening "the answer is" and a full stop at the end go; other names of one command become one.
     Spaces that stand between two letters or digits stay: `1 2` is not `12`.
     """
@@ -129,7 +129,7 @@ def _rows(text: str) -> str:
 
 
 def _unframed(text: str) -> str:
-    r"""Without fonts, frames and colours; of what sets words `\text` is left."""
+    r"""Without fonts, frames and colors; of what sets words `\text` is left."""
     made, at = "", 0
     for found in COMMAND.finditer(text):
         name = found[1]

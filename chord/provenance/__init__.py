@@ -1,1 +1,1 @@
-"""Where every number comes from: hashes, digests, manifests, the ledger. No torch, no maths, no config."""
+"""Where every number comes from: hashes, digests, manifests, the ledger. No torch, no math, no config."""

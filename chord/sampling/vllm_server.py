@@ -67,7 +67,7 @@ def vllm_version() -> str:
     try:
         return importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:
-        raise UserError("found no package vllm, expected one; install it as envs/README.md or README.md says") from None
+        raise UserError("found no package vllm, expected one; install it as docs/install.md says") from None
 
 
 @cache

@@ -198,7 +198,7 @@ def test_a_loss_that_is_not_finite_names_its_sequences_and_leaves_the_weights():
 
 
 def test_the_largest_relative_error_of_this_session_is_shown(capsys):
-    """Runs last in this file; the closing figures of the README come from here."""
+    """Runs last in this file, and prints the largest error of all comparisons before it."""
     with capsys.disabled():
         print(f"\n  largest relative error: float64 {WORST[torch.float64]:.2g}, float32 {WORST[torch.float32]:.2g}")
     assert 0 < WORST[torch.float64] <= 1e-10

@@ -42,14 +42,14 @@ def test_log_probabilities_and_entropies_are_those_of_each_sequence_alone_at_thi
     assert torch.allclose(found.entropy, torch.cat(entropies), atol=1e-12)
 
 
-def test_changing_a_neighbour_changes_nothing():
+def test_changing_a_neighbor_changes_nothing():
     model, sequences = small_model(), random_batch(6)
     middle = sequences[4]
     device = torch.device("cpu")
 
-    def seen(neighbours):
-        batch = pack([*neighbours[:4], middle, *neighbours[5:]], device, torch.float64)
-        start = sum(len(s.response) for s in neighbours[:4])
+    def seen(neighbors):
+        batch = pack([*neighbors[:4], middle, *neighbors[5:]], device, torch.float64)
+        start = sum(len(s.response) for s in neighbors[:4])
         return token_statistics(model, batch, 10_000, torch.float64).logp[start : start + len(middle.response)]
 
     changed = [

@@ -88,7 +88,7 @@ def test_points_are_the_mean_over_seeds_and_one_standard_error_to_both_sides(res
     assert curve["by_seed"]["3"] == pytest.approx([0.3] * 3)
 
 
-def test_smoothing_is_a_centred_moving_mean_and_is_named(results):
+def test_smoothing_is_a_centered_moving_mean_and_is_named(results):
     rewarded(results, {seed: [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0] for seed in PROJECT.seeds})
     panel = plotted(results, "figure9")["panels"][0]
     assert panel["smoothing"]["points"] == 5
@@ -200,7 +200,7 @@ def test_nothing_in_a_figure_overlaps_or_is_cut_off(drawn, name):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_each_arm_has_a_colour_dashes_and_marker_of_its_own(drawn, name):
+def test_each_arm_has_a_color_dashes_and_marker_of_its_own(drawn, name):
     looks = figures.looks(drawn[name])
     assert set(looks) <= set(PROJECT.artefacts[name].arms)
     for part in range(3):
@@ -215,7 +215,7 @@ def test_arms_without_a_look_of_their_own_get_different_ones_each_time_the_same(
     found = figures.looks(data)
     assert len(set(found.values())) == len(arms)
     assert found == figures.looks(data)
-    assert len({found[arm][0] for arm in arms[:7]}) == 7  # seven colours before one comes again
+    assert len({found[arm][0] for arm in arms[:7]}) == 7  # seven colors before one comes again
 
 
 def test_the_picture_is_one_column_wide_at_200_dots_per_inch(results):
@@ -225,5 +225,5 @@ def test_the_picture_is_one_column_wide_at_200_dots_per_inch(results):
     assert [round(each) for each in picture.info["dpi"]] == [200, 200]
 
 
-def test_a_window_has_a_centre():
+def test_a_window_has_a_center():
     assert [reading.window(n) for n in (1, 2, 5, 6)] == [1, 3, 5, 7]

@@ -142,11 +142,11 @@ def test_numbers_that_differ_from_lm_evals_own_are_refused(number: str) -> None:
         {"id": s["doc"]["id"], "outcomes": s["outcomes"], "response_tokens": [1] * 4}
         for s in results["samples"]["harder"]
     ]
-    score.summarise(benchmark, rows, results)
+    score.summarize(benchmark, rows, results)
     value = results["results"]["harder"][number]
     results["results"]["harder"][number] = value | {"right": 99} if isinstance(value, dict) else value + 0.001
     with pytest.raises(RuntimeError, match="lm-eval says"):
-        score.summarise(benchmark, rows, results)
+        score.summarize(benchmark, rows, results)
 
 
 def changed(index: int, **fields: Any) -> list[Answer]:

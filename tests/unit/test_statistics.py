@@ -237,7 +237,7 @@ def test_the_error_over_seeds_is_unknown_with_one_seed_and_known_with_more():
     assert math.isclose(se[0], math.sqrt(1 / 3))
 
 
-def test_a_moving_mean_is_centred_and_shorter_at_the_ends():
+def test_a_moving_mean_is_centered_and_shorter_at_the_ends():
     # windows: (1, 2) (1, 2, 6) (2, 6, 7) (6, 7)
     assert moving_mean(np.array([[1.0, 2.0, 6.0, 7.0]]), 3).tolist() == [[1.5, 3.0, 5.0, 6.5]]
     assert moving_mean(np.array([1.0, 2.0]), 1).tolist() == [1.0, 2.0]

@@ -21,7 +21,7 @@ function ticks(low, high, count) {
   return found;
 }
 
-/** A number with about as many digits as tell it from its neighbours in a range. */
+/** A number with about as many digits as tell it from its neighbors in a range. */
 function told(value, range) {
   if (!Number.isFinite(value)) return "–";
   const digits = Math.max(0, Math.min(6, 2 - Math.floor(Math.log10(range || Math.abs(value) || 1))));
@@ -73,9 +73,9 @@ class Figure {
     this.draw();
   }
 
-  /** Makes the range of x `factor` times as wide around `centre`, within the whole. */
-  zoom(factor, centre = this.at ?? (this.range[0] + this.range[1]) / 2) {
-    const [low, high] = this.range.map((end) => centre + (end - centre) * factor);
+  /** Makes the range of x `factor` times as wide around `center`, within the whole. */
+  zoom(factor, center = this.at ?? (this.range[0] + this.range[1]) / 2) {
+    const [low, high] = this.range.map((end) => center + (end - center) * factor);
     this.show(low, high);
   }
 
@@ -118,7 +118,7 @@ class Panel {
     this.values = new Map();
     for (const curve of data.curves) {
       const value = made("span", { class: "value" });
-      const key = made("span", { class: "key", style: `--arm:${figure.style(curve.arm).colour}`, "aria-hidden": "true" });
+      const key = made("span", { class: "key", style: `--arm:${figure.style(curve.arm).color}`, "aria-hidden": "true" });
       const button = made("button", { type: "button", "aria-pressed": "true", "data-arm": curve.arm }, key, curve.label, value);
       button.addEventListener("click", () => figure.toggle(curve.arm));
       this.legend.append(made("li", {}, button));
@@ -174,13 +174,13 @@ class Panel {
   }
 
   line(curve, parent) {
-    const { colour, dash } = this.figure.style(curve.arm);
+    const { color, dash } = this.figure.style(curve.arm);
     const path = (ys) => ys.map((y, i) => `${this.toX(curve.x[i]).toFixed(1)},${this.toY(y).toFixed(1)}`);
     if (curve.low.some((low, i) => low !== curve.high[i])) {
       const band = [...path(curve.high), ...path(curve.low).reverse()].join(" ");
-      drawn("polygon", { points: band, class: "band", style: `fill:${colour}` }, parent);
+      drawn("polygon", { points: band, class: "band", style: `fill:${color}` }, parent);
     }
-    drawn("polyline", { points: path(curve.mean).join(" "), class: "curve", style: `stroke:${colour}`, "stroke-dasharray": dash, "data-arm": curve.arm }, parent);
+    drawn("polyline", { points: path(curve.mean).join(" "), class: "curve", style: `stroke:${color}`, "stroke-dasharray": dash, "data-arm": curve.arm }, parent);
   }
 
   /** The crosshair and the values at it; without one, the values at the end of each curve. */
@@ -197,7 +197,7 @@ class Panel {
       button.setAttribute("aria-pressed", String(!hidden));
       value.textContent = show(curve.mean[i]) + (error ? ` ± ${show(error)}` : "");
       button.title = Object.entries(curve.by_seed ?? {}).map(([seed, values]) => `seed ${seed}: ${show(values[i])}`).join("\n");
-      if (!hidden && inside) drawn("circle", { cx: this.toX(curve.x[i]), cy: this.toY(curve.mean[i]), r: 3.5, style: `fill:${this.figure.style(curve.arm).colour}` }, this.over);
+      if (!hidden && inside) drawn("circle", { cx: this.toX(curve.x[i]), cy: this.toY(curve.mean[i]), r: 3.5, style: `fill:${this.figure.style(curve.arm).color}` }, this.over);
     }
   }
 

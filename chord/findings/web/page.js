@@ -2,13 +2,13 @@
 
 const PALETTE = 8, DASHES = ["none", "7 3", "2 2.5", "8 3 2 3"];
 
-/** Colour and dashes of every arm, the same in all figures: pure RL in ink, the others in order of appearance. */
+/** Color and dashes of every arm, the same in all figures: pure RL in ink, the others in order of appearance. */
 function styles(figures) {
   const arms = new Set(["grpo", ...figures.flatMap((figure) => figure.panels.flatMap((panel) => panel.curves.map((curve) => curve.arm)))]);
   const order = [...arms];
   return (arm) => {
     const index = order.indexOf(arm);
-    return { colour: `var(--arm-${index % PALETTE})`, dash: DASHES[Math.floor(index / PALETTE) % DASHES.length] };
+    return { color: `var(--arm-${index % PALETTE})`, dash: DASHES[Math.floor(index / PALETTE) % DASHES.length] };
   };
 }
 

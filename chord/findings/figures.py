@@ -38,15 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         data = as_data(project, given.artefact, figure, given.results)
     svg, png = draw(data)
-    runs = [(arm, seed) for arm in figure.arms for seed in project.seeds]
-    inputs = {
-        f"{arm}/seed-{seed}/{path.name}": path
-        for arm, seed in runs
-        for path in files_of(project, given.results, arm, seed)
-    }
     contents = {"json": verbs.as_json(data), "svg": svg, "png": png}
     job = of_artefact(project, given.artefact, given.root)
-    verbs.write(given, project, job, inputs, contents, artefact=given.artefact)
+    verbs.write(given, project, job, _inputs(project, figure, given.results), contents, artefact=given.artefact)
+
+
+def _inputs(project: Project, figure: Figure | Scheme, results: Path) -> dict[str, Path]:
+    runs = [(arm, seed) for arm in figure.arms for seed in project.seeds]
+    files = {(arm, seed): files_of(project, results, arm, seed) for arm, seed in runs}
+    return {f"{arm}/seed-{seed}/{path.name}": path for (arm, seed), paths in files.items() for path in paths}
 
 
 # --- points --------------------------------------------------------------------------------------

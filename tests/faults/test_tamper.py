@@ -196,8 +196,8 @@ TAMPERS: dict[str, tuple[str, str, Falsify]] = {
         "runs/*/model", "stale",
         t.text(
             COMMON,
-            "in_results(paths) for name, paths in",
-            "in_results(paths.replace('/validation.', '/train.') if name == 'validation' and 'arm' in wildcards.keys()"
+            "listed_paths(paths) for name, paths in",
+            "listed_paths(paths.replace('/validation.', '/train.') if name == 'validation' and 'arm' in wildcards.keys()"
             " else paths) for name, paths in",
         ),
     ),

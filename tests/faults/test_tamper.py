@@ -197,8 +197,8 @@ TAMPERS: dict[str, tuple[str, str, Falsify]] = {
         t.text(
             COMMON,
             "listed_paths(paths) for name, paths in",
-            "listed_paths(paths.replace('/validation.', '/train.') if name == 'validation' and 'arm' in wildcards.keys()"
-            " else paths) for name, paths in",
+            "listed_paths(paths.replace('/validation.', '/train.')"
+            " if name == 'validation' and 'arm' in wildcards.keys() else paths) for name, paths in",
         ),
     ),
     "the recipe that a rule writes": (

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -370,7 +371,7 @@ def test_an_output_edited_by_hand_is_made_again_with_all_below_and_the_edit_is_r
     found, told = planned_and_told(tree)
     assert found == BY_HAND[file]
     name = file.removesuffix("/file").split("/")[-1]
-    assert f"stale: output {name}: " in told and " by hand" in told, told
+    assert re.search(rf"^stale: {re.escape(name)}: found SHA-256 \w+.*, expected \w+ as chord \w+ recorded", told, re.M)
 
 
 @pytest.mark.parametrize("file", [file for file in BY_HAND if file != "models/base/model/file"])

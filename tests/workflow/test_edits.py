@@ -408,7 +408,7 @@ def test_a_manifest_of_another_shape_is_named_and_its_job_runs_again(tree: Path)
     told = verb(tree, "chord why")
     assert told.returncode == 0, told.stdout
     for arm in SHAPES:
-        assert f"train runs/{arm}/seed-1: manifest train.manifest.json: one that can be read -> " in told.stdout
+        assert f"train runs/{arm}/seed-1: train.manifest.json: found " in told.stdout
 
 
 def test_results_may_lie_on_other_disks_and_be_linked_to(tree: Path, tmp_path: Path) -> None:
@@ -517,7 +517,7 @@ def test_why_says_one_sentence_a_job_with_old_and_new_values(tree: Path) -> None
     assert lines["describe_run runs/chord-mu/seed-1"] == "settings recipe.mu.peak: 0.9 -> 0.77."
     assert lines["train runs/chord-mu/seed-1"] == "reads what is made again: runs/chord-mu/seed-1/run.json."
     assert lines["generate runs/chord-mu/seed-1/eval/harder"].startswith("reads what is made again: runs/chord-mu/")
-    assert lines["score runs/grpo/seed-1/eval/harder"] == "output scores.json: as made -> gone."
+    assert lines["score runs/grpo/seed-1/eval/harder"] == "scores.json: found nothing there, expected what chord score made."
     assert lines["score runs/sft-light/seed-1/eval/harder"].startswith("output scores.json: ")
     assert lines["plot figure4"].startswith("code chord.findings.figures.MARKED_POINTS: ")
     cells = [f"{rule} runs/chord-mu/seed-1/eval/{name}" for rule in ("generate", "score") for name in BENCHMARKS]

@@ -517,8 +517,9 @@ def test_why_says_one_sentence_a_job_with_old_and_new_values(tree: Path) -> None
     assert lines["describe_run runs/chord-mu/seed-1"] == "settings recipe.mu.peak: 0.9 -> 0.77."
     assert lines["train runs/chord-mu/seed-1"] == "reads what is made again: runs/chord-mu/seed-1/run.json."
     assert lines["generate runs/chord-mu/seed-1/eval/harder"].startswith("reads what is made again: runs/chord-mu/")
-    assert lines["score runs/grpo/seed-1/eval/harder"] == "scores.json: found nothing there, expected what chord score made."
-    assert lines["score runs/sft-light/seed-1/eval/harder"].startswith("output scores.json: ")
+    gone = "scores.json: found nothing there, expected what chord score made."
+    assert lines["score runs/grpo/seed-1/eval/harder"] == gone
+    assert lines["score runs/sft-light/seed-1/eval/harder"].startswith("scores.json: found SHA-256 ")
     assert lines["plot figure4"].startswith("code chord.findings.figures.MARKED_POINTS: ")
     cells = [f"{rule} runs/chord-mu/seed-1/eval/{name}" for rule in ("generate", "score") for name in BENCHMARKS]
     changed = ["describe_run runs/chord-mu/seed-1", "train runs/chord-mu/seed-1", *cells]

@@ -122,13 +122,14 @@ def start(
     then starts it without this.
     """
     environment, folder = dict(os.environ if env is None else env), begin()
+    asked_for = _asked_for(environment)
     python, *words = command
-    server = server_for(words, environment, folder) if python == sys.executable and words[0] in ("-m", "-c") else None
+    server = server_for(words, asked_for, folder) if python == sys.executable and words[0] in ("-m", "-c") else None
     if server is None:
         raise ValueError(f"{command}: this, or its environment, cannot be forked from a process that runs")
     if jobs:
         environment[JOBS] = folder
-        serve(server_for(["-c", ""], environment, folder) or server)
+        serve(server_for(["-c", ""], asked_for, folder) or server)
     out = tempfile.TemporaryFile()  # noqa: SIM115 # both are closed with the Process
     errors = out if together else tempfile.TemporaryFile()  # noqa: SIM115
     with open(os.devnull) as nothing:
@@ -162,6 +163,17 @@ def run(
         process.kill()
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, None if together else err)
+
+
+def _asked_for(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what packages that are loaded in this process have set for themselves."""
+    began: dict[str, str] = json.loads((Path(begin()) / "environment.json").read_text())
+    kept = {name for name, value in environment.items() if os.environ.get(name) != value or name in began}
+    others = {
+        name: value for name, value in environment.items() if name in kept or not name.startswith(READ_ON_LOADING)
+    }
+    changed = {name for name in began if environment.get(name) == os.environ.get(name)}
+    return others | {name: began[name] for name in changed}
 
 
 def _received(line: socket.socket, size: int) -> bytes:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chord.audit import audit
-from chord.audit.audit import Proof, versions
+from chord.audit import inquiry
+from chord.audit.inquiry import Proof, versions
 from chord.config.paper import Tabled, benchmarks_of
 from chord.config.project import Ours, Project, load, ours
 from chord.config.study import Arithmetic, Arm, Recipe
@@ -77,10 +77,10 @@ def read(root: Path, project: Project, results: Path) -> tuple[Shown, list[Job]]
     drawings = {name: _drawing(results / f"{name}.svg") for name, data in artefacts.items() if "rows" not in data}
     claims = rendering.read_claims(results / "claims.json") if (results / "claims.json").exists() else None
     trainings = _trainings(project, results)
-    judged = audit.project_of(results.absolute()) is not None
+    judged = inquiry.project_of(results.absolute()) is not None
     names = [f"{name}.json" for name in artefacts] + (["claims.json"] if claims else [])
-    question, large = audit.about(results, project if judged else None, names, HASHED_BYTES)
-    proof = audit.answered(question, Hasher(question.lineage.study))
+    question, large = inquiry.about(results, project if judged else None, names, HASHED_BYTES)
+    proof = inquiry.answered(question, Hasher(question.lineage.study))
     lineage = question.lineage
     makers = {job.path: job for path in (*question.files, *large) if (job := lineage.makers.get(path))}
     recorded = {path: job.outputs[path].sha256 for path, job in lineage.makers.items()}
@@ -177,7 +177,7 @@ def links_data(proof: Proof, left_out: Mapping[Path, int], judged: bool) -> dict
     facts = {link.path: (link.kind, str(link.status), link.now.sha256, link.now.bytes) for link in proof.links}
     for path, size in left_out.items():
         maker = lineage.makers.get(path)
-        facts[path] = (audit.kind_of(path), NOT_HASHED, maker.outputs[path].sha256 if maker else None, size)
+        facts[path] = (inquiry.kind_of(path), NOT_HASHED, maker.outputs[path].sha256 if maker else None, size)
     number = {path: index for index, path in enumerate(facts)}
     makers = {path: lineage.makers[path] for path in facts if path in lineage.makers}
     jobs = {job.path: job for job in makers.values()}

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from chord.audit import audit
+from chord.audit import audit, inquiry
 from chord.config.project import load
 from chord.errors import UserError
 from chord.provenance import ledger, lineage
@@ -234,21 +234,21 @@ def test_results_without_their_configuration_are_hashed_and_said_not_to_be_judge
 
 def test_tables_figures_and_scores_follow_from_what_they_were_made_of(mini_study: Path) -> None:
     results, project = mini_study / "results/demo", load(mini_study, "demo")
-    assert audit.table_differences(results / "table1.json", results) == []
-    assert audit.claims_differences(results / "claims.json", results, project) == []
-    assert audit.figure_differences(results / "figure9.json", results, project) == []
-    assert audit.score_differences(results / SCORES) == []
+    assert inquiry.table_differences(results / "table1.json", results) == []
+    assert inquiry.claims_differences(results / "claims.json", results, project) == []
+    assert inquiry.figure_differences(results / "figure9.json", results, project) == []
+    assert inquiry.score_differences(results / SCORES) == []
 
 
 def test_a_number_that_does_not_follow_is_told_beside_the_one_that_does(mini_copy: Path) -> None:
     results, project = mini_copy / "results/demo", load(mini_copy, "demo")
     edit_json(results / "table1.json", lambda data: data["rows"][0]["cells"]["other-skill"].update(n_problems=9))
-    found = audit.table_differences(results / "table1.json", results)
+    found = inquiry.table_differences(results / "table1.json", results)
     assert [(one.where, one.old, one.new) for one in found] == [("original/other-skill.n_problems", "9", "8")]
-    assert audit.told(found) == "original/other-skill.n_problems is 9, its inputs give 8"
-    assert audit.table_differences(results / "table1.json", results, ("grpo", "other-skill")) == []
+    assert inquiry.told(found) == "original/other-skill.n_problems is 9, its inputs give 8"
+    assert inquiry.table_differences(results / "table1.json", results, ("grpo", "other-skill")) == []
     edit_json(results / "claims.json", lambda data: data["claims"][2].update(verdict="holds"))
-    (found,) = audit.claims_differences(results / "claims.json", results, project)
+    (found,) = inquiry.claims_differences(results / "claims.json", results, project)
     assert (found.where, found.old) == ("grpo-above-original.verdict", "holds")
 
 

@@ -122,7 +122,7 @@ BAD = [
     (".counted", ".Counter", "found no function 'Counter' in chord.evaluation.benchmarks, expected"),
     ("benchmarks.counted", "benchmarks.process_results", "found process_results(doc"),
     ("benchmarks.process_results", "benchmarks.counted", "process_results: found counted("),
-    ("chord.evaluation.benchmarks.process_results", "chord.records.derive", "process_results: found a function annota"),
+    ("chord.evaluation.benchmarks.process_results", "chord.settings.derive", "process_results: found a function annot"),
     ("chord.evaluation.benchmarks.documents", "chord.evaluation.benchmarks.read_problems", "process_docs: found a fun"),
     ("evaluation.benchmarks.counted", "grading.graders.last_boxed", "metric_list.2: found a function annotated to re"),
     ("chord.evaluation.benchmarks.process_results", "os.system", "process_results: found '!function os.system', "),

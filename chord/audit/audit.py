@@ -167,7 +167,7 @@ def made(job: Job) -> Iterator[str]:
 
 
 def counts(proof: Proof) -> Iterator[str]:
-    """One line for each kind of link: how many, and what is said of them."""
+    """One line for each kind of link: its count and statuses."""
     names = dict.fromkeys(link.kind for link in proof.links)
     kinds = {kind: [link for link in proof.links if link.kind == kind] for kind in names}
     width = max((len(kind) for kind in kinds), default=0)
@@ -186,7 +186,7 @@ def ledger_line(proof: Proof) -> str:
 
 
 def problems(findings: Sequence[Finding]) -> Iterator[str]:
-    """What is wrong, what breaks the chain first, each with what to do; the same thing said of many links only once."""
+    """The findings with their remedies, those that break the chain first; equal findings are grouped."""
     groups: dict[tuple[Status, str], list[Finding]] = {}
     for finding in sorted(findings, key=lambda finding: not finding.status.is_bad):
         groups.setdefault((finding.status, finding.found), []).append(finding)

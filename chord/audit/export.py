@@ -436,7 +436,7 @@ def _papers(crate: ROCrate, cited: Mapping[str, Any]) -> Iterator[Entity]:
 
 
 def _add_files(crate: ROCrate, study: Study, verify: bool) -> None:
-    """Adds what the crate keeps of the project, README.md, and all that stands in the study."""
+    """Adds the copied files of the project, README.md, and all files of the study."""
     for path, content in study.copies.items():
         file = Path(path)
         rules = ENVIRONMENTS.get(file.suffix or file.name) if file.parent == Path("envs") else None
@@ -607,7 +607,7 @@ def _add_tool(crate: ROCrate, study: Study, tool: str, attempt: Attempt) -> Enti
     verb, made, source = attempt.verb, attempt.made, f"{COPIED}/{attempt.source}"
     about: dict[str, Any] = {"name": verb, "url": _ref(source) if attempt.source in study.copies else _home(study)}
     if made is None:
-        about |= {"softwareVersion": "not recorded", "description": "Which code an attempt ran stands in its manifest."}
+        about |= {"softwareVersion": "not recorded", "description": "The code digest of an attempt is in its manifest."}
         return _add(crate, tool, "SoftwareApplication", **about)
     commit = f"{made.git.commit or f'none ({made.git.why})'}{', tree not clean' if made.git.dirty else ''}"
     about["softwareVersion"] = without_places(f"code digest {made.code.digest}, git commit {commit}")

@@ -45,7 +45,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Link:
-    """A file that a number stands on, and the worst that is said of it; `maker` where a job made it."""
+    """A file that a number depends on, with its worst status; `maker` is the job that made it, if any."""
 
     path: Path
     kind: str

@@ -326,7 +326,7 @@ def _figure(data: dict[str, Any], svg: str, judged: bool) -> dict[str, Any]:
 
 
 def _figure_caption(figure: dict[str, Any], judged: bool) -> str:
-    """What is averaged over what, and what the paper says of its own figure; `judged`: verdicts on that are shown."""
+    """How the curves are averaged, and what the paper claims; `judged`: the page shows verdicts on the claims."""
     if figure.get("kind") == "scheme":
         return f"Drawn from the formulas; no run stands behind it. The paper: {figure['paper']['claim']}"
     seeds = ", ".join(map(str, figure["seeds"]))
@@ -375,7 +375,7 @@ def _ran(found: dict[str, list[Training]]) -> dict[str, Any]:
     known = [one for runs in found.values() for one in runs if one.manifest]
     manifests = [one.manifest for one in known if one.manifest]
     if not manifests:
-        words = "No manifest of a training run was found, so nothing can be said of machines and times."
+        words = "No manifest of a training run was found, so machines and times are unknown."
         return {"words": words, "arms": [], "runs": []}
     total = reading.duration(sum(one.seconds for one in known))
     installed = [(name, one.installed.packages.get(name)) for name in PACKAGES for one in manifests]
@@ -489,7 +489,7 @@ def _recipe(arm: Arm, project: Project) -> tuple[str, ...]:
 
 
 def _said(value: Any) -> str:
-    """Plain data in one line; what is not set is left out."""
+    """Plain data in one line, without values that are None."""
     if isinstance(value, dict):
         return ", ".join(f"{key.replace('_', ' ')} {_said(item)}" for key, item in value.items() if item is not None)
     return f"{value:g}" if isinstance(value, float) else str(value)

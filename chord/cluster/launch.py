@@ -10,6 +10,7 @@ training saved and is to be continued, else 1.
 """
 
 import argparse
+import io
 import os
 import signal
 import socket
@@ -49,6 +50,10 @@ def main() -> int:
     here += [f"--rdzv-id={os.environ.get('SLURM_JOB_ID', 'alone')}", "--monitor-interval=1"]
     here += [f"--nproc-per-node={args.per_node - (args.beside if place.node == 0 else 0)}"]
     args.logs.mkdir(parents=True, exist_ok=True)
+    # A thread for each rank writes here. Lines are passed on at once; before Python 3.12 a buffer that threads share
+    # can lose one (cpython issue 97922).
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         torchrun.main([*here, f"--log-dir={args.logs}", "--redirects=3", "--tee=3", "--no-python", "--", *args.command])
     except ChildFailedError as error:

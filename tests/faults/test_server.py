@@ -4,6 +4,7 @@ By stand-ins; vLLM itself is served in tests/unit/test_ask_expert.py.
 """
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -74,10 +75,20 @@ def start(model: Path, tmp_path: Path) -> Iterator[Callable[[str], subprocess.Po
 
 
 @pytest.fixture
-def mine() -> Callable[[], list[int]]:
-    """The living processes below this one that the test started; tests before it may have left helpers of Python."""
-    before = set(below(os.getpid()))
-    return lambda: [pid for pid in below(os.getpid()) if pid not in before]
+def mine(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
+    """The living processes that the test started, by a variable of their environment, whoever their parent is by now.
+
+    Not all that are below this one: it may have a Slurm cluster, whose jobs come and go.
+    """
+    mark = f"STARTED_BY_TEST={secrets.token_hex(8)}"
+    monkeypatch.setenv(*mark.split("="))
+    return lambda: [int(entry.parent.name) for entry in Path("/proc").glob("[0-9]*/environ") if has(entry, mark)]
+
+
+def has(environment: Path, mark: str) -> bool:
+    with suppress(OSError):
+        return mark.encode() in environment.read_bytes().split(b"\0") and alive(int(environment.parent.name))
+    return False
 
 
 def gone(pids: list[int], seconds: float = 30.0) -> bool:

@@ -22,12 +22,18 @@ from tests import warm
 from tests.projects import copied, edit_yaml
 
 SAYS = "import os, sys, signal, time\nrank = os.environ['RANK']\nprint('rank', rank, 'of', os.environ['WORLD_SIZE'])\n"
+BUFFERED = {"PYTHONUNBUFFERED": ""}  # else Python writes a line in pieces, which torchrun's tee passes on one by one
 
 
 def launched(folder: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
     """Processes of code.py on this machine."""
     command = [sys.executable, "-m", "chord", "launch", *options, "--logs", str(folder / "logs"), "--", sys.executable]
-    told = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": os.environ | environment}
+    told = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "env": os.environ | BUFFERED | environment,
+    }
     return subprocess.Popen([*command, str(folder / "code.py"), "--run", "a", "-m"], **told)  # names of torchrun too
 
 
@@ -45,6 +51,18 @@ def test_each_process_has_its_rank_and_what_it_says_is_heard_and_kept(tmp_path: 
     assert sorted(line.partition(":")[2] for line in said.splitlines()) == ["rank 0 of 2", "rank 1 of 2"]
     kept = sorted(log.read_text() for log in (tmp_path / "logs").rglob("stdout.log"))
     assert kept == ["rank 0 of 2\n", "rank 1 of 2\n"]
+
+
+def test_what_a_process_says_is_heard_while_it_runs(tmp_path: Path) -> None:
+    heard = tmp_path / "heard"
+    waits = f"sys.stdout.flush()\nfor _ in range(300):\n    os.path.exists({str(heard)!r}) and sys.exit(0)\n"
+    (tmp_path / "code.py").write_text(SAYS + waits + "    time.sleep(0.1)\nsys.exit('nobody heard')\n")
+    process = launched(tmp_path, "--per-node", "2")
+    assert process.stdout is not None
+    said = sorted(process.stdout.readline().partition(":")[2] for _ in range(2))
+    heard.touch()
+    assert process.communicate(timeout=60) and process.returncode == 0
+    assert said == ["rank 0 of 2\n", "rank 1 of 2\n"]
 
 
 def test_a_process_that_is_killed_ends_the_others_and_is_named_with_its_log(tmp_path: Path) -> None:

@@ -8,15 +8,15 @@ import logging
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+import safetensors.torch
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from chord.errors import UserError
@@ -105,27 +105,29 @@ def repack_tied_head(model: nn.Module) -> None:
     embedding: Any = getattr(getattr(model, "model", None), "embed_tokens", None)
     if head is None or embedding is None or not hasattr(head, "cpu_linear"):
         return
-    if model.config.tie_word_embeddings:  # pyright: ignore[reportAttributeAccessIssue] # of every vLLM model
+    config: Any = model.config  # every model of vLLM has one
+    if config.tie_word_embeddings:
         head.weight = embedding.weight
         head.quant_method.process_weights_after_loading(head)
 
 
-def weights_held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def weights_held(model: Any) -> Iterator[tuple[str, Tensor]]:
     """Each weight by the name that it has in a checkpoint of transformers: fused ones taken apart, padding cut off."""
     fused: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
-    for name, module in model.named_modules():
-        own: Any = module
+    modules: Iterable[tuple[str, Any]] = model.named_modules()
+    for name, own in modules:
         # Rows of an embedding are read as they are; an output head, which has a vocabulary too, is multiplied with.
         only_looked_up = hasattr(own, "org_vocab_size") and type(own).__name__ != "ParallelLMHead"
-        for part, parameter in module.named_parameters(recurse=False):
-            held = parameter.detach()
+        parameters: Iterable[tuple[str, Tensor]] = own.named_parameters(recurse=False)
+        for part, parameter in parameters:
+            held: Any = parameter.detach()
             if part == "weight" and hasattr(own, "cpu_linear") and not only_looked_up:
                 held = _unpacked(own)
             if hasattr(own, "org_vocab_size"):
                 held = held[: own.org_vocab_size]
             head, _, last = name.rpartition(".")
             names = fused.get(last, [last])
-            sizes = own.output_partition_sizes if len(names) > 1 else [held.shape[0]]
+            sizes: list[int] = own.output_partition_sizes if len(names) > 1 else [held.shape[0]]
             for one, tensor in zip(names, held.split(sizes), strict=True):
                 yield f"{head}.{one}.{part}".lstrip("."), tensor
 
@@ -138,7 +140,8 @@ def _unpacked(module: Any) -> Tensor:
     """
     inputs = getattr(module, "input_size_per_partition", None) or module.embedding_dim
     identity = torch.eye(inputs, dtype=module.weight.dtype)
-    columns = [module.cpu_linear(part.contiguous(), module.weight, None) for part in identity.split(ROWS)]
+    blocks = [identity[start : start + ROWS] for start in range(0, inputs, ROWS)]
+    columns = [module.cpu_linear(block, module.weight, None) for block in blocks]
     return torch.cat(columns).T  # each (rows, outputs)
 
 
@@ -194,7 +197,7 @@ def engine_arguments(folder: Path, engine: Engine) -> dict[str, Any]:
 
 
 @contextmanager
-def as_guest(eager: bool) -> Iterator[None]:
+def as_guest(eager: bool) -> Generator[None]:
     """Within it vLLM may work; afterwards generators, environment and torch's settings are as they were.
 
     `eager`: nothing is compiled, also not what vLLM compiles in spite of `enforce_eager`. On CUDA torch's deterministic
@@ -204,7 +207,8 @@ def as_guest(eager: bool) -> Iterator[None]:
     drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
     deterministic, on_gpu = torch.are_deterministic_algorithms_enabled(), torch.cuda.is_available()
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []))
+        as_drawn = cast(Any, torch.random.fork_rng)
+        stack.enter_context(as_drawn(devices=[torch.cuda.current_device()] if on_gpu else []))
         if eager:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if on_gpu:
@@ -377,7 +381,9 @@ class ServerSampler:
             return
         here = self.folder / f"version-{version}"
         here.mkdir(parents=True, exist_ok=True)
-        save_file({name: one.detach().cpu().contiguous() for name, one in weights}, here / "model.safetensors")
+        safetensors.torch.save_file(
+            {name: one.detach().cpu().contiguous() for name, one in weights}, here / "model.safetensors"
+        )
         asked = {"method": "take_policy", "kwargs": {"version": str(version), "folder": str(here.resolve())}}
         for server in self.servers:
             server.read("/collective_rpc", asked)

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -137,7 +137,7 @@ def prepare_process(batch_invariant: bool, **more: str) -> None:
 
 
 @contextmanager
-def refusals_of(what: str) -> Iterator[None]:
+def refusals_of(what: str) -> Generator[None]:
     """Within it an engine starts: what vLLM refuses is a UserError, with `what` in front."""
     try:
         yield
@@ -159,8 +159,8 @@ def configured_ends_in(folder: Path) -> int | list[int] | None:
     Where that file is missing they are those of config.json, as in transformers.
     """
     files = (folder / "generation_config.json", folder / "config.json")
-    said = next((json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()), {})
-    return said.get("eos_token_id")
+    found = next((file for file in files if file.is_file()), None)
+    return json.loads(found.read_text(encoding="utf-8")).get("eos_token_id") if found else None
 
 
 # --- client --------------------------------------------------------------------------------------
@@ -289,7 +289,7 @@ def _read(status: int, said: bytes, body: Mapping[str, Any]) -> Sampled:
     try:
         choice = json.loads(said)["choices"][0]
         ids, finish = [int(token) for token in choice["token_ids"]], choice["finish_reason"]
-        logp = choice["logprobs"]["token_logprobs"] if "logprobs" in body else []
+        logp: list[float] = choice["logprobs"]["token_logprobs"] if "logprobs" in body else []
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise Malformed(f"{type(error).__name__} in {said[:200]!r}") from None
     if finish not in ("stop", "length") or (finish == "stop" and (not ids or ids[-1] not in body["stop_token_ids"])):
@@ -394,7 +394,7 @@ class Server(Endpoint):
 @contextmanager
 def serving(
     model: Path, settings: Settings, logs: Path, devices: Sequence[str] | None = None
-) -> Iterator[list[Server]]:
+) -> Generator[list[Server]]:
     """Replicas of the model in a folder, all ready; they end with the block. Logs are `logs`/vllm-N.log, appended to.
 
     They share `devices`, by default all that are visible. Raises UserError before anything starts for an option that

@@ -10,19 +10,18 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from typing import Any
+from typing import Any, cast
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] # made at run time
-from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] # likewise
+from tensorboard.compat.proto import event_pb2, summary_pb2  # their classes are made at run time
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor, nn
 
@@ -43,15 +42,19 @@ class Progress:
     expert_position: int = 0  # expert rows read so far
     best_step: int = 0
     best_accuracy: float = -1.0
-    kept: dict[str, str] = field(default_factory=dict)  # step of kept weights: their sha256
-    log_bytes: dict[str, int] = field(default_factory=dict)  # lengths of the logs; empty before the first checkpoint
-    mu_state: dict[str, float] = field(default_factory=dict)
-    pending: dict[str, Any] = field(default_factory=dict)  # metrics of a step whose weights did not reach the sampler
-    stretches: list[dict[str, Any]] = field(default_factory=list)  # from which step on which ranks summed how
+    # Of kept weights: their SHA-256 by step.
+    kept: dict[str, str] = field(default_factory=dict[str, str])
+    # Lengths of the logs; empty before the first checkpoint.
+    log_bytes: dict[str, int] = field(default_factory=dict[str, int])
+    mu_state: dict[str, float] = field(default_factory=dict[str, float])
+    # Metrics of a step whose weights did not reach the sampler.
+    pending: dict[str, Any] = field(default_factory=dict[str, Any])
+    # From which step on which ranks summed how.
+    stretches: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
 @contextmanager
-def full_disk_explained(folder: Path) -> Iterator[None]:
+def full_disk_explained(folder: Path) -> Generator[None]:
     """Turns a failure to write tensors, mostly a full disk, into a UserError that says what is still there."""
     try:
         yield
@@ -68,8 +71,8 @@ def save(folder: Path, progress: Progress, weights: dict[str, Tensor], moments: 
     Whole tensors by name, so that any number of ranks, with or without DeepSpeed, continues from them.
     """
     with full_disk_explained(folder), atomic_folder(folder / f"step-{progress.step:06d}") as made:
-        save_file(weights, made / "model.safetensors")
-        save_file(moments, made / "optimiser.safetensors")
+        safetensors.torch.save_file(weights, made / "model.safetensors")
+        safetensors.torch.save_file(moments, made / "optimiser.safetensors")
         hashes = {path.name: file_sha256(path) for path in sorted(made.iterdir())}
         text = json.dumps({"progress": asdict(progress), "sha256": hashes}, indent=1)
         (made / "progress.json").write_text(text)
@@ -87,7 +90,7 @@ def keep_weights(folder: Path, step: int, weights: dict[str, Tensor]) -> str:
     path = kept_file(folder, step)
     part = path.with_suffix(".part")
     with full_disk_explained(folder):
-        save_file(weights, part, metadata={"format": "pt"})
+        safetensors.torch.save_file(weights, part, metadata={"format": "pt"})
     part.rename(path)
     return file_sha256(path)
 
@@ -112,14 +115,14 @@ def load(path: Path, model: nn.Module) -> tuple[Progress, dict[str, Tensor]]:
 
     Raises ValueError if the names of the weights differ.
     """
-    weights, own = load_file(path / "model.safetensors"), dict(model.named_parameters())
+    weights, own = safetensors.torch.load_file(path / "model.safetensors"), dict(model.named_parameters())
     if own.keys() != weights.keys():
         odd = sorted(weights.keys() ^ own.keys())[:3]
         raise ValueError(f"found weights {odd} on one side only, expected the same names")
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])
-    return _progress(path), load_file(path / "optimiser.safetensors")
+    return _progress(path), safetensors.torch.load_file(path / "optimiser.safetensors")
 
 
 def _progress(path: Path) -> Progress:
@@ -199,13 +202,14 @@ class Logs:
     def _add_events(self, record: dict[str, Any]) -> None:
         """The numbers of one step, nested ones as `outer/inner`."""
         if self._events is not None:
-            values = [Summary.Value(tag=name, simple_value=value) for name, value in _numbers(record)]
-            self._events.add_event(Event(wall_time=time.time(), step=record["step"], summary=Summary(value=values)))
+            summary, event = cast(Any, summary_pb2).Summary, cast(Any, event_pb2).Event
+            values = [summary.Value(tag=name, simple_value=value) for name, value in _numbers(record)]
+            self._events.add_event(event(wall_time=time.time(), step=record["step"], summary=summary(value=values)))
 
 
-def _numbers(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def _numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     for name, value in record.items():
         if isinstance(value, dict):
-            yield from _numbers(value, f"{prefix}{name}/")
+            yield from _numbers(cast(dict[str, Any], value), f"{prefix}{name}/")
         elif isinstance(value, int | float) and name != "step":
             yield prefix + name, float(value)

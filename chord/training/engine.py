@@ -47,7 +47,7 @@ class World:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor)
-        return tensor.tolist()
+        return [float(value) for value in tensor]
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every rank, in rank order."""

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,7 +106,7 @@ def pack(sequences: List[Sequence], device: torch.device, dtype: torch.dtype) ->
         source += range(first, first + len(sequence.response))
         start += len(sequence)
 
-    def tensor(values: list, kind: torch.dtype | None = None) -> Tensor:
+    def tensor(values: List[Any], kind: torch.dtype | None = None) -> Tensor:
         return torch.tensor(values, dtype=kind, device=device)
 
     return Packed(
@@ -127,7 +128,7 @@ def pack(sequences: List[Sequence], device: torch.device, dtype: torch.dtype) ->
 class Sums:
     """What one step saw, summed over its tokens; ready to be added up over ranks."""
 
-    values: dict[str, float] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict[str, float])
 
     def add(self, **values: float | Tensor) -> None:
         """Adds to the sums of these names."""

@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
+import torch.utils.checkpoint
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 from transformers import (
     AttentionInterface,
     AutoModelForCausalLM,
@@ -45,7 +45,8 @@ def weights_dtype(compute_dtype: torch.dtype) -> torch.dtype:
 def load_policy(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, `as_policy` with weights in `dtype`, and the tokenizer saved in `folder`."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
-    return as_policy(model), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    return as_policy(model), tokenizer
 
 
 def configured_ends(model: PreTrainedModel) -> int | list[int] | None:
@@ -56,7 +57,7 @@ def configured_ends(model: PreTrainedModel) -> int | list[int] | None:
 
 def output_head(model: PreTrainedModel) -> nn.Linear:
     """The layer that turns hidden states into logits."""
-    head = model.get_output_embeddings()
+    head = cast(object, model.get_output_embeddings())
     if not isinstance(head, nn.Linear):
         raise ValueError(f"found an output layer of type {type(head).__name__}, expected torch.nn.Linear")
     return head
@@ -102,8 +103,9 @@ def read_packed(model: PreTrainedModel, ids: Tensor, positions: Tensor, **places
 
     Raises ValueError for a model under another attention, which would let sequences see each other.
     """
-    if model.config._attn_implementation != PACKED:
-        raise ValueError(f"found attention '{model.config._attn_implementation}', expected '{PACKED}' (`as_policy`)")
+    config: Any = model.config
+    if config._attn_implementation != PACKED:
+        raise ValueError(f"found attention '{config._attn_implementation}', expected '{PACKED}' (`as_policy`)")
     out = model.base_model(input_ids=ids, position_ids=positions, use_cache=False, **places)
     return out.last_hidden_state[0]
 
@@ -129,12 +131,13 @@ def token_statistics(
     with computing_in(compute_dtype, batch.ids.device):
         hidden = read_packed(model, batch.ids, batch.positions, layout=layout)[batch.source]  # (N, C)
         head = output_head(model)
+        again = cast(Any, torch.utils.checkpoint.checkpoint)
         parts: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(hidden), chunk_tokens):
             here = slice(start, start + chunk_tokens)
             args = (hidden[here], head.weight, head.bias, batch.target[here], temperature)
             one_chunk = len(hidden) <= chunk_tokens or not torch.is_grad_enabled()
-            parts.append(_statistics(*args) if one_chunk else checkpoint(_statistics, *args, use_reentrant=False))
+            parts.append(_statistics(*args) if one_chunk else again(_statistics, *args, use_reentrant=False))
     return TokenStatistics(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
 
 

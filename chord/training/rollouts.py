@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from chord.training.gradient import Sequence
 
 if TYPE_CHECKING:
     from chord.grading.graders import Grader
+
+Item = TypeVar("Item")
 
 
 def rows_at(position: int, count: int, size: int, seed: int, purpose: str) -> list[int]:
@@ -55,7 +57,7 @@ class Feed:
     world: World
     traces: List[Trace]
     validation: List[Problem]
-    _ids: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    _ids: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
     def experts(self, position: int, count: int) -> list[Sequence]:
         """This rank's share of the next `count` expert rows from `position` of the stream."""
@@ -100,7 +102,7 @@ class Feed:
         ids = sample.ids[:-1] if sample.finish == "stop" else sample.ids
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
 
-    def share(self, items: List[Any]) -> List[Any]:
+    def share(self, items: List[Item]) -> List[Item]:
         """What of a list this rank takes."""
         return items[self.world.rank :: self.world.size]
 
@@ -180,8 +182,9 @@ class Practice:
             worth if experts else None,
             run.policy_loss.advantage_epsilon,
         )
-        joined = [] if of_experts is None else list(map(feed.expert, experts, of_experts.tolist()))
-        for index, (sample, advantage) in enumerate(zip(samples, advantages.flatten().tolist(), strict=True)):
+        values = [float(one) for one in advantages.flatten()]
+        joined = [] if of_experts is None else list(map(feed.expert, experts, map(float, of_experts)))
+        for index, (sample, advantage) in enumerate(zip(samples, values, strict=True)):
             problem, response, logp = problems[index // count], tuple(sample.ids), tuple(sample.logp)
             name = f"step {step}: {problem.id} rollout {index % count}"
             joined.append(Sequence(name, feed.prompt(problem.prompt), response, False, advantage, logp))

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import safetensors.torch
 import torch
-from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from chord.config.project import Run
@@ -179,10 +179,11 @@ class Training:
             return
         self.logs.sync()
         if self.run.recipe.keep == "best":
-            weights = load_file(checkpoint.kept_file(self.state, progress.best_step))
+            weights = safetensors.torch.load_file(checkpoint.kept_file(self.state, progress.best_step))
             self.say(f"keeps step {progress.best_step}, validation accuracy {progress.best_accuracy:.3f}")
         with checkpoint.full_disk_explained(args.state), atomic_folder(args.model) as folder:
-            model.config._attn_implementation = "sdpa"  # what any other reader of the folder should use
+            config: Any = model.config
+            config._attn_implementation = "sdpa"  # what any other reader of the folder should use
             model.save_pretrained(folder, state_dict=weights)
             self.tokenizer.save_pretrained(folder)
         if args.candidates is not None:

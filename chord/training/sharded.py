@@ -160,7 +160,7 @@ class Sharded:
 
     def weights(self) -> dict[str, Tensor]:
         """As Plain's."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, weight in full_weights(self.model):  # all ranks meet in each of them
             if self.world.leads:
                 found[name] = weight.cpu().clone()
@@ -168,12 +168,12 @@ class Sharded:
 
     def moments(self) -> dict[str, Tensor]:
         """As Plain's."""
-        from deepspeed.utils import safe_get_full_optimizer_state
+        from deepspeed import utils
 
-        found = {}
+        found: dict[str, Tensor] = {}
         steps = [state["step"].cpu() for state in self._adam.state.values()][:1]
         for name, parameter in self.model.named_parameters() if steps else ():
-            whole: dict[str, Any] = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+            whole: dict[str, Any] = {key: utils.safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
             if self.world.leads:
                 found[f"{name}|step"] = steps[0].clone()
                 found |= {f"{name}|{key}": value.detach().cpu().clone() for key, value in whole.items()}
@@ -181,7 +181,7 @@ class Sharded:
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
         """As Plain's. An update by nothing, at the rate 0, makes DeepSpeed's buffers first."""
-        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+        from deepspeed import utils
 
         if not moments:
             return
@@ -195,9 +195,9 @@ class Sharded:
             for key in MOMENTS:
                 value = moments[f"{name}|{key}"].to(parameter.device)
                 if hasattr(parameter, "ds_id"):
-                    safe_set_local_optimizer_state(parameter, self._part(value, parameter), key)
+                    utils.safe_set_local_optimizer_state(parameter, self._part(value, parameter), key)
                 else:
-                    safe_set_full_optimizer_state(parameter, value, key)
+                    utils.safe_set_full_optimizer_state(parameter, value, key)
 
     def _part(self, value: Tensor, parameter: Any) -> Tensor:
         """What of a whole tensor this rank holds under stage 3; the last rank's end is padding."""
@@ -298,7 +298,7 @@ def tiny_like(model: PreTrainedModel) -> PreTrainedModel:
 def _sequences(step: int, ranks: int) -> list[Sequence]:
     """Rollouts and experts of uneven lengths, one more for the leading rank than for the others."""
     chance = random.Random(step)
-    made = []
+    made: list[Sequence] = []
     for index in range(PER_RANK * ranks + 1):
         prompt, response = (tuple(chance.randrange(VOCABULARY) for _ in range(chance.randrange(2, 9))) for _ in "ab")
         advantage = 0.0 if index % 2 else chance.choice((-1.0, 1.5))
@@ -309,7 +309,7 @@ def _sequences(step: int, ranks: int) -> list[Sequence]:
 
 def _steps(engine: Engine, batches: list[list[Sequence]], execution: Arithmetic, optimiser: Optimiser) -> Measured:
     """The gradient of the first step, its norm, and what all steps change; only the leading rank has tensors."""
-    start, result = copy.deepcopy(engine.weights()), {}
+    start, result = copy.deepcopy(engine.weights()), Measured()
     for batch in batches:
         accumulate_gradient(engine, batch, MU, RECIPE, POLICY_LOSS, execution, 1.0)
         norm = engine.update(RATE, optimiser.max_grad_norm)

@@ -141,7 +141,7 @@ def _train(task: Task, lease: Lease | None) -> tuple[int, Training]:
 class Clock:
     """Seconds of a step by phase; wall clock, so never part of what must repeat."""
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
     _since: float = field(default_factory=time.perf_counter)
 
     def lap(self, phase: str) -> None:

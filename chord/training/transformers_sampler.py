@@ -4,6 +4,7 @@ Rows of one prompt share its prefill; finished rows leave the batch; keys and va
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -117,7 +118,7 @@ class TransformersSampler:
                 store.keep(alive.nonzero()[:, 0])
                 running, chosen, alive = running[alive], chosen[alive], alive[alive]
             hidden = self._decode(store, chosen)
-        return self._collect(tokens.T.tolist(), logps.T.tolist())
+        return self._collect(tokens, logps)
 
     def _prefill(self, prompts: list[tuple[int, ...]], max_tokens: int) -> tuple[KeyValueStore, Tensor]:
         """The store with all prompts in it, and each row's last hidden state (R, C); equal prompts are read once."""
@@ -153,11 +154,12 @@ class TransformersSampler:
         chosen = chosen.clamp(max=logp.shape[-1] - 1)
         return chosen, logp.gather(1, chosen[:, None])[:, 0]
 
-    def _collect(self, tokens: list[list[int]], logps: list[list[float]]) -> list[Sampled]:
-        """Rows of the token matrix, cut where they end."""
-        ends = set(self.end_ids.tolist())
+    def _collect(self, tokens: Tensor, logps: Tensor) -> list[Sampled]:
+        """Columns of two matrices (max_tokens, R), cut where they end."""
+        ends = cast("list[int]", self.end_ids.tolist())
+        rows = cast("list[list[int]]", tokens.T.tolist())
         results: list[Sampled] = []
-        for row, logp in zip(tokens, logps, strict=True):
+        for row, logp in zip(rows, cast("list[list[float]]", logps.T.tolist()), strict=True):
             length = row.index(-1) if -1 in row else len(row)
             finish = "stop" if row[length - 1] in ends else "length"
             results.append(Sampled(row[:length], logp[:length], finish))

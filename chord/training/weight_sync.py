@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+import safetensors.torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -137,7 +137,7 @@ def _started(
     _write_config(model, room / "model")
     tokenizer.save_pretrained(room / "model")
     weights = {name: one.detach().cpu().contiguous() for name, one in model.named_parameters()}
-    save_file(weights, room / "model" / "model.safetensors", metadata={"format": "pt"})
+    safetensors.torch.save_file(weights, room / "model" / "model.safetensors", metadata={"format": "pt"})
     environment = {"VLLM_SERVER_DEV_MODE": "1"}
     if engine.enforce_eager:
         environment["TORCHDYNAMO_DISABLE"] = "1"  # vLLM compiles a few functions in spite of enforce_eager
@@ -161,6 +161,6 @@ def devices_beside_the_learner() -> list[str]:
 
 def _write_config(model: PreTrainedModel, folder: Path) -> None:
     """All that vLLM reads of the model before its weights."""
-    config = copy.deepcopy(model.config)
+    config: Any = copy.deepcopy(model.config)
     config._attn_implementation = "sdpa"
     config.save_pretrained(folder)

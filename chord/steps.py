@@ -96,8 +96,9 @@ def of_traces(study: Study, traces: str, lock: Lock | None = None) -> JobSpec:
         "characters": _characters(study),
     }
     of_expert = sets.is_served(study, traces)
-    verb, pins = ("chord ask-expert", "engines") if of_expert else ("chord demonstrate", "data")
     writer = "served" if of_expert else "published" if of_hub else "written"
+    # The expert runs on vLLM, which wants the torch of training.
+    verb, pins = ("chord ask-expert", "data+train+engines") if of_expert else ("chord demonstrate", "data")
     return JobSpec(verb, pins, decided, {"traces": (writer,), **_grader(study.grading.form)})
 
 
@@ -181,7 +182,8 @@ def of_training(run: Run) -> JobSpec:
         "grader": (run.grading.grader,) if run.grading else (),
         "reward": (run.grading.reward,) if run.grading else (),
     }
-    return JobSpec("chord train", "train", {}, uses)
+    engines = run.execution.sampler == "vllm" or run.execution.zero.stage
+    return JobSpec("chord train", "train+engines" if engines else "train", {}, uses)
 
 
 @decides_nothing(RECORDED)
@@ -204,7 +206,7 @@ def of_answers(study: Study, benchmark: str, task: dict[str, Any], seed: int) ->
     how, by = how_answered(study.execution), study.execution.answers
     decided = {"benchmark": benchmark, "task": deciding(task), "seed": seed, "execution": how, **_dated(study)}
     uses = {"answers": (by,), FUNCTIONS: tuple(_functions(task.get(DATA)))}
-    return JobSpec("chord generate", "engines" if by == "vllm" else "generate", decided, uses)
+    return JobSpec("chord generate", "generate+engines" if by == "vllm" else "generate", decided, uses)
 
 
 @decides_nothing(RECORDED)

@@ -75,7 +75,8 @@ def spec_changes(manifest: Manifest, spec: JobSpec, root: Path, kept: Path | Non
     yield from _code_changes(manifest.code, job_code(spec.verb, spec.uses, root, kept))
     yield from differences("settings", manifest.decided_by, as_plain(spec.decided_by))
     pinned = env.pinned(root, spec.step)
-    yield from differences(f"pin in envs/{spec.step}.txt of", manifest.installed.pinned, pinned)
+    files = " or ".join(f"envs/{part}.txt" for part in spec.step.split("+"))
+    yield from differences(f"pin in {files} of", manifest.installed.pinned, pinned)
 
 
 # --- plain data ----------------------------------------------------------------------------------

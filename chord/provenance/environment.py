@@ -212,9 +212,9 @@ def packages_sha256() -> str:
 
 
 def pinned(root: Path, step: str) -> dict[str, str]:
-    """Version by package of what `envs/STEP.txt` pins; nothing where there is no such file."""
-    file = root / "envs" / f"{step}.txt"
-    text = file.read_text("utf-8") if file.is_file() else ""
+    """Version by package of what `envs/STEP.txt` pins for each of some steps joined by `+`; a missing file pins none."""
+    files = [root / "envs" / f"{part}.txt" for part in step.split("+")]
+    text = "\n".join(file.read_text("utf-8") for file in files if file.is_file())
     lines = (line.partition("#")[0].strip().partition("==") for line in text.splitlines())
     return dict(sorted((name, version) for name, _, version in lines if version))
 

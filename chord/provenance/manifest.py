@@ -82,7 +82,7 @@ class Installed(Part):
     python: str
     packages: dict[str, str]
     all_sha256: str
-    pinned: dict[str, str] = Field(description="what envs/STEP.txt pins for this step, version by package")
+    pinned: dict[str, str] = Field(description="what envs/ pins for this step, version by package")
     pins: dict[str, str] = Field(description="SHA-256 of each envs/*.txt")
 
 
@@ -95,7 +95,7 @@ class JobSpec(NamedTuple):
     """What decides a job beside its inputs; `chord.steps` says it of each kind of job."""
 
     verb: str
-    step: str = ""  # whose pins hold: envs/STEP.txt
+    step: str = ""  # whose pins hold: envs/STEP.txt; of several, joined by `+`, those of all
     decided_by: Mapping[str, Any] = MappingProxyType({})
     uses: Uses = MappingProxyType({})  # entries of plug points, see `job_code`
 
@@ -106,7 +106,7 @@ class Manifest(Part):
 
     format: Literal["chord-manifest-3"]
     verb: str
-    step: str = Field(description="whose pins hold: envs/STEP.txt")
+    step: str = Field(description="whose pins hold: envs/STEP.txt; of several, joined by `+`, those of all")
     decided_by: dict[str, JsonValue] = Field(description="the part of config/ that decides the outputs; no labels")
     command: tuple[str, ...]
     folder: str = Field(description="working folder of the command, relative to the project where it lies in it")

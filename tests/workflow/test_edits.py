@@ -110,7 +110,7 @@ NOTHING: list[Edit] = [
     edits(EVALUATE, "{benchmark}/score.log", "{benchmark}/scoring.log"),
     edits(EVALUATE, "    priority: turn(0)\n", "    priority: 3\n    resources:\n        mem_mb=999,\n"),
     edits(EVALUATE, "    threads: project.study.execution.cpu_threads\n", "    threads: 2\n"),
-    edits(EVALUATE, '"../../envs/evaluate.yaml"', '"../../envs/generate.yaml"'),
+    edits(EVALUATE, 'environment("score")', '"../../envs/generate.yaml"'),
     edits(COMMON, '"""What a job writes, as flags."""', '"""What is written, as flags."""'),
     edits(EVALUATE, "rule score:", "rule grade:"),
     # the layout of a command, what starts it, and who does what ahead

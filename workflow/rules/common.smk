@@ -83,11 +83,11 @@ def flags_out(wildcards, output):
 # --- what else rules tell their jobs -----------------------------------------------------------
 
 
-def environment(step):
-    """The conda file of a step that computes with models; the one with vLLM and DeepSpeed where the study names them."""
-    execution = project.study.execution
-    named = execution.sampler == "vllm" or execution.zero.stage > 0 or execution.answers == "vllm"
-    return f"../../envs/{'engines' if named else step}.yaml"
+def environment(rule):
+    """The conda file with the packages of the rule's verb; that of vLLM and DeepSpeed has those of other verbs too."""
+    alike = [step for step in STEPS.values() if step.verb == STEPS[rule].verb]
+    steps = [job.spec.step.split("+")[-1] for step in alike for job in step.jobs(dag)[:1]]
+    return f"../../envs/{next(iter(steps), 'data')}.yaml"
 
 
 def run_text(wildcards):

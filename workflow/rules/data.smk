@@ -15,7 +15,7 @@ rule prepare:
         **only("prepare"),
     priority: 100
     conda:
-        "../../envs/data.yaml"
+        environment("prepare")
     params:
         set="{set}",
         reads=flags_in,
@@ -59,7 +59,7 @@ rule demonstrate:
         **only("demonstrate"),
     priority: 100
     conda:
-        "../../envs/data.yaml"
+        environment("demonstrate")
     params:
         reads=flags_in,
         writes=flags_out,
@@ -86,7 +86,7 @@ rule ask_expert:
     priority: 100
     retries: requests.retries
     conda:
-        "../../envs/engines.yaml"
+        environment("ask_expert")
     threads: project.study.execution.cpu_threads
     resources:
         **requests.of_rule("ask_expert"),

@@ -44,7 +44,7 @@ rule score:
         **only("score"),
     priority: turn(0)
     conda:
-        "../../envs/evaluate.yaml"
+        environment("score")
     params:
         reads=flags_in,
         writes=flags_out,

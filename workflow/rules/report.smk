@@ -12,7 +12,7 @@ rule tabulate:
     wildcard_constraints:
         **only("tabulate"),
     conda:
-        "../../envs/report.yaml"
+        environment("tabulate")
     params:
         seeds=project.seeds,
         writes=flags_out,
@@ -37,7 +37,7 @@ rule plot:
     wildcard_constraints:
         **only("plot"),
     conda:
-        "../../envs/report.yaml"
+        environment("plot")
     params:
         seeds=project.seeds,
         writes=flags_out,
@@ -57,7 +57,7 @@ rule judge:
     log:
         "results/{study}/logs/claims.log",
     conda:
-        "../../envs/report.yaml"
+        environment("judge")
     params:
         seeds=project.seeds,
         artefacts=project.choice.artefacts,
@@ -78,7 +78,7 @@ rule report:
     log:
         "results/{study}/logs/report.log",
     conda:
-        "../../envs/report.yaml"
+        environment("report")
     params:
         seeds=project.seeds,
         artefacts=project.choice.artefacts,

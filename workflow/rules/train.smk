@@ -12,7 +12,7 @@ rule unpack:
         **only("unpack"),
     priority: 100
     conda:
-        "../../envs/train.yaml"
+        environment("unpack")
     params:
         writes=flags_out,
     message:
@@ -32,7 +32,7 @@ rule adopt:
         **only("adopt"),
     priority: 100
     conda:
-        "../../envs/data.yaml"
+        environment("adopt")
     params:
         writes=flags_out,
     message:
@@ -153,7 +153,7 @@ rule validate:
         **only("validate"),
     priority: 90
     conda:
-        "../../envs/evaluate.yaml"
+        environment("validate")
     params:
         reads=flags_in,
         writes=flags_out,
@@ -175,7 +175,7 @@ rule choose:
         **only("choose"),
     priority: 90
     conda:
-        "../../envs/train.yaml"
+        environment("choose")
     params:
         runs=folders_of_models,
         writes=flags_out,

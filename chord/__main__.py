@@ -94,9 +94,7 @@ class _ParserReady(Exception):
 def parser_of(verb: str) -> argparse.ArgumentParser:
     """The parser of a verb. Parsing is the first thing that a `main` does; it is stopped there, so nothing runs."""
     if verb == "resume":  # takes the command line of Snakemake
-        from snakemake.cli import get_argument_parser
-
-        return get_argument_parser()
+        return importlib.import_module("snakemake.cli").get_argument_parser()
 
     def stop(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         raise _ParserReady(parser)

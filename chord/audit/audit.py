@@ -102,7 +102,7 @@ def _number(question: Question) -> Iterator[str]:
         return
     yield f"{' / '.join(question.cell)} in {question.lineage.shown(question.targets[0])}"
     for name, key in (("stands there", "table"), ("its scores give", "recomputed")):
-        cell = data[key]
+        cell: dict[str, Any] | str = data[key]
         if isinstance(cell, dict):
             count = f"n = {rendering.count(cell)} (seeds × problems × samples)"
             yield f"  {name + ':':<17}{rendering.value(cell)} {data['unit']}, {count}"

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from safetensors import SafetensorError, deserialize
+from safetensors import SafetensorError, deserialize  # pyright: ignore[reportUnknownVariableType]
 
 from chord.config.project import nearest
 from chord.errors import UserError
@@ -23,6 +23,7 @@ from chord.provenance.changes import Change, code_differences, differences
 from chord.provenance.lineage import Job
 from chord.provenance.manifest import ENDING, Code, Content, read_manifest
 from chord.records import split_lines
+from chord.settings import Raw
 
 DIFFERENT = 1
 SHOWN = 8
@@ -147,8 +148,8 @@ def first_difference(one: Path, other: Path) -> tuple[str, str, str] | None:
 def _weights(file: Path) -> dict[str, tuple[str, bytes]]:
     """Type with shape, and bytes, of each weight in a safetensors file."""
     try:
-        found = sorted(deserialize(file.read_bytes()), key=lambda pair: pair[0])  # it gives them in any order
-        return {name: (f"{one['dtype']} {one['shape']}", one["data"]) for name, one in found}
+        found = cast("list[tuple[str, dict[str, Any]]]", deserialize(file.read_bytes()))  # it gives them in any order
+        return {name: (f"{one['dtype']} {one['shape']}", one["data"]) for name, one in sorted(found)}
     except SafetensorError as error:
         raise UserError(f"{file}: found no safetensors file ({error}), expected the weights of a model") from None
 
@@ -182,14 +183,14 @@ def _steps(one: Job, other: Job) -> Iterator[Change]:
 def _lines(path: Path) -> dict[int, Any]:
     """The lines of a metrics.jsonl by step."""
     parsed = [_parsed(line) for line in _split(path)]
-    return {line["step"]: line for line in parsed if isinstance(line, dict) and isinstance(line.get("step"), int)}
+    return {step: line for line in parsed if isinstance(line, dict) and isinstance(step := line.get("step"), int)}
 
 
 def _split(path: Path) -> list[str]:
     return split_lines(path.read_bytes().decode(errors="replace"))
 
 
-def _parsed(line: str | None) -> Any:
+def _parsed(line: str | None) -> Raw:
     if line is None:
         return "no such line"
     try:

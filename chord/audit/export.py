@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
 from pydantic import JsonValue
@@ -177,7 +177,7 @@ def read_study(folder: Path, verify: bool) -> Study:
 def _attempts(ledger: Attempts, manifests: Mapping[str, Manifest]) -> list[Attempt]:
     """Every attempt in the ledger or in a manifest, by the time at which it began."""
     made = {one.attempt.id: one for one in manifests.values()}
-    starts = {
+    starts: dict[str, Mapping[str, Any]] = {
         one.attempt.id: {"verb": one.verb, "manifest": path, "command": one.command, "time": one.started}
         for path, one in manifests.items()
     }
@@ -301,6 +301,7 @@ def _parser() -> argparse.ArgumentParser:
 
 # --- the metadata --------------------------------------------------------------------------------
 
+Crate = Any  # an ROCrate; its library has no types
 COPIED = "crate"  # where a crate keeps what it needs of the project
 README = "README.md"
 CONFIGURATION, ARTEFACT = {"@id": "#parameter-configuration"}, {"@id": "#parameter-artefact"}
@@ -345,7 +346,7 @@ _FOLDERS = re.compile(r"(?<![\w.:/~)\]])~?/(?:[^\s/'\",:;<>()\[\]]+/)+")
 
 def metadata_of(study: Study, verify: bool) -> str:
     """The text of ro-crate-metadata.json for a study. With `verify` files inside folders are hashed too."""
-    crate = ROCrate(version="1.1")
+    crate = cast(Crate, ROCrate(version="1.1"))
     # Terms of the run profiles (sha256 and environment among them), and one that RO-Crate 1.1 lacks.
     crate.metadata.extra_contexts.append("https://w3id.org/ro/terms/workflow-run/context")
     crate.metadata.extra_terms["buildInstructions"] = "https://codemeta.github.io/terms/buildInstructions"
@@ -387,7 +388,7 @@ def parts_of(folder: Path) -> list[Path]:
     return [file for file in files_below(folder) if file.name != TIMESTAMP]
 
 
-def _add(crate: ROCrate, identifier: str, kind: str, /, **about: Any) -> Entity:
+def _add(crate: Crate, identifier: str, kind: str, /, **about: Any) -> Entity:
     """Adds something that is no file; an id of our own starts with `#`."""
     entity = ContextEntity(crate, identifier, {"@type": kind, **_tidy(about)})
     crate.add(entity)
@@ -396,9 +397,8 @@ def _add(crate: ROCrate, identifier: str, kind: str, /, **about: Any) -> Entity:
 
 def _tidy(about: Mapping[str, Any]) -> dict[str, Any]:
     """Without what is None or empty; a list names an entity once, and RO-Crate 1.1 wants no list of one."""
-    lists = {
-        key: [*{one["@id"]: one for one in some}.values()] for key, some in about.items() if isinstance(some, list)
-    }
+    several = {key: cast("list[Any]", some) for key, some in about.items() if isinstance(some, list)}
+    lists = {key: [*{one["@id"]: one for one in some}.values()] for key, some in several.items()}
     plain = {key: some[0] if len(some) == 1 else some for key, some in lists.items()}
     return {key: value for key, value in {**about, **plain}.items() if value not in (None, [], "")}
 
@@ -416,13 +416,13 @@ def _full_name(person: Mapping[str, Any]) -> str:
     return f"{person.get('given-names', '')} {person.get('family-names', '')}".strip()
 
 
-def _person(crate: ROCrate, person: Mapping[str, Any]) -> Entity:
+def _person(crate: Crate, person: Mapping[str, Any]) -> Entity:
     name, place = _full_name(person), person.get("affiliation")
     affiliation = _add(crate, f"#{quote(place)}", "Organization", name=place, url=place) if place else TEAM
     return _add(crate, person.get("orcid") or f"#{quote(name)}", "Person", name=name, affiliation=affiliation)
 
 
-def _papers(crate: ROCrate, cited: Mapping[str, Any]) -> Iterator[Entity]:
+def _papers(crate: Crate, cited: Mapping[str, Any]) -> Iterator[Entity]:
     for work in cited.get("references", []):
         numbers = [str(one.get("value", "")).partition("arXiv:")[2] for one in work.get("identifiers", [])]
         address = next((f"https://arxiv.org/abs/{number}" for number in numbers if number), work.get("url"))
@@ -435,7 +435,7 @@ def _papers(crate: ROCrate, cited: Mapping[str, Any]) -> Iterator[Entity]:
 # --- files -------------------------------------------------------------------------------------
 
 
-def _add_files(crate: ROCrate, study: Study, verify: bool) -> None:
+def _add_files(crate: Crate, study: Study, verify: bool) -> None:
     """Adds the copied files of the project, README.md, and all files of the study."""
     for path, content in study.copies.items():
         file = Path(path)
@@ -464,7 +464,7 @@ def _add_files(crate: ROCrate, study: Study, verify: bool) -> None:
     crate.update_jsonld({"@id": README, "about": {"@id": "./"}})  # as the profile wants it
 
 
-def _add_file(crate: ROCrate, path: str, size: int, sha256: str, **about: Any) -> Any:
+def _add_file(crate: Crate, path: str, size: int, sha256: str, **about: Any) -> Any:
     suffix = Path(path).suffix
     formats = [f"{kind}/{names[suffix]}" for kind, names in FORMATS.items() if suffix in names]
     media_type = formats[0] if formats else "application/octet-stream"
@@ -477,8 +477,10 @@ def _names(study: Study) -> dict[str, str]:
     names: dict[str, str] = {}
     for manifest in study.manifests.values():
         outputs = {name: content.path for name, content in manifest.outputs.items() if content.root == "study"}
-        files = [study.folder / path for path in outputs.values() if path.endswith(".json")]
-        made = [json.loads(file.read_bytes()) for file in files if "artefact" in manifest.extra and file.is_file()]
+        files = [
+            study.folder / path for path in outputs.values() if path.endswith(".json") and "artefact" in manifest.extra
+        ]
+        made: list[JsonValue] = [json.loads(file.read_bytes()) for file in files if file.is_file()]
         title = made[0].get("title") if made and isinstance(made[0], dict) else None
         for name, path in outputs.items():
             shown = f"{manifest.extra['artefact']}: {title}" if title else f"{name} of {manifest.verb}"
@@ -486,7 +488,7 @@ def _names(study: Study) -> dict[str, str]:
     return names
 
 
-def _bytes_of(crate: ROCrate, study: Study, content: Content) -> Entity | dict[str, str]:
+def _bytes_of(crate: Crate, study: Study, content: Content) -> Entity | dict[str, str]:
     """The entity that has these very bytes: a file of the study, a copied one, or a name for bytes that are elsewhere.
 
     The last is no file of the crate: what was read from outside of study and project, or has been replaced since.
@@ -506,7 +508,7 @@ def _bytes_of(crate: ROCrate, study: Study, content: Content) -> Entity | dict[s
 # --- actions -----------------------------------------------------------------------------------
 
 
-def _add_jobs(crate: ROCrate, study: Study) -> None:
+def _add_jobs(crate: Crate, study: Study) -> None:
     """Adds the tools and the steps that ran, and each attempt as an action."""
     jobs = [(one, _step_name(one), _tool_id(study, one)) for one in study.attempts]
     tools = {name: _add_tool(crate, study, name, one) for name, one in {tool: one for one, _, tool in jobs}.items()}
@@ -536,10 +538,10 @@ def _step_name(attempt: Attempt) -> str:
     return step.rule if step else f"{attempt.verb} without a rule"
 
 
-def _add_actions(crate: ROCrate, study: Study, attempt: Attempt, step: Entity, tool: Entity) -> None:
+def _add_actions(crate: Crate, study: Study, attempt: Attempt, step: Entity, tool: Entity) -> None:
     """Adds what ran, and what Snakemake did to run it. An attempt without a manifest has no recorded inputs."""
     outcome = {"actionStatus": FAILED if attempt.problem else COMPLETED, "error": attempt.problem}
-    about = {
+    about: dict[str, Any] = {
         "name": f"{step['name']}: {attempt.manifest.removesuffix('.manifest.json')}",
         "instrument": tool,
         "agent": TEAM,
@@ -587,7 +589,7 @@ def _settings(made: Manifest) -> dict[str, list[tuple[str, JsonValue]]]:
     }
 
 
-def _value(crate: ROCrate, verb: str, kind: str, name: str, value: JsonValue) -> Entity:
+def _value(crate: Crate, verb: str, kind: str, name: str, value: JsonValue) -> Entity:
     """One value of one parameter of a verb; the same entity for every job that had it."""
     text = value if isinstance(value, str | int | float) else json.dumps(value, sort_keys=True, ensure_ascii=False)
     shown = without_places(text) if isinstance(text, str) else text
@@ -603,7 +605,7 @@ def _parameter_id(verb: str, kind: str, name: str) -> str:
     return quote(f"#parameter-{verb}-{kind}-{name}".replace(" ", "-"), safe="#")
 
 
-def _add_tool(crate: ROCrate, study: Study, tool: str, attempt: Attempt) -> Entity:
+def _add_tool(crate: Crate, study: Study, tool: str, attempt: Attempt) -> Entity:
     """Adds a verb at one state of its code, with the parameters that attempts with the same code had."""
     verb, made, source = attempt.verb, attempt.made, f"{COPIED}/{attempt.source}"
     about: dict[str, Any] = {"name": verb, "url": _ref(source) if attempt.source in study.copies else _home(study)}
@@ -643,7 +645,7 @@ def _tool_id(study: Study, attempt: Attempt) -> str:
 # --- workflow ----------------------------------------------------------------------------------
 
 
-def _add_workflow(crate: ROCrate, study: Study) -> None:
+def _add_workflow(crate: Crate, study: Study) -> None:
     """Adds the Snakefile as main entity, and its run, however many times Snakemake was called for it."""
     cited, study_name = study.citation, study.folder.absolute().name
     newest = max(study.manifests.values(), key=lambda one: one.ended)
@@ -659,7 +661,7 @@ def _add_workflow(crate: ROCrate, study: Study) -> None:
         if examples:
             _add(crate, f"#parameter-{name}", "FormalParameter", name=name, additionalType="File")
     rules = _add(crate, BIOSCHEMAS, "CreativeWork", name="Bioschemas ComputationalWorkflow", version="1.0-RELEASE")
-    about = {
+    about: dict[str, Any] = {
         "name": cited["title"],
         "version": str(cited.get("version", "")) or newest.git.commit or "not recorded",
         "url": _home(study),

@@ -30,6 +30,7 @@ from chord.provenance.cli import Number
 from chord.provenance.files import write_atomically
 from chord.provenance.lineage import Hasher, Job, Lineage
 from chord.provenance.manifest import Manifest
+from chord.settings import Raw
 from chord.steps import files_with_ours, of_page
 
 Rows = list[tuple[str, ...]]
@@ -122,7 +123,7 @@ def _drawing(path: Path) -> str:
 
 def _trainings(project: Project, results: Path) -> dict[str, list[Training]]:
     """By arm, every training run that the chosen artefacts stand on; the study's own base model first."""
-    found = {}
+    found: dict[str, list[Training]] = {}
     if project.study.base_corpus:
         found["base model"] = [reading.read_training("base model", results / "models" / "base")]
     for name in used_arms(project):
@@ -230,7 +231,7 @@ def _job_facts(lineage: Lineage, job: Job, number: Mapping[Path, int]) -> dict[s
 def document(shown: Shown) -> str:
     """The whole page, self-contained: style, script and data are in it."""
     project, study, claims = shown.project, shown.project.study, shown.claims
-    judged = {claim["artefact"] for claim in claims["claims"]} if claims else set()
+    judged = {claim["artefact"] for claim in claims["claims"]} if claims else set[str]()
     return rendering.rendered(
         "page.html",
         title=f"CHORD: {study.title}",
@@ -352,7 +353,7 @@ def _plotted(data: dict[str, Any]) -> dict[str, Any]:
     def short(numbers: list[float]) -> list[float]:
         return [float(f"{number:.6g}") for number in numbers]
 
-    panels = []
+    panels: list[dict[str, Any]] = []
     for panel in data["panels"]:
         curves = [
             {"arm": curve["arm"], "label": curve["label"]}
@@ -488,7 +489,7 @@ def _recipe(arm: Arm, project: Project) -> tuple[str, ...]:
     return (arm.label, start, recipe.mu.words, weight, length, f"{recipe.learning_rate:g}", recipe.keep)
 
 
-def _said(value: Any) -> str:
+def _said(value: Raw) -> str:
     """Plain data in one line, without values that are None."""
     if isinstance(value, dict):
         return ", ".join(f"{key.replace('_', ' ')} {_said(item)}" for key, item in value.items() if item is not None)

@@ -92,7 +92,7 @@ def main() -> int:
         written = json.loads((args.on_node / "login.json").read_text(encoding="utf-8"))["written"]
         write_atomically(args.on_node / "node.json", json.dumps(described() | {"written": written}))
         return 0
-    file, found = profile_file(args.profile), []
+    file, found = profile_file(args.profile), list[Finding]()
     for finding in findings(args):
         print(finding.of(file), flush=True)
         found.append(finding)
@@ -322,7 +322,7 @@ def told(*command: str, seconds: float = 60) -> str:
 
 def cluster_nodes() -> list[Node]:
     """Every node of every partition."""
-    found = []
+    found: list[Node] = []
     for line in told("sinfo", "--noheader", "--Node", "--format=%R|%N|%l|%m|%c|%G").splitlines():
         partition, name, limit, memory, cpus, gres = line.strip().split("|")
         sizes = int(memory.rstrip("+")), int(cpus.rstrip("+"))
@@ -593,7 +593,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--profile", default="slurm", help="as for snakemake (default: slurm)")
     parser.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="as for snakemake")
     parser.add_argument("--no-jobs", action="store_true", help="submit nothing: nodes are not looked at")
-    waits = {"kind": float, "least": None, "default": 600.0, "metavar": "SECONDS"}
+    waits: dict[str, Any] = {"kind": float, "least": None, "default": 600.0, "metavar": "SECONDS"}
     parser.add_argument("--wait", action=Number, **waits, help="for each small job (default: 600)")
     parser.add_argument("--on-node", type=Path, help=argparse.SUPPRESS)  # what the small job runs
     return parser.parse_args()

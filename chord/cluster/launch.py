@@ -10,7 +10,6 @@ training saved and is to be continued, else 1.
 """
 
 import argparse
-import io
 import os
 import signal
 import socket
@@ -49,13 +48,14 @@ def main() -> int:
     here += [f"--rdzv-endpoint={place.meeting}", f"--rdzv-conf=timeout={JOIN_SECONDS}"]
     here += [f"--rdzv-id={os.environ.get('SLURM_JOB_ID', 'alone')}", "--monitor-interval=1"]
     here += [f"--nproc-per-node={args.per_node - (args.beside if place.node == 0 else 0)}"]
+    here += [f"--log-dir={args.logs}", "--redirects=3", "--tee=3", "--no-python", "--", *args.command]
     args.logs.mkdir(parents=True, exist_ok=True)
     # A thread for each rank writes here. Lines are passed on at once; before Python 3.12 a buffer that threads share
     # can lose one (cpython issue 97922).
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(line_buffering=True)
     try:
-        torchrun.main([*here, f"--log-dir={args.logs}", "--redirects=3", "--tee=3", "--no-python", "--", *args.command])
+        torchrun.main(here)  # pyright: ignore[reportUnknownMemberType]
     except ChildFailedError as error:
         for rank, failure in error.failures.items():
             line = told(rank, failure, args.logs)

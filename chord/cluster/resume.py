@@ -36,6 +36,7 @@ from chord.provenance.check import survey
 from chord.provenance.files import JobProcess, job_processes
 from chord.provenance.ledger import read_attempts
 from chord.provenance.lineage import read_lineage
+from chord.settings import Raw
 from chord.steps import Dag
 
 # The plugin names a job PREFIX_UUID, or UUID alone.
@@ -174,7 +175,7 @@ def why_slurm(folder: Path, arguments: Sequence[str]) -> str | None:
         return "the command line names it"
     for profile in (Path(named.profile), Path("profiles", named.profile)) if named.profile else ():
         for file in profile.glob("config*.yaml"):
-            settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+            settings: Raw = yaml.safe_load(file.read_text(encoding="utf-8"))
             if isinstance(settings, dict) and settings.get("executor") == "slurm":
                 return f"profile {named.profile} names it"
     logs = folder / ".snakemake" / "slurm_logs"
@@ -212,7 +213,7 @@ def keep_finished(folder: Path, study: str | None) -> list[Path]:
 
 def _marks(folder: Path) -> dict[str, Path]:
     """Each output that is marked incomplete, with Snakemake's mark: its path in base 64, long ones cut into folders."""
-    found, incomplete = {}, folder / ".snakemake" / "incomplete"
+    found, incomplete = dict[str, Path](), folder / ".snakemake" / "incomplete"
     for mark in (one for one in incomplete.rglob("*") if one.is_file()):
         coded = "".join(part.removeprefix("@") for part in mark.relative_to(incomplete).parts)
         with suppress(ValueError):

@@ -375,7 +375,7 @@ class Requests:
     settings: Any
     is_main: bool  # not a job that was sent
     sizing: Sizing | None  # None where the profile names no `site`
-    needs: dict[Work, Need] = field(default_factory=dict)  # once looked up
+    needs: dict[Work, Need] = field(default_factory=dict[Work, Need])  # once looked up
 
     @classmethod
     def of(cls, project: Project, settings: Any, is_main: bool) -> "Requests":
@@ -400,7 +400,7 @@ class Requests:
 
     def _planned(self, rule: str, name: str) -> Callable[..., Any]:
         def value(wildcards: Any, attempt: int) -> Any:
-            of = next(filter(None, map(wildcards.get, ("arm", "start", "traces"))))
+            of = next(found for key in ("arm", "start", "traces") if (found := wildcards.get(key)))
             return self._resources(Work(rule, of, wildcards.get("benchmark", "")), attempt)[name]
 
         return value

@@ -7,7 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -74,7 +74,7 @@ def last_words(text: str) -> str:
 
 
 @contextmanager
-def refusals_end(workflow: Any) -> Iterator[None]:
+def refusals_end(workflow: Any) -> Generator[None]:
     """A UserError ends Snakemake with its words alone; nothing is left on disk."""
     try:
         yield
@@ -92,7 +92,7 @@ class RulesBeingRead:
 
     workflow: Any
     dag: Dag
-    stale: dict[str, list[Finding]] = field(default_factory=dict)  # filled when all rules are known
+    stale: dict[str, list[Finding]] = field(default_factory=dict[str, list[Finding]])  # filled when all rules are known
 
     def __post_init__(self) -> None:
         """Settle clocks, signals and the environment of jobs."""
@@ -105,7 +105,7 @@ class RulesBeingRead:
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         # `.venv/bin/snakemake` starts jobs with its own Python, activated or not. Conda and containers bring theirs.
         if not self.workflow.deployment_settings.deployment_method:
-            shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
+            cast(Any, shell).prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
 
     @property
     def results(self) -> Path:
@@ -145,11 +145,14 @@ class RulesBeingRead:
         from snakemake.iocontainers import ResourceList
         from snakemake.jobs import Job
 
+        def job_id(job: Any) -> int:
+            return 0
+
         # There is no graph of jobs yet, and a command needs none. What a profile gives to a job says where it runs;
         # Snakemake works some of it out later, from files.
-        graph: Any = SimpleNamespace(workflow=self.workflow, jobid=lambda job: 0)
+        graph: Any = SimpleNamespace(workflow=self.workflow, jobid=job_id)
         nothing = ResourceList(fromdict={"_cores": 1, "_nodes": 1})
-        found = {}
+        found: dict[str, Told] = {}
         for key in keys:
             path = f"{self.results}/{key}"
             for rule in self.workflow.rules:
@@ -164,7 +167,7 @@ class RulesBeingRead:
         """Ends Snakemake where the command line names what none of the rules makes, with the nearest name."""
         if not self.workflow.is_main_process or "snakemake" not in Path(sys.argv[0]).parts[-2:]:
             return  # a job, or a program that plans by itself
-        from snakemake.cli import get_argument_parser
+        from snakemake import cli
 
         def is_made(target: str) -> bool:
             path = target if os.path.isabs(target) else os.path.relpath(target)
@@ -174,7 +177,7 @@ class RulesBeingRead:
             return {f"{self.results}/{path}" for name in self.dag.built for path in self.dag.behind(name)}
 
         # The workflow learns its targets after the Snakefile is read, so they are read as Snakemake reads them.
-        for target in get_argument_parser().parse_known_args(sys.argv[1:])[0].targets:
+        for target in cast(Any, cli).get_argument_parser().parse_known_args(sys.argv[1:])[0].targets:
             if reason := refusal(self.dag.project, target, is_made, every_file):
                 with refusals_end(self.workflow):
                     raise UserError(reason)
@@ -190,7 +193,7 @@ def _clocks_decide_nothing() -> None:
     from snakemake import __version__ as version
     from snakemake.dag import DAG
     from snakemake.exceptions import WorkflowError
-    from snakemake.io import _IOFile
+    from snakemake.io import _IOFile  # pyright: ignore[reportPrivateUsage]
 
     async def is_newer(file: Any, time: Any) -> bool:
         return False
@@ -260,7 +263,7 @@ def main() -> int:
     from snakemake.executors import dryrun
     from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
 
-    _, settings = cli.parse_args(arguments)
+    _, settings = cast(Any, cli).parse_args(arguments)
     caught: list[Any] = []
     start = dryrun.Executor.run_job
 
@@ -270,7 +273,7 @@ def main() -> int:
 
     cast(Any, dryrun.Executor).run_job = catch
     try:
-        cli.main([*arguments, "--dry-run", "--forceall", "--nolock", "--cores", MANY, "--quiet", "all"])
+        cast(Any, cli).main([*arguments, "--dry-run", "--forceall", "--nolock", "--cores", MANY, "--quiet", "all"])
     except SystemExit as end:
         if isinstance(end.code, str):  # what the Snakefile says of a configuration that cannot be run
             print(end.code, file=sys.stderr)
@@ -278,7 +281,7 @@ def main() -> int:
         if end.code:
             return int(end.code)
     cast(Any, workflow.Workflow).local_exec = property(lambda _: False)  # from here on jobs are those of a cluster
-    plugin: Any = ExecutorPluginRegistry().get_plugin("slurm").get_settings(settings)
+    plugin = cast(Any, ExecutorPluginRegistry()).get_plugin("slurm").get_settings(settings)
     told = {
         "executor": settings.executor,
         "status_command": plugin.status_command,
@@ -294,7 +297,7 @@ def _kinds(jobs: list[Any], settings: Any) -> list[dict[str, Any]]:
     """Jobs that are sent alike once each: rules, resources and call of each attempt; each job by rule and outputs."""
     kinds: dict[str, dict[str, Any]] = {}
     for job in jobs:
-        attempts = []
+        attempts: list[dict[str, Any]] = []
         for attempt in range(1, job.restart_times + 2):
             job.attempt = attempt
             resources = {name: job.resources.get(name) for name in TOLD if job.resources.get(name) is not None}
@@ -307,7 +310,7 @@ def _kinds(jobs: list[Any], settings: Any) -> list[dict[str, Any]]:
 
 def _call(job: Any, settings: Any) -> str:
     """The call, without what differs from job to job: name, log, comment."""
-    from snakemake_executor_plugin_slurm.submit_string import get_submit_command
+    from snakemake_executor_plugin_slurm.submit_string import get_submit_command  # pyright: ignore[reportUnknownVariableType]
     from snakemake_executor_plugin_slurm.utils import set_gres_string
 
     account, partition = (job.resources.get(f"slurm_{name}") for name in ("account", "partition"))

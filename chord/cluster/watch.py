@@ -39,6 +39,7 @@ from chord.provenance.cli import Number
 from chord.provenance.files import SILENCE_SECONDS
 from chord.provenance.ledger import read_attempts
 from chord.provenance.manifest import ENDING
+from chord.settings import Raw
 from chord.steps import STEPS, Dag
 
 # --- how far a study is, out of the files that its jobs leave: manifests, the ledger, leases, logs ---
@@ -142,7 +143,7 @@ def training(study: Path, key: str) -> Training:
         folder.glob("state/*/metrics.jsonl"), key=lambda path: path.stat().st_mtime, default=folder / "state/none"
     )
     metrics, timing = _lines(log), _lines(log.with_name("timing.jsonl"))[-10:]
-    paces = [sum((line.get("seconds") or {}).values()) for line in timing if line["step"]]
+    paces = [sum((line.get("seconds") or dict[str, float]()).values()) for line in timing if line["step"]]
     speeds = [line["tokens_per_second"] for line in timing if line.get("tokens_per_second")]
     return Training(
         "/".join(folder.relative_to(study).parts[-2:]),
@@ -158,7 +159,7 @@ def _curve(metrics: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[float, ...]
     """The best told sign of learning: reward, else validation accuracy, else the expert's log-probability."""
     found = {
         "reward": [line.get("reward") for line in metrics],
-        "accuracy": [(line.get("validation") or {}).get("accuracy") for line in metrics],
+        "accuracy": [(line.get("validation") or dict[str, float]()).get("accuracy") for line in metrics],
         "expert log-probability": [line.get("expert_logp") for line in metrics],
     }
     for name, values in found.items():
@@ -186,10 +187,10 @@ def _text(path: Path) -> str:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The steps in a file of JSON lines that is being written; a torn last line is left out."""
-    found = []
+    found: list[dict[str, Any]] = []
     for line in _text(path).split("\n")[:-1]:
         with suppress(ValueError):
-            value = json.loads(line)
+            value: Raw = json.loads(line)
             if isinstance(value, dict) and isinstance(value.get("step"), int):
                 found.append(value)
     return found

@@ -64,7 +64,7 @@ def as_data(project: Project, results: Path, versions: Mapping[str, str] | None 
         rows.append((claim, one, one.lacking or judged_by(project, results, versions, claim.rule, one)))
     p_values = [judged.p for *_, judged in rows if isinstance(judged, Judged) and judged.p is not None]
     corrected = iter(holm(p_values))
-    found = []
+    found: list[dict[str, Any]] = []
     for claim, one, judged in rows:
         after = next(corrected) if isinstance(judged, Judged) and judged.p is not None else None
         found.append(_row(claim, one) | _verdict(claim, judged, after, len(p_values)))

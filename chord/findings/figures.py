@@ -9,7 +9,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -58,7 +58,7 @@ def as_data(project: Project, name: str, figure: Figure, results: Path) -> dict[
     Raises UserError for metrics that are missing or damaged, and for a panel without any value.
     """
     runs = {arm: runs_of(project, results, arm) for arm in figure.arms}
-    panels = []
+    panels: list[dict[str, Any]] = []
     for panel in figure.panels:
         points = window(panel.smooth_steps)
         curves = {arm: curve_of(runs[arm], panel.metric, X_KEYS[figure.x], points) for arm in figure.arms}
@@ -192,7 +192,7 @@ def draw(data: dict[str, Any]) -> tuple[bytes, bytes]:
     """The figure as SVG and PNG, byte for byte the same for the same points."""
     import matplotlib
 
-    with matplotlib.rc_context({**RC, "svg.hashsalt": f"{data['study']} {data['artefact']}"}):
+    with cast(Any, matplotlib).rc_context({**RC, "svg.hashsalt": f"{data['study']} {data['artefact']}"}):
         figure = compose(data)
         svg, png = io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Title": data["title"]})
@@ -256,10 +256,9 @@ def _add_legend(figure: Any, axes: Sequence[Any]) -> None:
             handlelength=3.2, columnspacing=1.2, borderpad=0.1, labelspacing=0.35,
         )  # fmt: skip
         if columns == 1 or legend.get_window_extent(figure.canvas.get_renderer()).width <= room:
-            break
+            lines = -(-len(handles) // columns)
+            return figure.set_size_inches(WIDTH_INCHES, PANEL_INCHES * len(axes) + LEGEND_LINE_INCHES * lines)
         legend.remove()
-    lines = -(-len(handles) // columns)
-    figure.set_size_inches(WIDTH_INCHES, PANEL_INCHES * len(axes) + LEGEND_LINE_INCHES * lines)
 
 
 def looks(data: dict[str, Any]) -> dict[str, Style]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from chord.errors import UserError
 from chord.findings.statistics import moving_mean
 from chord.provenance.manifest import Manifest, read_manifest
 from chord.records import Outcome, Problem, read_lines, split_lines
+from chord.settings import Raw
 
 if TYPE_CHECKING:
     from chord.config.project import Project
@@ -33,7 +34,7 @@ def read_json(path: Path, what: str, remedy: str, needed: Collection[str] = ()) 
     """The JSON object in the file, with all keys that are `needed`. Messages end in: expected WHAT; REMEDY."""
     text = _text(path, what, remedy)
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value: Raw = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
         raise UserError(f"{path}: found text that is not whole JSON ({error}), expected {what}; {remedy}") from None
     if not isinstance(value, dict):
@@ -96,7 +97,7 @@ def read_scores(path: Path, benchmark: str) -> Scored:
     if raw["benchmark"] != benchmark:
         raise UserError(f"{path}: found the scores of benchmark '{raw['benchmark']}', expected {what}; {remedy}")
     rows = raw["problems"]
-    if not isinstance(rows, list) or len(rows) < 2 or not all(_is_scored(row) for row in rows):
+    if not _are_scored(rows):
         expected = f"two problems or more, each with an id and outcomes out of {', '.join(sorted(OUTCOMES))}"
         raise UserError(f"{path}: found other things under 'problems', expected {expected}; {remedy}")
     rows.sort(key=lambda row: row["id"])
@@ -107,17 +108,22 @@ def read_scores(path: Path, benchmark: str) -> Scored:
     right = np.array([[outcome == Outcome.RIGHT.value for outcome in row["outcomes"]] for row in rows], dtype=float)
     if not isinstance(raw["mean"], int | float) or not math.isclose(right.mean(), raw["mean"], abs_tol=1e-6):
         raise UserError(f"{path}: found mean {raw['mean']}, but its outcomes give {right.mean():g}; {remedy}")
-    lengths = [row.get("response_tokens") for row in rows]
+    lengths: list[Raw] = [row.get("response_tokens") for row in rows]
     whole = all(isinstance(one, list) and len(one) == samples for one in lengths)
     tokens = np.array(lengths, dtype=float).mean(axis=1) if whole else None
     return Scored(path, str(raw["version"]), str(raw["metric"]), ids, samples, right.mean(axis=1), tokens)
 
 
-def _is_scored(row: Any) -> bool:
-    """Whether `row` is {"id": text, "outcomes": [known outcomes, at least one]}."""
-    if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not isinstance(row.get("outcomes"), list):
+def _are_scored(rows: Raw) -> TypeGuard[list[dict[str, Any]]]:
+    """Whether `rows` are two or more of {"id": text, "outcomes": [known outcomes, at least one]}."""
+    return isinstance(rows, list) and len(rows) > 1 and all(map(_is_scored, rows))
+
+
+def _is_scored(row: Raw) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str):
         return False
-    return bool(row["outcomes"]) and all(isinstance(name, str) and name in OUTCOMES for name in row["outcomes"])
+    names = row.get("outcomes")
+    return isinstance(names, list) and bool(names) and all(isinstance(name, str) and name in OUTCOMES for name in names)
 
 
 def read_alike(
@@ -158,10 +164,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for number, line in enumerate(split_lines(text), start=1):
         try:
-            value = json.loads(line, parse_constant=_no_constant)
+            value: Raw = json.loads(line, parse_constant=_no_constant)
         except ValueError as error:
             raise UserError(f"{path}, line {number}: found text that is not JSON ({error}), expected {what}") from None
-        if not isinstance(value, dict) or not isinstance(value.get("step"), int):
+        if not _has_step(value):
             raise UserError(f"{path}, line {number}: found no whole number under 'step', expected {what}")
         if lines and value["step"] <= lines[-1]["step"]:
             found = f"step {value['step']} after {lines[-1]['step']}"
@@ -173,12 +179,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def read_validation(path: Path) -> dict[int, dict[str, Any]]:
     """What stands in a validation.json, by step."""
     what = "what chord validate writes"
-    rows = read_json(path, what, "build it with snakemake").get("steps")
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows
-    ):
+    rows: Raw = read_json(path, what, "build it with snakemake").get("steps")
+    found = [row for row in rows if _has_step(row)] if isinstance(rows, list) else []
+    if found != rows:
         raise UserError(f"{path}: found no results by step, expected {what}; delete it and validate again")
-    return {row["step"]: row for row in rows}
+    return {row["step"]: row for row in found}
+
+
+def _has_step(value: Raw) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict) and isinstance(value.get("step"), int)
 
 
 # --- data: categories of problems, lengths of traces ---------------------------------------------
@@ -267,7 +276,7 @@ class Training:
         """Seconds by phase, over the whole run."""
         total: dict[str, float] = {}
         for line in self.timing:
-            for phase, seconds in (line.get("seconds") or {}).items():
+            for phase, seconds in (line.get("seconds") or dict[str, float]()).items():
                 total[phase] = total.get(phase, 0.0) + float(seconds or 0)
         return total
 
@@ -378,7 +387,7 @@ def _series(path: Path, lines: list[dict[str, Any]], x_key: str, metric: str) ->
     if not any(keys[0] in line for line in lines):
         raise UserError(f"{path}: found no metric '{metric}', expected one of: {', '.join(sorted(lines[-1]))}")
     for line in lines:
-        value: Any = line
+        value: Raw = line
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
         if value is None:
@@ -388,10 +397,10 @@ def _series(path: Path, lines: list[dict[str, Any]], x_key: str, metric: str) ->
         if not _is_number(value) or not _is_number(x):
             found = f"'{metric}' {value!r} at {x_key} {x!r} in step {line['step']}"
             raise UserError(f"{path}: found {found}, expected numbers; train the arm again")
-        xs.append(float(x))  # pyright: ignore[reportArgumentType] # a number, as was just found
+        xs.append(float(x))
         ys.append(float(value))
     return xs, ys
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Raw) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -196,7 +196,7 @@ def verdicts_page(data: Mapping[str, Any], study_title: str) -> str:
 
 def shown(table: Mapping[str, Any]) -> dict[str, Any]:
     """A table as templates show it: `words` stand below it; each cell has n and the paper's number in words."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in table["rows"]:
         cells = {key: {**cell, "n": count(cell), "beside": paper_value(cell)} for key, cell in row["cells"].items()}
         rows.append({**row, "cells": cells})
@@ -276,7 +276,7 @@ def _drawn(table: Mapping[str, Any], columns: Sequence[Mapping[str, Any]], narro
     rows = table["rows"]
     counts = {key: {count(row["cells"][key]) for row in rows} for key in (column["benchmark"] for column in columns)}
     unit = ", %" if table.get("unit", "percent") == "percent" else ""
-    is_one_n = len(set().union(*counts.values())) == 1  # then the legend above a narrow table has it
+    is_one_n = len(set[str]().union(*counts.values())) == 1  # then the legend above a narrow table has it
     style = box.ASCII_DOUBLE_HEAD if said is in_ascii else box.SIMPLE_HEAD
     drawn = Table(box=style, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     drawn.add_column("arm", no_wrap=True, vertical="bottom")

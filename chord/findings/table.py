@@ -106,7 +106,7 @@ def as_data(project: Project, name: str, table: Tabled, results: Path, versions:
         {"arm": arm, "label": project.arms[arm].label, "note": project.arms[arm].note, "cells": cells[arm]}
         for arm in table.arms
     ]
-    data = {
+    data: dict[str, Any] = {
         "study": study.name,
         "study_title": study.title,
         "artefact": name,
@@ -180,7 +180,7 @@ def of_cell(results: Path, arm: str, benchmark: str, seeds: list[int], sha256: M
 
     `sha256` has the hash of each answers.jsonl as its maker recorded it.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for seed in seeds:
         here = place(results, arm, seed, benchmark)
         if here.answers.is_file() and here.scores.is_file():

@@ -55,11 +55,11 @@ class Work:
 class Written:
     """The traces that are kept, with their lengths; why others are not; what else the counts and the manifest say."""
 
-    traces: list[Trace] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    rejected: Counter[str] = field(default_factory=Counter)
-    counts: dict[str, Any] = field(default_factory=dict)
-    recorded: dict[str, Any] = field(default_factory=dict)
+    traces: list[Trace] = field(default_factory=list[Trace])
+    tokens: list[int] = field(default_factory=list[int])
+    rejected: Counter[str] = field(default_factory=Counter[str])
+    counts: dict[str, Any] = field(default_factory=dict[str, Any])
+    recorded: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def add(self, trace: Trace, tokens: int, fault: str | None) -> None:
         """Keep the trace, or count its fault."""

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import filter as matching
 from pathlib import Path
@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import httpx2
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.file_download import http_get  # pyright: ignore[reportUnknownVariableType]
+from huggingface_hub.utils import build_hf_headers  # pyright: ignore[reportUnknownVariableType]
 from huggingface_hub.utils.sha import git_hash
 
 from chord.config.project import load
@@ -185,7 +185,7 @@ def _listing(root: Path, api: HfApi, wanted: Wanted, locked: LockedRepository | 
     commit = str(info.sha)
     if not re.fullmatch(COMMIT, commit) or (re.fullmatch(COMMIT, revision) and commit != revision):
         raise UserError(f"{wanted}: found commit {commit}, expected {revision}: it has moved")
-    there = {one.rfilename: one for one in info.siblings or []}
+    there: dict[str, Any] = {one.rfilename: one for one in info.siblings or ()}
     names = sorted(locked.files) if locked else _asked(there, wanted)
     lacking = [name for name in names if name not in there]
     lacking += [pattern for pattern in wanted.required if not matching(names, pattern)]
@@ -250,7 +250,7 @@ def _looked_at(path: Path, listing: Listing, name: str) -> LockedFile | str:
 
 
 @contextmanager
-def _told(what: str, revision: str, pinned: bool) -> Iterator[None]:
+def _told(what: str, revision: str, pinned: bool) -> Generator[None]:
     """What goes wrong on the network, as a UserError of one line without the token."""
     try:
         yield

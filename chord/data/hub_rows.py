@@ -6,12 +6,12 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, cast
 
 from chord.config.sets import BENCHMARK, Lock, drawn_as, split_of, wanted_dataset
 from chord.config.study import NEEDED, OF_GENERATIONS, Filters, Study, Task
@@ -21,10 +21,7 @@ from chord.errors import ConfigError, UserError
 from chord.grading.graders import Grader
 from chord.grading.tool_calls import read_calls
 from chord.records import Outcome, Problem, Trace, read_lines
-from chord.settings import derive
-
-if TYPE_CHECKING:
-    from pyarrow.parquet import ParquetFile
+from chord.settings import Raw, derive
 
 # --- rows ----------------------------------------------------------------------------------------
 
@@ -83,14 +80,14 @@ def _parquet(path: Path, columns: set[str]) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _opened(path: Path) -> "Iterator[ParquetFile]":
+def _opened(path: Path) -> Generator[Any]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(path) as file:
             yield file
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except (cast(Any, pyarrow).ArrowException, UnicodeDecodeError) as error:
         found = " ".join(str(error).split())
         raise UserError(f"{path}: found no Parquet that can be read ({found:.200})") from None
 
@@ -130,7 +127,8 @@ def published(problems: Sequence[Problem], rows: Iterable[Row], seed: int, exper
     waiting = {(str(one.source.get("file")), one.source.get("row")): one for one in problems}
     for row in rows:
         if problem := waiting.pop((row.file, row.number), None):
-            texts, kept = row.values["generations"], problem.source.get("kept")
+            texts: list[str] | None = row.values["generations"]
+            kept: list[int] | None = problem.source.get("kept")
             same = str(row.values["question"]).strip() == problem.source.get("question")
             if not same or not kept or not isinstance(texts, list) or max(kept) >= len(texts):
                 raise UserError(
@@ -332,7 +330,8 @@ def _kept(
     values: Mapping[str, Any], answer: str, rules: Rules, grader: Grader, counts: Counter[str]
 ) -> list[int] | str:
     """Which generations of a row are traces: verified, not too long, right to the grader; or why too few are."""
-    texts, verified = values.get("generations"), values.get("verified")
+    texts: list[str] | None = values.get("generations")
+    verified: list[bool] | None = values.get("verified")
     if not isinstance(texts, list) or not isinstance(verified, list) or len(texts) != len(verified):
         return "as many verdicts as generations are not there"
     told = [place for place, right in enumerate(verified) if right is True and _is_text(texts[place])]
@@ -351,7 +350,7 @@ def _kept(
     return kept if len(kept) >= rules.filters.generations else few
 
 
-def _shown(value: Any) -> str | None:
+def _shown(value: Raw) -> str | None:
     """A value as a prompt shows it: a number without a needless point, a list of texts as lines numbered from 0."""
     if isinstance(value, list):
         lines = [_shown(item) for item in value]

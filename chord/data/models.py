@@ -19,7 +19,7 @@ import struct
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from chord.config.project import Project, add_study, project_of
 from chord.config.sets import models_from, wanted_model
@@ -93,7 +93,7 @@ def _unpack(_project: Project, _root: Path, model: Model, where: str, folder: Pa
 def _check_chat(files: dict[str, Path]) -> None:
     """Raises UserError for a model that cannot be asked: no chat template, no end token."""
     file = files.get("tokenizer_config.json")
-    found = json.loads(file.read_text(encoding="utf-8")) if file else {}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file else {}
     has_template = found.get("chat_template") or any(name.startswith("chat_template.") for name in files)
     if not has_template or not found.get("eos_token"):
         raise UserError(
@@ -151,14 +151,16 @@ def unpack(weights: Path, folder: Path) -> None:
 
     disable_progress_bar()
     try:
-        read = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
+        read = cast(Any, AutoModelForCausalLM).from_pretrained(
+            weights.parent, gguf_file=weights.name, dtype=torch.float32
+        )
+        tokenizer = cast(Any, AutoTokenizer).from_pretrained(weights.parent, gguf_file=weights.name)
     except (OSError, ValueError, KeyError, RuntimeError, struct.error) as error:
         found = " ".join(str(error).split())
         raise UserError(f"{weights}: found no model that transformers reads ({found:.200}), expected GGUF") from None
     if not tokenizer.chat_template or tokenizer.eos_token_id is None:
         raise UserError(f"{weights}: found no chat template or no end token, expected the model of a chat")
-    del read.config.quantization_config  # pyright: ignore[reportAttributeAccessIssue] # set by from_pretrained
+    del read.config.quantization_config
     clean = type(read)(read.config)
     clean.load_state_dict(read.state_dict())
     clean.generation_config = read.generation_config

@@ -52,9 +52,9 @@ class Draw:
 
     problems: list[Problem]
     dropped: Counter[str]
-    source: dict[str, str] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-    groups: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict[str, str])
+    details: dict[str, Any] = field(default_factory=dict[str, Any])
+    groups: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def counts(self, name: str) -> dict[str, Any]:
         """What the set called `name` was drawn from, what was dropped and why, what was kept."""
@@ -186,15 +186,16 @@ def _hash(prompt: str) -> str:
 
 def _dataset(task: Task, seed: int, where: str) -> Any:
     """The reasoning-gym dataset, or ConfigError if it knows no such name or settings."""
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
+    from reasoning_gym import factory
 
-    if task.dataset not in DATASETS:
-        near = difflib.get_close_matches(task.dataset, DATASETS, n=1)
+    gym: Any = factory
+    known: list[str] = list(gym.DATASETS)
+    if task.dataset not in known:
+        near = difflib.get_close_matches(task.dataset, known, n=1)
         hint = f" (nearest: `{near[0]}`)" if near else ""
         raise ConfigError(f"{where}.dataset is '{task.dataset}', expected a dataset of reasoning-gym{hint}")
     try:
-        return reasoning_gym.create_dataset(task.dataset, seed=seed, size=CHUNK, **task.settings)
+        return gym.create_dataset(task.dataset, seed=seed, size=CHUNK, **task.settings)
     except (TypeError, AssertionError, ValueError) as error:
         raise ConfigError(
             f"{where}.settings is {task.settings}, expected settings of {task.dataset}: {error}"

@@ -7,7 +7,7 @@ seven letters and signs, not the end of the message. No template learns what day
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from chord.errors import UserError
 
@@ -28,7 +28,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder}: found no tokenizer.json, expected the folder of the study's model")
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return cast(Any, AutoTokenizer).from_pretrained(folder, local_files_only=True)
 
 
 def prompt_ids(
@@ -110,8 +110,11 @@ def as_recorded(
 
 def _closing(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, str]]) -> int | None:
     """The special token behind the message that is STAND_IN, but for white space."""
-    # The day moves nothing that stands behind a message.
-    text = _rendered(tokenizer, messages, "26 Jul 2024", strftime_now=lambda *_, **__: "")
+
+    def no_day(*_: object, **__: object) -> str:
+        return ""  # the day moves nothing that stands behind a message
+
+    text = _rendered(tokenizer, messages, "26 Jul 2024", strftime_now=no_day)
     after = text.partition(STAND_IN)[2].lstrip()
     found = [special for special in _specials(tokenizer) if special and after.startswith(special)]
     if not found:
@@ -120,9 +123,7 @@ def _closing(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, 
     return int(token)
 
 
-def _rendered(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, str]], date: str | None, **more: Any
-) -> str:
+def _rendered(tokenizer: Any, messages: Sequence[dict[str, str]], date: str | None, **more: Any) -> str:
     """What the template makes of the messages, told `date`, and no clock."""
     from jinja2 import TemplateError as JinjaError
     from jinja2 import UndefinedError
@@ -151,11 +152,11 @@ def _rendered(
         raise _refusal(tokenizer, f"a chat template that cannot be rendered ({found}), {expected}") from None
 
 
-def _refusal(tokenizer: "PreTrainedTokenizerBase", found: str, remedy: str = "name another model") -> TemplateError:
+def _refusal(tokenizer: Any, found: str, remedy: str = "name another model") -> TemplateError:
     return TemplateError(f"{tokenizer.name_or_path}: found {found}; {remedy}")
 
 
-def _encoded(tokenizer: "PreTrainedTokenizerBase", text: str, split_special_tokens: bool) -> list[int]:
+def _encoded(tokenizer: Any, text: str, split_special_tokens: bool) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=split_special_tokens)
 
 

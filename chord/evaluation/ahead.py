@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,7 +99,7 @@ def make_others(verb: str, siblings: Iterable[tuple[Any, ...]], wanted_of: Calla
 
 
 @contextmanager
-def claimed(final: Path, wait: bool) -> Iterator[bool]:
+def claimed(final: Path, wait: bool) -> Generator[bool]:
     """Whether this process makes `final` now: not while another one does. With `wait`, once the other one has ended.
 
     Two jobs of one model that run at the same time thus share the benchmarks between them, and make none twice.

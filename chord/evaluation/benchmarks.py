@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from chord.config.benchmarks import read_task
 from chord.config.study import AnswerForm, Study
@@ -115,11 +115,11 @@ def _document(problem: Problem) -> dict[str, str]:
 # --- functions that the files in config/benchmarks name ------------------------------------------
 
 
-def documents(lines: "Dataset") -> "Dataset":
+def documents(lines: Any) -> "Dataset":
     """lm-eval's documents, one for each JSON line, with every text as it was written."""
     import datasets
 
-    return datasets.Dataset.from_list([json.loads(line) for line in lines["text"]])
+    return cast(Any, datasets).Dataset.from_list([json.loads(line) for line in lines["text"]])
 
 
 class Response(str):

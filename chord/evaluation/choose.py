@@ -67,7 +67,7 @@ def main() -> None:
     ):
         validations = {run: read_validations(run) for run in runs}
         if scores:
-            candidates = _tested(validations, scores)
+            candidates: list[dict[str, Any]] = _tested(validations, scores)
         else:
             best = {run: max(steps, key=lambda one: (one.accuracy, -one.step)) for run, steps in validations.items()}
             candidates = [{"run": str(run), "step": one.step, "accuracy": one.accuracy} for run, one in best.items()]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from chord.config.project import project_of
 from chord.config.study import Study
-from chord.data.prompts import end_ids
+from chord.data.prompts import end_ids, load_tokenizer
 from chord.errors import UserError
 from chord.evaluation import ahead
 from chord.evaluation.ahead import Result, Wanted
@@ -84,9 +84,12 @@ def main() -> None:
 
             return Wanted(answers, key, make)
 
+        def sibling(name: str, file: Path, answers: Path) -> Wanted:
+            return wanted(read_benchmark(args.root, study, name), file, answers)
+
         if not ahead.make_own(wanted(own, args.problems, args.answers), recording):
             return
-    ahead.make_others(VERB, args.ahead, lambda name, *paths: wanted(read_benchmark(args.root, study, name), *paths))
+    ahead.make_others(VERB, args.ahead, sibling)
 
 
 ANSWERERS = PlugPoint[Callable[[Path, Study, int], "tuple[Policy, dict[str, Any]]"]]("answers")
@@ -131,17 +134,15 @@ def load_vllm_model(folder: Path, study: Study, threads: int) -> "tuple[Policy, 
     if execution.answers_batch_invariant:
         vllm.check_batch_invariance(f"{where}.answers_batch_invariant")
     vllm.prepare_process(execution.answers_batch_invariant, OMP_NUM_THREADS=str(threads))
-    from transformers import AutoTokenizer
-
     from chord.evaluation.lm_eval_models import Texts
     from chord.evaluation.vllm_model import VllmPolicyModel
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = load_tokenizer(folder)
     settings = vllm.engine_settings(execution.answers_options, execution.compute_dtype, execution.sampler_rows)
     texts = Texts(tokenizer, end_ids(tokenizer, vllm.configured_ends_in(folder)), study.prompt_date)
     policy = VllmPolicyModel(folder, texts, settings)
-    engine = {"name": "vllm", "version": vllm.vllm_version(), "dtype": policy.dtype, "settings": settings}
-    engine["batch_invariant"] = execution.answers_batch_invariant
+    engine: dict[str, Any] = {"name": "vllm", "version": vllm.vllm_version(), "dtype": policy.dtype}
+    engine |= {"settings": settings, "batch_invariant": execution.answers_batch_invariant}
     return policy, {"device": "cuda" if torch.cuda.is_available() else "cpu", "engine": engine}
 
 

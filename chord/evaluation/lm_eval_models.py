@@ -74,7 +74,7 @@ class Answering:
         self.benchmark, self.seed, self.answers = benchmark, seed, []
 
     def answered(
-        self, requests: Sequence[Instance], sample: Callable[[list[Request], Mapping[str, Any]], Sequence[Sampled]]
+        self, requests: Sequence[Any], sample: Callable[[list[Request], Mapping[str, Any]], Sequence[Sampled]]
     ) -> list[str]:
         """A text for each request, in order; `sample` gets lm-eval's settings with what a sampler is asked."""
         settings = requests[0].arguments[1]
@@ -108,7 +108,7 @@ class PolicyModel(Answering, Generates):
         )
 
 
-def numbered(requests: Iterable[Instance]) -> Iterator[tuple[str, int]]:
+def numbered(requests: Iterable[Any]) -> Iterator[tuple[str, int]]:
     """The problem of each request, and how often it was asked for before."""
     seen = Counter[str]()
     for request in requests:

@@ -136,7 +136,7 @@ def summarize(benchmark: Benchmark, problems: list[dict[str, Any]], results: dic
 def _compare(scores: dict[str, Any], told: dict[str, Any], version: int | str) -> None:
     """Raises RuntimeError where lm-eval's account differs from ours."""
     k = scores["samples_per_problem"]
-    theirs = {
+    theirs: dict[str, Any] = {
         "mean": told[f"avg@{k},samples"],
         "se": told[f"avg@{k}_stderr,samples"],
         "pass_at_k": told[f"pass@{k},samples"],

@@ -26,6 +26,8 @@ class VllmPolicyModel(Answering, LmEvalVllm):
     module is imported. Raises UserError where vLLM refuses the options.
     """
 
+    batch_size: int | str
+
     def __init__(self, folder: Path, texts: Texts, options: Mapping[str, Any]) -> None:
         self.texts = texts
         self._sampled: dict[int, Sampled] = {}  # by the seed that vLLM was given
@@ -39,18 +41,18 @@ class VllmPolicyModel(Answering, LmEvalVllm):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """A text for each request, in order. Raises PromptError for one that is empty or longer than the context."""
-        generate = super().generate_until
+        generate = LmEvalVllm.generate_until
 
         def sample(wanted: list[Request], settings: Mapping[str, Any]) -> list[Sampled]:
             check_prompts(wanted, settings["max_gen_toks"], self.max_length)
             ours = {"stop_token_ids": list(self.texts.ends), "ignore_eos": True, "top_p": 1.0, "top_k": -1}
-            told = [copy.copy(request) for request in requests]
+            told: list[Any] = [copy.copy(request) for request in requests]
             for request, one in zip(told, wanted, strict=True):
                 own = {"detokenize": False, "seed": one.seed % SEEDS}
                 request.arguments = (request.arguments[0], {**settings, **ours, **own})
             self._sampled = {}
             self.batch_size = len(told)  # vLLM batches; and its bar, shown for "auto", divides by zero without bars
-            generate(told, disable_tqdm=disable_tqdm)
+            generate(self, told, disable_tqdm=disable_tqdm)
             return [self._sampled[one.seed % SEEDS] for one in wanted]
 
         return self.answered(requests, sample)
@@ -69,7 +71,7 @@ class VllmPolicyModel(Answering, LmEvalVllm):
         return told, [], most
 
     def _model_generate(self, requests: Any, generate: bool = False, sampling_params: Any = None) -> Any:
-        results = super()._model_generate(requests, generate, sampling_params)
+        results = LmEvalVllm._model_generate(self, requests, generate, sampling_params)
         for parameters, result in zip(sampling_params, results, strict=True):
             self._sampled[parameters.seed] = as_sampled(result.outputs[0])
         return results

@@ -6,26 +6,24 @@ of the math grader's child process, which bounds time and memory; nothing else i
 
 from typing import Any, cast
 
-from sympy import Expr, I, MatrixBase, MatrixExpr, Pow, Rational, Symbol, log, nan, oo, simplify, zoo
+from sympy import Expr, I, MatrixBase, MatrixExpr, Pow, Rational, Symbol, log, nan, oo, zoo  # pyright: ignore[reportUnknownVariableType]
 from sympy.core.evalf import PrecisionExhausted
 
 DIGITS = 1_000  # to which a difference is worked out before it counts as none; half as many then have to be zero
 POINTS = 6  # in which formulas are compared, and to how many digits; to be equal by chance there is out of the question
 POINT_DIGITS = 100
-IMAGINARY = {Symbol("i", real=True): I, Symbol("i", real=False): I, Symbol("i"): I}
+IMAGINARY: dict[Any, Any] = {Symbol("i", real=True): I, Symbol("i", real=False): I, Symbol("i"): I}
 
 
 def same_value(one: Any, other: Any) -> bool:
     """Whether two numbers, formulas or matrices are equal. Raises whatever sympy raises."""
     if isinstance(one, (MatrixBase, MatrixExpr)) or isinstance(other, (MatrixBase, MatrixExpr)):
-        ours, theirs = cast(Any, one.doit()), cast(Any, other.doit())
+        ours, theirs = cast(Any, one).doit(), cast(Any, other).doit()
         return ours.shape == theirs.shape and all(map(same_value, ours.flat(), theirs.flat()))
     ours, theirs = (value.doit().xreplace(IMAGINARY) for value in (one, other))
     if ours == theirs:
         return True
-    if not (isinstance(ours, Expr) and isinstance(theirs, Expr)) or any(
-        v.has(oo, -oo, nan, zoo) for v in (ours, theirs)
-    ):
+    if not all(isinstance(v, Expr) for v in (ours, theirs)) or any(v.has(oo, -oo, nan, zoo) for v in (ours, theirs)):
         return False
     difference = ours - theirs
     if difference.is_Rational:
@@ -52,13 +50,13 @@ def _same_everywhere(one: Any, other: Any, symbols: list[Any]) -> bool:
         if any(value.has(oo, -oo, nan, zoo) for value in (ours, theirs)):
             continue
         if not (ours.is_number and theirs.is_number):
-            return bool(simplify(one - other) == 0)
+            return bool((one - other).simplify() == 0)
         found = real if _is_real(one, point) and _is_real(other, point) else rest
         if found is real or not real:
             found.append(_vanishes(ours - theirs, ours, POINT_DIGITS))
         if real and not real[-1]:
             return False
-    return all(real or rest) if real or rest else bool(simplify(one - other) == 0)
+    return all(real or rest) if real or rest else bool((one - other).simplify() == 0)
 
 
 def _point(number: int, symbols: list[Any]) -> dict[Any, Any]:

@@ -120,17 +120,19 @@ def _exact() -> bool:
 
     logging.disable(logging.CRITICAL)
     by_name = grader.sympy_compare_symbols
-    grader.sympy_numeric_eq = lambda one, other, *_rounding: same_value(one, other)
+    grader.sympy_numeric_eq = lambda one, other, _rounding, _precision: same_value(one, other)
     grader.sympy_symbolic_eq = lambda one, other: False
     grader.sympy_compare_symbols = lambda one, other: by_name(one, other) or same_value(one, other)
     return True
 
 
 def _parsed(text: str, is_real: bool) -> Any:
-    from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, latex2sympy, normalize_latex
+    from latex2sympy2_extended import latex2sympy2
 
-    rules = NormalizationConfig(units=False, malformed_operators=True, nits=False, boxed="none")
-    return latex2sympy(normalize_latex(text, rules), is_real=is_real, convert_degrees=False, normalization_config=None)
+    reader: Any = latex2sympy2
+    rules = reader.NormalizationConfig(units=False, malformed_operators=True, nits=False, boxed="none")
+    text = reader.normalize_latex(text, rules)
+    return reader.latex2sympy(text, is_real=is_real, convert_degrees=False, normalization_config=None)
 
 
 def _compare_all(workers: int, most: int, groups: list[list[Any]], answers: int, parent: int) -> None:

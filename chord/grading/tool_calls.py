@@ -12,10 +12,11 @@ from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from chord.errors import ConfigError, UserError
 from chord.records import split_lines
+from chord.settings import Raw
 
 MAX_CALLS_CHARACTERS = 100_000
 MAX_NUMBER_CHARACTERS = 64
@@ -69,7 +70,7 @@ def _parsed(text: str) -> list[tuple[str, dict[str, Any]]] | None:
         return None
     hooks: dict[str, Any] = {"object_pairs_hook": _without_repeats, "parse_constant": _refused}
     try:
-        calls = json.loads(text, **hooks, parse_int=_short(int), parse_float=_short(float))
+        calls: Raw = json.loads(text, **hooks, parse_int=_short(int), parse_float=_short(float))
     except ValueError:
         return None
     if not isinstance(calls, list):
@@ -209,6 +210,6 @@ def _checker() -> tuple[Any, Any]:
     table.__dict__["MODEL_CONFIG_MAPPING"] = {"chord": SimpleNamespace(underscore_to_dot=False)}
     sys.modules.setdefault(table.__name__, table)  # not followed: its checker alone reads it
     from bfcl_eval.constants.enums import Language
-    from bfcl_eval.eval_checker.ast_eval.ast_checker import ast_checker
+    from bfcl_eval.eval_checker.ast_eval import ast_checker
 
-    return ast_checker, Language.PYTHON
+    return cast(Any, ast_checker).ast_checker, Language.PYTHON

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from os.path import isabs, join, normpath
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from chord.provenance import environment as env
 from chord.provenance.digest import PROJECT, JobCode, contents, job_code
@@ -49,9 +49,9 @@ class Today:
     `root` holds chord/ and envs/. `kept`: see `package_of`.
     """
 
-    specs: Mapping[str, JobSpec] = field(default_factory=dict)
-    run_texts: Mapping[str, str] = field(default_factory=dict)
-    told: Mapping[str, Told] = field(default_factory=dict)
+    specs: Mapping[str, JobSpec] = field(default_factory=dict[str, JobSpec])
+    run_texts: Mapping[str, str] = field(default_factory=dict[str, str])
+    told: Mapping[str, Told] = field(default_factory=dict[str, Told])
     root: Path = PROJECT
     kept: Path | None = None
 
@@ -89,7 +89,10 @@ class _Absent:
 ABSENT = _Absent()
 
 
-def differences(what: str, old: Any, new: Any, where: str = "") -> list[Change]:
+Plain: TypeAlias = Mapping[Any, Any] | list[Any] | str | float | _Absent | None
+
+
+def differences(what: str, old: Plain, new: Plain, where: str = "") -> list[Change]:
     """Every place where two pieces of plain data differ, as dotted keys."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         parts = {key: (old.get(key, ABSENT), new.get(key, ABSENT)) for key in dict.fromkeys([*old, *new])}

@@ -71,7 +71,7 @@ class Check:
     attempts: Attempts | None = None
     scope: Container[Path] | None = None
     blames_readers: bool = False
-    _now: dict[Path, Now] = field(default_factory=dict)
+    _now: dict[Path, Now] = field(default_factory=dict[Path, Now])
 
     def now(self, path: Path) -> Now:
         """What the path holds now."""
@@ -310,7 +310,7 @@ def summary(stale: Mapping[str, list[Finding]]) -> list[str]:
     for key, found in stale.items():
         for finding in found:
             jobs.setdefault(finding.clause, []).append(key.removesuffix(ENDING))
-    lines = []
+    lines = list[str]()
     for clause, keys in list(jobs.items())[:SHOWN_LINES]:
         more = f" and {len(keys) - 2} more" if len(keys) > 2 else ""
         lines.append(f"stale: {clause} ({', '.join(keys[:2])}{more})")

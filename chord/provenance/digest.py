@@ -529,6 +529,8 @@ class Describer:
                 )  # PlugPoint[Grader](...)
                 if maker and (what := texts(call.args[:1])):
                     here.points |= {name: [maker, what[0]] for name in names_bound([statement], here)}
+            case _:
+                pass
 
     def definition(self, statements: Iterable[ast.stmt], name: str) -> None:
         """What statements give to `name`."""
@@ -553,7 +555,7 @@ class Describer:
         match node:
             case list():
                 self.out.append("[")
-                self.several(node)
+                self.several(cast(list[object], node))
                 self.out.append("]")
             case ast.Constant(value=value):
                 self.out.append(f"{type(value).__name__} {value!r};")

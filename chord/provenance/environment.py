@@ -11,11 +11,11 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from chord.provenance.digest import PROJECT
 from chord.provenance.files import file_sha256
@@ -63,9 +63,9 @@ def scrubbed(value: Any) -> Any:
             value = pattern.sub(replacement, value)
         return value
     if isinstance(value, Mapping):
-        return {scrubbed(key): scrubbed(item) for key, item in value.items()}
+        return {scrubbed(key): scrubbed(item) for key, item in cast(Mapping[Any, Any], value).items()}
     if isinstance(value, list | tuple):
-        return [scrubbed(item) for item in value]
+        return [scrubbed(item) for item in cast(Iterable[Any], value)]
     return value
 
 

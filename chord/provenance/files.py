@@ -18,7 +18,7 @@ import stat
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -49,7 +49,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Generator[Path]:
     """A new empty folder that becomes `path` when the block ends well, in place of what was there.
 
     Under the name `path` there is at every moment the old folder, whole, or the new one, whole (or nothing, if there
@@ -70,7 +70,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def _beside(path: Path) -> Generator[Path]:
     """A free name in the folder of `path`, which is made; what has that name in the end is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
@@ -196,8 +196,8 @@ def job_processes(folder: Path) -> dict[int, JobProcess]:
             if state not in "ZX" and mark in (place / "environ").read_bytes().split(b"\0"):
                 words = (place / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
                 found[int(place.name)] = JobProcess(int(parent), tuple(words))
-    own: int | None = os.getpid()
-    while own is not None and (process := found.pop(own, None)):
+    own = os.getpid()
+    while process := found.pop(own, None):
         own = process.parent
     return found
 
@@ -314,7 +314,7 @@ class Lease:
 
 
 @contextmanager
-def locked(path: Path, shown: Path, flags: int = 0) -> Iterator[int]:
+def locked(path: Path, shown: Path, flags: int = 0) -> Generator[int]:
     """The handle of a file, which is made if need be, under a `lock`."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
     try:

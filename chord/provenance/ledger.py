@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chord.errors import UserError
 from chord.provenance.files import locked, sync_folder
+from chord.settings import Raw
 
 if TYPE_CHECKING:
     from chord.provenance.manifest import Manifest
@@ -152,7 +153,7 @@ def _lines(ledger: Path) -> list[bytes]:
 
 def _entry(line: bytes) -> Entry | None:
     try:
-        entry = json.loads(line)
+        entry: Raw = json.loads(line)
     except ValueError:
         return None
     return entry if isinstance(entry, dict) and {"previous", "event", "time"} <= entry.keys() else None

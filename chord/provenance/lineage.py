@@ -59,7 +59,7 @@ class Lineage:
 
     study: Path
     jobs: dict[Path, Job]
-    unreadable: dict[Path, str] = field(default_factory=dict)
+    unreadable: dict[Path, str] = field(default_factory=dict[Path, str])
 
     @property
     def project(self) -> Path:
@@ -183,7 +183,7 @@ class Hasher:
     read: Callable[[int], object] = lambda count: None
     bytes_read: int = 0
     kept: Path | None = None
-    _known: dict[str, list[int | str]] = field(default_factory=dict)
+    _known: dict[str, list[int | str]] = field(default_factory=dict[str, list[int | str]])
     _is_new: bool = False
 
     def __post_init__(self) -> None:
@@ -247,7 +247,7 @@ def _now(path: Path, of_file: Callable[[Path], str]) -> Now:
 def _read_known(file: Path) -> dict[str, list[int | str]]:
     """Four numbers and a hash by path; nothing where the file is damaged or not there."""
     try:
-        found = json.loads(file.read_bytes())
+        found: dict[str, list[int | str] | None] | None = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     entries = found.items() if isinstance(found, dict) else ()

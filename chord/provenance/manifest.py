@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -135,7 +135,7 @@ class Manifest(Part):
         outputs: Mapping[str, Path],
         seeds: Mapping[str, int] | None = None,
         extra: Mapping[str, Any] | None = None,
-    ) -> "Iterator[Recording]":
+    ) -> "Generator[Recording]":
         """A block of work whose manifest is written to `path` when it ends well, and whose end the ledger learns.
 
         Inputs are hashed when the block begins, outputs when it ends; an input that changed meanwhile is an error.
@@ -146,16 +146,12 @@ class Manifest(Part):
         recording = Recording(dict(seeds or {}), dict(extra or {}))
         started, clock = datetime.now(UTC), time.monotonic()
         with _attempted(path, job.verb, clock) as (attempt, end_well):
-            code = job_code(job.verb, job.uses)
-            known = {
-                "code": Code(digest=code.digest, uses=uses, definitions=code.definitions),
-                "git": Git(**env.git_state(PROJECT)),
-                "inputs": {name: _content(one, path) for name, one in inputs.items()},
-            }
+            code, git = job_code(job.verb, job.uses), Git(**env.git_state(PROJECT))
+            read = {name: _content(one, path) for name, one in inputs.items()}
             stamps = {name: _stamp(one) for name, one in inputs.items()}
             yield recording
             for name, one in inputs.items():
-                if _stamp(one) != stamps[name] and content_hash(one) != known["inputs"][name].sha256:
+                if _stamp(one) != stamps[name] and content_hash(one) != read[name].sha256:
                     raise UserError(f"{one}: found it changed while {job.verb} ran, expected it still; run it again")
             manifest = cls(
                 format=FORMAT,
@@ -165,6 +161,8 @@ class Manifest(Part):
                 command=tuple(command_of(job.verb)),
                 folder=_place(Path.cwd(), path)[1],
                 attempt=attempt,
+                code=Code(digest=code.digest, uses=uses, definitions=code.definitions),
+                git=git,
                 installed=Installed(
                     python=platform.python_version(),
                     packages=env.key_packages(),
@@ -175,12 +173,12 @@ class Manifest(Part):
                 machine=env.machine(),
                 environment=env.environment(),
                 seeds=recording.seeds,
+                inputs=read,
                 outputs={name: _content(one, path) for name, one in outputs.items()},
                 extra=env.scrubbed(recording.extra),
                 started=started.isoformat(timespec="milliseconds"),
                 ended=datetime.now(UTC).isoformat(timespec="milliseconds"),
                 seconds=_seconds(clock),
-                **known,
             )
             text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
             write_atomically(path, text)
@@ -200,10 +198,10 @@ class Recording:
 
 
 @contextmanager
-def _attempted(path: Path, verb: str, clock: float) -> Iterator[tuple[Attempt, Callable[[str], None]]]:
+def _attempted(path: Path, verb: str, clock: float) -> Generator[tuple[Attempt, Callable[[str], None]]]:
     """An attempt whose start the ledger of `path` has, and what tells it of the manifest if the block ends well."""
     ledger, me = ledgers.ledger_for(path), this_process()
-    about = {"host": me.host, "pid": me.pid, "job": os.environ.get("SLURM_JOB_ID")}
+    about: dict[str, Any] = {"host": me.host, "pid": me.pid, "job": os.environ.get("SLURM_JOB_ID")}
     name, line = uuid.uuid4().hex, None
 
     def end(**outcome: Any) -> None:

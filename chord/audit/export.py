@@ -517,8 +517,8 @@ def _add_jobs(crate: Crate, study: Study) -> None:
     first = {name: one for one, name, _ in sorted(jobs, key=lambda job: job[0].made is not None)}
     for name in sorted(first, key=lambda name: (order.index(name) if name in order else len(order), name)):
         one, position = first[name], order.index(name) if name in order else len(order)
-        steps = one.made.step.split("+") if one.made else []
-        files = [f"envs/{step}.{ending}" for step in steps for ending in ("yaml", "txt")]
+        pinned = one.made.step.split("+") if one.made else []
+        files = [f"envs/{part}.{ending}" for part in pinned for ending in ("yaml", "txt")]
         about = {
             "name": name,
             "description": VERBS[one.verb.removeprefix("chord ")].summary if name in order else "started by hand",

@@ -55,7 +55,7 @@ def main() -> int:
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(line_buffering=True)
     try:
-        torchrun.main(here)  # pyright: ignore[reportUnknownMemberType]
+        torchrun.main(here)
     except ChildFailedError as error:
         for rank, failure in error.failures.items():
             line = told(rank, failure, args.logs)

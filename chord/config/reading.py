@@ -226,7 +226,7 @@ def composed(text: str, shown: str) -> yaml.Node | None:
     """The nodes of a YAML text, not to be changed, each with its place, no value made; None if there are none."""
     if len(text) > LONGEST:
         raise ConfigError(f"{shown}: found {len(text)} characters, expected at most {LONGEST}")
-    compose = cast(Callable[..., yaml.Node | None], yaml.compose)  # pyright: ignore[reportUnknownMemberType]
+    compose = cast(Callable[..., yaml.Node | None], yaml.compose)
     if CParser is not None and not READ_OTHERWISE.search(text):
         with suppress(yaml.YAMLError, ValueError, OverflowError):
             return compose(text, Loader=_QuickYaml)

@@ -212,7 +212,7 @@ def packages_sha256() -> str:
 
 
 def pinned(root: Path, step: str) -> dict[str, str]:
-    """Version by package of what `envs/STEP.txt` pins for each of some steps joined by `+`; a missing file pins none."""
+    """Version by package of what `envs/STEP.txt` pins, of all steps joined by `+`; a missing file pins none."""
     files = [root / "envs" / f"{part}.txt" for part in step.split("+")]
     text = "\n".join(file.read_text("utf-8") for file in files if file.is_file())
     lines = (line.partition("#")[0].strip().partition("==") for line in text.splitlines())

@@ -16,7 +16,6 @@ import pytest
 from chord.config.project import load
 from chord.config.study import ExpertServed
 from chord.data.ask_expert import Judged, Question, asking_of, judge, kept, shard_of, why_none, yields
-from chord.errors import ConfigError
 from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Outcome, Problem, Request, Sampled, Trace, read_lines, write_lines
@@ -162,22 +161,6 @@ def test_a_shard_is_taken_whole_for_the_same_question_or_not_at_all(tmp_path):
 
 
 # --- the configuration -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"model": {**MODEL, "source": "random"}}, "found source random, expected `architecture`"),
-        ({"keep": "longest"}, 'expert.keep is "longest", expected one of: best, random'),
-        ({"prompt": "Solve it."}, "found expert.prompt 'Solve it.', expected a text with {prompt} in it, once"),
-        ({"style": "terse"}, "expert.style is not a key here, expected one of: keep, max_response_tokens"),
-    ],
-)
-def test_what_a_served_expert_cannot_be_is_told(change, said, tmp_path):
-    file = write_study(tmp_path, **CHANGES | {"expert": EXPERT | change})
-    with pytest.raises(ConfigError) as caught:
-        load(file.parents[2], study="demo")
-    assert said in str(caught.value)
 
 
 def test_how_machines_are_used_decides_no_trace_and_everything_else_does(tmp_path):

@@ -1,7 +1,6 @@
 """Study tools: BFCL's items become prompts that a model answers and the package's checker grades, each item once."""
 
 import json
-import re
 import shutil
 import subprocess
 from collections import Counter
@@ -261,49 +260,3 @@ def test_the_code_of_bfcl_decides_its_own_benchmark_alone() -> None:
         assert bool(reach) is (project is tools)
     drawn = job_code("chord prepare", of_problems(tools.study, "benchmark:bfcl").uses).definitions
     assert drawing <= contents(drawn).keys() and "chord.data.hub_rows.hub_set" not in contents(drawn)
-
-
-# --- what is refused ---------------------------------------------------------------------------
-
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "a set to train on": (
-        {"data__train": {"task": "bfcl", "size": 5}},
-        "data.train has a task of source package, expected it in benchmarks alone: it is a test set",
-    ),
-    "another package": ({"tasks__bfcl__dataset": "gorilla"}, "found dataset 'gorilla' with source package"),
-    "filters": (
-        {"tasks__bfcl__filters": {"answers": "calls"}},
-        "found `filters` or `keep` with source package, expected `settings.categories` or nothing",
-    ),
-    "the reward's grader": (
-        {"benchmarks__bfcl__grading": None},
-        "benchmarks.bfcl has problems of source package and grader tool-call, expected grading.grader bfcl",
-    ),
-    "a reward by BFCL": (
-        {"grading": {"grader": "bfcl", "reward": "binary"}},
-        "found grader bfcl, expected another: its answers are those of a benchmark",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_is_told(case: str, tmp_path: Path) -> None:
-    changes, message = REFUSED[case]
-    tools_study(tmp_path, **changes)
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        load(tmp_path, "tools")
-
-
-def test_more_items_than_there_are_and_unknown_categories_end_the_verb_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "benchmarks").mkdir()
-    for changes, message in (
-        ({"benchmarks__bfcl__problems__size": 2352}, "found 2351 items, benchmarks.bfcl.problems.size asks for 2352"),
-        (
-            {"tasks__bfcl__settings": {"categories": ["java"]}},
-            "categories names 'java', expected one of: simple_python",
-        ),
-    ):
-        done = prepare(tools_study(tmp_path, **changes), tmp_path, "benchmark:bfcl")
-        assert done.returncode == 2
-        assert message in done.stderr and len(done.stderr.splitlines()) == 1
-        assert not list((tmp_path / "benchmarks").glob("*.jsonl"))

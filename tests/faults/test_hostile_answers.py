@@ -64,8 +64,6 @@ TEXTS = {
     "a million digits": "=" + "7" * FULL,
     "a million digits in a box": "\\boxed{" + "7" * FULL + "}",
     "ten million characters": "x" * 10_000_000,
-    "ten million marks": "=" * 10_000_000,
-    "ten million digits": "1" * 10_000_000,
     "marks": "=" * FULL,
     "numbers": "1 " * (FULL // 2),
     "thousands": "1" + ",111" * (FULL // 4) + "1",

@@ -207,15 +207,6 @@ def flags(place: Path, out: Path) -> list[str]:
     return of_study(["--traces-of", "expert", *(word for item in files.items() for word in item)])
 
 
-def test_an_option_that_this_vllm_lacks_is_refused_by_name_and_nothing_is_started(place, tmp_path):
-    (tmp_path / "project").mkdir()
-    study = write_study(tmp_path / "project", **CHANGES | {"expert": EXPERT | {"options": {"swap_spaces": 4}}})
-    told = run("ask-expert", *flags(place, tmp_path), "--study", study)
-    assert told.returncode == 2
-    assert "studies/demo.yaml: expert.options.swap_spaces: found an option that vLLM 0.32" in told.stderr
-    assert not (tmp_path / "state").exists()
-
-
 def test_another_expert_is_asked_by_another_verb(place, tmp_path):
     told = run("ask-expert", *flags(place, tmp_path), "--study", write_study(tmp_path / "project"))
     assert told.returncode == 2 and "expert.source is scripted, expected served" in told.stderr

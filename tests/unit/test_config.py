@@ -161,6 +161,7 @@ MISTAKES = {
         (", grading: {grader: bfcl}", "", "benchmarks.bfcl has problems of source package and grader tool-call"),
         ("grader: tool-call", "grader: bfcl", "found grader bfcl, expected another: its answers are those of a benchm"),
         ("{source: hub, name: Qwen", "{source: random, name: Qwen", "found source random, expected `architecture`"),
+        ("options: {dtype", "options: {dtpe", "second.expert.options.dtpe: found an option that vLLM 0.32"),
         ("keep: random", "keep: longest", 'second.expert.keep is "longest", expected one of: best, random'),
         ("keep: random", "+\n      prompt: Solve it.", "found expert.prompt 'Solve it.', expected a text"),
         ("size: 2351", "size: 2352", "found 2351 items, benchmarks.bfcl.problems.size asks for 2352"),

@@ -8,7 +8,6 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-import yaml
 
 from chord.cluster.doctor import (
     Finding,
@@ -25,12 +24,11 @@ from chord.cluster.doctor import (
     wanted_gpus,
 )
 from chord.cluster.sizing import site_of
-from chord.cluster.snakemake import last_words  # fmt: skip
 from chord.config.project import load
-from chord.errors import ConfigError, UserError
+from chord.errors import ConfigError
 from tests import warm
+from tests.projects import ROOT, edit_yaml
 
-ROOT = Path(__file__).resolve().parents[2]
 NODES = [
     Node("cpu", "n1", minutes=None, memory_mb=8000, cpus=4, gpus={}),
     Node("gpu", "n2", minutes=1440, memory_mb=64000, cpus=16, gpus={"h100": 2}),
@@ -67,13 +65,6 @@ def test_a_profile_that_is_not_there_and_one_that_cannot_be_planned_end_with_one
     assert "no-such-option" in done.stderr
 
 
-def test_the_profile_is_named_by_the_file_that_is_to_be_edited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    assert profile_file("slurm") == Path("profiles/slurm/config.yaml")
-    with pytest.raises(UserError, match=r"found no profile of this name, expected nowhere/config\.yaml"):
-        profile_file("nowhere")
-
-
 def test_time_limits_are_read_as_sinfo_writes_them() -> None:
     week = 7 * 1440 + 12 * 60 + 5
     limits = {"infinite": None, "n/a": None, "30:00": 30, "2:30:00": 150, "1-00:00:00": 1440, "7-12:05:00": week}
@@ -106,13 +97,6 @@ ON_CPU = {"slurm_partition": "cpu", "threads": 1, "mem_mb": 1}
 )
 def test_what_no_node_of_the_partition_can_give_is_named_with_what_there_is(change: dict, found: str | None) -> None:
     assert [one.found for one in misfits(FITS | change, NODES)] == ([found] if found else [])
-
-
-def test_a_finding_says_what_to_do_only_where_there_is_something_to_do() -> None:
-    assert str(Finding("sbatch: here")) == "ok      sbatch: here"
-    assert str(Finding("no sbatch found", "load it")) == "CHANGE  no sbatch found\n        -> load it"
-    assert str(Finding("1 GPU", note="without CUDA")) == "note    1 GPU\n        -> without CUDA"
-    assert last_words("a\n\nb\n c \nd\n") == "b c d"
 
 
 # What the small job of chord doctor writes on a node with an H100 that is well.
@@ -244,6 +228,7 @@ def test_what_the_plan_says_cannot_hold_is_named_with_numbers(
 def test_without_a_site_it_says_that_the_plan_was_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     (found,) = held(None, [], load(ROOT, "math"))
+    assert profile_file("slurm") == PLACE
     assert str(found).startswith("note    the profile does not say what GPUs its nodes have")
     assert not site_of({"train": {"gres": namedtuple("R", "raw")("gpu:1")}})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match=r"the profile: set-resources\.site\.gpu\b"):
@@ -251,15 +236,9 @@ def test_without_a_site_it_says_that_the_plan_was_not_held(monkeypatch: pytest.M
 
 
 def changed(folder: Path, **changes: object) -> str:
-    """A profile like the shipped one, with other settings; `a__b` is a setting `b` of `a`."""
-    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
-    for name, value in changes.items():
-        node, keys = profile, name.split("__")
-        for key in keys[:-1]:
-            node = node.setdefault(key, {})
-        node[keys[-1]] = value
-    folder.mkdir()
-    (folder / "config.yaml").write_text(yaml.safe_dump(profile))
+    """A profile like the shipped one, with other settings."""
+    shutil.copytree(ROOT / "profiles/slurm", folder)
+    edit_yaml(folder / "config.yaml", **changes)
     return str(folder)
 
 

@@ -206,7 +206,7 @@ def test_prompts_over_the_token_limit_are_dropped_and_counted(demo: Study) -> No
 
 def test_a_setting_that_the_generator_itself_refuses_is_told_by_its_key(demo: Study) -> None:
     task = {"dataset": "chain_sum", "prompt": "{expression}", "settings": {"min_digits": 0}}
-    with pytest.raises(ConfigError, match="config/studies/demo.yaml: tasks.odd.*min_digits must be positive"):
+    with pytest.raises(ConfigError, match=r"config/studies/demo.yaml: tasks.odd.*min_digits must be positive"):
         training(with_task(demo, **task), "odd", 1)
 
 

@@ -61,11 +61,6 @@ def test_a_prompt_is_what_the_models_own_template_makes_of_a_user_message(tokeni
         assert prompt_ids(tokenizer, text) == expected, text
 
 
-def test_the_template_of_smollm2_opens_the_answer(smollm2: PreTrainedTokenizerBase) -> None:
-    shown = smollm2.decode(prompt_ids(smollm2, "What is 12+35? {{ 7 * 7 }}"))
-    assert shown.endswith("<|im_start|>user\nWhat is 12+35? {{ 7 * 7 }}<|im_end|>\n<|im_start|>assistant\n")
-
-
 def unwanted(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Special tokens, but for <unk>, which the demo makes of characters that it does not know: it instructs nobody."""
     return specials(tokenizer) - ({tokenizer.unk_token_id} if tokenizer.unk_token == "<unk>" else set())

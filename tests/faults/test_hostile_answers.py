@@ -166,9 +166,7 @@ def test_a_machine_that_stands_still_for_a_while_changes_no_grade(checker: MathC
     goes_on.join()
 
 
-def test_a_child_that_says_nothing_is_no_verdict_but_an_error(
-    checker: MathChecker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_child_is_no_verdict_but_an_error(checker: MathChecker, monkeypatch: pytest.MonkeyPatch) -> None:
     os.kill(worker_of(checker).pid, signal.SIGSTOP)
     monkeypatch.setattr(math_checker, "SILENT_SECONDS", 0.5)
     with pytest.raises(UserError, match=r"found nothing said for 0\.5 s"):
@@ -239,9 +237,7 @@ def test_a_grader_in_a_large_process_works_as_in_a_small_one() -> None:
 # --- what a child may do, and when it ends -----------------------------------------------------
 
 
-def test_the_child_has_limits_and_none_of_the_environments_secrets_and_ends_with_its_grader(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_child_has_limits_knows_no_secrets_and_ends_with_its_grader(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_TOKEN", "hunter2")
     with Grader(MATH) as grader:
         assert grader.grade("\\boxed{7^{1/2}}", "stop", "\\sqrt{7}") is Outcome.RIGHT
@@ -292,9 +288,8 @@ def test_the_child_ends_when_its_parent_is_killed_or_after_the_answers_that_it_i
         "import time; from chord.grading.math_checker import MathChecker; c = MathChecker();"
         f"c.equal('1', '\\\\frac{{2}}{{2}}'); print(c._worker.pid, flush=True); {does}"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
-    ) as parent:
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         child = Path("/proc") / parent.stdout.readline().strip()
         while "equal_all" in does and not (child / "task" / child.name / "children").read_text():

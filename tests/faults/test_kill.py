@@ -118,9 +118,7 @@ def test_a_second_process_on_one_run_is_refused_and_names_the_first(tmp_path):
         first.communicate()
 
 
-def test_two_checkpoints_and_the_best_weights_are_kept_and_a_damaged_one_falls_back_loudly_to_the_one_before(
-    uninterrupted, tmp_path
-):
+def test_two_checkpoints_are_kept_and_a_damaged_one_falls_back_loudly_to_the_other(uninterrupted, tmp_path):
     folder, expected = uninterrupted
     state = stop_half_way(folder, tmp_path / "out", 25)
     older, newest = sorted(state.glob("step-*"))

@@ -172,7 +172,12 @@ def test_how_machines_are_used_decides_no_trace_and_everything_else_does(tmp_pat
     without = decided()
     assert decided(**how) == without
     others = ExpertServed.model_fields.keys() - how.keys() - {"source"}
-    other = {"name": "B", "model": MODEL | {"revision": "0.1.3"}, "system": "s", "prompt": "Q: {prompt}"}
+    other: dict[str, Any] = {
+        "name": "B",
+        "model": MODEL | {"revision": "0.1.3"},
+        "system": "s",
+        "prompt": "Q: {prompt}",
+    }
     other |= {"samples_per_problem": 2, "keep": "random", "temperature": 0.5, "top_p": 0.5, "max_response_tokens": 9}
     other |= {"tensor_parallel": 2, "options": {}}
     assert other.keys() == others
@@ -188,28 +193,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with problems for the expert, and the expert's model."""
     folder = tmp_path_factory.mktemp("served")
     study = write_study(folder, **CHANGES)
-    done = prepare(study, folder / "data", "expert")
-    assert done.returncode == 0, done.stderr
+    prepare(study, folder / "data", "expert")
     tiny_model(folder / "model")
     return folder
 
 
 def flags(place: Path, out: Path) -> list[str]:
-    files = {
-        "--study": place / "config" / "studies" / "demo.yaml",
-        "--problems": place / "data" / "problems" / "expert.jsonl",
-        "--expert": place / "model",
-        "--state": out / "state",
-        "--traces": out / "expert.jsonl",
-        "--counts": out / "expert.json",
-        "--manifest": out / "expert.manifest.json",
-    }
-    return of_study(["--traces-of", "expert", *(word for item in files.items() for word in item)])
+    given = ("--study", place / "config/studies/demo.yaml", "--problems", place / "data/problems/expert.jsonl")
+    made = ("--traces", out / "expert.jsonl", "--counts", out / "expert.json", "--state", out / "state")
+    files = (*given, "--expert", place / "model", *made, "--manifest", out / "expert.manifest.json")
+    return of_study(["--traces-of", "expert", *files])
 
 
 def test_another_expert_is_asked_by_another_verb(place, tmp_path):
-    told = run("ask-expert", *flags(place, tmp_path), "--study", write_study(tmp_path / "project"))
-    assert told.returncode == 2 and "expert.source is scripted, expected served" in told.stderr
+    told = run("ask-expert", *flags(place, tmp_path), "--study", write_study(tmp_path / "project"), code=2)
+    assert "expert.source is scripted, expected served" in told.stderr
 
 
 @pytest.mark.slow
@@ -240,16 +238,14 @@ def test_a_run_that_is_killed_goes_on_after_the_last_finished_shard_and_leaves_n
     assert 1 <= done < 4 and not (out / "expert.jsonl").exists()
 
     asked = log.read_text().count("POST /v1/completions")
-    second = run("ask-expert", *flags(place, out))
-    assert second.returncode == 0, second.stderr
+    run("ask-expert", *flags(place, out), code=0)
     told = read_manifest(out / "expert.manifest.json").extra["served"]
     assert told["shards"] == {"found": done, "made": 4 - done}
     assert log.read_text().count("POST /v1/completions") - asked == (4 - done) * SHARD * SAMPLES == told["requests"]
     assert {name: (out / "state" / name).read_bytes() for name in notes} == notes
 
     traces = (out / "expert.jsonl").read_bytes()
-    third = run("ask-expert", *flags(place, out))  # nothing is left to ask, so no server is started
-    assert third.returncode == 0, third.stderr
+    run("ask-expert", *flags(place, out), code=0)  # nothing is left to ask, so no server is started
     assert (out / "expert.jsonl").read_bytes() == traces
     assert log.read_text().count("POST /v1/completions") - asked == told["requests"]
     _check_traces(place, out)

@@ -40,7 +40,6 @@ MISTAKES = {
         ("columns: [AIME24]", "columns: [AIME-24]", "rule.columns names 'AIME-24', expected `AIME24` (nearest)"),
         ("compare: turn", "compare: turned", 'rule.compare is "turned", expected `turn` (nearest)'),
         (", margin: 5}", "}", "rule: found `direction: near` without a margin, expected how near"),
-        ("metric: policy_entropy", "metric: entropy", "rule.metric: found 'entropy', expected"),
         ("part: [0, 0.3]", "part: [0.3, 0]", "rule: part is [0.3, 0.0], expected where it begins and where it ends"),
         ("- id: grpo-above-original", "- id: medicine", ": found the id 'medicine' 2 times, expected once"),
         ("    sentence: A focal", "    studies: [dmeo]\n    sentence: A focal", "focal-collapses.studies names 'dmeo'"),
@@ -125,7 +124,6 @@ MISTAKES = {
         ("weak_rl_steps: <n>", "weak_rl_steps: 0.5", ": budget.weak_rl_steps is 0.5, expected a whole number; asked"),
         ("sasr_warmup_steps: <n>", "sasr_warmup_steps: 46", "found a warm-up of 46 steps in a training of 45"),
         ("learning_rate: <n>", "learning_rate: 3.0", "base_corpus.recipe.learning_rate is 3, expected at most 1"),
-        ("beta1: <n>", "beta1: 1", ": optimiser.beta1 is 1, expected less than 1"),
         ("weight_decay: <n>", "weight_decay: 20", ": optimiser.weight_decay is 20, expected at most 1"),
         ("data:\n  seed: <n>", "data:\n  seed: 99999999999999999999", "data.seed is 99999999999999999999, expected le"),
         ("paper_column: AMC", "+C", "benchmarks.in-distribution.paper_column is 'AMCC', expected `AMC` (n"),
@@ -178,11 +176,9 @@ MISTAKES = {
         ("published, name: DeepSeek-R1", "scripted, name: a, style: terse", ": expert.source is scripted and the p"),
         ("name: Qwen/", "name: Qwen", ": model: found name 'QwenQwen2.5-7B-Instruct' with source hub"),
     ],
-    "studies/small.yaml": [
-        (None, "a: [", ", line 1, column 5: found text that is not YAML"),
-    ],
+    "studies/small.yaml": [(None, "a: [", ", line 1, column 5: found text that is not YAML")],
     "planning.yaml": [
-        ("arms: [grpo, chord-mu", "arms: [gppo, chord-mu", "unbuilt.table7.arms names 'gppo', expected `grpo` (n"),
+        ("arms: [grpo, chord-mu", "arms: [gppo, chord-mu", "unbuilt.table7.arms names 'gppo', expected `grpo` (n")
     ],
 }
 
@@ -300,25 +296,6 @@ def test_values_given_for_one_command_replace_those_of_the_file() -> None:
     assert load(ROOT).seeds == load(ROOT).study.seeds
     assert load(ROOT, seeds=(7,)).seeds == (7,)
     assert load(ROOT, given={"seeds": ["4", "5"], "study": "demo"}).seeds == (4, 5)  # Snakemake gives texts
-    for given, said in (
-        ({"seeds": ["one"]}, '--config: seeds.0 is "one", expected a whole number'),
-        ({"seeds": 5}, "--config: seeds is 5, expected a list"),
-        ({"seed": [1]}, "--config: seed is not a key here, expected `seeds` (nearest) or one of: artefacts, seeds, st"),
-        ({"study": "xyz"}, '--config: study is "xyz", expected one of: demo'),
-    ):
-        assert refused(ROOT, given=given).startswith(said)
-
-
-def test_recipes_are_resolved_for_the_study_and_say_which_data_they_need() -> None:
-    project = load(ROOT)
-    recipes = {name: arm.recipe for name, arm in project.arms.items() if arm.recipe}
-    mu = recipes["chord-mu"].mu
-    assert isinstance(mu, MuDecay)
-    assert (mu.decay_steps, mu.peak, mu.valley) == (project.study.budget["mu_decay_steps"], 0.9, 0.05)
-    assert (recipes["grpo"].needs_rollouts, recipes["grpo"].needs_experts) == (True, False)
-    assert (recipes["sft-light"].needs_rollouts, recipes["sft-light"].needs_experts) == (False, True)
-    assert (recipes["chord-phi"].needs_rollouts, recipes["chord-phi"].needs_experts) == (True, True)
-    assert "CHORD" not in project.run("chord-phi", 3).model_dump_json()  # no label, no number of the paper
 
 
 def test_run_json_is_read_back_whole_and_a_damaged_one_is_told(tmp_path: Path) -> None:
@@ -342,18 +319,23 @@ def test_run_json_is_read_back_whole_and_a_damaged_one_is_told(tmp_path: Path) -
         assert str(error.value).startswith(f"{path}: {said}")
 
 
-def test_a_run_is_told_nothing_that_its_recipe_cannot_use():
-    project = load(ROOT, "demo")
+def test_a_run_is_resolved_for_the_study_and_told_nothing_that_its_recipe_cannot_use():
+    project, needs = load(ROOT, "demo"), {}
     for name, arm in project.arms.items():
         if arm.recipe is None:
             continue
         run = project.run(name, 1)
-        used = arm.recipe.needs_rollouts
-        assert {getattr(run, key) is not None for key in ("rollouts", "grading", "policy_loss")} == {used}, name
+        needs[name] = (arm.recipe.needs_rollouts, arm.recipe.needs_experts)
+        told = {getattr(run, key) is not None for key in ("rollouts", "grading", "policy_loss")}
+        assert told == {arm.recipe.needs_rollouts}, name
         assert (run.expert_rows_per_step is not None) == arm.recipe.mixes_experts, name
+    assert (needs["grpo"], needs["sft-light"], needs["chord-phi"]) == ((True, False), (False, True), (True, True))
     assert project.run("base", 1).grading is None
-    for key in ("threads", "checkpoint", "max_prompt_tokens"):
-        assert key not in project.run("chord-phi", 1).model_dump_json()
+    mu = project.run("chord-mu", 3).recipe.mu
+    assert isinstance(mu, MuDecay)
+    assert (mu.decay_steps, mu.peak, mu.valley) == (project.study.budget["mu_decay_steps"], 0.9, 0.05)
+    for unused in ("threads", "checkpoint", "max_prompt_tokens", "CHORD"):  # the last: no label
+        assert unused not in project.run("chord-phi", 1).model_dump_json()
 
 
 def test_a_run_is_told_of_zero_only_where_it_is_used():

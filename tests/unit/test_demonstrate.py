@@ -4,7 +4,6 @@ import json
 import random
 import re
 import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -28,17 +27,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo study with problems and traces."""
     folder = tmp_path_factory.mktemp("a study")
     study, data = write_study(folder), folder / "data"
-    for done in (prepare(study, data, *SOURCES), demonstrate(study, data / "problems", data, *TRACES)):
-        assert done.returncode == 0, done.stderr
+    prepare(study, data, *SOURCES)
+    demonstrate(study, data / "problems", data, *TRACES)
     return folder
 
 
 @pytest.fixture
-def again(made: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def again(made: Path, tmp_path: Path) -> Callable[..., str]:
     """Runs demonstrate on the same problems for a changed study; files go under `tmp_path/data`."""
 
-    def rerun(*traces: str, **changes: object) -> subprocess.CompletedProcess[str]:
-        return demonstrate(write_study(tmp_path, **changes), made / "data" / "problems", tmp_path / "data", *traces)
+    def rerun(*traces: str, code: int = 0, **changes: object) -> str:
+        study, problems = write_study(tmp_path, **changes), made / "data" / "problems"
+        return demonstrate(study, problems, tmp_path / "data", *traces, code=code).stderr
 
     return rerun
 
@@ -93,17 +93,14 @@ def test_the_counts_have_kept_rejected_and_lengths(made: Path) -> None:
 
 
 def test_the_same_problems_give_the_same_bytes(made: Path, again: Callable[..., Any], tmp_path: Path) -> None:
-    assert again("expert", "base").returncode == 0
+    again("expert", "base")
     for name in ("expert.jsonl", "expert.json", "base.jsonl", "base.json"):
         assert (made / "data/traces" / name).read_bytes() == (tmp_path / "data/traces" / name).read_bytes()
 
 
-def test_traces_over_the_token_limit_are_rejected_and_counted(
-    again: Callable[..., Any], made: Path, tmp_path: Path
-) -> None:
+def test_traces_over_the_token_limit_are_counted(again: Callable[..., Any], made: Path, tmp_path: Path) -> None:
     lengths = sorted(len(trace.response) + 1 for trace in records(made, "expert")[0])
-    done = again("expert", rollouts__max_response_tokens=lengths[10])
-    assert done.returncode == 0, done.stderr
+    again("expert", rollouts__max_response_tokens=lengths[10])
     counts = json.loads((tmp_path / "data" / "traces" / "expert.json").read_text())
     fit = [length for length in lengths if length <= lengths[10]]
     assert 10 < len(fit) < 20  # else the lengths were all equal and nothing is tested
@@ -125,8 +122,7 @@ def test_a_response_that_does_not_end_in_the_final_form_is_rejected(made: Path) 
 def test_a_chat_model_has_its_traces_in_words(made: Path, again: Callable[..., Any], tmp_path: Path) -> None:
     words = {"grader": "last-number", "reward": "binary"}
     letters = "0123456789+-=>:,;~abcdefghijklmnopqrstuvwxyz "
-    done = again("expert", grading=words, expert__style="terse", model__alphabet=letters)
-    assert done.returncode == 0, done.stderr
+    again("expert", grading=words, expert__style="terse", model__alphabet=letters)
     problems = read_lines(made / "data" / "problems" / "expert.jsonl", Problem)
     traces = read_lines(tmp_path / "data" / "traces" / "expert.jsonl", Trace)
     assert len(traces) == len(problems) == 20
@@ -150,9 +146,8 @@ ALL_WORKED = [part | {"style": "worked"} for part in PARTS]
 def test_a_set_that_is_not_there_or_lacks_the_trace_of_a_problem_is_one_line_and_leaves_no_file(
     again: Callable[..., Any], tmp_path: Path, traces: str, changes: dict[str, Any], said: str
 ) -> None:
-    done = again(traces, **changes)
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert re.search(said, done.stderr), done.stderr
+    told = again(traces, code=2, **changes)
+    assert re.search(said, told), told
     assert not list((tmp_path / "data").rglob("*.json*"))
 
 
@@ -170,10 +165,8 @@ def test_a_damaged_input_is_one_line_that_names_it_and_leaves_no_file(
     problems = tmp_path / "problems"
     shutil.copytree(made / "data" / "problems", problems)
     spoil(problems / "base.jsonl")
-    done = demonstrate(made / "config" / "studies" / "demo.yaml", problems, tmp_path / "data", "base")
-    assert done.returncode == 2
-    assert str(problems / "base.jsonl") in done.stderr and said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    told = demonstrate(made / "config" / "studies" / "demo.yaml", problems, tmp_path / "data", "base", code=2).stderr
+    assert str(problems / "base.jsonl") in told and said in told
     assert not list((tmp_path / "data").rglob("*.json*"))
 
 
@@ -198,6 +191,8 @@ def sum_of(expression: str) -> Problem:
         ("0+0", "worked", ">000:0=0"),
         ("999+1", "worked", ">910:10,901:10,901:10=1000"),  # the shorter term is filled up with zeros
         ("99+99+99", "worked", ">9990:27,9992:29=297"),
+        ("9-4", "terse", "=5"),  # differences have no steps in digits
+        ("4-9+2", "terse", "=-3"),
     ],
 )
 def test_a_sum_is_worked_from_right_to_left_with_its_carries(expression: str, style: str, response: str) -> None:
@@ -252,9 +247,7 @@ def test_every_sentence_is_true_and_the_last_number_is_the_answer() -> None:
         ("9+4", "terse", Grading(grader="tool-call", reward="binary"), "expected an expert that calls tools"),
     ],
 )
-def test_a_style_or_a_grader_that_a_problem_does_not_fit_is_refused(
-    expression: str, style: str, grading: Grading, said: str
-) -> None:
+def test_what_a_problem_does_not_fit_is_refused(expression: str, style: str, grading: Grading, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         solve(sum_of(expression), style, grading)
 
@@ -266,17 +259,10 @@ def test_the_solver_adds_by_itself_and_is_right() -> None:
         assert solve(sum_of(f"{left}+{right}"), "worked", MARKED).answer == str(left + right)
 
 
-def test_differences_are_worked_out_too_and_have_no_steps_in_digits() -> None:
-    assert solve(sum_of("9-4"), "terse", MARKED) == ("5", "=5")
-    assert solve(sum_of("4-9+2"), "terse", MARKED) == ("-3", "=-3")
-
-
 def test_a_word_is_reversed_and_other_tasks_have_the_generators_answer() -> None:
     word = Problem("p", "reversal", "~abcd", "never read", {"dataset": "spell_backward", "word": "abcd"})
     assert solve(word, "terse", MARKED) == ("dcba", "=dcba")
     other = Problem("p", "lcm", "?", "12", {"dataset": "lcm", "word": "not to be reversed"})
-    assert solve(other, "terse", MARKED) == ("12", "=12")
-    assert solve(other, "terse", LAST) == ("12", "The answer is 12")
-    assert solve(other, "terse", BOXED) == ("12", "The answer is \\boxed{12}")
-    product = Problem("p", "basic", "?", "14", {"dataset": "basic_arithmetic", "expression": "2+3*4"})
-    assert solve(product, "terse", LAST) == ("14", "The answer is 14")
+    product = Problem("p", "basic", "?", "12", {"dataset": "basic_arithmetic", "expression": "2+5*2"})
+    for grading, response in ((MARKED, "=12"), (LAST, "The answer is 12"), (BOXED, "The answer is \\boxed{12}")):
+        assert solve(other, "terse", grading) == solve(product, "terse", grading) == ("12", response)

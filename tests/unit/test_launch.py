@@ -18,8 +18,6 @@ from chord.config.study import Execution, Vllm
 from chord.errors import UserError
 from chord.sampling.vllm_server import Settings, device_groups
 from chord.training import weight_sync
-from tests import warm
-from tests.projects import copied, edit_yaml
 
 SAYS = "import os, sys, signal, time\nrank = os.environ['RANK']\nprint('rank', rank, 'of', os.environ['WORLD_SIZE'])\n"
 BUFFERED = {"PYTHONUNBUFFERED": ""}  # else Python writes a line in pieces, which torchrun's tee passes on one by one
@@ -119,16 +117,6 @@ def test_a_training_on_several_gpus_or_nodes_is_launched_with_a_rank_for_each_gp
     two_nodes = launcher(TWO_SERVERS, gres="gpu:4", nodes=2, cpus_per_task=8)
     assert two_nodes == f"srun {each} {one_node}"
     assert "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=2 " in launcher(None, nodes=2)
-
-
-def test_gpus_of_servers_are_asked_for_and_have_no_rank(tmp_path: Path) -> None:
-    folder = copied(tmp_path / "project")
-    edit_yaml(folder / "config/studies/demo.yaml", execution__sampler="vllm", execution__vllm=TWO_SERVERS)
-    command = [sys.executable, "-m", "snakemake", "-n", "-p", "--profile", "profiles/slurm", "--"]
-    done = warm.run([*command, "results/demo/runs/grpo/seed-1/model"], cwd=folder)
-    planned = done.stdout + done.stderr
-    assert done.returncode == 0 and re.search(r"Training grpo, seed 1; .*gres gpu:3;", planned), planned
-    assert "chord launch" not in planned, "one GPU learns"
 
 
 @pytest.mark.parametrize(

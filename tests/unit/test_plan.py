@@ -204,9 +204,7 @@ def test_a_mixture_of_experts_keeps_all_and_computes_with_some_as_its_page_says(
     assert dimensions(math.study.model, PLANNING, tmp_path) == judge
 
 
-def test_what_no_study_builds_is_priced_with_the_judge_that_it_needs(
-    capsys: pytest.CaptureFixture[str], monkeypatch
-) -> None:
+def test_what_no_study_builds_is_priced_with_its_judge(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     def told(*words: str) -> dict:
         monkeypatch.setattr(sys, "argv", ["chord plan", *words, "--study", "demo", "--json"])
         plan.main()

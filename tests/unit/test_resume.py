@@ -120,9 +120,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_slurm_that_is_silent_stops_only_those_who_sent_something_to_it(
-    case: str, tmp_path: Path, monkeypatch, capsys
-) -> None:
+def test_a_silent_slurm_stops_only_those_who_sent_it_something(case: str, tmp_path: Path, monkeypatch, capsys) -> None:
     prepare, arguments, reason = CASES[case]
     here = no_slurm(tmp_path, monkeypatch)
     monkeypatch.chdir(here)
@@ -158,9 +156,7 @@ time.sleep(300)
 """
 
 
-def test_what_runs_on_here_without_its_snakemake_saves_and_is_gone_and_that_of_another_folder_stays(
-    tmp_path: Path, capsys
-) -> None:
+def test_what_runs_on_here_without_its_snakemake_saves_and_is_gone(tmp_path: Path, capsys) -> None:
     here, other = tmp_path / "here", tmp_path / "other"
     for folder in (here, other):
         folder.mkdir()

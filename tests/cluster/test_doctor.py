@@ -63,7 +63,7 @@ def test_builds_for_cpus_are_well_where_no_rule_asks_for_gpus(cluster: Cluster, 
 
 def test_what_does_not_fit_is_named_with_the_cure_and_nothing_is_sent(cluster: Cluster, project: Path) -> None:
     rules = {"train_base": {"slurm_partition": "gpus"}, "train": {"gres": "gpu:3"}}
-    rules |= {"train_sft": {"runtime": "720 * attempt"}, "generate": {"mem_mb": 300_000}}
+    rules |= {"train_sft": {"runtime": "720 * attempt"}}
     changes = {f"set-resources__{rule}": resources for rule, resources in rules.items()}
     changes |= {LOOKS: 120, "default-resources__slurm_account": "physics"}
     edit_yaml(project / PROFILE, **changes)
@@ -77,7 +77,6 @@ def test_what_does_not_fit_is_named_with_the_cure_and_nothing_is_sent(cluster: C
         ("train: found 3 GPUs on a node, partition gpu has fake:2", "set `gpus` of `site`, `gres`"),
         ("train: sbatch refuses: allocation failure: Requested node configuration is not available", "asked: sbatch"),
         ("train_sft: found 2880 minutes, partition gpu allows 1440", "set `runtime` to at most 1440"),
-        ("generate: found mem_mb 300000, the largest node of partition gpu has 256000", "lower `mem_mb`"),
     ):
         lines = [i for i, line in enumerate(said.splitlines()) if line.startswith(f"CHANGE  {found}")]
         assert lines, (found, said)

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,6 +33,7 @@ GRADINGS = {
 }
 BOXES = {
     "tower of powers": "9^{9^{9^{9^{9}}}}",
+    "tower of twos": "2^{2^{2^{2^{2^{2}}}}}",
     "tower without braces": "9**9**9**9",
     "a power of ten to a power of ten": "10^{10^{10}}",
     "factorials of factorials": "((((((10!)!)!)!)!)!)",
@@ -112,7 +112,7 @@ def math() -> Iterator[Grader]:
 
 @pytest.fixture
 def checker(math: Grader) -> MathChecker:
-    """That of the shared grader. It is ready, with a new child if need be."""
+    """The checker of the shared grader. It is ready, with a new child if need be."""
     assert checker_of(math).equal("1", "\\frac{2}{2}") is True
     return checker_of(math)
 
@@ -190,28 +190,6 @@ def test_a_child_that_is_ended_amid_its_answers_is_followed_by_one_that_gives_th
 
 
 # --- memory ------------------------------------------------------------------------------------
-
-
-def test_an_answer_that_grows_is_ended_within_the_childs_limit_on_memory(checker: MathChecker) -> None:
-    children = Path(f"/proc/{worker_of(checker).pid}/task/{worker_of(checker).pid}/children")
-    peaks: list[int] = []
-    watching = threading.Event()
-
-    def watch() -> None:
-        while not watching.wait(0.005):
-            for child in children.read_text().split():
-                with suppress(FileNotFoundError, ProcessLookupError):  # it may have ended meanwhile
-                    lines = Path(f"/proc/{child}/status").read_text().splitlines()
-                    peaks.extend(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        assert checker.equal("7", "2^{2^{2^{2^{2^{2}}}}}") is None
-    finally:
-        watching.set()
-        watcher.join()
-    assert max(peaks) * 1024 < math_worker.MEMORY_BYTES
 
 
 def test_an_answer_that_took_much_memory_has_no_verdict_whatever_came_of_it(tmp_path: Path) -> None:

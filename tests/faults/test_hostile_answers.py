@@ -17,6 +17,7 @@ from chord.grading import math_checker, math_worker
 from chord.grading.graders import MAX_TEXT_CHARACTERS, Grader
 from chord.grading.math_checker import MathChecker
 from chord.records import Outcome
+from tests.faults.test_server import gone
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 FULL = MAX_TEXT_CHARACTERS - 100  # texts just below the bound, so that all of it is read
@@ -276,10 +277,7 @@ def test_the_child_ends_when_its_parent_is_killed_or_after_the_answers_that_it_i
         parent.kill()
         parent.wait()
     try:
-        deadline = time.monotonic() + seconds
-        while child.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not child.exists()
+        assert gone([int(child.name)], seconds)
     finally:
         if child.exists():
             os.kill(int(child.name), signal.SIGKILL)

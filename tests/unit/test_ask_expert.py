@@ -22,7 +22,7 @@ from chord.records import Answer, Outcome, Problem, Request, Sampled, Trace, rea
 from chord.sampling.vllm_server import LOOPBACK, Endpoint, below
 from chord.steps import of_traces
 from tests import warm
-from tests.faults.test_server import listening
+from tests.faults.test_server import gone, listening
 from tests.tiny_model import DATED, TURN_END, TURNS, tiny_model, turn_ending_tokenizer
 from tests.unit.small_study import ROOT, of_study, prepare, run, write_study
 
@@ -222,11 +222,7 @@ def test_a_run_that_is_killed_goes_on_after_the_last_finished_shard_and_leaves_n
     port = _check_server(pids)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-    assert not listening(port)
+    assert gone(pids) and not listening(port)
     notes = {path.name: path.read_bytes() for path in (out / "state").glob("shard-*.json")}
     done = len(notes)
     assert 1 <= done < 4 and not (out / "expert.jsonl").exists()

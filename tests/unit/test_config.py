@@ -5,6 +5,8 @@ import os
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -361,18 +363,6 @@ def places(value: Raw, above: tuple[str | int, ...] = ()) -> Iterator[tuple[str 
         yield from places(one, (*above, key))
 
 
-def changed(value: Any, way: tuple[str | int, ...], how: str, odd: object) -> None:
-    """One thing below `value` left out, misspelt, or replaced."""
-    for key in way[:-1]:
-        value = value[key]
-    if how == "odd":
-        value[way[-1]] = odd
-        return
-    old = value.pop(way[-1])
-    if how == "misspelt" and isinstance(value, dict):
-        value[f"{way[-1]}x"] = old
-
-
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @drawn(st.data())
 def test_whatever_becomes_of_a_file_it_is_refused_by_its_name_or_loads_twice_the_same(root: Path, data: Any) -> None:
@@ -380,8 +370,12 @@ def test_whatever_becomes_of_a_file_it_is_refused_by_its_name_or_loads_twice_the
     path = root / "config" / file
     before = path.read_text(encoding="utf-8")
     raw = read_yaml(path, file, functions=True)
-    way = data.draw(st.sampled_from(list(places(raw))))
-    changed(raw, way, data.draw(st.sampled_from(["gone", "misspelt", "odd"])), data.draw(st.sampled_from(ODD)))
+    *above, last = data.draw(st.sampled_from(list(places(raw))))
+    around: Any = reduce(getitem, above, raw)
+    if data.draw(st.booleans()):
+        around[last] = data.draw(st.sampled_from(ODD))
+    else:
+        del around[last]
     path.write_text(yaml.dump(raw, Dumper=Functions, allow_unicode=True), encoding="utf-8")
     try:
         loaded = load(root)

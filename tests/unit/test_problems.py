@@ -111,16 +111,14 @@ def test_the_first_digit_of_its_hash_says_which_purpose_may_ask_a_prompt(prompt:
 
 def test_each_benchmark_of_a_task_has_half_of_what_those_before_it_leave() -> None:
     # The share of benchmarks is the hashes that begin with the bits 000; the next bits count in ones: 0, 10, 110, ...
-    found: dict[int, int] = {}
+    found = set()
     for number in range(4000):
-        purpose, place = owner(str(number))
-        if purpose != "benchmark":
-            assert place == 0
-            continue
         bits = f"{int(hashlib.sha256(str(number).encode()).hexdigest(), 16):0256b}"
-        assert bits.startswith("000" + "1" * place + "0")
-        found[place] = found.get(place, 0) + 1
-    assert min(found) == 0 and max(found) >= 4
+        ones = len(bits[3:]) - len(bits[3:].lstrip("1"))
+        purpose, place = owner(str(number))
+        assert (purpose == "benchmark", place) == ((True, ones) if bits.startswith("000") else (False, 0))
+        found.add(place)
+    assert found >= {0, 1, 2, 3, 4}
 
 
 @settings(max_examples=15, deadline=None)

@@ -16,6 +16,7 @@ from chord.config.study import Grading
 from chord.data.demonstrate import Solution, fault_of, solve
 from chord.errors import ConfigError
 from chord.grading.graders import grade
+from chord.provenance.manifest import read_manifest
 from chord.records import Outcome, Problem, Trace, read_lines
 from tests.unit.small_study import PARTS, demonstrate, prepare, write_study
 
@@ -157,6 +158,12 @@ def test_a_damaged_input_is_one_line_that_names_it_and_leaves_no_file(
     told = demonstrate(made / "config" / "studies" / "demo.yaml", problems, tmp_path / "data", "base", code=2).stderr
     assert str(problems / "base.jsonl") in told and said in told
     assert not list((tmp_path / "data").rglob("*.json*"))
+
+
+def test_the_manifest_names_the_problems_that_are_answered(made: Path) -> None:
+    for name, problems in (("expert", "expert"), ("aligned", "train"), ("base", "base")):
+        manifest = read_manifest(made / "data" / "traces" / f"{name}.manifest.json")
+        assert {key: Path(one.path).name for key, one in manifest.inputs.items()} == {"problems": f"{problems}.jsonl"}
 
 
 # --- the solver --------------------------------------------------------------------------------

@@ -171,6 +171,13 @@ def test_adopted_models_hold_no_code_and_are_those_that_are_named(drawn: Path) -
     assert "expected one that is fetched (base, base-weak, base-untuned) or carried (there is none)" in told
 
 
+def test_the_same_seed_draws_the_same_whatever_the_order_of_sets(drawn: Path, tmp_path: Path, monkeypatch) -> None:
+    copy = shutil.copytree(drawn, tmp_path / "copy")
+    monkeypatch.setenv("PYTHONHASHSEED", "1")
+    draw(copy, "train")
+    assert problems(copy, "train") == problems(drawn, "train")
+
+
 def test_an_altered_file_stops_the_job_that_reads_it(drawn: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(drawn, tmp_path / "copy")
     (file,) = copy.glob("hub/datasets/made-up/amc/*/data/*.parquet")

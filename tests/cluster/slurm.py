@@ -25,6 +25,7 @@ from typing import Any
 from tests.cluster.needs import SBIN, unshare
 
 MARK = "CHORD_TEST_CLUSTER"  # in the environment of every process of a cluster: where its files are
+GPUS = 2  # of each node
 CONF = """\
 ClusterName=chordtest
 SlurmctldHost=login
@@ -52,7 +53,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,sched_min_interval=0,batch_sched_delay=0,bf_interval=2
 ReturnToService=2
 SlurmdTimeout=10
-KillWait={kill_wait}
+KillWait=2
 MinJobAge={min_job_age}
 RebootProgram=/bin/true
 GresTypes=gpu
@@ -67,19 +68,10 @@ PartitionName=gpu Nodes=ALL MaxTime=1-0 State=UP
 class Cluster:
     """Nodes n1, n2, ... with some GPUs each, in partitions `cpu` and `gpu`. A context: it runs within `with`."""
 
-    def __init__(
-        self,
-        nodes: int = 4,
-        cpus: int = 16,
-        memory_mb: int = 256_000,
-        gpus: int = 2,
-        kill_wait: int = 2,
-        min_job_age: int = 300,
-    ) -> None:
+    def __init__(self, nodes: int = 4, min_job_age: int = 300) -> None:
         self.nodes = tuple(f"n{number}" for number in range(1, nodes + 1))
         self.root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # short: sockets have at most 107 characters
-        self._size = (cpus, memory_mb, gpus)
-        self._seconds = {"kill_wait": kill_wait, "min_job_age": min_job_age}
+        self._min_job_age = min_job_age
         self.daemons: dict[str, subprocess.Popen[str]] = {}
         self._machine: subprocess.Popen[str] | None = None
 
@@ -142,10 +134,6 @@ class Cluster:
         words = self.run("scontrol", "--details", "show", "job", number).split()
         return dict(word.partition("=")[::2] for word in words if "=" in word)
 
-    def log(self, daemon: str = "slurmctld") -> str:
-        """What the daemon wrote: slurmctld, or slurmd.n1."""
-        return (self.root / "log" / f"{daemon}.log").read_text(errors="replace")
-
     # --- faults --------------------------------------------------------------------------------
 
     def node_kill(self, node: str) -> None:
@@ -173,10 +161,10 @@ class Cluster:
 
     def wait_for(self, holds: Callable[[], Any], what: str, timeout: float = 60) -> None:
         """Until `holds` does. Raises AssertionError with `what` and the end of Slurm's log."""
-        end = time.monotonic() + timeout
+        end, log = time.monotonic() + timeout, self.root / "log/slurmctld.log"
         while not holds():
             if time.monotonic() > end:
-                raise AssertionError(f"waited {timeout} s in vain: {what}\n{self.log()[-2000:]}")
+                raise AssertionError(f"waited {timeout} s in vain: {what}\n{log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.2)
 
     # --- start ---------------------------------------------------------------------------------
@@ -201,7 +189,6 @@ class Cluster:
             self.node_start(node)
 
     def _write_files(self) -> None:
-        cpus, memory, gpus = self._size
         for name in ("etc", "run", "log", "state", "spool", "dev", "munge"):
             (self.root / name).mkdir(mode=0o755)
         self.root.chmod(0o755)
@@ -209,14 +196,15 @@ class Cluster:
         hosts = [f"10.0.0.{number} {name}\n" for number, name in enumerate(("login", *self.nodes), start=1)]
         (self.root / "hosts").write_text("".join(["127.0.0.1 localhost\n", *hosts]))
         nodes = "\n".join(
-            f"NodeName={node} Port={17100 + number} CPUs={cpus} RealMemory={memory} Gres=gpu:fake:{gpus} State=UNKNOWN"
+            f"NodeName={node} Port={17100 + number} CPUs=16 RealMemory=256000 Gres=gpu:fake:{GPUS} State=UNKNOWN"
             for number, node in enumerate(self.nodes, start=1)
         )
-        (self.root / "etc/slurm.conf").write_text(CONF.format(root=self.root, nodes=nodes, **self._seconds))
+        settings = CONF.format(root=self.root, nodes=nodes, min_job_age=self._min_job_age)
+        (self.root / "etc/slurm.conf").write_text(settings)
         # Slurm sets CUDA_VISIBLE_DEVICES for character devices alone; these have a number that no driver has.
-        for number in range(gpus):
+        for number in range(GPUS):
             subprocess.run(["mknod", self.root / f"dev/gpu{number}", "c", "240", str(number)], check=True)
-        devices = f"NodeName=n[1-{len(self.nodes)}] Name=gpu Type=fake File={self.root}/dev/gpu[0-{gpus - 1}]\n"
+        devices = f"NodeName=n[1-{len(self.nodes)}] Name=gpu Type=fake File={self.root}/dev/gpu[0-{GPUS - 1}]\n"
         (self.root / "etc/gres.conf").write_text(devices)
         (self.root / "etc/cgroup.conf").write_text("CgroupAutomount=no\n")
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,12 +45,7 @@ def shrink(config: Path) -> None:
     edit_yaml(config / "config.yaml", artefacts=["table1", "figure2", "figure9"])
     edit_yaml(config / "experiments/table1.yaml", arms=list(ARMS))
     budget = {"sft_epochs": 1, "mu_decay_steps": 2, "tune_both_warmup_steps": 1, "sasr_warmup_steps": 1}
-    edit_yaml(
-        config / "studies/demo.yaml",
-        # Two ranks add up in another order than one: in float64 no draw of rollouts falls between the two.
-        execution__compute_dtype="float64",
-        **{f"budget__{name}": value for name, value in budget.items()},
-    )
+    edit_yaml(config / "studies/demo.yaml", **{f"budget__{name}": value for name, value in budget.items()})
 
 
 def build(folder: Path) -> None:
@@ -83,12 +77,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def rule_of(job: dict[str, str]) -> str:
     """Rule or group of a Slurm job, by the comment that the plugin gives it."""
     return re.sub(r"^rule_|_wildcards_.*", "", job["Comment"])
-
-
-def losses(metrics: Path) -> list[float]:
-    """The loss of each step."""
-    lines = map(json.loads, metrics.read_text().splitlines())
-    return [line["loss"] for line in lines if "loss" in line]
 
 
 def test_every_artefact_is_there_and_every_slurm_job_ended_well_at_once(built: Built) -> None:
@@ -139,24 +127,6 @@ def test_models_metrics_answers_and_scores_are_those_of_a_run_without_slurm(buil
     same += [Path(path).with_name("answers.jsonl") for path in scores]
     for path in same:
         assert content_hash(built.folder / path) == content_hash(tmp_path / "local" / path), path
-
-
-def test_a_training_with_two_gpus_runs_as_two_processes_and_learns_the_same(built: Built, tmp_path: Path) -> None:
-    project, one = shutil.copytree(built.folder, tmp_path / "project", symlinks=True), "results/demo/runs/grpo/seed-1"
-    shutil.rmtree(project / one)
-    edit_yaml(project / "profiles/slurm/config.yaml", **{"set-resources__train": {"gres": "gpu:2"}})
-    with Cluster() as cluster:
-        cluster.run("snakemake", "--profile", "slurm", *HERE, f"{one}/model", cwd=project, timeout=600)
-        (job,) = (cluster.job(number) for number in cluster.states())
-    environment = json.loads((project / one / "train.manifest.json").read_text())["environment"]
-    assert (job["TresPerNode"], environment["CUDA_VISIBLE_DEVICES"], environment["WORLD_SIZE"]) == (
-        "gres:gpu:2",
-        "0,1",
-        "2",
-    )
-    alone, together = (losses(folder / one / "metrics.jsonl") for folder in (built.folder, project))
-    assert len(alone) == 4  # one for each step
-    assert together == pytest.approx(alone, abs=1e-6)
 
 
 def test_the_audit_holds_and_a_second_run_plans_nothing_also_where_there_is_no_slurm(built: Built) -> None:

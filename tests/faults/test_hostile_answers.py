@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from chord.grading import math_checker, math_worker
 from chord.grading.graders import MAX_TEXT_CHARACTERS, Grader
 from chord.grading.math_checker import MathChecker
 from chord.records import Outcome
+from tests.faults.test_server import gone
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 FULL = MAX_TEXT_CHARACTERS - 100  # texts just below the bound, so that all of it is read
@@ -34,6 +34,7 @@ GRADINGS = {
 }
 BOXES = {
     "tower of powers": "9^{9^{9^{9^{9}}}}",
+    "tower of twos": "2^{2^{2^{2^{2^{2}}}}}",
     "tower without braces": "9**9**9**9",
     "a power of ten to a power of ten": "10^{10^{10}}",
     "factorials of factorials": "((((((10!)!)!)!)!)!)",
@@ -64,8 +65,6 @@ TEXTS = {
     "a million digits": "=" + "7" * FULL,
     "a million digits in a box": "\\boxed{" + "7" * FULL + "}",
     "ten million characters": "x" * 10_000_000,
-    "ten million marks": "=" * 10_000_000,
-    "ten million digits": "1" * 10_000_000,
     "marks": "=" * FULL,
     "numbers": "1 " * (FULL // 2),
     "thousands": "1" + ",111" * (FULL // 4) + "1",
@@ -114,7 +113,7 @@ def math() -> Iterator[Grader]:
 
 @pytest.fixture
 def checker(math: Grader) -> MathChecker:
-    """That of the shared grader. It is ready, with a new child if need be."""
+    """The checker of the shared grader. It is ready, with a new child if need be."""
     assert checker_of(math).equal("1", "\\frac{2}{2}") is True
     return checker_of(math)
 
@@ -168,9 +167,7 @@ def test_a_machine_that_stands_still_for_a_while_changes_no_grade(checker: MathC
     goes_on.join()
 
 
-def test_a_child_that_says_nothing_is_no_verdict_but_an_error(
-    checker: MathChecker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_child_is_no_verdict_but_an_error(checker: MathChecker, monkeypatch: pytest.MonkeyPatch) -> None:
     os.kill(worker_of(checker).pid, signal.SIGSTOP)
     monkeypatch.setattr(math_checker, "SILENT_SECONDS", 0.5)
     with pytest.raises(UserError, match=r"found nothing said for 0\.5 s"):
@@ -196,28 +193,6 @@ def test_a_child_that_is_ended_amid_its_answers_is_followed_by_one_that_gives_th
 # --- memory ------------------------------------------------------------------------------------
 
 
-def test_an_answer_that_grows_is_ended_within_the_childs_limit_on_memory(checker: MathChecker) -> None:
-    children = Path(f"/proc/{worker_of(checker).pid}/task/{worker_of(checker).pid}/children")
-    peaks: list[int] = []
-    watching = threading.Event()
-
-    def watch() -> None:
-        while not watching.wait(0.005):
-            for child in children.read_text().split():
-                with suppress(FileNotFoundError, ProcessLookupError):  # it may have ended meanwhile
-                    lines = Path(f"/proc/{child}/status").read_text().splitlines()
-                    peaks.extend(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        assert checker.equal("7", "2^{2^{2^{2^{2^{2}}}}}") is None
-    finally:
-        watching.set()
-        watcher.join()
-    assert max(peaks) * 1024 < math_worker.MEMORY_BYTES
-
-
 def test_an_answer_that_took_much_memory_has_no_verdict_whatever_came_of_it(tmp_path: Path) -> None:
     (tmp_path / "asked").write_text('[1, 1, [[0, "7", "\\\\frac{14}{2}"]]]\n')
     program = (
@@ -241,9 +216,7 @@ def test_a_grader_in_a_large_process_works_as_in_a_small_one() -> None:
 # --- what a child may do, and when it ends -----------------------------------------------------
 
 
-def test_the_child_has_limits_and_none_of_the_environments_secrets_and_ends_with_its_grader(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_child_has_limits_knows_no_secrets_and_ends_with_its_grader(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_TOKEN", "hunter2")
     with Grader(MATH) as grader:
         assert grader.grade("\\boxed{7^{1/2}}", "stop", "\\sqrt{7}") is Outcome.RIGHT
@@ -294,9 +267,8 @@ def test_the_child_ends_when_its_parent_is_killed_or_after_the_answers_that_it_i
         "import time; from chord.grading.math_checker import MathChecker; c = MathChecker();"
         f"c.equal('1', '\\\\frac{{2}}{{2}}'); print(c._worker.pid, flush=True); {does}"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
-    ) as parent:
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         child = Path("/proc") / parent.stdout.readline().strip()
         while "equal_all" in does and not (child / "task" / child.name / "children").read_text():
@@ -305,10 +277,7 @@ def test_the_child_ends_when_its_parent_is_killed_or_after_the_answers_that_it_i
         parent.kill()
         parent.wait()
     try:
-        deadline = time.monotonic() + seconds
-        while child.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not child.exists()
+        assert gone([int(child.name)], seconds)
     finally:
         if child.exists():
             os.kill(int(child.name), signal.SIGKILL)

@@ -200,9 +200,7 @@ def test_a_folder_without_a_model_is_refused_before_anything_starts(tmp_path):
         ("tensor_parallel_size", r"set elsewhere, expected the key `tensor_parallel`"),
     ],
 )
-def test_an_option_that_this_vllm_lacks_or_that_is_ours_is_refused_by_name_before_anything_starts(
-    name, said, model, tmp_path
-):
+def test_an_option_that_vllm_lacks_or_that_is_ours_is_refused_before_anything_starts(name, said, model, tmp_path):
     wrong = Settings(options={name: 1}, where="study.vllm")
     with pytest.raises(UserError, match=said), serving(model, wrong, tmp_path / "logs"):
         pass

@@ -75,8 +75,8 @@ def smollm2(factory: pytest.TempPathFactory, project: Path) -> None:
     def build(folder: Path) -> None:
         study = write_smollm2(folder, {"data": {"train": 8, "validation": 2}, "validation": {"problems": 2}})
         files = ("--model", folder / "base", "--manifest", folder / "unpack.manifest.json")
-        for done in (run("unpack", "--study", study, *files), prepare(study, folder, "train", "validation")):
-            assert done.returncode == 0, done.stderr
+        run("unpack", "--study", study, *files, code=0)
+        prepare(study, folder, "train", "validation")
 
     made = made_once(factory, "smollm2", build)
     for name in ("base", "unpack.manifest.json"):
@@ -84,10 +84,16 @@ def smollm2(factory: pytest.TempPathFactory, project: Path) -> None:
     shutil.copytree(made / "problems", project / "problems")
 
 
-def run(verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """The verb as a person would type it, at the root of the project; see `of_study` for `--study FILE`."""
+def run(verb: str, *arguments: object, code: int | None = None) -> subprocess.CompletedProcess[str]:
+    """The verb as a person would type it, at the root of the project; see `of_study` for `--study FILE`.
+
+    With `code` it must have ended with that exit code: with 0, or with one line of complaint.
+    """
     # A busy machine is no fault; pytest's own limit is 600.
-    return warm.run([sys.executable, "-m", "chord", verb, *of_study(arguments)], cwd=ROOT, timeout=580)
+    done = warm.run([sys.executable, "-m", "chord", verb, *of_study(arguments)], cwd=ROOT, timeout=580)
+    assert code in (None, done.returncode), done.stderr
+    assert not code or len(done.stderr.splitlines()) == 1, done.stderr
+    return done
 
 
 def of_study(arguments: Iterable[object]) -> list[str]:
@@ -100,24 +106,22 @@ def of_study(arguments: Iterable[object]) -> list[str]:
     return words
 
 
-def prepare(study: Path, data: Path, *sets: str) -> subprocess.CompletedProcess[str]:
-    """chord prepare for each set until one fails, with files and manifests under `data` as in a results folder."""
+def prepare(study: Path, data: Path, *sets: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """chord prepare for each set, with files and manifests under `data` as in a results folder."""
     for name in sets:
         place = data / ("benchmarks" if ":" in name else "problems") / name.removeprefix("benchmark:")
-        done = run("prepare", "--study", study, "--set", name, *_files("problems", place))
-        if done.returncode != 0:
-            break
+        done = run("prepare", "--study", study, "--set", name, *_files("problems", place), code=code)
     return done
 
 
-def demonstrate(study: Path, problems: Path, data: Path, *traces: str) -> subprocess.CompletedProcess[str]:
-    """chord demonstrate for each set of traces until one fails; `problems` is a folder that `prepare` filled."""
+def demonstrate(
+    study: Path, problems: Path, data: Path, *traces: str, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """chord demonstrate for each set of traces; `problems` is a folder that `prepare` filled."""
     for name in traces:
         source = problems / f"{'train' if name == 'aligned' else name}.jsonl"
         given = ("--study", study, "--traces-of", name, "--problems", source)
-        done = run("demonstrate", *given, *_files("traces", data / "traces" / name))
-        if done.returncode != 0:
-            break
+        done = run("demonstrate", *given, *_files("traces", data / "traces" / name), code=code)
     return done
 
 

@@ -8,7 +8,6 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-import yaml
 
 from chord.cluster.doctor import (
     Finding,
@@ -25,12 +24,11 @@ from chord.cluster.doctor import (
     wanted_gpus,
 )
 from chord.cluster.sizing import site_of
-from chord.cluster.snakemake import last_words  # fmt: skip
 from chord.config.project import load
-from chord.errors import ConfigError, UserError
+from chord.errors import ConfigError
 from tests import warm
+from tests.projects import ROOT, edit_yaml
 
-ROOT = Path(__file__).resolve().parents[2]
 NODES = [
     Node("cpu", "n1", minutes=None, memory_mb=8000, cpus=4, gpus={}),
     Node("gpu", "n2", minutes=1440, memory_mb=64000, cpus=16, gpus={"h100": 2}),
@@ -67,13 +65,6 @@ def test_a_profile_that_is_not_there_and_one_that_cannot_be_planned_end_with_one
     assert "no-such-option" in done.stderr
 
 
-def test_the_profile_is_named_by_the_file_that_is_to_be_edited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    assert profile_file("slurm") == Path("profiles/slurm/config.yaml")
-    with pytest.raises(UserError, match=r"found no profile of this name, expected nowhere/config\.yaml"):
-        profile_file("nowhere")
-
-
 def test_time_limits_are_read_as_sinfo_writes_them() -> None:
     week = 7 * 1440 + 12 * 60 + 5
     limits = {"infinite": None, "n/a": None, "30:00": 30, "2:30:00": 150, "1-00:00:00": 1440, "7-12:05:00": week}
@@ -106,13 +97,6 @@ ON_CPU = {"slurm_partition": "cpu", "threads": 1, "mem_mb": 1}
 )
 def test_what_no_node_of_the_partition_can_give_is_named_with_what_there_is(change: dict, found: str | None) -> None:
     assert [one.found for one in misfits(FITS | change, NODES)] == ([found] if found else [])
-
-
-def test_a_finding_says_what_to_do_only_where_there_is_something_to_do() -> None:
-    assert str(Finding("sbatch: here")) == "ok      sbatch: here"
-    assert str(Finding("no sbatch found", "load it")) == "CHANGE  no sbatch found\n        -> load it"
-    assert str(Finding("1 GPU", note="without CUDA")) == "note    1 GPU\n        -> without CUDA"
-    assert last_words("a\n\nb\n c \nd\n") == "b c d"
 
 
 # What the small job of chord doctor writes on a node with an H100 that is well.
@@ -194,42 +178,23 @@ EIGHT = "train of chord-phi needs 8 GPUs x 72.6 GB of 80 GB"
 HOST = f"{EIGHT}, 369 GB of host memory"
 FOUR = {"gres": "gpu:4", "mem_mb": 215_000, "site": {"gpus": 4, "mem_mb": 256_000}}
 EXPERT = {"rule": "ask_expert", "of": "expert-second", "study": "tools", "gres": "gpu:4"}
+SHORT = {"rule": "generate", "gres": "gpu:1", "runtime": 60}
 LONG = "train of chord-phi takes about 39.5 h"
 
 
 @pytest.mark.parametrize(
     ("given", "found", "change"),
     [
-        (
-            {"gres": "gpu:1", "mem_mb": 64_000},
-            f"{HOST}; the profile gives it 1; gpu",
-            "leave `gres` and `nodes` of train out, or set `gres: gpu:8` in profiles/slurm/config.yaml",
-        ),
-        (
-            FOUR,
-            f"{EIGHT}, 215 GB of host memory on each node; the profile gives it 4; gpu has nodes of 4 GPUs, 256 GB",
-            "set `nodes: 2` of `site`",
-        ),
+        ({"gres": "gpu:1", "mem_mb": 64_000}, f"{HOST}; the profile gives it 1; gpu", "set `gres: gpu:8` in profiles"),
+        (FOUR, "on each node; the profile gives it 4; gpu has nodes of 4 GPUs, 256 GB", "set `nodes: 2` of `site`"),
         ({"gres": None}, EIGHT, "set `gres: gpu:8`"),
-        (
-            {"mem_mb": 64_000},
-            f"{HOST}; the profile gives it mem_mb 64000",
-            "leave `mem_mb` of train out, or set it to 369000",
-        ),
+        ({"mem_mb": 64_000}, f"{HOST}; the profile gives it mem_mb 64000", "of train out, or set it to 369000"),
         ({"site": {"mem_mb": 256_000}}, f"{HOST}; gpu has nodes of 8 GPUs, 256 GB", "take fewer GPUs on"),
         ({"runtime": 480}, f"{LONG}, the profile gives it 4 attempts of 480 to 480 minutes", "set `retries: 4`"),
         ({"attempts": 2, "runtime": 1200, "call": "sbatch"}, LONG, "`retries: 2`"),
         ({"call": "sbatch"}, "train of chord-phi is not told before its time is up", "add --signal=USR1@300"),
-        (
-            {"rule": "generate", "gres": "gpu:1", "runtime": 60},
-            "generate of chord-phi takes about 1.6 h",
-            "longer `run",
-        ),
-        (
-            EXPERT,
-            "expert-second needs 8 GPUs x 20.2 GB of 80 GB, 209 GB of host memory; the profile gives it 4",
-            "set `gres: gpu:8`",
-        ),
+        (SHORT, "generate of chord-phi takes about 1.6 h", "longer `run"),
+        (EXPERT, "8 GPUs x 20.2 GB of 80 GB, 209 GB of host memory; the profile gives it 4", "set `gres: gpu:8`"),
         ({"free": 5e9}, "results/ has 5 GB free, models of the study take up to 183 GB", "put results/ on a larger"),
         ({"site": {"machine": "h100-80gb", "gpus": 1, "nodes": 64}, "gres": "gpu:1"}, "needs 8 GPUs", "leave `gres`"),
     ],
@@ -244,6 +209,7 @@ def test_what_the_plan_says_cannot_hold_is_named_with_numbers(
 def test_without_a_site_it_says_that_the_plan_was_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     (found,) = held(None, [], load(ROOT, "math"))
+    assert profile_file("slurm") == PLACE
     assert str(found).startswith("note    the profile does not say what GPUs its nodes have")
     assert not site_of({"train": {"gres": namedtuple("R", "raw")("gpu:1")}})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match=r"the profile: set-resources\.site\.gpu\b"):
@@ -251,15 +217,9 @@ def test_without_a_site_it_says_that_the_plan_was_not_held(monkeypatch: pytest.M
 
 
 def changed(folder: Path, **changes: object) -> str:
-    """A profile like the shipped one, with other settings; `a__b` is a setting `b` of `a`."""
-    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
-    for name, value in changes.items():
-        node, keys = profile, name.split("__")
-        for key in keys[:-1]:
-            node = node.setdefault(key, {})
-        node[keys[-1]] = value
-    folder.mkdir()
-    (folder / "config.yaml").write_text(yaml.safe_dump(profile))
+    """A profile like the shipped one, with other settings."""
+    shutil.copytree(ROOT / "profiles/slurm", folder)
+    edit_yaml(folder / "config.yaml", **changes)
     return str(folder)
 
 
@@ -313,7 +273,3 @@ def test_a_profile_that_cannot_hold_the_study_is_refused_where_there_is_no_slurm
     done = doctor(os.environ["PATH"], "--profile", profile, "--config", "study=math")
     assert done.returncode == 1, done.stderr
     assert "needs 8 GPUs x 72.6 GB of 80 GB, 369 GB of host memory; the profile gives it 1;" in done.stdout
-    unknown = changed(tmp_path / "unknown", **{"set-resources__site__machine": "abacus"})
-    done = doctor(os.environ["PATH"], "--profile", unknown)
-    assert done.returncode == 2
-    assert "the profile: set-resources.site.machine: found 'abacus', expected one of h100-80gb" in done.stderr

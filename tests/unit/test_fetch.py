@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from chord.config.project import load
+from chord.config.sets import repositories
+from chord.errors import ConfigError
 from tests import warm
 from tests.hub_server import Hub, serving
-from tests.unit.test_hub_config import hub_study
+from tests.projects import ROOT, study_file
 
-ROOT = Path(__file__).parents[2]
 REPOSITORY = "datasets/made-up/sums"
 LARGE = bytes(range(256)) * 50_000  # 12.8 MB; huggingface_hub writes 10 MiB at a time
 WANTED = {"data/train-0.parquet": LARGE, "data/train-1.parquet": b"small"}
@@ -33,7 +35,14 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    hub_study(tmp_path / "project")
+    """The demo with problems and traces of a made-up dataset."""
+    split = {"task": "published", "size": 40}
+    dataset = {"repository": "made-up/sums", "revision": "main", "files": ["data/train-*.parquet"]}
+    columns = {name: name for name in ("question", "answer", "generations", "verified")}
+    task = {"source": "hub", "dataset": "sums", "filters": {"generations": 1}, "prompt": "{question}"}
+    changes = {"datasets": {"sums": dataset | {"columns": columns}}, "tasks__published": task}
+    changes |= {"data__train": split, "data__expert": split, "data__validation": split | {"size": 128}}
+    study_file(tmp_path / "project", "demo", expert={"source": "published", "name": "made-up expert"}, **changes)
     return tmp_path / "project"
 
 
@@ -70,6 +79,39 @@ def lock_file(project: Path) -> Path:
 
 def pinned(project: Path) -> Any:
     return json.loads(lock_file(project).read_text())["repositories"]
+
+
+def test_models_of_other_arms_and_served_experts_are_fetched_with_the_studys_own() -> None:
+    needed = {name: repositories(load(ROOT, name).study) for name in ("math", "tools")}
+    models = {name: [one.name for one in found if one.kind == "model"] for name, found in needed.items()}
+    assert models["math"] == ["Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-7B"]
+    assert models["tools"] == ["meta-llama/Llama-3.2-3B-Instruct", "Qwen/Qwen2.5-72B-Instruct"]
+    assert all("*.safetensors" in one.required for found in needed.values() for one in found if one.kind == "model")
+
+
+def test_a_lock_file_is_read_with_the_study_and_a_damaged_one_is_told(project: Path) -> None:
+    commit, file = "0123456789" * 4, {"data/train-0.parquet": {"size": 3, "sha256": "0" * 64}}
+    one = {"kind": "dataset", "name": "made-up/sums", "revision": "main", "commit": commit, "files": file}
+    lock_file(project).parent.mkdir(exist_ok=True)
+
+    def write(**changes: str) -> None:
+        lock_file(project).write_text(json.dumps({"study": "demo", "repositories": [one | changes]}))
+
+    write()
+    loaded = load(project)
+    (wanted,) = repositories(loaded.study)
+    assert loaded.lock and (found := loaded.lock.find(wanted)) and found.commit == commit
+    assert loaded.lock.find(wanted._replace(revision="v2")) is None
+    assert loaded.lock.find(wanted._replace(required=("data/test.jsonl",))) is None
+    for changes, said in (
+        ({"commit": "main"}, 'repositories.0.commit is "main"'),
+        ({"token": "secret"}, "repositories.0.token is not a key here"),
+        (None, "found an empty file, expected a whole lock file of `chord fetch --study demo`"),
+    ):
+        lock_file(project).write_text("") if changes is None else write(**changes)
+        with pytest.raises(ConfigError) as refused:
+            load(project)
+        assert str(refused.value).startswith(f"config/locks/demo.json: {said}")
 
 
 def test_what_arrives_is_pinned_and_a_second_time_nothing_is_brought(project: Path, hub: Hub) -> None:

@@ -108,13 +108,14 @@ def test_overlap_is_so_many_words_in_a_row_and_not_one_less() -> None:
     assert "a b c d e f g h" not in eight and "" not in eight
 
 
-def test_of_more_rows_than_a_set_holds_the_same_are_drawn_in_any_order(study: Study) -> None:
+def test_of_too_many_rows_the_same_are_drawn_in_any_order_and_a_smaller_set_within(study: Study) -> None:
     made = [row(f"How much is number {number}?", "7", RIGHT) for number in range(60)]
     forward, backward = chosen(study, *made, size=20), chosen(study, *made[::-1], size=20)
     names = {one.id for one in forward.problems}
     assert len(names) == 20 and names == {one.id for one in backward.problems}
     assert [one.source["row"] for one in forward.problems] == sorted(one.source["row"] for one in forward.problems)
     assert names != {one.id for one in chosen(study, *made[:20]).problems}
+    assert {one.id for one in chosen(study, *made, size=10).problems} < names
 
 
 def test_files_are_read_in_their_order_and_values_are_what_the_files_say(tmp_path: Path) -> None:

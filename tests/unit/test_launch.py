@@ -18,23 +18,17 @@ from chord.config.study import Execution, Vllm
 from chord.errors import UserError
 from chord.sampling.vllm_server import Settings, device_groups
 from chord.training import weight_sync
-from tests import warm
-from tests.projects import copied, edit_yaml
 
 SAYS = "import os, sys, signal, time\nrank = os.environ['RANK']\nprint('rank', rank, 'of', os.environ['WORLD_SIZE'])\n"
 BUFFERED = {"PYTHONUNBUFFERED": ""}  # else Python writes a line in pieces, which torchrun's tee passes on one by one
 
 
 def launched(folder: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
-    """Processes of code.py on this machine."""
+    """Processes of code.py on this machine; the arguments of the code have names of torchrun's too."""
     command = [sys.executable, "-m", "chord", "launch", *options, "--logs", str(folder / "logs"), "--", sys.executable]
-    told = {
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-        "text": True,
-        "env": os.environ | BUFFERED | environment,
-    }
-    return subprocess.Popen([*command, str(folder / "code.py"), "--run", "a", "-m"], **told)  # names of torchrun too
+    command += [str(folder / "code.py"), "--run", "a", "-m"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=os.environ | BUFFERED | environment, **pipes)
 
 
 def ended(folder: Path, code: str) -> tuple[int, str, str]:
@@ -45,15 +39,7 @@ def ended(folder: Path, code: str) -> tuple[int, str, str]:
     return process.returncode, said, complained
 
 
-def test_each_process_has_its_rank_and_what_it_says_is_heard_and_kept(tmp_path: Path) -> None:
-    code, said, complained = ended(tmp_path, "")
-    assert code == 0, complained
-    assert sorted(line.partition(":")[2] for line in said.splitlines()) == ["rank 0 of 2", "rank 1 of 2"]
-    kept = sorted(log.read_text() for log in (tmp_path / "logs").rglob("stdout.log"))
-    assert kept == ["rank 0 of 2\n", "rank 1 of 2\n"]
-
-
-def test_what_a_process_says_is_heard_while_it_runs(tmp_path: Path) -> None:
+def test_each_process_has_its_rank_and_what_it_says_is_heard_while_it_runs_and_kept(tmp_path: Path) -> None:
     heard = tmp_path / "heard"
     waits = f"sys.stdout.flush()\nfor _ in range(300):\n    os.path.exists({str(heard)!r}) and sys.exit(0)\n"
     (tmp_path / "code.py").write_text(SAYS + waits + "    time.sleep(0.1)\nsys.exit('nobody heard')\n")
@@ -62,7 +48,8 @@ def test_what_a_process_says_is_heard_while_it_runs(tmp_path: Path) -> None:
     said = sorted(process.stdout.readline().partition(":")[2] for _ in range(2))
     heard.touch()
     assert process.communicate(timeout=60) and process.returncode == 0
-    assert said == ["rank 0 of 2\n", "rank 1 of 2\n"]
+    kept = sorted(log.read_text() for log in (tmp_path / "logs").rglob("stdout.log"))
+    assert kept == said == ["rank 0 of 2\n", "rank 1 of 2\n"]
 
 
 def test_a_process_that_is_killed_ends_the_others_and_is_named_with_its_log(tmp_path: Path) -> None:
@@ -101,12 +88,9 @@ def test_the_nodes_of_a_job_meet_at_the_first_one_and_jobs_do_not_meet_each_othe
     slurm = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "gpu[07-08]", "SLURM_JOB_ID": "4711", "SLURM_NODEID": "1"}
     assert launch.place_in(slurm) == launch.Place(1, 2, "gpu07:24711")
     assert launch.place_in(slurm | {"SLURM_NODEID": "0", "SLURM_JOB_ID": "4712"}).meeting == "gpu07:24712"
-
-
-@pytest.mark.parametrize("environment", [{}, {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": "5"}])
-def test_alone_it_meets_itself(environment: dict[str, str]) -> None:
-    node, nodes, meeting = launch.place_in(environment)
-    assert (node, nodes, meeting.split(":")[0]) == (0, 1, "127.0.0.1")
+    for alone in ({}, {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": "5"}):
+        node, nodes, meeting = launch.place_in(alone)
+        assert (node, nodes, meeting.split(":")[0]) == (0, 1, "127.0.0.1")
 
 
 DEMO = load(Path(__file__).parents[2], "demo")
@@ -133,16 +117,6 @@ def test_a_training_on_several_gpus_or_nodes_is_launched_with_a_rank_for_each_gp
     two_nodes = launcher(TWO_SERVERS, gres="gpu:4", nodes=2, cpus_per_task=8)
     assert two_nodes == f"srun {each} {one_node}"
     assert "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=2 " in launcher(None, nodes=2)
-
-
-def test_gpus_of_servers_are_asked_for_and_have_no_rank(tmp_path: Path) -> None:
-    folder = copied(tmp_path / "project")
-    edit_yaml(folder / "config/studies/demo.yaml", execution__sampler="vllm", execution__vllm=TWO_SERVERS)
-    command = [sys.executable, "-m", "snakemake", "-n", "-p", "--profile", "profiles/slurm", "--"]
-    done = warm.run([*command, "results/demo/runs/grpo/seed-1/model"], cwd=folder)
-    planned = done.stdout + done.stderr
-    assert done.returncode == 0 and re.search(r"Training grpo, seed 1; .*gres gpu:3;", planned), planned
-    assert "chord launch" not in planned, "one GPU learns"
 
 
 @pytest.mark.parametrize(

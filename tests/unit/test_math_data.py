@@ -171,19 +171,11 @@ def test_adopted_models_hold_no_code_and_are_those_that_are_named(drawn: Path) -
     assert "expected one that is fetched (base, base-weak, base-untuned) or carried (there is none)" in told
 
 
-def test_the_same_seed_draws_the_same_and_a_smaller_set_is_within_a_larger_one(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_seed_draws_the_same_whatever_the_order_of_sets(drawn: Path, tmp_path: Path, monkeypatch) -> None:
     copy = shutil.copytree(drawn, tmp_path / "copy")
-    before = problems(copy, "train")
-    with monkeypatch.context() as other:
-        other.setenv("PYTHONHASHSEED", "1")  # another order of sets
-        draw(copy, "train")
-    assert problems(copy, "train") == before
-    file = copy / "config/studies/math.yaml"
-    file.write_text(file.read_text().replace("size: 40", "size: 10"))
+    monkeypatch.setenv("PYTHONHASHSEED", "1")
     draw(copy, "train")
-    assert {one.id for one in problems(copy, "train")} < {one.id for one in before}
+    assert problems(copy, "train") == problems(drawn, "train")
 
 
 def test_an_altered_file_stops_the_job_that_reads_it(drawn: Path, tmp_path: Path) -> None:

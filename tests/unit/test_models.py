@@ -33,15 +33,12 @@ def package(folder: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, byte
     return Model(source="package", name="carrier", revision="1.2")
 
 
-def test_the_one_gguf_of_the_package_is_found_with_its_version_licence_and_hash(tmp_path, monkeypatch):
-    model = package(tmp_path, monkeypatch, {"carrier/m.gguf": b"GGUF", "carrier/x.py": b"1/0"}, "License: MIT\n")
+@pytest.mark.parametrize(("said", "recorded"), [("License: MIT\n", "MIT"), ("", "not said")])
+def test_the_one_gguf_of_the_package_is_found_with_its_version_licence_and_hash(tmp_path, monkeypatch, said, recorded):
+    model = package(tmp_path, monkeypatch, {"carrier/m.gguf": b"GGUF", "carrier/x.py": b"1/0"}, said)
     carried, path = find(model, "small.yaml")
     assert path == tmp_path / "carrier" / "m.gguf"
-    assert carried == Carried("carrier", "1.2", "MIT", "carrier/m.gguf", hashlib.sha256(b"GGUF").hexdigest())
-
-
-def test_a_licence_that_is_not_told_is_recorded_as_such(tmp_path, monkeypatch):
-    assert find(package(tmp_path, monkeypatch, {"carrier/m.gguf": b"GGUF"}), "")[0].licence == "not said"
+    assert carried == Carried("carrier", "1.2", recorded, "carrier/m.gguf", hashlib.sha256(b"GGUF").hexdigest())
 
 
 @pytest.mark.parametrize(
@@ -75,9 +72,7 @@ def test_a_file_that_is_gone_or_altered_since_it_was_installed_is_refused(tmp_pa
     ("study", "found"),
     [("small", "found no model that transformers reads"), ("demo", "found no model 'base' of source hub or package")],
 )
-def test_a_file_that_is_no_gguf_and_a_study_that_carries_no_package_end_in_one_line(
-    tmp_path, monkeypatch, study, found
-):
+def test_what_is_no_gguf_or_in_no_package_ends_in_one_line(tmp_path, monkeypatch, study, found):
     """Through the command line; nothing stands under the model's name afterwards."""
     package(tmp_path, monkeypatch, {"carrier/m.gguf": b"GGUF, or so"})
     studies = shutil.copytree(ROOT / "config", tmp_path / "config") / "studies"

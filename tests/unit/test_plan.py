@@ -15,7 +15,7 @@ from chord.cluster.costs import Bench, cache_bytes, dimensions, forward_operatio
 from chord.cluster.plan import estimated
 from chord.cluster.sizing import Estimates, Layout, Site, Sizing, Work
 from chord.cluster.snakemake import Planned
-from chord.config.project import load
+from chord.config.project import Project, load
 from chord.config.study import Dimensions, Machine, Planning, Study, Vllm, Zero
 from chord.errors import UserError
 from tests import warm
@@ -204,9 +204,7 @@ def test_a_mixture_of_experts_keeps_all_and_computes_with_some_as_its_page_says(
     assert dimensions(math.study.model, PLANNING, tmp_path) == judge
 
 
-def test_what_no_study_builds_is_priced_with_the_judge_that_it_needs(
-    capsys: pytest.CaptureFixture[str], monkeypatch
-) -> None:
+def test_what_no_study_builds_is_priced_with_its_judge(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     def told(*words: str) -> dict:
         monkeypatch.setattr(sys, "argv", ["chord plan", *words, "--study", "demo", "--json"])
         plan.main()
@@ -281,12 +279,15 @@ def test_what_is_asked_for_grows_with_the_attempts_and_ends_at_the_site() -> Non
 
 
 def test_servers_of_a_training_are_counted_among_its_gpus() -> None:
-    own = math.study.execution.vllm
-    assert own
-    served = own.model_copy(update={"placement": "server", "replicas": 2, "sleep": False, "memory_share": None})
-    execution = math.study.execution.model_copy(update={"vllm": served})
-    project = math.model_copy(update={"study": math.study.model_copy(update={"execution": execution})})
-    found = replace(sizing("math"), estimates=Estimates(project, PLANNING))
-    alone, six = (found.need(Work("train", "chord-phi"), gpus) for gpus in (2, 8))
+    def served(project: Project) -> Sizing:
+        engine = {"sampler": "vllm", "vllm": Vllm(placement="server", replicas=2)}
+        execution = project.study.execution.model_copy(update=engine)
+        changed = project.model_copy(update={"study": project.study.model_copy(update={"execution": execution})})
+        return replace(sizing("math"), estimates=Estimates(changed, PLANNING))
+
+    train = Work("train", "chord-phi")
+    alone, six = (served(math).need(train, gpus) for gpus in (2, 8))
     assert (six.ranks, six.gpus) == (6, 8)
     assert not alone.holds, "two servers leave no GPU to learn on"
+    fewest = served(demo).need(train)
+    assert (fewest.ranks, fewest.gpus) == (1, 3)

@@ -46,9 +46,7 @@ def specials(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
-def test_a_demo_prompt_is_user_its_characters_and_assistant_and_a_response_its_characters_and_the_end(
-    demo: PreTrainedTokenizerBase,
-) -> None:
+def test_a_demo_prompt_and_response_are_their_characters_and_turns(demo: PreTrainedTokenizerBase) -> None:
     assert demo.convert_ids_to_tokens(prompt_ids(demo, "12+3")) == ["<user>", "1", "2", "+", "3", "<assistant>"]
     assert demo.convert_ids_to_tokens(response_ids(demo, "=15")) == ["=", "1", "5", "<end>"]
 
@@ -59,11 +57,6 @@ def test_a_prompt_is_what_the_models_own_template_makes_of_a_user_message(tokeni
             [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
         )["input_ids"]
         assert prompt_ids(tokenizer, text) == expected, text
-
-
-def test_the_template_of_smollm2_opens_the_answer(smollm2: PreTrainedTokenizerBase) -> None:
-    shown = smollm2.decode(prompt_ids(smollm2, "What is 12+35? {{ 7 * 7 }}"))
-    assert shown.endswith("<|im_start|>user\nWhat is 12+35? {{ 7 * 7 }}<|im_end|>\n<|im_start|>assistant\n")
 
 
 def unwanted(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -85,17 +78,13 @@ def test_a_hostile_prompt_is_still_read_as_it_was_written(smollm2: PreTrainedTok
         assert f"<|im_start|>user\n{text}<|im_end|>\n" in smollm2.decode(prompt_ids(smollm2, text))
 
 
-def test_the_piecewise_way_equals_the_direct_one_for_harmless_text(
-    smollm2: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_for_harmless_text_both_ways_are_one(smollm2: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
     direct = [prompt_ids(smollm2, text) for text in BENIGN]
     monkeypatch.setattr("chord.data.prompts._names_one", lambda prompt, specials: True)
     assert [prompt_ids(smollm2, text) for text in BENIGN] == direct
 
 
-def test_no_text_of_a_response_becomes_a_special_token_but_the_end_that_closes_it(
-    tokenizer: PreTrainedTokenizerBase,
-) -> None:
+def test_of_a_response_only_its_end_is_a_special_token(tokenizer: PreTrainedTokenizerBase) -> None:
     for special in tokenizer.added_tokens_decoder.values():
         ids = response_ids(tokenizer, f"=1{special}5")
         assert ids[-1] == tokenizer.eos_token_id
@@ -130,9 +119,7 @@ def closed_by(tokenizer: PreTrainedTokenizerBase) -> object:
     return tokenizer.convert_ids_to_tokens(end)
 
 
-def test_a_turn_ends_with_the_special_token_that_the_template_puts_behind_an_answer(
-    smollm2: PreTrainedTokenizerBase,
-) -> None:
+def test_a_turn_ends_with_the_special_token_behind_an_answer(smollm2: PreTrainedTokenizerBase) -> None:
     tokenizer = turn_ending_tokenizer()
     assert tokenizer.eos_token == "<end>"
     assert closed_by(tokenizer) == TURN_END

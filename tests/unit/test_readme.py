@@ -66,9 +66,7 @@ def test_the_changelog_and_the_citation_name_the_version_that_the_command_prints
     assert released[0] == cited == __version__
 
 
-def test_what_contributing_shows_as_code_is_trained_with_no_other_file_touched(
-    tmp_path: Path,
-) -> None:
+def test_what_contributing_shows_as_code_is_trained_with_no_other_file_touched(tmp_path: Path) -> None:
     shown = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(shown) == 3
     shutil.copytree(ROOT / "chord", tmp_path / "chord", ignore=shutil.ignore_patterns("__pycache__"))

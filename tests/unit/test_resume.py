@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,42 +88,37 @@ def ledger_of(here: Path, job: str | None, end: bool = False) -> None:
         ledger.append(path, "end", {"attempt": "a", "outcome": "ok"})
 
 
-def a_profile(here: Path, name: str, executor: str = "slurm") -> None:
-    (here / name).mkdir(parents=True)
-    (here / name / "config.yaml").write_text(f"executor: {executor}\njobs: 3\n")
+def put(place: str, text: str = "") -> Callable[[Path], object]:
+    """What makes a file of this text in a folder."""
 
+    def make(here: Path) -> None:
+        (here / place).parent.mkdir(parents=True)
+        (here / place).write_text(text)
 
-def a_log(here: Path) -> None:
-    (here / ".snakemake/slurm_logs/rule_train").mkdir(parents=True)
-    (here / ".snakemake/slurm_logs/rule_train/7.log").touch()
-
-
-def nothing(here: Path) -> None:
-    pass
+    return make
 
 
 # What is there, the command line, and why Slurm must answer; None where it need not.
+SLURM = "executor: slurm\njobs: 3\n"
 NAMED = "profile mine names it"
 CASES = {
     "a mark of a job": (lambda here: mark(here, "x", "7"), (), "job 7 was to make x"),
-    "a log of Slurm": (a_log, (), "has logs of its jobs"),
+    "a log of Slurm": (put(".snakemake/slurm_logs/rule_train/7.log"), (), "has logs of its jobs"),
     "an attempt without an end": (lambda here: ledger_of(here, "7"), (), "has no end of what job 7 began"),
-    "a profile": (lambda here: a_profile(here, "mine"), ("--profile", "mine"), NAMED),
-    "a profile of the project": (lambda here: a_profile(here, "profiles/mine"), ("--profile=mine",), NAMED),
-    "an executor": (nothing, ("table1", "--executor", "slurm"), "the command line names it"),
-    "nothing": (nothing, ("--cores", "2", "table1"), None),
+    "a profile": (put("mine/config.yaml", SLURM), ("--profile", "mine"), NAMED),
+    "a profile of the project": (put("profiles/mine/config.yaml", SLURM), ("--profile=mine",), NAMED),
+    "an executor": (lambda here: None, ("table1", "--executor", "slurm"), "the command line names it"),
+    "nothing": (lambda here: None, ("--cores", "2", "table1"), None),
     "a mark of a job here": (lambda here: mark(here, "x"), (), None),
     "an attempt here without an end": (lambda here: ledger_of(here, None), (), None),
     "a job of Slurm that ended": (lambda here: ledger_of(here, "7", end=True), (), None),
-    "another profile": (lambda here: a_profile(here, "mine", "local"), ("--profile", "mine"), None),
+    "another profile": (put("mine/config.yaml", "executor: local\n"), ("--profile", "mine"), None),
     "an empty folder for logs": (lambda here: (here / ".snakemake/slurm_logs").mkdir(parents=True), (), None),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_slurm_that_is_silent_stops_only_those_who_sent_something_to_it(
-    case: str, tmp_path: Path, monkeypatch, capsys
-) -> None:
+def test_a_silent_slurm_stops_only_those_who_sent_it_something(case: str, tmp_path: Path, monkeypatch, capsys) -> None:
     prepare, arguments, reason = CASES[case]
     here = no_slurm(tmp_path, monkeypatch)
     monkeypatch.chdir(here)
@@ -158,9 +154,7 @@ time.sleep(300)
 """
 
 
-def test_what_runs_on_here_without_its_snakemake_saves_and_is_gone_and_that_of_another_folder_stays(
-    tmp_path: Path, capsys
-) -> None:
+def test_what_runs_on_here_without_its_snakemake_saves_and_is_gone(tmp_path: Path, capsys) -> None:
     here, other = tmp_path / "here", tmp_path / "other"
     for folder in (here, other):
         folder.mkdir()

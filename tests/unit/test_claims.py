@@ -128,21 +128,18 @@ def test_a_ratio_of_lengths_is_judged_in_tokens(tmp_path):
         judged(tmp_path, twice)
 
 
-def test_one_seed_decides_nothing_however_large_the_difference(tmp_path):
+def test_one_seed_decides_nothing_however_large_the_difference_and_three_say_how_many_would(tmp_path):
+    scores(tmp_path, noise=0.2, chord_mu=0.5, grpo=0.47)
+    found = judged(tmp_path, ABOVE)
+    assert found["verdict"] == "undecided"
+    assert 4 <= found["seeds_needed"] <= 100
+    assert f"would be decided with {found['seeds_needed']} seeds, four times in five" in found["reason"]
     scores(tmp_path, seeds=(1,), chord_mu=0.95, grpo=0.05)
     found = judged(tmp_path, ABOVE, seeds=(1,))
     assert found["verdict"] == "undecided"
     assert found["reason"] == "one seed: how much training runs differ is unknown, so run two or more"
     assert (found["p"], found["p_corrected"], found["seeds_needed"], found["n_seeds"]) == (None, None, None, 1)
     assert found["se"] > 0
-
-
-def test_undecided_says_how_many_seeds_would_decide(tmp_path):
-    scores(tmp_path, noise=0.2, chord_mu=0.5, grpo=0.47)
-    found = judged(tmp_path, ABOVE)
-    assert found["verdict"] == "undecided"
-    assert 4 <= found["seeds_needed"] <= 100
-    assert f"would be decided with {found['seeds_needed']} seeds, four times in five" in found["reason"]
 
 
 def test_scores_of_another_version_are_refused(tmp_path):
@@ -207,7 +204,7 @@ def test_curves_are_compared_over_the_part_of_training_that_the_rule_names(tmp_p
     ],
 )
 def test_a_curve_that_turns_is_told_from_one_that_does_not(tmp_path, course, falls, rises):
-    metrics(tmp_path, chord_mu=[[v * (1 + s / 100) for v in course] for s in (-1, 0, 1)])
+    metrics(tmp_path, chord_mu=courses(*course))
     assert judged(tmp_path, TURN)["verdict"] == falls
     assert judged(tmp_path, TURN | {"shape": "rises-then-falls"})["verdict"] == rises
 
@@ -234,9 +231,7 @@ def test_a_curve_that_never_falls_by_the_margin_rises_throughout(tmp_path):
     found = judged(tmp_path, RISE)
     assert found["verdict"] == "holds"
     assert "0.15, 0.35, 0.55, 0.75" in found["found"]
-    metrics(
-        tmp_path, chord_mu=[[v * (1 + s / 100) for v in (0.1, 0.2, 0.3, 0.4, 0.2, 0.1, 0.7, 0.8)] for s in (-1, 0, 1)]
-    )
+    metrics(tmp_path, chord_mu=courses(0.1, 0.2, 0.3, 0.4, 0.2, 0.1, 0.7, 0.8))
     assert judged(tmp_path, RISE)["verdict"] == "fails"
 
 
@@ -320,9 +315,9 @@ def test_the_verb_writes_every_claim_once_in_the_shape_that_pages_read(tmp_path,
     write_scores(results, chosen)
     write_metrics(results, chosen)
     endings = {"json": "json", "markdown": "md", "html": "html"}
-    files = [part for name, end in endings.items() for part in (f"--{name}", str(results / f"claims.{end}"))]
-    given = ["--study", "demo", "--seeds", "1", "2", "--artefacts", "table1", "figure4", "--results", str(results)]
-    claims.main([*given, "--root", str(ROOT), *files])
+    files = [f"--{kind}={results}/claims.{end}" for kind, end in endings.items()]
+    given = ["--study", "demo", "--seeds", "1", "2", "--artefacts", "table1", "figure4", f"--results={results}"]
+    claims.main([*given, f"--root={ROOT}", *files])
     found = json.loads((results / "claims.json").read_text())
     assert (found["study"], found["rules_dated"], found["correction"]) == ("demo", PROJECT.claims.dated, "holm")
     assert [claim["id"] for claim in found["claims"]] == [claim.id for claim in PROJECT.claims.claims]

@@ -286,10 +286,6 @@ def test_a_real_model_answers_all_benchmarks_in_one_process_as_in_three_and_is_s
     for name in NAMES:
         assert apart.run(name) == place.run(name, *NAMES), name
         assert ("made_ahead_by" in place.extra(name)) == (name != "harder")
-    answers = read_lines(place.answers("harder"), Answer)
-    assert len({answer.text for answer in answers}) == 12  # random models say something else each time
-    assert {answer.finish for answer in answers} <= {"stop", "length"}
-    assert all(answer.response_tokens == 96 for answer in answers if answer.finish == "length")
     scores = place.answers("harder").with_name("scores.json")
     given = {"study": "demo", "root": place.root, "benchmark": "harder", "answers": place.answers("harder")}
     given |= {"problems": place.problems("harder"), "scores": scores, "manifest": scores.with_suffix(".manifest.json")}

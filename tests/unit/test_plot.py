@@ -36,12 +36,9 @@ def results(made, tmp_path):
 
 
 def plotted(results, name, out=None, seeds=(1, 2, 3)):
-    out = out or results
-    files = {ending: out / f"{name}.{ending}" for ending in ("json", "svg", "png")}
-    figures.main([
-        "--study", "demo", "--seeds", *map(str, seeds), "--artefact", name, "--results", str(results),
-        "--root", str(ROOT), *(part for ending, file in files.items() for part in (f"--{ending}", str(file))),
-    ])  # fmt: skip
+    files = {ending: (out or results) / f"{name}.{ending}" for ending in ("json", "svg", "png")}
+    given = ["--study=demo", f"--artefact={name}", f"--results={results}", f"--root={ROOT}"]
+    figures.main([*given, "--seeds", *map(str, seeds), *(f"--{ending}={file}" for ending, file in files.items())])
     return json.loads(files["json"].read_text())
 
 

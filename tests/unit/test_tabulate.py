@@ -36,15 +36,10 @@ def results(made, tmp_path):
     return shutil.copytree(made, tmp_path / "demo")
 
 
-def command(results, out):
-    return [
-        "--study", "demo", "--artefact", "table1", "--results", str(results), "--root", str(ROOT),
-        "--json", str(out / "table1.json"), "--markdown", str(out / "table1.md"), "--html", str(out / "table1.html"),
-    ]  # fmt: skip
-
-
-def tabulated(results):
-    main(command(results, results))
+def tabulated(results, artefact="table1"):
+    endings = {"json": "json", "markdown": "md", "html": "html"}
+    files = [f"--{kind}={results}/table1.{end}" for kind, end in endings.items()]
+    main(["--study=demo", f"--artefact={artefact}", f"--results={results}", f"--root={ROOT}", *files])
     return json.loads((results / "table1.json").read_text())
 
 
@@ -131,11 +126,9 @@ def test_scores_that_cannot_be_used_are_refused_by_name_and_nothing_is_written(r
 
 @pytest.mark.parametrize(("artefact", "nearest"), [("figure2", ""), ("table99", "`table9` (nearest) or ")])
 def test_an_artefact_that_is_no_table_is_refused_with_the_tables_there_are(results, artefact, nearest):
-    line = command(results, results)
-    line[line.index("table1")] = artefact
     said = f"'{artefact}' is no table, expected {nearest}one of: appendixd3, selection, table1, "
     with pytest.raises(UserError, match=re.escape(said)):
-        main(line)
+        tabulated(results, artefact)
 
 
 MODULES = "findings.table findings.figures findings.claims audit.report evaluation.validate evaluation.choose"

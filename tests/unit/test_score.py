@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from chord.evaluation.benchmarks import measure, read_benchmark
 from chord.evaluation.lm_eval_models import StoredAnswers
 from chord.records import Answer, Problem, write_lines
 from tests import warm
-from tests.projects import replace
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = load(ROOT, "demo").study
@@ -47,8 +45,8 @@ class Place:
         self.answers.write_text(write_lines(given))
         self.problems.write_text(write_lines(PROBLEMS))
 
-    def arguments(self, *siblings: "Place", root: Path = ROOT) -> list[str]:
-        given = {"study": "demo", "root": root, "benchmark": self.name, "answers": self.answers}
+    def arguments(self, *siblings: "Place") -> list[str]:
+        given = {"study": "demo", "root": ROOT, "benchmark": self.name, "answers": self.answers}
         given |= {"problems": self.problems, "scores": self.scores, "manifest": self.manifest}
         ahead = [f"--ahead={one.name}={one.answers}={one.problems}={one.scores}" for one in siblings]
         return [*(f"--{name}={value}" for name, value in given.items()), *ahead]
@@ -61,8 +59,8 @@ class Place:
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Scores a place, with siblings ahead; what was written."""
 
-    def scored(place: Place, *siblings: Place, root: Path = ROOT) -> dict[str, Any]:
-        monkeypatch.setattr("sys.argv", ["chord score", *place.arguments(*siblings, root=root)])
+    def scored(place: Place, *siblings: Place) -> dict[str, Any]:
+        monkeypatch.setattr("sys.argv", ["chord score", *place.arguments(*siblings)])
         score.main()
         return json.loads(place.scores.read_text())
 
@@ -85,17 +83,9 @@ def test_two_problems_are_scored_as_by_hand_in_whatever_order_their_answers_stan
     tokens = [5, 7, 96, 4, 5, 2, 4, 6]  # letters + end token; the cut one as recorded
     assert scores["mean_response_tokens"] == pytest.approx(sum(tokens) / 8)
     assert scores["lm_eval"]["results"]["avg@4,samples"] == pytest.approx(scores["mean"])
+    assert "alias" not in scores["lm_eval"]["results"]  # what the task is called in lists is no part of its scores
     assert scores["lm_eval"]["version"] == "0.4.13" and len(scores["lm_eval"]["task_hash"]) == 64
     assert run(Place(tmp_path / "b", given[::-1])) == scores
-
-
-def test_what_a_task_is_called_in_lists_is_no_part_of_its_scores(tmp_path: Path, run) -> None:
-    one, other = Place(tmp_path / "a", answers(TEXTS)), Place(tmp_path / "b", answers(TEXTS))
-    shutil.copytree(ROOT / "config", tmp_path / "config")
-    replace(tmp_path / "config/benchmarks/harder.yaml", "task: harder\n", "task: harder\ntask_alias: Hard\ntag: [s]\n")
-    assert run(one) == run(other, root=tmp_path)
-    made = [json.loads(place.manifest.read_text())["decided_by"] for place in (one, other)]
-    assert made[0] == made[1]
 
 
 def test_the_task_hash_tells_other_problems_and_other_grading_apart() -> None:

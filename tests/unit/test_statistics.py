@@ -128,7 +128,7 @@ def test_the_same_outcomes_give_the_same_interval_and_fewer_draws_nearly_the_sam
     )  # sd 0.07 over other outcomes
 
 
-def test_one_value_a_seed_has_students_interval():
+def test_one_value_a_seed_has_students_interval_and_p_and_p_is_never_zero():
     # values 1, 2, 3: mean 2, error sqrt(1 / 3); t with two degrees of freedom is 4.303 at 97.5 %.
     found = one_way(np.array([1.0, 2.0, 3.0]))
     assert math.isclose(found.se, math.sqrt(1 / 3))
@@ -136,10 +136,6 @@ def test_one_value_a_seed_has_students_interval():
     assert (found.n_seeds, found.n_problems) == (3, None)
     alone = one_way(np.array([1.0]))
     assert math.isnan(alone.se) and alone.interval is None and alone.p_not_above(0.0) == 1.0
-
-
-def test_p_is_twice_the_share_of_draws_on_the_other_side_and_never_zero():
-    found = one_way(np.array([1.0, 2.0, 3.0]))
     # t = 2 / sqrt(1/3) = 3.464 with two degrees of freedom: P(|T| > t) = 0.0742.
     assert math.isclose(found.p_not_above(0.0), 0.0742, rel_tol=0.1)
     assert found.p_not_below(0.0) == 1.0

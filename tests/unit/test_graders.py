@@ -114,12 +114,12 @@ def test_a_problem_whose_answer_the_grader_cannot_read_is_refused(form: Grading,
 
 
 BOXES = {  # the last one counts
-    ("42", RIGHT): [r"so \boxed{42}.", r"\boxed{\boxed{42}}", r"\boxed{042}", r"\boxed{$42$}", r"\boxed{\frac{84}{2}}"],
+    ("42", RIGHT): [r"\boxed{1} \boxed{42}.", r"\boxed{\boxed{42}}", r"\boxed{042}", r"\boxed{\frac{84}{2}}"],
     ("42", WRONG): [r"\boxed{\frac{85}{2}}", r"\boxed{\text{forty two}}", r"\boxed{42} or \boxed{1}"],
     ("42", UNEVALUATED): [r"\boxed{40+2}"],
     ("42", UNPARSABLE): ["42", r"\boxed{}", "\\boxed{4\u202e2}", r"\boxed{42} \boxed{4"],
     (r"\frac{1}{2}", RIGHT): [r"\boxed{0.5}"],
-    ("1000", RIGHT): [r"\boxed{1,000}"],
+    ("1000", RIGHT): [r"\boxed{1,000}", r"\boxed{$1000$}"],
     ("x^2+2x+1", RIGHT): [r"\boxed{(x+1)^2}"],
     (r"\{1, 2\}", RIGHT): [r"\boxed{\{2, 1\}}"],
     (r"\}", RIGHT): [r"\boxed{\}}"],  # an escaped brace does not close the box

@@ -58,27 +58,15 @@ def test_any_micro_batch_split_gives_the_reference_gradient(kind, budget, mu, dt
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_layers_that_are_computed_again_give_the_same_gradient_bit_for_bit_and_keep_less(kind):
-    def kept(model) -> tuple[dict[str, torch.Tensor], int]:
-        """Gradients by name, and how many numbers the forward pass kept for the backward pass."""
-        saved = []
-
-        def pack(tensor):
-            saved.append(tensor.numel())
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            gradient(model, random_batch(3), 0.3, 100_000, "p(1-p)", dtype="float32")
-        return {name: one.grad for name, one in model.named_parameters()}, sum(saved)
-
-    plain, all_of_it = kept(small_model(kind, torch.float32))
-    model = small_model(kind, torch.float32)
-    recompute_layers(model)
-    again, less = kept(model)
-    assert plain.keys() == again.keys()
-    assert all(torch.equal(plain[name], again[name]) for name in plain)
-    assert less < all_of_it / 2
-    assert not any(module.training for module in model.modules() if not hasattr(module, "gradient_checkpointing")), (
+def test_layers_that_are_computed_again_give_the_same_gradient_bit_for_bit(kind):
+    """That they keep less too is shown by gpu/test_learner.py."""
+    plain, again = small_model(kind, torch.float32), small_model(kind, torch.float32)
+    recompute_layers(again)
+    for model in (plain, again):
+        gradient(model, random_batch(3), 0.3, 100_000, "p(1-p)", dtype="float32")
+    pairs = zip(plain.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(one.grad, other.grad) for one, other in pairs)
+    assert not any(module.training for module in again.modules() if not hasattr(module, "gradient_checkpointing")), (
         "nothing inside the layers is in training mode"
     )
 

@@ -86,34 +86,29 @@ def test_both_draw_by_the_requests_seed_whatever_else_is_asked(sampler):
     assert [s.ids for s in sampler.sample(requests(first_seed=100), 12, 1.0)] != together
 
 
-def test_both_repeat_every_bit_for_the_same_requests_whichever_seeds_of_64_bits_they_have(sampler):
-    asked = requests(70) + [Request("r", (1, 2), seed) for seed in (0, 2**63 - 1, 2**63, 2**64 - 1)]
-    assert sampler.sample(asked, 12, 1.0) == sampler.sample(asked, 12, 1.0)
+def test_both_repeat_every_bit_for_the_same_requests(sampler):
+    assert sampler.sample(requests(70), 12, 1.0) == sampler.sample(requests(70), 12, 1.0)
 
 
-# `<end>` typed by a user is its letters; an end token in a prompt, as in a chat of turns, ends nothing.
-TYPED = tuple(prompt_ids(TOKENIZER, f"1{TOKENIZER.eos_token}2"))
-ASKED = {
-    "eight times each": [Request(f"p{k // 8}", PROMPTS[k // 8], k) for k in range(32)],
-    "more tokens than go through at one time": [
-        Request(f"p{k}", tuple(range(2 + k % 9, 32 + k % 9)), k) for k in range(20)
-    ],
-    "a prompt that just fits": [Request("r", (7,) * (CONTEXT - 12), 1), Request("one", (9,), 1)],
-    "special tokens": [Request("typed", TYPED, 1), Request("turns", (7, *ENDS, 8), 2)],
-    "nothing": [],
-}
+@pytest.mark.parametrize("number", [0, 2**63 - 1, 2**63, 2**64 - 1])
+def test_both_take_any_seed_of_64_bits(sampler, number):
+    first = sampler.sample([Request("r", (1, 2), number)], 12, 1.0)
+    assert first == sampler.sample([Request("r", (1, 2), number)], 12, 1.0)
 
 
-@pytest.mark.parametrize("name", ASKED)
-def test_both_answer_whatever_prompts_can_be_each_for_itself(sampler, policy, name):
-    got = sampler.sample(ASKED[name], 12, 1.0)
-    assert_plain_forward(sampler, policy, ASKED[name], got)
-    alone = [sampler.sample([request], 12, 1.0)[0].ids for request in ASKED[name]]
+def test_both_give_samples_of_one_prompt_that_differ_and_are_its_own(sampler, policy):
+    asked = [Request(f"p{k // 8}", PROMPTS[k // 8], k) for k in range(32)]
+    got = sampler.sample(asked, 9, 1.0)
+    assert all(len({tuple(s.ids) for s in got[at : at + 8]}) > 1 for at in range(0, 32, 8))
+    assert_plain_forward(sampler, policy, asked, got, 1.0)
+
+
+def test_both_take_more_prompt_tokens_than_go_through_at_one_time(sampler, policy):
+    asked = [Request(f"p{k}", tuple(range(2 + k % 9, 32 + k % 9)), k) for k in range(20)]
+    got = sampler.sample(asked, 9, 1.0)
+    assert_plain_forward(sampler, policy, asked, got)
+    alone = [sampler.sample([request], 9, 1.0)[0].ids for request in asked]
     assert all_but_one_at_most(alone, [one.ids for one in got])
-    if name == "eight times each":
-        assert all(len({tuple(s.ids) for s in got[at : at + 8]}) > 1 for at in range(0, 32, 8))
-    if name == "special tokens":
-        assert ENDS[0] not in TYPED and any(len(s.ids) > 1 for s in got)
 
 
 @pytest.mark.parametrize(("limit", "count"), [(1, 600), (9, 150)])  # one token in some thirty is an end
@@ -133,6 +128,23 @@ def test_both_refuse_a_prompt_that_is_empty_or_too_long_in_the_same_words(sample
     with pytest.raises(PromptError) as error:
         sampler.sample([*requests(), Request("culprit", prompt, 1)], 12, 1.0)
     assert str(error.value) == said
+
+
+def test_both_answer_a_prompt_that_just_fits_and_none_at_all(sampler, policy):
+    longest = [Request("r", (7,) * (CONTEXT - 12), 1), Request("one", (9,), 1)]
+    assert_plain_forward(sampler, policy, longest, sampler.sample(longest, 12, 1.0), 1.0)
+    assert sampler.sample([], 12, 1.0) == []
+
+
+def test_both_read_the_text_of_a_special_token_as_text(sampler, policy):
+    """`<end>` typed by a user is its letters; and an end token in a prompt, as in a chat of turns, ends nothing."""
+    end = TOKENIZER.eos_token
+    ids = tuple(prompt_ids(TOKENIZER, f"1{end}2"))
+    assert ENDS[0] not in ids
+    asked = [Request("typed", ids, 1), Request("turns", (7, *ENDS, 8), 2)]
+    got = sampler.sample(asked, 12, 1.0)
+    assert_plain_forward(sampler, policy, asked, got, 1.0)
+    assert any(len(s.ids) > 1 for s in got)
 
 
 def settings():

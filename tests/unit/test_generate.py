@@ -237,10 +237,16 @@ def program(place: Place, name: str, *siblings: str, **environment: str) -> subp
     return warm.run(command, cwd=ROOT, env=os.environ | environment)
 
 
+def cut_the_weights(place: Place) -> None:
+    weights = tiny_model(place.model) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
 SPOILT: dict[str, Callable[[Place], Any]] = {
     "data/harder.jsonl: found nothing there": lambda place: place.problems("harder").unlink(),
     "model: found no *.safetensors": lambda place: (place.model / "model.safetensors").unlink(),  # before any import
     "model: found no": lambda place: shutil.rmtree(place.model),
+    "model: found a model that cannot be loaded": cut_the_weights,
 }
 
 
@@ -248,9 +254,10 @@ SPOILT: dict[str, Callable[[Place], Any]] = {
 def test_input_that_cannot_be_used_ends_in_one_line_and_no_output(said: str, place: Place) -> None:
     SPOILT[said](place)
     result = program(place, "harder")
-    assert result.returncode == 2
-    assert result.stderr.startswith(f"chord generate: {place.root / said}"), result.stderr
-    assert result.stderr.count("\n") == 1 and not place.left("harder")
+    *before, last = result.stderr.splitlines()
+    assert result.returncode == 2 and last.startswith(f"chord generate: {place.root / said}"), result.stderr
+    assert "Traceback" not in result.stderr and (not before or "loaded" in said)
+    assert not place.left("harder")
 
 
 def test_a_sibling_named_in_another_form_is_refused_with_the_form(place: Place) -> None:
@@ -311,13 +318,3 @@ def test_an_answer_ends_with_its_turn_and_the_manifest_shows_the_prompt_with_the
     ended = [answer for answer in answers if answer.finish == "stop"]
     assert ended  # of 12 answers of up to 96 tokens, each of which is one of two in a hundred
     assert not any(end in answer.text for answer in answers for end in extra["end_tokens"])
-
-
-def test_a_model_file_that_is_cut_off_is_refused_in_one_line(place: Place) -> None:
-    weights = tiny_model(place.model) / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    result = program(place, "harder")
-    assert result.returncode == 2
-    said = f"chord generate: {place.model}: found a model that cannot be loaded"
-    assert result.stderr.splitlines()[-1].startswith(said)
-    assert "Traceback" not in result.stderr and not place.left("harder")

@@ -138,9 +138,6 @@ def reference_gradient(model, sequences, mu, weight="one"):
     return loss.item(), {name: p.grad.clone() for name, p in plain.named_parameters() if p.grad is not None}
 
 
-WORST = {torch.float64: 0.0, torch.float32: 0.0}  # the largest relative difference met in a test session
-
-
 def assert_close(model, found_loss, expected, tolerance):
     """Loss and each gradient within `tolerance` of the reference, relative to the reference's norm."""
     loss, gradients = expected
@@ -154,6 +151,4 @@ def assert_close(model, found_loss, expected, tolerance):
             continue
         difference = float((found.double() - reference).norm())
         worst = max(worst, difference / max(float(reference.norm()), 1e-3 * scale))
-    dtype = next(model.parameters()).dtype
-    WORST[dtype] = max(WORST[dtype], worst)
     assert worst <= tolerance, f"largest relative difference {worst:.3g}, expected at most {tolerance:g}"

@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -12,10 +11,10 @@ from chord.objective import MuDecay, Step
 from chord.records import Problem, Trace, ValidationAnswer, read_lines, write_lines
 from tests import warm
 from tests.faults.small_run import command, small_run
+from tests.projects import ROOT
 
 pytestmark = pytest.mark.numbers
 
-ROOT = Path(__file__).parents[2]
 RECIPES = {name: arm.recipe for name, arm in load(ROOT).arms.items() if arm.recipe}
 STEPS = 12
 TRAIN_ALL = """
@@ -57,17 +56,11 @@ def metrics(runs):
     return {name: [json.loads(line) for line in found][1:] for name, found in lines.items()}
 
 
-def test_every_arm_takes_all_its_steps_with_finite_losses(metrics):
+def test_every_arm_takes_all_its_steps_with_finite_losses_and_the_branches_that_mu_says(metrics):
     for name, found in metrics.items():
         assert len(found) == (STEPS if RECIPES[name].steps else 10), name  # 3 epochs of 20 traces, 6 a step
         assert all(abs(line["loss"]) < 100 and line["grad_norm"] < 1000 for line in found), name
-
-
-def test_branches_take_part_just_where_mu_says(metrics):
-    for name, found in metrics.items():
-        if name == "luffy":
-            continue
-        for line in found:
+        for line in found if name != "luffy" else []:
             assert (line["expert_tokens"] > 0) == (line["mu"] > 0), name
             always_samples = name.startswith("adaptive")  # its mu is known only from the step's own rewards
             assert (line["rollout_tokens"] > 0) == (line["mu"] < 1 or always_samples), name
@@ -108,16 +101,13 @@ def test_sasr_imitates_in_its_warm_up_and_then_takes_one_branch_at_a_time(metric
     assert set(chosen[3:]) == {0, 1}  # with this seed both occur
 
 
-def test_only_arms_with_rollouts_grade_their_validation(runs, metrics):
+def test_only_arms_with_rollouts_grade_their_validation_and_the_others_write_their_answers_down(runs, metrics):
     for name, found in metrics.items():
         validated = [line["step"] for line in found if line["validation"]]
         assert validated == ([7, 12] if RECIPES[name].steps else [7, 10]), name
         keys = {"accuracy", "response_tokens", "outcomes"} if RECIPES[name].needs_rollouts else {"response_tokens"}
         assert set(found[6]["validation"]) == keys, name
         assert (runs[name] / "validation.jsonl").exists() != RECIPES[name].needs_rollouts, name
-
-
-def test_answers_of_arms_that_imitate_are_written_down_for_each_validated_step(runs, metrics):
     answers = read_lines(runs["sft-lr-low"] / "validation.jsonl", ValidationAnswer)
     assert [answer.step for answer in answers] == [0] * 14 + [7] * 14 + [10] * 14
     assert len({answer.problem for answer in answers}) == 14
@@ -127,18 +117,15 @@ def test_answers_of_arms_that_imitate_are_written_down_for_each_validated_step(r
 
 def test_the_weights_of_every_validated_step_are_kept_as_a_model_of_transformers(runs):
     out = runs["sft-lr-low"]
-    assert sorted(path.name for path in (out / "candidates").iterdir()) == [
-        "step-000007.safetensors",
-        "step-000010.safetensors",
-    ]
-    last = (out / "candidates" / "step-000010.safetensors").read_bytes()
-    assert last == (out / "model" / "model.safetensors").read_bytes()
-    assert last != (out / "candidates" / "step-000007.safetensors").read_bytes()
+    kept = {path.name: path.read_bytes() for path in (out / "candidates").iterdir()}
+    assert kept.keys() == {"step-000007.safetensors", "step-000010.safetensors"}
+    assert kept["step-000010.safetensors"] == (out / "model" / "model.safetensors").read_bytes()
+    assert len(set(kept.values())) == 2
     assert not (runs["sft-light"] / "candidates").exists()
 
 
-def train(folder, *more):
-    return warm.run([sys.executable, "-m", "chord", "train", *command(folder, folder / "out"), *more], cwd=ROOT)
+def train(folder, words=None):
+    return warm.run([sys.executable, "-m", "chord", "train", *(words or command(folder, folder / "out"))], cwd=ROOT)
 
 
 IMITATE = {"init": "random", "mu": {"schedule": "constant", "value": 1.0}, "steps": 2, "learning_rate": 1e-3}
@@ -150,8 +137,17 @@ print(sorted(name for name in sys.modules if name.startswith("chord.")))
 """
 
 
-def test_training_that_only_imitates_imports_no_grader_and_no_reward(tmp_path):
+def put_wrong_traces(folder):
+    """The second and the third trace are wrong; gives the second."""
+    traces = read_lines(folder / "traces.jsonl", Trace)
+    wrong = [traces[0], replace(traces[1], response="=99"), replace(traces[2], response="no mark"), *traces[3:]]
+    (folder / "traces.jsonl").write_text(write_lines(wrong))
+    return traces[1]
+
+
+def test_training_that_only_imitates_takes_any_trace_and_imports_no_grader_and_no_reward(tmp_path):
     small_run(tmp_path, recipe=IMITATE | {"keep": "last"}, arm="sft")
+    put_wrong_traces(tmp_path)
     done = warm.run([sys.executable, "-c", NO_GRADER, *command(tmp_path, tmp_path / "out")], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "chord.training.rollouts" in done.stdout
@@ -159,49 +155,34 @@ def test_training_that_only_imitates_imports_no_grader_and_no_reward(tmp_path):
     assert not [name for name in unwanted if f"'chord.{name}'" in done.stdout]
 
 
-def test_an_expert_trace_that_the_reward_calls_wrong_is_refused_where_both_teach(tmp_path):
+def test_expert_traces_that_the_reward_calls_wrong_or_that_have_no_problem_are_refused_where_both_teach(tmp_path):
     small_run(tmp_path)
-    traces = read_lines(tmp_path / "traces.jsonl", Trace)
-    wrong = [traces[0], replace(traces[1], response="=99"), replace(traces[2], response="no mark"), *traces[3:]]
-    (tmp_path / "traces.jsonl").write_text(write_lines(wrong))
-    done = train(tmp_path)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "traces.jsonl: found 2 of 20 expert traces" in done.stderr
-    assert f"'{traces[1].id}' first: wrong, expected right" in done.stderr
-    small_run(tmp_path / "imitates", recipe=IMITATE | {"keep": "last"}, arm="sft")
-    (tmp_path / "imitates" / "traces.jsonl").write_text(write_lines(wrong))
-    assert train(tmp_path / "imitates").returncode == 0
-
-
-def test_a_trace_of_an_unknown_problem_is_refused(tmp_path):
-    small_run(tmp_path)
+    wrong = put_wrong_traces(tmp_path)
+    told = train(tmp_path)
     (tmp_path / "solved.jsonl").write_text((tmp_path / "prompts.jsonl").read_text())
-    done = train(tmp_path)
-    assert done.returncode == 2 and "found 20 of 20 expert traces" in done.stderr
-    assert "no problem of its own" in done.stderr
+    foreign = train(tmp_path)
+    assert told.returncode == foreign.returncode == 2 and "Traceback" not in told.stderr + foreign.stderr
+    assert "traces.jsonl: found 2 of 20 expert traces" in told.stderr
+    assert f"'{wrong.id}' first: wrong, expected right" in told.stderr
+    assert "found 20 of 20 expert traces" in foreign.stderr and "no problem of its own" in foreign.stderr
 
 
-@pytest.mark.parametrize(
-    ("recipe", "more", "said"),
-    [
-        ({}, ("--candidates", "x"), "--candidates: found a path, expected none: arm 'chord-phi' samples rollouts"),
-        (IMITATE | {"keep": "every"}, (), "--candidates: found nothing, expected a path to write to"),
-    ],
-)
-def test_an_output_that_the_recipe_lacks_or_cannot_write_is_refused_at_once(tmp_path, recipe, more, said):
-    small_run(tmp_path, **({"recipe": recipe} if recipe else {}))
-    arguments = command(tmp_path, tmp_path / "out")
-    if recipe:
-        place = arguments.index("--candidates")
-        del arguments[place : place + 2]
-    done = warm.run([sys.executable, "-m", "chord", "train", *arguments, *more], cwd=ROOT)
+LUFFY = json.loads(RECIPES["luffy"].model_dump_json()) | {"init": "random", "steps": 2}
+REFUSED = {
+    "--candidates: found a path, expected none: arm 'chord-phi' samples rollouts": ({}, ["--candidates", "x"]),
+    "--candidates: found nothing, expected a path to write to": ({"recipe": IMITATE | {"keep": "every"}}, []),
+    "prompt-aligned": ({"recipe": LUFFY, "arm": "luffy"}, []),
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_a_recipe_whose_outputs_or_traces_do_not_fit_it_is_refused_in_one_line(tmp_path, said):
+    changes, more = REFUSED[said]
+    small_run(tmp_path, **changes)
+    words = command(tmp_path, tmp_path / "out")
+    if "--candidates" in words:
+        place = words.index("--candidates")
+        del words[place : place + 2]
+    done = train(tmp_path, [*words, *more])
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
-def test_luffy_without_aligned_traces_is_refused_by_name(tmp_path):
-    raw = json.loads(RECIPES["luffy"].model_dump_json()) | {"init": "random", "steps": 2}
-    small_run(tmp_path, recipe=raw, arm="luffy")
-    done = train(tmp_path)
-    assert done.returncode == 2
-    assert "traces.jsonl" in done.stderr and "prompt-aligned" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out/model").exists()

@@ -17,8 +17,8 @@ from chord.config.project import load
 from chord.errors import RecordError, UserError
 from chord.evaluation.benchmarks import Benchmark, Response, ask, measure, read_benchmark, read_problems
 from chord.records import Problem, write_lines
+from tests.projects import ROOT, replace
 
-ROOT = Path(__file__).resolve().parents[2]
 STUDY = load(ROOT, "demo").study
 
 
@@ -98,7 +98,6 @@ def test_asking_grades_nothing(benchmark: Benchmark, monkeypatch: pytest.MonkeyP
 
 # what stands in harder.yaml, what is put in its place, what is said
 BAD = [
-    ("doc_to_text: prompt", "doc_to_txt: prompt", "doc_to_text is missing, expected a value"),
     ("doc_to_text: prompt", "doc_to_txt: prompt", "doc_to_txt is not a key here, expected `doc_to_text` (nearest)"),
     ("doc_to_text: prompt", "doc_to_text: prmpt", 'doc_to_text is "prmpt", expected `prompt` (nearest)'),
     ("doc_to_target: answer", "doc_to_target: 3", "doc_to_target is 3, expected one of: answer"),
@@ -138,43 +137,26 @@ BAD = [
 def test_a_benchmark_file_that_cannot_be_used_is_named_with_key_and_value(
     old: str, new: str, said: str, tmp_path: Path
 ) -> None:
-    root = copied_config(tmp_path)
-    file = root / "config/benchmarks/harder.yaml"
-    assert old in file.read_text()
-    file.write_text(file.read_text().replace(old, new, 1))
+    replace(copied_config(tmp_path) / "config/benchmarks/harder.yaml", old, new)
     with pytest.raises(UserError) as error:
-        read_benchmark(root, STUDY, "harder")
+        read_benchmark(tmp_path, STUDY, "harder")
     lines = str(error.value).splitlines()
     assert all(line.startswith("config/benchmarks/harder.yaml") for line in lines)
     assert [line for line in lines if said in line], lines
 
 
-@pytest.mark.parametrize("text", ["", "- a list\n", "a: [\n", "include: other.yaml\n", "\x00", "!!int x", "a: &a [*a]"])
+@pytest.mark.parametrize("text", ["", "- a list\n", "a: [\n", "include: other.yaml\n"])
 def test_a_benchmark_file_that_is_no_task_is_named_in_one_line(text: str, tmp_path: Path) -> None:
-    root = copied_config(tmp_path)
-    (root / "config/benchmarks/harder.yaml").write_text(text)
+    (copied_config(tmp_path) / "config/benchmarks/harder.yaml").write_text(text)
     with pytest.raises(UserError, match=r"^config/benchmarks/harder.yaml(, line \d+, column \d+)?: found .*$") as error:
-        read_benchmark(root, STUDY, "harder")
+        read_benchmark(tmp_path, STUDY, "harder")
     assert "\n" not in str(error.value)
 
 
-def test_a_benchmark_that_is_a_folder_or_no_text_is_named_in_one_line(tmp_path: Path) -> None:
-    root = copied_config(tmp_path)
-    file = root / "config/benchmarks/harder.yaml"
-    file.write_bytes(b"task: \xff")
-    with pytest.raises(UserError, match=r"^config/benchmarks/harder.yaml: found bytes that are not UTF-8 text"):
-        read_benchmark(root, STUDY, "harder")
-    file.unlink()
-    file.mkdir()
-    with pytest.raises(UserError, match=r"^config/benchmarks/harder.yaml: found something unreadable"):
-        read_benchmark(root, STUDY, "harder")
-
-
 def test_keys_that_change_no_question_are_taken(tmp_path: Path) -> None:
-    root = copied_config(tmp_path)
-    file = root / "config/benchmarks/harder.yaml"
-    file.write_text(file.read_text() + "tag: [sums, digits]\ntask_alias: four digits\nshould_decontaminate: false\n")
-    benchmark = read_benchmark(root, STUDY, "harder")
+    with (copied_config(tmp_path) / "config/benchmarks/harder.yaml").open("a") as file:
+        file.write("tag: [sums, digits]\ntask_alias: four digits\nshould_decontaminate: false\n")
+    benchmark = read_benchmark(tmp_path, STUDY, "harder")
     results = measure(Recording(), benchmark, [problem(1, "1+2", "3")], STUDY.grading.form)
     assert results["results"]["harder"]["avg@4,samples"] == 1.0
 
@@ -198,15 +180,13 @@ def test_the_names_that_config_is_checked_against_are_those_of_the_installed_pac
     assert module.FILE.read_text(encoding="utf-8") == module.known(), "run python workflow/schemas/known.py"
 
 
-def test_reading_a_definition_imports_nothing_that_it_names(tmp_path: Path) -> None:
-    root = copied_config(tmp_path)
+def test_reading_a_definition_imports_nothing_that_it_names() -> None:
     code = (
         "import sys; from pathlib import Path; from chord.config.benchmarks import read_task;"
-        "read_task(Path(sys.argv[1]), 'x'); print(sorted({'chord.grading', 'lm_eval', 'torch'} & set(sys.modules)))"
+        "read_task(Path('config/benchmarks/harder.yaml'), 'x');"
+        "sys.exit(sorted({'chord.grading', 'lm_eval', 'torch'} & set(sys.modules)) or 0)"
     )
-    file = root / "config/benchmarks/harder.yaml"
-    done = subprocess.run([sys.executable, "-c", code, file], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_a_problem_twice_or_without_text_is_refused_with_its_line(tmp_path: Path) -> None:

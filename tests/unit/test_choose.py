@@ -32,9 +32,9 @@ def run_dir(folder: Path, accuracies: dict[int, float]) -> Path:
 
 def choose(tmp_path: Path, *candidates: Path, scores: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:
     out = tmp_path / "out"
-    names = {"model": "model", "metrics": "metrics.jsonl", "validation": "validation.json", "chosen": "chosen.json"}
-    names["manifest"] = "chosen.manifest.json"
-    words = [part for name, file in names.items() for part in (f"--{name}", str(out / file))]
+    names = ("model", "metrics.jsonl", "validation.json", "chosen.json")
+    words = [f"--{name.partition('.')[0]}={out / name}" for name in names]
+    words.append(f"--manifest={out / 'chosen.manifest.json'}")
     words += ["--scores", *map(str, scores)] if scores else []
     return warm.run([sys.executable, "-m", "chord", "choose", "--candidates", *map(str, candidates), *words], cwd=ROOT)
 
@@ -43,7 +43,9 @@ def read(tmp_path: Path, name: str = "chosen") -> dict[str, Any]:
     return json.loads((tmp_path / f"out/{name}.json").read_text())
 
 
-def test_the_run_with_the_best_validation_accuracy_at_any_step_is_copied(tmp_path: Path) -> None:
+def test_the_run_with_the_best_validation_accuracy_is_copied_in_the_place_of_an_older_choice(tmp_path: Path) -> None:
+    (tmp_path / "out/model").mkdir(parents=True)
+    (tmp_path / "out/model/stale.bin").write_text("x")
     low = run_dir(tmp_path / "low", {0: 0.3, 5: 0.5, 10: 0.6})
     high = run_dir(tmp_path / "high", {0: 0.3, 10: 0.8, 15: 0.1})
     result = choose(tmp_path, low, high)
@@ -51,6 +53,7 @@ def test_the_run_with_the_best_validation_accuracy_at_any_step_is_copied(tmp_pat
     chosen = read(tmp_path)
     assert chosen["chosen"] == {"run": str(high), "step": 10, "accuracy": 0.8}
     assert [(c["step"], c["accuracy"]) for c in chosen["candidates"]] == [(10, 0.6), (10, 0.8)]
+    assert sorted(path.name for path in (tmp_path / "out/model").iterdir()) == ["config.json", "model.safetensors"]
     assert (tmp_path / "out/model/model.safetensors").read_text() == "high@10"
     for name in ("metrics.jsonl", "validation.json"):
         assert (tmp_path / "out" / name).read_bytes() == (high / name).read_bytes()
@@ -58,32 +61,22 @@ def test_the_run_with_the_best_validation_accuracy_at_any_step_is_copied(tmp_pat
     assert len(manifest["inputs"]) == 8 and set(manifest["outputs"]) == {"model", "metrics", "validation", "chosen"}
 
 
-def test_the_model_before_training_is_not_chosen(tmp_path: Path) -> None:
-    worse = run_dir(tmp_path / "worse", {0: 0.9, 5: 0.2})
-    assert choose(tmp_path, worse, run_dir(tmp_path / "better", {0: 0.9, 5: 0.3})).returncode == 0
-    chosen = read(tmp_path)["chosen"]
-    assert (Path(chosen["run"]).name, chosen["step"], chosen["accuracy"]) == ("better", 5, 0.3)
-
-
-def test_among_equals_the_earlier_candidate_and_its_earlier_step_win(tmp_path: Path) -> None:
-    first = run_dir(tmp_path / "first", {0: 0.1, 5: 0.5, 10: 0.5})
-    second = run_dir(tmp_path / "second", {1: 0.5})
-    assert choose(tmp_path, first, second).returncode == 0
-    chosen = read(tmp_path)["chosen"]
-    assert chosen == {"run": str(first), "step": 5, "accuracy": 0.5}
-
-
-def test_the_old_choice_is_replaced_whole(tmp_path: Path) -> None:
-    (tmp_path / "out/model").mkdir(parents=True)
-    (tmp_path / "out/model/stale.bin").write_text("x")
-    assert choose(tmp_path, run_dir(tmp_path / "only", {1: 0.5})).returncode == 0
-    assert sorted(path.name for path in (tmp_path / "out/model").iterdir()) == ["config.json", "model.safetensors"]
+@pytest.mark.parametrize(
+    ("first", "second", "chosen"),
+    [
+        ({0: 0.9, 5: 0.2}, {0: 0.9, 5: 0.3}, ("second", 5, 0.3)),  # the model before training is not chosen
+        ({0: 0.1, 5: 0.5, 10: 0.5}, {1: 0.5}, ("first", 5, 0.5)),  # among equals the earlier run and its earlier step
+    ],
+)
+def test_neither_the_start_nor_the_later_of_equals_is_chosen(first, second, chosen, tmp_path: Path) -> None:
+    assert choose(tmp_path, run_dir(tmp_path / "first", first), run_dir(tmp_path / "second", second)).returncode == 0
+    found = read(tmp_path)["chosen"]
+    assert (Path(found["run"]).name, found["step"], found["accuracy"]) == chosen
 
 
 BAD = {
     "found nothing there": None,
     "found : Invalid JSON": "",
-    "found steps: Field required": '{"loss": 1}',
     "found steps.0.accuracy: Field required": '{"steps": [{"step": 1}]}',
     "found no validation after step 0": '{"steps": [{"step": 0, "accuracy": 0.5}]}',
     "found steps.0.accuracy: Input should be a finite number": '{"steps": [{"step": 1, "accuracy": NaN}]}',
@@ -114,16 +107,9 @@ def test_a_candidate_without_its_model_or_the_weights_of_a_validated_step_is_nam
     assert Path(lost).name in result.stderr and "found no" in result.stderr
 
 
-def test_choosing_never_loads_torch() -> None:
-    code = "import sys, chord.evaluation.choose; sys.exit('torch' in sys.modules or 'lm_eval' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
 def test_on_a_benchmark_the_last_weights_with_the_highest_score_are_taken(tmp_path: Path) -> None:
-    runs = [
-        run_dir(tmp_path / "a" / "seed-1", {10: 0.9, 20: 0.8}),
-        run_dir(tmp_path / "b" / "seed-1", {10: 0.1, 20: 0.2}),
-    ]
+    accuracies = {"a": {10: 0.9, 20: 0.8}, "b": {10: 0.1, 20: 0.2}}
+    runs = [run_dir(tmp_path / name / "seed-1", found) for name, found in accuracies.items()]
     scores = [run / "eval/harder/scores.json" for run in runs]
     for file, mean in zip(scores, (0.30, 0.35), strict=True):
         file.parent.mkdir(parents=True)

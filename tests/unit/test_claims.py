@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from markdown_it import MarkdownIt
 
 from chord.config.paper import Claims, PaperClaim
 from chord.config.project import judged_files, load, needs
@@ -124,12 +123,14 @@ def test_a_ratio_of_lengths_is_judged_in_tokens(tmp_path):
     assert found["difference"] == pytest.approx(30 - 2 * 20, abs=1)
     assert "minus 2 times GRPO" in found["found"]
     assert judged(tmp_path, twice | {"arm": "chord-mu"})["verdict"] == "fails"
-    scores(tmp_path, chord_phi=0.5, grpo=0.5)
-    with pytest.raises(UserError, match="found no lengths of the answers"):
-        judged(tmp_path, twice)
 
 
-def test_one_seed_decides_nothing_however_large_the_difference(tmp_path):
+def test_one_seed_decides_nothing_however_large_the_difference_and_three_say_how_many_would(tmp_path):
+    scores(tmp_path, noise=0.2, chord_mu=0.5, grpo=0.47)
+    found = judged(tmp_path, ABOVE)
+    assert found["verdict"] == "undecided"
+    assert 4 <= found["seeds_needed"] <= 100
+    assert f"would be decided with {found['seeds_needed']} seeds, four times in five" in found["reason"]
     scores(tmp_path, seeds=(1,), chord_mu=0.95, grpo=0.05)
     found = judged(tmp_path, ABOVE, seeds=(1,))
     assert found["verdict"] == "undecided"
@@ -138,21 +139,10 @@ def test_one_seed_decides_nothing_however_large_the_difference(tmp_path):
     assert found["se"] > 0
 
 
-def test_undecided_says_how_many_seeds_would_decide(tmp_path):
-    scores(tmp_path, noise=0.2, chord_mu=0.5, grpo=0.47)
-    found = judged(tmp_path, ABOVE)
-    assert found["verdict"] == "undecided"
-    assert 4 <= found["seeds_needed"] <= 100
-    assert f"would be decided with {found['seeds_needed']} seeds, four times in five" in found["reason"]
-
-
-def test_scores_of_another_version_or_of_other_problems_are_refused(tmp_path):
+def test_scores_of_another_version_are_refused(tmp_path):
     scores(tmp_path, chord_mu=0.7, grpo=0.4)
     with pytest.raises(UserError, match="found version 1, expected 2 as in config/benchmarks"):
         claims.as_data(project(ABOVE), tmp_path, {"in-distribution": "2"})
-    scores(tmp_path, seeds=(2,), problems=90, grpo=0.4)
-    with pytest.raises(UserError, match="found other problems"):
-        judged(tmp_path, ABOVE)
 
 
 # --- how often a verdict is wrong --------------------------------------------------------------
@@ -197,11 +187,8 @@ def test_curves_are_compared_over_the_part_of_training_that_the_rule_names(tmp_p
     assert judged(tmp_path, CURVE | {"part": [0, 0.5]})["verdict"] == "fails"
     # the mean over all steps is 1.7 / 11
     assert judged(tmp_path, CURVE | {"part": [0, 1]})["difference"] == pytest.approx(1.7 / 11 - 0.5, abs=1e-6)
-
-
-def test_a_part_between_two_points_is_judged_by_the_last_one_before_its_end(tmp_path):
-    metrics(tmp_path, chord_mu=courses(0.0, 0.6, 1.0), grpo=courses(0.1, 0.1, 0.1, spread=0.003))
-    assert judged(tmp_path, CURVE | {"part": [0.6, 0.7]})["difference"] == pytest.approx(0.5)
+    # a part between two points, here steps 9 and 10, has the last one before its end
+    assert judged(tmp_path, CURVE | {"part": [0.93, 0.97]})["difference"] == pytest.approx(0.8 - 0.5)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +201,7 @@ def test_a_part_between_two_points_is_judged_by_the_last_one_before_its_end(tmp_
     ],
 )
 def test_a_curve_that_turns_is_told_from_one_that_does_not(tmp_path, course, falls, rises):
-    metrics(tmp_path, chord_mu=[[v * (1 + s / 100) for v in course] for s in (-1, 0, 1)])
+    metrics(tmp_path, chord_mu=courses(*course))
     assert judged(tmp_path, TURN)["verdict"] == falls
     assert judged(tmp_path, TURN | {"shape": "rises-then-falls"})["verdict"] == rises
 
@@ -241,9 +228,7 @@ def test_a_curve_that_never_falls_by_the_margin_rises_throughout(tmp_path):
     found = judged(tmp_path, RISE)
     assert found["verdict"] == "holds"
     assert "0.15, 0.35, 0.55, 0.75" in found["found"]
-    metrics(
-        tmp_path, chord_mu=[[v * (1 + s / 100) for v in (0.1, 0.2, 0.3, 0.4, 0.2, 0.1, 0.7, 0.8)] for s in (-1, 0, 1)]
-    )
+    metrics(tmp_path, chord_mu=courses(0.1, 0.2, 0.3, 0.4, 0.2, 0.1, 0.7, 0.8))
     assert judged(tmp_path, RISE)["verdict"] == "fails"
 
 
@@ -327,9 +312,9 @@ def test_the_verb_writes_every_claim_once_in_the_shape_that_pages_read(tmp_path,
     write_scores(results, chosen)
     write_metrics(results, chosen)
     endings = {"json": "json", "markdown": "md", "html": "html"}
-    files = [part for name, end in endings.items() for part in (f"--{name}", str(results / f"claims.{end}"))]
-    given = ["--study", "demo", "--seeds", "1", "2", "--artefacts", "table1", "figure4", "--results", str(results)]
-    claims.main([*given, "--root", str(ROOT), *files])
+    files = [f"--{kind}={results}/claims.{end}" for kind, end in endings.items()]
+    given = ["--study", "demo", "--seeds", "1", "2", "--artefacts", "table1", "figure4", f"--results={results}"]
+    claims.main([*given, f"--root={ROOT}", *files])
     found = json.loads((results / "claims.json").read_text())
     assert (found["study"], found["rules_dated"], found["correction"]) == ("demo", PROJECT.claims.dated, "holm")
     assert [claim["id"] for claim in found["claims"]] == [claim.id for claim in PROJECT.claims.claims]
@@ -357,16 +342,3 @@ def test_every_claim_with_a_rule_is_judged_where_a_study_builds_all_that_it_can(
     assert ruled == set().union(*judged.values())
     assert {"weak-model", "base-start-rises", "more-sft-data-then-rl"} <= judged["demo"] & judged["math"]
     assert "weaker-expert-no-loss" in judged["demo"] & judged["tools"] and "weak-model" not in judged["tools"]
-
-
-def test_words_of_a_claim_stand_in_markdown_as_they_are():
-    words = "a | *b* <i>c</i>\nd `e` _f_"
-    claim = {"verdict": "holds", "sentence": words, "evidence": words, "found": words, "reason": words}
-    data = {"claims": [claim], "rules_dated": "2026-11-24", "rules_as_dated": True, "level": 0.05}
-    tokens = MarkdownIt("commonmark").parse(rendering.verdicts_markdown(data, words))
-    told = ["".join(one.content for one in token.children) for token in tokens if token.type == "inline"]
-    line = " ".join(words.split())
-    assert told[-1] == f"holds: {line} ({line}; {line}) Paper: {line}"
-    assert told[1].startswith(f"{line}. 1 claims: ")
-    kinds = {one.type for token in tokens for one in token.children or ()}
-    assert kinds <= {"text", "text_special", "strong_open", "strong_close"}

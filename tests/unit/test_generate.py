@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from chord.config.project import load
 from chord.config.study import Study
 from chord.errors import UserError
 from chord.evaluation import generate
@@ -19,9 +18,9 @@ from chord.evaluation.lm_eval_models import PolicyModel
 from chord.records import Answer, Problem, PromptError, Request, Sampled, read_lines, write_lines
 from chord.settings import derive
 from tests import warm
+from tests.projects import ROOT, replace
 from tests.tiny_model import DATED, TURN_END, TURNS, tiny_model, turn_ending_tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("in-distribution", "harder", "other-skill")
 
 
@@ -66,13 +65,13 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
 class Place:
     """A folder with a model, problems and places for answers, and the config that belongs to it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.root, self.model, self.seed = folder, folder / "model", 5
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.root, self.model, self.seed, self.patch = folder, folder / "model", 5, patch
         shutil.copytree(ROOT / "config", folder / "config")
-        self.model.mkdir()
+        for one in (self.model, folder / "data"):
+            one.mkdir()
         for name in ("config.json", "tokenizer.json", "model.safetensors"):
             (self.model / name).write_text(name)
-        (folder / "data").mkdir()
         for name in NAMES:
             problems = [Problem(f"{name}-{n}", "sum-3", f"{n}+{n}", str(2 * n), {}) for n in (3, 1, 2)]
             self.problems(name).write_text(write_lines(problems))
@@ -88,20 +87,13 @@ class Place:
 
     def arguments(self, name: str, siblings: Sequence[str]) -> list[str]:
         ahead = [f"--ahead={other}={self.problems(other)}={self.answers(other)}" for other in siblings if other != name]
-        given = {
-            "study": "demo",
-            "root": self.root,
-            "benchmark": name,
-            "model": self.model,
-            "problems": self.problems(name),
-            "seed": self.seed,
-            "answers": self.answers(name),
-            "manifest": self.answers(name).with_suffix(".manifest.json"),
-        }
+        given = {"study": "demo", "root": self.root, "benchmark": name, "model": self.model, "seed": self.seed}
+        given |= {"problems": self.problems(name), "answers": self.answers(name)}
+        given |= {"manifest": self.answers(name).with_suffix(".manifest.json")}
         return [*(f"--{key}={value}" for key, value in given.items()), *ahead]
 
     def run(self, name: str, *siblings: str) -> bytes:
-        sys.argv = ["chord generate", *self.arguments(name, siblings)]
+        self.patch.setattr("sys.argv", ["chord generate", *self.arguments(name, siblings)])
         generate.main()
         return self.answers(name).read_bytes()
 
@@ -111,12 +103,13 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr("sys.argv", [])  # run() sets it; this puts it back
-    return Place(tmp_path / "a place")
+    return Place(tmp_path / "a place", monkeypatch)
 
 
-def test_each_problem_is_answered_k_times_each_under_a_seed_of_its_own(place: Place, fake: Fake) -> None:
-    place.run("harder")
+def test_each_problem_is_answered_k_times_each_under_a_seed_of_its_own_in_whatever_order_they_stand(
+    place: Place, fake: Fake
+) -> None:
+    before = place.run("harder")
     answers = read_lines(place.answers("harder"), Answer)
     assert [(a.problem, a.sample) for a in answers] == [(f"harder-{n}", k) for n in (1, 2, 3) for k in range(4)]
     for answer in answers:
@@ -125,17 +118,13 @@ def test_each_problem_is_answered_k_times_each_under_a_seed_of_its_own(place: Pl
         assert answer.prompt == f"{answer.problem[-1]}+{answer.problem[-1]}"
     assert fake.calls == [(12, 96, 1.0)]  # all at once, as long and as warm as the benchmark says
     assert place.left("harder") == ["answers.jsonl", "answers.manifest.json"]
-
-
-def test_the_order_of_problems_does_not_change_the_answers(place: Place, fake: Fake) -> None:
-    before = place.run("harder")
     lines = place.problems("harder").read_text().splitlines(keepends=True)
     place.problems("harder").write_text("".join(reversed(lines)))
     assert place.run("harder") == before
 
 
 def test_answers_made_ahead_are_the_bytes_of_answers_made_directly(tmp_path: Path, fake: Fake, place: Place) -> None:
-    apart, together = Place(tmp_path / "apart"), place
+    apart, together = Place(tmp_path / "apart", place.patch), place
     direct = {name: apart.run(name) for name in NAMES}
     together.run("harder", *NAMES)
     assert together.left("other-skill") == ["answers.ahead.jsonl", "answers.ahead.key.json"]
@@ -151,11 +140,6 @@ def test_answers_made_ahead_are_the_bytes_of_answers_made_directly(tmp_path: Pat
         assert together.extra("other-skill")[told] == apart.extra("other-skill")[told]
 
 
-def edit(file: Path, old: str, new: str) -> None:
-    assert old in file.read_text()
-    file.write_text(file.read_text().replace(old, new))
-
-
 def change_problems(place: Place) -> None:
     place.problems("harder").write_text(write_lines([Problem("harder-1", "sum-3", "1+1", "2", {})]))
 
@@ -166,8 +150,9 @@ CHANGES: dict[str, Callable[[Place], Any]] = {
     "tokenizer": lambda place: (place.model / "tokenizer.json").write_text("other tokens"),
     "seed": lambda place: setattr(place, "seed", 6),
     "problems": change_problems,
-    "benchmark": lambda place: edit(place.root / TASK, "max_gen_toks: 96", "max_gen_toks: 95"),
-    "precision": lambda place: edit(place.root / STUDY, "compute_dtype: float32", "compute_dtype: float64"),
+    "benchmark": lambda place: replace(place.root / TASK, "max_gen_toks: 96", "max_gen_toks: 95"),
+    "code": lambda place: place.patch.setattr("chord.evaluation.generate.code_digest", lambda verb, uses: "another"),
+    "precision": lambda place: replace(place.root / STUDY, "compute_dtype: float32", "compute_dtype: float64"),
 }
 
 
@@ -181,21 +166,12 @@ def test_answers_ahead_of_anything_that_decides_them_are_never_used(what: str, p
     assert place.left("harder") == ["answers.jsonl", "answers.manifest.json"]
 
 
-def test_another_version_of_the_code_never_uses_answers_ahead(
-    place: Place, fake: Fake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place.run("other-skill", "harder")
-    monkeypatch.setattr("chord.evaluation.generate.code_digest", lambda verb, uses: "another")
-    place.run("harder")
-    assert len(fake.calls) == 3
-
-
 def test_grading_labels_and_comments_do_not_spoil_answers_ahead(place: Place, fake: Fake) -> None:
     place.run("other-skill", "harder")
-    edit(place.root / STUDY, "reward: paper-math", "reward: binary")
-    edit(place.root / STUDY, "label: four-digit sums", "label: sums of four digits")
-    edit(place.root / "config/benchmarks/other-skill.yaml", "version: 1", "version: 2")
-    edit(place.root / TASK, "max_gen_toks: 96   ", "max_gen_toks: 96 # another comment")
+    replace(place.root / STUDY, "reward: paper-math", "reward: binary")
+    replace(place.root / STUDY, "label: four-digit sums", "label: sums of four digits")
+    replace(place.root / "config/benchmarks/other-skill.yaml", "version: 1", "version: 2")
+    replace(place.root / TASK, "max_gen_toks: 96   ", "max_gen_toks: 96 # another comment")
     place.run("harder")
     assert len(fake.calls) == 2 and "made_ahead_by" in place.extra("harder")
 
@@ -261,11 +237,16 @@ def program(place: Place, name: str, *siblings: str, **environment: str) -> subp
     return warm.run(command, cwd=ROOT, env=os.environ | environment)
 
 
+def cut_the_weights(place: Place) -> None:
+    weights = tiny_model(place.model) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
 SPOILT: dict[str, Callable[[Place], Any]] = {
     "data/harder.jsonl: found nothing there": lambda place: place.problems("harder").unlink(),
-    "data/harder.jsonl, line 1": lambda place: place.problems("harder").write_text('{"question": "?"}\n'),
     "model: found no *.safetensors": lambda place: (place.model / "model.safetensors").unlink(),  # before any import
     "model: found no": lambda place: shutil.rmtree(place.model),
+    "model: found a model that cannot be loaded": cut_the_weights,
 }
 
 
@@ -273,9 +254,10 @@ SPOILT: dict[str, Callable[[Place], Any]] = {
 def test_input_that_cannot_be_used_ends_in_one_line_and_no_output(said: str, place: Place) -> None:
     SPOILT[said](place)
     result = program(place, "harder")
-    assert result.returncode == 2
-    assert result.stderr.startswith(f"chord generate: {place.root / said}"), result.stderr
-    assert result.stderr.count("\n") == 1 and not place.left("harder")
+    *before, last = result.stderr.splitlines()
+    assert result.returncode == 2 and last.startswith(f"chord generate: {place.root / said}"), result.stderr
+    assert "Traceback" not in result.stderr and (not before or "loaded" in said)
+    assert not place.left("harder")
 
 
 def test_a_sibling_named_in_another_form_is_refused_with_the_form(place: Place) -> None:
@@ -296,49 +278,28 @@ def test_a_job_done_ahead_imports_nothing_heavy(place: Place, fake: Fake) -> Non
     assert "made_ahead_by" in place.extra("harder")
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of the demo's kind, much smaller, as `chord train` would leave it."""
-    from chord.training.policy import blank_model, character_tokenizer
-
-    described = load(ROOT, "demo").study.model
-    assert described.alphabet is not None and described.architecture is not None
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-    tokenizer = character_tokenizer(described.alphabet)
-    folder = tmp_path_factory.mktemp("tiny")
-    blank_model(described.architecture.model_dump() | small, tokenizer, seed=1).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def test_a_real_model_answers_all_benchmarks_in_one_process_as_in_three_and_is_scored(
-    tmp_path: Path, place: Place, tiny: Path
+    tmp_path: Path, place: Place
 ) -> None:
     """Through transformers, lm-eval and the command line; nothing is left in the home or among temporary files."""
-    apart = Place(tmp_path / "apart")
+    apart = Place(tmp_path / "apart", place.patch)
     for each in (apart, place):
-        shutil.rmtree(each.model)
-        shutil.copytree(tiny, each.model)
+        tiny_model(each.model)
     elsewhere = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"), "OMP_NUM_THREADS": "1"}
     for folder in ("home", "tmp"):
         (tmp_path / folder).mkdir()
     result = program(place, "harder", *NAMES, **elsewhere)
     assert result.returncode == 0, result.stderr
-    assert not any((tmp_path / "home").iterdir()) and not any((tmp_path / "tmp").iterdir())
     for name in NAMES:
         assert apart.run(name) == place.run(name, *NAMES), name
         assert ("made_ahead_by" in place.extra(name)) == (name != "harder")
-    answers = read_lines(place.answers("harder"), Answer)
-    assert len({answer.text for answer in answers}) == 12  # random models say something else each time
-    assert {answer.finish for answer in answers} <= {"stop", "length"}
-    assert all(answer.response_tokens == 96 for answer in answers if answer.finish == "length")
     scores = place.answers("harder").with_name("scores.json")
-    given = {"answers": place.answers("harder"), "problems": place.problems("harder"), "scores": scores}
-    command = [sys.executable, "-m", "chord", "score", "--study", "demo", "--root", str(place.root)]
-    command += ["--benchmark", "harder", "--manifest", str(scores.with_suffix(".manifest.json"))]
-    command += [part for key, value in given.items() for part in (f"--{key}", str(value))]
-    result = warm.run(command, cwd=ROOT)
+    given = {"study": "demo", "root": place.root, "benchmark": "harder", "answers": place.answers("harder")}
+    given |= {"problems": place.problems("harder"), "scores": scores, "manifest": scores.with_suffix(".manifest.json")}
+    command = [sys.executable, "-m", "chord", "score", *(f"--{key}={value}" for key, value in given.items())]
+    result = warm.run(command, cwd=ROOT, env=os.environ | elsewhere)
     assert result.returncode == 0, result.stderr
+    assert not any((tmp_path / "home").iterdir()) and not any((tmp_path / "tmp").iterdir())
     assert sum(json.loads(scores.read_text())["outcomes"].values()) == 12
 
 
@@ -346,13 +307,9 @@ def test_a_real_model_answers_all_benchmarks_in_one_process_as_in_three_and_is_s
 def test_an_answer_ends_with_its_turn_and_the_manifest_shows_the_prompt_with_the_day_that_is_named(
     by: str, place: Place
 ) -> None:
-    shutil.rmtree(place.model)
     tiny_model(place.model, turn_ending_tokenizer(DATED + TURNS))
-    study = place.root / "config/studies/demo.yaml"
-    refused = program(place, "harder")
-    assert refused.returncode == 2 and "asks the clock" in refused.stderr.splitlines()[-1], refused.stderr
-    edit(study, "\nmodel:\n", "\nprompt_date: 26 Jul 2024\nmodel:\n")
-    edit(study, "  cpu_threads: 1\n", f"  cpu_threads: 1\n  answers: {by}\n")
+    replace(place.root / STUDY, "\nmodel:\n", "\nprompt_date: 26 Jul 2024\nmodel:\n")
+    replace(place.root / STUDY, "  cpu_threads: 1\n", f"  cpu_threads: 1\n  answers: {by}\n")
     result = program(place, "harder")
     assert result.returncode == 0, result.stderr
     extra, answers = place.extra("harder"), read_lines(place.answers("harder"), Answer)
@@ -361,16 +318,3 @@ def test_an_answer_ends_with_its_turn_and_the_manifest_shows_the_prompt_with_the
     ended = [answer for answer in answers if answer.finish == "stop"]
     assert ended  # of 12 answers of up to 96 tokens, each of which is one of two in a hundred
     assert not any(end in answer.text for answer in answers for end in extra["end_tokens"])
-
-
-def test_a_model_file_that_is_cut_off_is_refused_in_one_line(place: Place, tiny: Path) -> None:
-    shutil.rmtree(place.model)
-    shutil.copytree(tiny, place.model)
-    weights = place.model / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    result = program(place, "harder")
-    assert result.returncode == 2
-    assert result.stderr.splitlines()[-1].startswith(
-        f"chord generate: {place.model}: found a model that cannot be loaded"
-    )
-    assert "Traceback" not in result.stderr and not place.left("harder")

@@ -38,58 +38,48 @@ def math_grader() -> Iterator[Grader]:
         yield grader
 
 
-@pytest.mark.parametrize(
-    ("text", "answer", "outcome"),
-    [
-        ("=623", "623", RIGHT),
-        (">8+5+0:13=623", "623", RIGHT),
-        ("=1=623", "623", RIGHT),  # the last mark counts
-        ("=623=1", "623", WRONG),
-        ("=007", "7", RIGHT),
-        ("=-0", "0", RIGHT),
-        ("=-7", "7", WRONG),
-        ("=623 \n", "623", RIGHT),
-        ("=62 3", "623", UNPARSABLE),
-        ("=623.", "623", UNPARSABLE),
-        ("=6e2", "600", UNPARSABLE),
-        ("=1_000", "1000", UNPARSABLE),  # int() would read it
-        ("=\u0666\u0662\u0663", "623", UNPARSABLE),  # Arabic digits: int() would read them
-        ("=" + "0" * 64 + "7", "7", UNPARSABLE),  # over 64 digits
-        ("623", "623", UNPARSABLE),
-        ("=", "623", UNPARSABLE),
-        ("", "623", UNPARSABLE),
-        ("=noen", "noen", RIGHT),
-        ("=Noen", "noen", WRONG),
-        ("=neon", "noen", WRONG),
-        ("=no\u200ben", "noen", UNPARSABLE),  # a space of no width
-        ("=" + "n" * 1001, "noen", UNPARSABLE),
-    ],
-)
+def each(table: dict[tuple[str, Outcome], list[str]]) -> list[tuple[str, str, Outcome]]:
+    """Text, answer, and outcome of each text of the table."""
+    return [(text, answer, outcome) for (answer, outcome), texts in table.items() for text in texts]
+
+
+MARKED_TEXTS = {
+    ("623", RIGHT): ["=623", ">8+5+0:13=623", "=623 \n", "=1=623"],  # the last mark counts
+    ("623", WRONG): ["=623=1"],
+    ("623", UNPARSABLE): ["=62 3", "=623.", "623", "=", "", "=\u0666\u0662\u0663"],  # int() would read Arabic digits
+    ("7", RIGHT): ["=007"],
+    ("7", WRONG): ["=-7"],
+    ("7", UNPARSABLE): ["=" + "0" * 64 + "7"],  # over 64 digits
+    ("0", RIGHT): ["=-0"],
+    ("600", UNPARSABLE): ["=6e2"],
+    ("1000", UNPARSABLE): ["=1_000"],  # int() would read it
+    ("noen", RIGHT): ["=noen"],
+    ("noen", WRONG): ["=Noen", "=neon"],
+    ("noen", UNPARSABLE): ["=no\u200ben", "=" + "n" * 1001],  # a space of no width
+}
+
+
+@pytest.mark.parametrize(("text", "answer", "outcome"), each(MARKED_TEXTS))
 def test_marked_text_is_all_that_follows_the_last_mark(text: str, answer: str, outcome: Outcome) -> None:
     assert grade(text, "stop", answer, MARKED) is outcome
 
 
-@pytest.mark.parametrize(
-    ("text", "answer", "outcome"),
-    [
-        ("12 + 35 = 47", "47", RIGHT),
-        ("The answer is 47.", "47", RIGHT),
-        ("47, not 48", "47", WRONG),
-        ("x = -47", "-47", RIGHT),
-        ("50-3", "3", RIGHT),  # a subtraction, not a negative number
-        ("50 - 3", "-3", WRONG),
-        ("(-3)", "-3", RIGHT),
-        ("1,234", "1234", RIGHT),
-        ("1,23", "23", RIGHT),  # not thousands: a list
-        ("12,345,6789", "6789", RIGHT),
-        ("47.50", "47.5", RIGHT),
-        ("47.0", "47", RIGHT),
-        ("047", "47", RIGHT),
-        ("none", "47", UNPARSABLE),
-        ("\u0664\u0667", "47", UNPARSABLE),
-        ("9" * 65, "47", UNPARSABLE),
-    ],
-)
+LAST_NUMBERS = {
+    ("47", RIGHT): ["The answer is 47.", "47.0", "047"],
+    ("47", WRONG): ["47, not 48"],
+    ("47", UNPARSABLE): ["none", "\u0664\u0667", "9" * 65],
+    ("47.5", RIGHT): ["47.50"],
+    ("-47", RIGHT): ["x = -47"],
+    ("3", RIGHT): ["50-3"],  # a subtraction, not a negative number
+    ("-3", RIGHT): ["(-3)"],
+    ("-3", WRONG): ["50 - 3"],
+    ("1234", RIGHT): ["1,234"],
+    ("23", RIGHT): ["1,23"],  # not thousands: a list
+    ("6789", RIGHT): ["12,345,6789"],
+}
+
+
+@pytest.mark.parametrize(("text", "answer", "outcome"), each(LAST_NUMBERS))
 def test_the_last_number_of_the_reply_is_its_answer(text: str, answer: str, outcome: Outcome) -> None:
     assert grade(text, "stop", answer, LAST) is outcome
 
@@ -123,30 +113,21 @@ def test_a_problem_whose_answer_the_grader_cannot_read_is_refused(form: Grading,
         grade("47", "stop", answer, form)
 
 
-@pytest.mark.parametrize(
-    ("text", "answer", "outcome"),
-    [
-        ("so \\boxed{42}.", "42", RIGHT),
-        ("\\boxed{1} or \\boxed{42}", "42", RIGHT),  # the last counts
-        ("\\boxed{42} or \\boxed{1}", "42", WRONG),
-        ("\\boxed{\\boxed{42}}", "42", RIGHT),
-        ("\\boxed{042}", "42", RIGHT),
-        ("\\boxed{$42$}", "42", RIGHT),
-        ("\\boxed{\\frac{84}{2}}", "42", RIGHT),
-        ("\\boxed{\\frac{85}{2}}", "42", WRONG),
-        ("\\boxed{0.5}", "\\frac{1}{2}", RIGHT),
-        ("\\boxed{1,000}", "1000", RIGHT),
-        ("\\boxed{(x+1)^2}", "x^2+2x+1", RIGHT),
-        ("\\boxed{\\{2, 1\\}}", "\\{1, 2\\}", RIGHT),
-        ("\\boxed{\\}}", "\\}", RIGHT),  # an escaped brace does not close the box
-        ("\\boxed{\\text{forty two}}", "42", WRONG),
-        ("\\boxed{40+2}", "42", UNEVALUATED),
-        ("42", "42", UNPARSABLE),
-        ("\\boxed{}", "42", UNPARSABLE),
-        ("\\boxed{42} \\boxed{4", "42", UNPARSABLE),  # the last box is not closed
-        ("\\boxed{4\u202e2}", "42", UNPARSABLE),
-    ],
-)
+BOXES = {  # the last one counts
+    ("42", RIGHT): [r"\boxed{1} \boxed{42}.", r"\boxed{\boxed{42}}", r"\boxed{042}", r"\boxed{\frac{84}{2}}"],
+    ("42", WRONG): [r"\boxed{\frac{85}{2}}", r"\boxed{\text{forty two}}", r"\boxed{42} or \boxed{1}"],
+    ("42", UNEVALUATED): [r"\boxed{40+2}"],
+    ("42", UNPARSABLE): ["42", r"\boxed{}", "\\boxed{4\u202e2}", r"\boxed{42} \boxed{4"],
+    (r"\frac{1}{2}", RIGHT): [r"\boxed{0.5}"],
+    ("1000", RIGHT): [r"\boxed{1,000}", r"\boxed{$1000$}"],
+    ("x^2+2x+1", RIGHT): [r"\boxed{(x+1)^2}"],
+    (r"\{1, 2\}", RIGHT): [r"\boxed{\{2, 1\}}"],
+    (r"\}", RIGHT): [r"\boxed{\}}"],  # an escaped brace does not close the box
+    (r"\text{}", UNPARSABLE): [r"\boxed{$ $}", r"\boxed{\,}"],  # formatting alone is no answer
+}
+
+
+@pytest.mark.parametrize(("text", "answer", "outcome"), each(BOXES))
 def test_mathematics_reads_the_last_box(math_grader: Grader, text: str, answer: str, outcome: Outcome) -> None:
     assert math_grader.grade(text, "stop", answer) is outcome
 
@@ -156,25 +137,17 @@ def pairs(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def boxed(rows: list[dict[str, str]]) -> list[tuple[str, str, str]]:
-    return [(f"so \\boxed{{{row['given']}}}.", "stop", row["reference"]) for row in rows]
-
-
-def test_each_publicly_reported_pair_has_its_verdict(math_grader: Grader) -> None:
-    rows = pairs("math_answers.tsv")
-    outcomes = math_grader.grade_all(boxed(rows))
-    assert len(rows) == 75
-    assert [
-        (row, one) for row, one in zip(rows, outcomes, strict=True) if (one is RIGHT) != (row["right"] == "yes")
-    ] == []
-    assert KILLED not in outcomes
-
-
-def test_each_pair_of_ours_has_its_outcome(math_grader: Grader) -> None:
-    rows = pairs("math_pairs.tsv")
-    outcomes = math_grader.grade_all(boxed(rows))
-    assert {row["outcome"] for row in rows} == {"right", "wrong", "unevaluated"}
-    assert [(row, one) for row, one in zip(rows, outcomes, strict=True) if one != row["outcome"]] == []
+@pytest.mark.parametrize("name", ["math_answers.tsv", "math_pairs.tsv"])
+def test_each_publicly_reported_pair_and_each_of_ours_has_its_verdict(name: str, math_grader: Grader) -> None:
+    rows = pairs(name)
+    outcomes = math_grader.grade_all([(f"so \\boxed{{{row['given']}}}.", "stop", row["reference"]) for row in rows])
+    if name == "math_pairs.tsv":
+        assert {row["outcome"] for row in rows} == {"right", "wrong", "unevaluated"}
+        found = [one == row["outcome"] for row, one in zip(rows, outcomes, strict=True)]
+    else:
+        assert len(rows) == 75 and KILLED not in outcomes
+        found = [(one is RIGHT) == (row["right"] == "yes") for row, one in zip(rows, outcomes, strict=True)]
+    assert [row for row, fits in zip(rows, found, strict=True) if not fits] == []
 
 
 def test_an_answer_to_an_integer_never_reaches_the_child_process() -> None:
@@ -184,11 +157,6 @@ def test_an_answer_to_an_integer_never_reaches_the_child_process() -> None:
         outcomes = grader.grade_all([(f"\\boxed{{{text}}}", "stop", "42") for text in given])
         assert checker_of(grader)._worker is None
     assert outcomes == [RIGHT, WRONG, RIGHT, RIGHT, UNEVALUATED, UNEVALUATED, WRONG, UNEVALUATED, WRONG, WRONG]
-
-
-def test_a_box_that_holds_formatting_alone_has_no_answer(math_grader: Grader) -> None:
-    for text in ("\\boxed{$ $}", "\\boxed{\\,}"):
-        assert math_grader.grade(text, "stop", "\\text{}") is UNPARSABLE
 
 
 STATES = [
@@ -255,7 +223,11 @@ def test_one_problems_traps_in_a_step_end_what_is_compared_for_it_in_the_order_o
     assert math_grader.grade_all([trap, trap, same]) == [KILLED, KILLED, RIGHT]  # outside of a training's step
 
 
-A = {"name": "a", "arguments": {"x": 1, "y": [1, 2]}}
+def calls_a(**given: object) -> dict[str, object]:
+    return {"name": "a", "arguments": {"x": 1, "y": [1, 2]} | given}
+
+
+A = calls_a()
 B = {"name": "b", "arguments": {}}
 
 
@@ -263,40 +235,32 @@ def reply(calls: object, thought: str = "<think>t</think>") -> str:
     return f"{thought} <tool_call>{json.dumps(calls)}</tool_call>"
 
 
-@pytest.mark.parametrize(
-    ("text", "outcome"),
-    [
-        (reply([A, B]), RIGHT),
-        (reply([B, A]), RIGHT),
-        (reply([B, {"arguments": {"y": [1, 2], "x": 1}, "name": "a", "id": 7}]), RIGHT),
-        (reply([A, B, B]), WRONG),
-        (reply([A]), WRONG),
-        (reply([]), WRONG),
-        (reply([A, {"name": "b", "arguments": {"z": None}}]), WRONG),
-        (reply([B, {"name": "a", "arguments": {"x": 1.0, "y": [1, 2]}}]), WRONG),
-        (reply([B, {"name": "a", "arguments": {"x": True, "y": [1, 2]}}]), WRONG),
-        (reply([B, {"name": "a", "arguments": {"x": 1, "y": [2, 1]}}]), WRONG),
-        (reply(A), UNPARSABLE),  # not a list
-        (reply([{"name": "a", "arguments": {"x": int("9" * 64)}}]), WRONG),
-        (reply([{"name": "a", "arguments": {"x": int("9" * 65)}}]), UNPARSABLE),
-        (reply([{"name": "a", "arguments": {"x": 0.1}}]).replace("0.1", "0." + "1" * 63), UNPARSABLE),
-        (reply(["a"]), UNPARSABLE),
-        (reply([{"name": "a"}]), UNPARSABLE),
-        (reply([{"name": ["a"], "arguments": {}}]), UNPARSABLE),
-        (reply([{"name": "a", "arguments": "{}"}]), UNPARSABLE),
-        (reply([A, B], thought=""), UNPARSABLE),
-        (reply([A, B], thought="<think>t"), UNPARSABLE),
-        (reply([A, B], thought="</think><think>"), UNPARSABLE),
-        (reply([A, B], thought="<think>t</think><think>u</think>"), UNPARSABLE),
-        (reply([A, B], thought="") + "<think>t</think>", UNPARSABLE),  # thinks after it calls
-        (reply([A]) + reply([A, B], thought=""), RIGHT),  # the last list counts
-        ("<think>t</think>" + json.dumps([A, B]), UNPARSABLE),
-        ("<think>t</think></tool_call><tool_call>[]", UNPARSABLE),
-        ("<think>t</think><tool_call>[{'name': 'a', 'arguments': {}}]</tool_call>", UNPARSABLE),  # Python, not JSON
-        ('<think>t</think><tool_call>[{"name": "a", "name": "b", "arguments": {}}]</tool_call>', UNPARSABLE),
-        ('<think>t</think><tool_call>[{"name": "a", "arguments": {"x": NaN}}]</tool_call>', UNPARSABLE),
+REPLIES = {
+    RIGHT: [
+        *(reply([A, B]), reply([B, A]), reply([B, {"arguments": {"y": [1, 2], "x": 1}, "name": "a", "id": 7}])),
+        reply([A]) + reply([A, B], thought=""),  # the last list counts
     ],
-)
+    WRONG: [
+        *(reply(calls) for calls in ([A, B, B], [A], [], [A, {"name": "b", "arguments": {"z": None}}])),
+        *(reply([B, calls_a(x=x)]) for x in (1.0, True)),
+        reply([B, calls_a(y=[2, 1])]),
+        reply([calls_a(x=int("9" * 64))]),
+    ],
+    UNPARSABLE: [
+        *(reply(calls) for calls in (A, ["a"], [{"name": "a"}])),
+        *(reply([{"name": name, "arguments": given}]) for name, given in ((["a"], {}), ("a", "{}"))),
+        *(reply([calls_a(x=int("9" * 65))]), reply([calls_a(x=0.1)]).replace("0.1", "0." + "1" * 63)),
+        *(reply([A, B], thought) for thought in ("", "<think>t", "</think><think>", "<think>t</think><think></think>")),
+        reply([A, B], thought="") + "<think>t</think>",  # thinks after it calls
+        *("<think>t</think>" + json.dumps([A, B]), "<think>t</think></tool_call><tool_call>[]"),
+        "<think>t</think><tool_call>[{'name': 'a', 'arguments': {}}]</tool_call>",  # Python, not JSON
+        '<think>t</think><tool_call>[{"name": "a", "name": "b", "arguments": {}}]</tool_call>',
+        '<think>t</think><tool_call>[{"name": "a", "arguments": {"x": NaN}}]</tool_call>',
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "outcome"), [(text, outcome) for outcome in REPLIES for text in REPLIES[outcome]])
 def test_a_reply_calls_the_wanted_tools_in_any_order_after_one_thought(text: str, outcome: Outcome) -> None:
     assert grade(text, "stop", json.dumps([A, B]), TOOLS) is outcome
 
@@ -319,30 +283,26 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("outcome", "paper", "shipped", "last_number", "binary"),
+    ("outcome", "expected"),
     [
-        (Outcome.RIGHT, 1.0, 1.0, 1.0, 1.0),
-        (Outcome.WRONG, 0.0, 0.0, 0.0, 0.0),
-        (Outcome.UNEVALUATED, 0.0, 0.0, 0.0, 0.0),
-        (Outcome.UNPARSABLE, -0.1, 0.0, -0.1, 0.0),
-        (Outcome.TOO_LONG, -1.0, 0.0, -0.1, 0.0),
-        (Outcome.KILLED, -0.1, 0.0, -0.1, 0.0),
+        (RIGHT, [1.0, 1.0, 1.0, 1.0]),
+        (WRONG, [0.0, 0.0, 0.0, 0.0]),
+        (UNEVALUATED, [0.0, 0.0, 0.0, 0.0]),
+        (UNPARSABLE, [-0.1, 0.0, -0.1, 0.0]),
+        (TOO_LONG, [-1.0, 0.0, -0.1, 0.0]),
+        (KILLED, [-0.1, 0.0, -0.1, 0.0]),
     ],
 )
-def test_each_outcome_has_its_reward(
-    outcome: Outcome, paper: float, shipped: float, last_number: float, binary: float
-) -> None:
+def test_each_outcome_has_its_reward(outcome: Outcome, expected: list[float]) -> None:
     names = ("paper-math", "shipped-math", "last-number-format", "binary")
-    assert [reward(outcome, THOUGHT, name) for name in names] == [paper, shipped, last_number, binary]
+    assert [reward(outcome, THOUGHT, name) for name in names] == expected
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("no thought", "<think>not closed", "not opened</think>", "</think>the wrong way round<think>"),
-        *("<think>twice</think><think></think>", "<think>closed twice</think></think>"),
-    ],
-)
+BADLY = ["no thought", "<think>not closed", "not opened</think>", "</think>the wrong way round<think>"]
+BADLY += ["<think>twice</think><think></think>", "<think>closed twice</think></think>"]
+
+
+@pytest.mark.parametrize("text", BADLY)
 def test_the_shipped_reward_takes_a_tenth_for_bad_thinking_whatever_the_outcome(text: str) -> None:
     # paper.md, section 2: a correct but badly tagged answer gets 0.9
     assert reward(Outcome.RIGHT, text, "shipped-math") == pytest.approx(0.9)
@@ -355,16 +315,22 @@ def test_an_unknown_reward_is_refused() -> None:
         reward(Outcome.RIGHT, "", "paper-mth")
 
 
+ADDED = """
+@REWARDS.entry("always")
+def _always(_outcome: Outcome, _text: str) -> float:
+    return 1.0
+
+@GRADERS.entry("none")
+def _none(_form: AnswerForm) -> Reading:
+    raise NotImplementedError
+"""
+
+
 def test_a_reward_and_a_grader_in_their_module_alone_may_be_named_by_a_study(tmp_path: Path) -> None:
     """In a copy of the package, since this one is loaded already."""
     copy = shutil.copytree(ROOT / "chord", tmp_path / "chord", ignore=shutil.ignore_patterns("__pycache__"))
     with (copy / "grading" / "graders.py").open("a") as file:
-        file.write(
-            '\n\n@REWARDS.entry("always")\ndef _always(_outcome: Outcome, _text: str) -> float:\n    return 1.0\n'
-        )
-        file.write(
-            '\n\n@GRADERS.entry("none")\ndef _none(_form: AnswerForm) -> Reading:\n    raise NotImplementedError\n'
-        )
+        file.write(ADDED)
     code = "from chord.config.study import Grading; print(Grading(grader='none', reward='always').reward)"
     told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert told.stdout == "always\n", told.stderr

@@ -29,7 +29,8 @@ def test_a_plain_value_is_what_yaml_1_2_says(text: str, value: object) -> None:
     assert parsed(text, "f.yaml") == value  # the same as the value of a whole text, as on a command line
 
 
-def test_a_merge_key_is_a_key_like_others() -> None:
+def test_an_alias_has_the_value_that_it_names_and_a_merge_key_is_a_key_like_others() -> None:
+    assert parsed("a: &a {b: [1, x]}\nc: *a\nd: [*a, *a]", "f.yaml")["d"] == [{"b": [1, "x"]}] * 2
     assert parsed("x: &x {a: 1}\n<<: *x", "f.yaml") == {"x": {"a": 1}, "<<": {"a": 1}}
 
 
@@ -91,10 +92,6 @@ def test_a_text_that_is_too_long_is_not_looked_at() -> None:
         parsed("[" * (LONGEST + 1), "f.yaml")
 
 
-def test_an_alias_has_the_value_that_it_names() -> None:
-    assert parsed("a: &a {b: [1, x]}\nc: *a\nd: [*a, *a]", "f.yaml")["d"] == [{"b": [1, "x"]}] * 2
-
-
 def test_a_function_is_a_name_where_functions_may_stand(tmp_path: Path) -> None:
     (tmp_path / "task.yaml").write_text("a: !function os.system\nb: os.system\n")
     found = read_yaml(tmp_path / "task.yaml", "task.yaml", functions=True)
@@ -115,15 +112,10 @@ def test_json_that_cannot_be_read_is_told_in_one_line(text: str, tmp_path: Path)
 def test_a_command_line_is_read_by_the_same_rules() -> None:
     given = assigned(["seeds=[010, 2]", "study=yes", "artefacts=[a, b=c]"])
     assert given == {"seeds": [10, 2], "study": "yes", "artefacts": ["a", "b=c"]}
-    for item, said in (
-        ("seeds", "--config: found 'seeds', expected KEY=VALUE"),
-        ("seeds=[1", "--config seeds, line 1, column 3: found text that is not YAML"),
-        ("seeds=[!!int x]", "--config seeds, line 1, column 2: found 'x' under the tag !!int"),
-        ("seeds=" + "[" * 3000, "--config seeds, line 1, column 34: found more than 32 levels"),
-    ):
-        with pytest.raises(ConfigError) as error:
-            assigned([item])
-        assert str(error.value).startswith(said)
+    with pytest.raises(ConfigError, match=r"^--config: found 'seeds', expected KEY=VALUE"):
+        assigned(["seeds"])
+    with pytest.raises(ConfigError, match=r"^--config seeds, line 1, column 2: found 'x' under the tag !!int"):
+        assigned(["seeds=[!!int x]"])
 
 
 def test_marks_of_a_file_that_is_not_yaml_are_told_as_the_file_is(tmp_path: Path) -> None:

@@ -11,22 +11,15 @@ TRACE = Trace("t1", "p1", "1+2", ">120:3=3", "scripted expert")
 PROBLEM = Problem("p1", "sum-1", "1+2", "3", {"dataset": "chain_sum", "é": [1, {"a": None}]})
 
 
-def test_what_is_written_is_read_back(tmp_path):
-    path = tmp_path / "x.jsonl"
-    path.write_text(write_lines([PROBLEM, PROBLEM]), encoding="utf-8")
-    assert read_lines(path, Problem) == [PROBLEM, PROBLEM]
-    path.write_text(write_lines([TRACE]), encoding="utf-8")
-    assert read_lines(path, Trace) == [TRACE]
-
-
 BREAKS = "\n \r\n \r \x0b \x0c \x1c \x1d \x1e \x85 \u2028 \u2029"
+TRACES = [replace(TRACE, response=f"a{one}b", prompt=BREAKS) for one in BREAKS.split(" ")]
 
 
-def test_only_a_line_feed_ends_a_record_whatever_line_breaks_its_texts_hold(tmp_path):
-    records = [replace(TRACE, response=f"a{one}b", prompt=BREAKS) for one in BREAKS.split(" ")]
+@pytest.mark.parametrize("records", [[PROBLEM, PROBLEM], TRACES])
+def test_what_is_written_is_read_back_a_record_a_line_whatever_line_breaks_its_texts_hold(tmp_path, records):
     path = tmp_path / "x.jsonl"
     path.write_text(write_lines(records), encoding="utf-8")
-    assert read_lines(path, Trace) == records
+    assert read_lines(path, type(records[0])) == records
     assert len(split_lines(write_lines(records))) == len(records)
 
 
@@ -49,15 +42,12 @@ def test_lines_are_as_many_as_their_ends():
         (None, "found no such file"),
     ],
 )
-def test_damage_is_told_by_file_and_line(tmp_path, content, told):
+def test_damage_is_told_by_file_and_line_and_so_is_a_folder(tmp_path, content, told):
     path = tmp_path / "x.jsonl"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(RecordError, match=r"x\.jsonl") as error:
         read_lines(path, Trace)
     assert told in str(error.value)
-
-
-def test_a_folder_is_told(tmp_path):
     with pytest.raises(RecordError, match=str(tmp_path)):
         read_lines(tmp_path, Trace)

@@ -3,9 +3,9 @@
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,46 +34,43 @@ def answers(texts: dict[str, list[str]], benchmark: str = "harder") -> list[Answ
     ]
 
 
-def placed(folder: Path, given: list[Answer], benchmark: str = "harder") -> dict[str, Path]:
-    here = folder / benchmark
-    here.mkdir(parents=True, exist_ok=True)
-    (here / "answers.jsonl").write_text(write_lines(given))
-    (folder / "problems.jsonl").write_text(write_lines(PROBLEMS))
-    return {
-        "answers": here / "answers.jsonl",
-        "problems": folder / "problems.jsonl",
-        "scores": here / "scores.json",
-        "manifest": here / "scores.manifest.json",
-    }
+class Place:
+    """A folder with stored answers and places for scores: of benchmark `name`, beside those of others."""
+
+    def __init__(self, folder: Path, given: list[Answer], name: str = "harder") -> None:
+        self.name, self.folder = name, folder / name
+        self.answers, self.scores = self.folder / "answers.jsonl", self.folder / "scores.json"
+        self.manifest, self.problems = self.folder / "scores.manifest.json", folder / "problems.jsonl"
+        self.folder.mkdir(parents=True)
+        self.answers.write_text(write_lines(given))
+        self.problems.write_text(write_lines(PROBLEMS))
+
+    def arguments(self, *siblings: "Place") -> list[str]:
+        given = {"study": "demo", "root": ROOT, "benchmark": self.name, "answers": self.answers}
+        given |= {"problems": self.problems, "scores": self.scores, "manifest": self.manifest}
+        ahead = [f"--ahead={one.name}={one.answers}={one.problems}={one.scores}" for one in siblings]
+        return [*(f"--{name}={value}" for name, value in given.items()), *ahead]
+
+    def left(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir())
 
 
-def run(
-    monkeypatch: pytest.MonkeyPatch, paths: dict[str, Path], benchmark: str = "harder", *ahead: str
-) -> dict[str, Any]:
-    monkeypatch.setattr("sys.argv", command(paths, benchmark, *ahead)[3:])
-    score.main()
-    return json.loads(paths["scores"].read_text())
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Scores a place, with siblings ahead; what was written."""
+
+    def scored(place: Place, *siblings: Place) -> dict[str, Any]:
+        monkeypatch.setattr("sys.argv", ["chord score", *place.arguments(*siblings)])
+        score.main()
+        return json.loads(place.scores.read_text())
+
+    return scored
 
 
-def command(paths: dict[str, Path], benchmark: str = "harder", *ahead: str) -> list[str]:
-    given = [part for name, path in paths.items() for part in (f"--{name}", str(path))]
-    siblings = [part for text in ahead for part in ("--ahead", text)]
-    study = ["--study", "demo", "--root", str(ROOT)]
-    return [sys.executable, "-m", "chord", "score", *study, "--benchmark", benchmark, *given, *siblings]
-
-
-def as_program(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return warm.run(arguments, cwd=ROOT, env=os.environ | environment)
-
-
-def sibling(paths: dict[str, Path], benchmark: str) -> str:
-    return f"{benchmark}={paths['answers']}={paths['problems']}={paths['scores']}"
-
-
-def test_two_problems_are_scored_as_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_problems_are_scored_as_by_hand_in_whatever_order_their_answers_stand(tmp_path: Path, run) -> None:
     given = answers(TEXTS)
     given[2] = dataclasses.replace(given[2], finish="length", text="=10", response_tokens=96)
-    scores = run(monkeypatch, placed(tmp_path, given))
+    scores = run(Place(tmp_path / "a", given))
     assert scores["mean"] == pytest.approx((2 / 4 + 1 / 4) / 2)
     # std of (0.5, 0.25) with n - 1: 0.25 / sqrt(2); over sqrt(2 problems): 0.125
     assert scores["se"] == pytest.approx(0.125, abs=1e-12)
@@ -86,29 +83,9 @@ def test_two_problems_are_scored_as_by_hand(tmp_path: Path, monkeypatch: pytest.
     tokens = [5, 7, 96, 4, 5, 2, 4, 6]  # letters + end token; the cut one as recorded
     assert scores["mean_response_tokens"] == pytest.approx(sum(tokens) / 8)
     assert scores["lm_eval"]["results"]["avg@4,samples"] == pytest.approx(scores["mean"])
+    assert "alias" not in scores["lm_eval"]["results"]  # what the task is called in lists is no part of its scores
     assert scores["lm_eval"]["version"] == "0.4.13" and len(scores["lm_eval"]["task_hash"]) == 64
-
-
-def test_what_a_task_is_called_in_lists_is_no_part_of_its_scores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours = run(monkeypatch, placed(tmp_path / "a", answers(TEXTS)))
-    shutil.copytree(ROOT / "config", tmp_path / "config")
-    file = tmp_path / "config/benchmarks/harder.yaml"
-    file.write_text(file.read_text().replace("task: harder\n", "task: harder\ntask_alias: Hard\ntag: [sums]\n"))
-    paths = placed(tmp_path / "b", answers(TEXTS))
-    line = [word.replace(str(ROOT), str(tmp_path)) for word in command(paths)[3:]]
-    monkeypatch.setattr("sys.argv", line)
-    score.main()
-    assert json.loads(paths["scores"].read_text()) == ours
-    made = [json.loads((tmp_path / name / "harder/scores.manifest.json").read_text()) for name in ("a", "b")]
-    assert made[0]["decided_by"] == made[1]["decided_by"]
-
-
-def test_the_order_of_lines_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = run(monkeypatch, placed(tmp_path / "a", answers(TEXTS)))
-    backward = run(monkeypatch, placed(tmp_path / "b", answers(TEXTS)[::-1]))
-    assert forward == backward
+    assert run(Place(tmp_path / "b", given[::-1])) == scores
 
 
 def test_the_task_hash_tells_other_problems_and_other_grading_apart() -> None:
@@ -125,10 +102,10 @@ def test_the_task_hash_tells_other_problems_and_other_grading_apart() -> None:
     assert len({same, task_hash(others, STUDY.grading), task_hash(PROBLEMS, bare)}) == 3
 
 
-def test_one_problem_has_no_standard_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = placed(tmp_path, [answer for answer in answers(TEXTS) if answer.problem == "p-1"])
-    paths["problems"].write_text(write_lines(PROBLEMS[1:]))
-    scores = run(monkeypatch, paths)
+def test_one_problem_has_no_standard_error(tmp_path: Path, run) -> None:
+    place = Place(tmp_path, answers({"p-1": TEXTS["p-1"]}))
+    place.problems.write_text(write_lines(PROBLEMS[1:]))
+    scores = run(place)
     assert scores["se"] is None and scores["mean"] == 0.5
 
 
@@ -175,86 +152,59 @@ def test_answers_that_do_not_fit_are_refused_with_file_and_line(said: str, tmp_p
     assert str(error.value).startswith(f"{file}") and said in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [None, "", '{"a": 1}\n', '{"benchmark": "harder"', "\x00\xff"])
-def test_a_file_that_holds_no_answers_ends_in_one_line_and_no_output(content: str | None, tmp_path: Path) -> None:
-    paths = placed(tmp_path, answers(TEXTS))
-    paths["answers"].unlink()
-    if content is not None:
-        paths["answers"].write_bytes(content.encode("latin-1"))
-    result = as_program(command(paths))
+def test_a_missing_file_of_answers_ends_in_one_line_and_no_output(tmp_path: Path) -> None:
+    place = Place(tmp_path, answers(TEXTS))
+    place.answers.unlink()
+    result = warm.run([sys.executable, "-m", "chord", "score", *place.arguments()], cwd=ROOT)
     assert result.returncode == 2
-    assert result.stderr.startswith(f"chord score: {paths['answers']}") and result.stderr.count("\n") == 1, (
-        result.stderr
-    )
-    assert {path.name for path in paths["scores"].parent.iterdir()} <= {"answers.jsonl"}
+    assert result.stderr.startswith(f"chord score: {place.answers}") and result.stderr.count("\n") == 1, result.stderr
+    assert not place.left()
 
 
-def two(tmp_path: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    return placed(tmp_path, answers(TEXTS)), placed(tmp_path, answers(TEXTS, "other-skill"), "other-skill")
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Place, Place]:
+    return Place(tmp_path, answers(TEXTS)), Place(tmp_path, answers(TEXTS, "other-skill"), "other-skill")
 
 
-def test_scores_made_ahead_are_the_bytes_of_scores_made_directly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+JOB = """
+import sys
+from chord.evaluation import score
+score.main()
+sys.exit(sorted({'torch', 'lm_eval', 'datasets', 'transformers'} & set(sys.modules)) or 0)
+"""
+
+
+def test_scores_made_ahead_are_the_bytes_of_scores_made_directly_and_their_job_imports_nothing_heavy(
+    two: tuple[Place, Place], tmp_path: Path, run
 ) -> None:
-    own, other = two(tmp_path / "direct")
-    run(monkeypatch, other, "other-skill")
-    direct = other["scores"].read_bytes()
-    own, other = two(tmp_path / "ahead")
-    run(monkeypatch, own, "harder", sibling(other, "other-skill"))
-    assert not other["scores"].exists()
-    monkeypatch.setattr("chord.evaluation.score.scores_text", None)  # nothing may be scored any more
-    run(monkeypatch, other, "other-skill")
-    assert other["scores"].read_bytes() == direct
-    made_by = json.loads(other["manifest"].read_text())["extra"]["made_ahead_by"]
+    direct = Place(tmp_path / "direct", answers(TEXTS, "other-skill"), "other-skill")
+    run(direct)
+    own, other = two
+    run(own, other)
+    assert not other.scores.exists()
+    result = subprocess.run([sys.executable, "-c", JOB, *other.arguments()], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert other.scores.read_bytes() == direct.scores.read_bytes()
+    made_by = json.loads(other.manifest.read_text())["extra"]["made_ahead_by"]
     assert (made_by["pid"], made_by["command"][:4]) == (os.getpid(), ["python", "-m", "chord", "score"])
-    left = sorted(path.name for path in other["scores"].parent.iterdir())
-    assert left == ["answers.jsonl", "scores.json", "scores.manifest.json"]
+    assert other.left() == ["answers.jsonl", "scores.json", "scores.manifest.json"]
 
 
 def test_a_sibling_without_answers_or_with_bad_ones_is_left_to_its_own_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    two: tuple[Place, Place], tmp_path: Path, run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own, other = two(tmp_path)
-    other["answers"].write_text("foreign\n")
-    absent = {name: tmp_path / "absent" / path.name for name, path in other.items()}
-    run(monkeypatch, own, "harder", sibling(other, "other-skill"), sibling(absent, "in-distribution"))
-    assert own["manifest"].exists() and not absent["scores"].parent.exists()
-    assert [path.name for path in other["scores"].parent.iterdir()] == ["answers.jsonl"]
+    own, other = two
+    other.answers.write_text("foreign\n")
+    absent = Place(tmp_path, [], "in-distribution")
+    absent.answers.unlink()
+    run(own, other, absent)
+    assert own.manifest.exists() and not absent.left() and other.left() == ["answers.jsonl"]
     err = capsys.readouterr().err
     assert "other-skill is left to its own job" in err and "in-distribution" not in err
 
 
-def test_scores_ahead_of_changed_answers_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own, other = two(tmp_path)
-    run(monkeypatch, own, "harder", sibling(other, "other-skill"))
-    other["answers"].write_text(write_lines(answers(TEXTS | {"p-2": ["="] * 4}, "other-skill")))
-    assert run(monkeypatch, other, "other-skill")["mean"] == pytest.approx((0.5 + 0) / 2)
-
-
-def test_a_sibling_that_is_scored_already_is_not_scored_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own, other = two(tmp_path)
-    run(monkeypatch, other, "other-skill")
-    run(monkeypatch, own, "harder", sibling(other, "other-skill"))
-    assert not list(tmp_path.rglob("*.ahead.*"))
-
-
-def test_a_job_done_ahead_imports_neither_lm_eval_nor_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own, other = two(tmp_path)
-    run(monkeypatch, own, "harder", sibling(other, "other-skill"))
-    code = (
-        "import sys; from chord.evaluation import score; score.main();"
-        "sys.exit(sorted({'torch', 'lm_eval', 'datasets', 'transformers'} & set(sys.modules)) or 0)"
-    )
-    line = [sys.executable, "-c", code, *command(other, "other-skill")[4:]]
-    result = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr) == (0, "")
-
-
-def test_scoring_as_a_program_leaves_nothing_in_the_home_or_among_temporary_files(tmp_path: Path) -> None:
-    for name in ("home", "tmp"):
-        (tmp_path / name).mkdir()
-    paths = placed(tmp_path / "a folder", answers(TEXTS))
-    result = as_program(command(paths), HOME=str(tmp_path / "home"), TMPDIR=str(tmp_path / "tmp"))
-    assert result.returncode == 0, result.stderr
-    assert not any((tmp_path / "home").iterdir()) and not any((tmp_path / "tmp").iterdir())
-    assert json.loads(paths["scores"].read_text())["mean"] == pytest.approx(0.375)
+def test_scores_ahead_of_changed_answers_are_not_used(two: tuple[Place, Place], run) -> None:
+    own, other = two
+    run(own, other)
+    other.answers.write_text(write_lines(answers(TEXTS | {"p-2": ["="] * 4}, "other-skill")))
+    assert run(other)["mean"] == pytest.approx((0.5 + 0) / 2)

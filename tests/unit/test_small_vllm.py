@@ -14,6 +14,7 @@ from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
 from chord.records import Answer, Outcome, Problem, Trace, read_lines
 from tests.draws import may_agree
+from tests.projects import replace
 from tests.unit.small_study import prepare, run, smollm2, write_smollm2
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -45,29 +46,23 @@ EXECUTION = {"cpu_threads": 1, "micro_batch_tokens": 1024, "logit_chunk_tokens":
 VLLM = {"sampler": "vllm", "vllm": {"context_tokens": 256}, "answers": "vllm", "answers_options": ENGINE}
 
 
+def does(verb: str, **flags: object) -> None:
+    """Runs the verb to its end; `traces_of` is `--traces-of`."""
+    told = run(verb, *(part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", value)))
+    assert told.returncode == 0, told.stderr
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the model unpacked, the problems drawn, and traces written by the model itself, served."""
     root = tmp_path_factory.mktemp("served")
     smollm2(tmp_path_factory, root)
     file = study(root, **VLLM)
-    done = [
-        prepare(file, root, "expert", "benchmark:in-distribution"),
-        run(
-            *("ask-expert", "--study", file, "--traces-of", "expert", "--expert", root / "base"),
-            *(
-                "--problems",
-                root / "problems" / "expert.jsonl",
-                "--state",
-                root / "state",
-                "--tokenizer",
-                root / "base",
-            ),
-            *("--traces", root / "expert.jsonl", "--counts", root / "expert.json"),
-            *("--manifest", root / "expert.manifest.json", "--threads", 1),
-        ),
-    ]
-    assert [told.returncode for told in done] == [0] * 2, "\n".join(told.stderr for told in done)
+    drawn = prepare(file, root, "expert", "benchmark:in-distribution")
+    assert drawn.returncode == 0, drawn.stderr
+    asked = {"problems": root / "problems/expert.jsonl", "expert": root / "base", "tokenizer": root / "base"}
+    asked |= {"state": root / "state", "traces": root / "expert.jsonl", "counts": root / "expert.json"}
+    does("ask-expert", study=file, traces_of="expert", **asked, manifest=root / "expert.manifest.json", threads=1)
     return root
 
 
@@ -78,9 +73,7 @@ def study(project: Path, **execution: Any) -> Path:
     few = {"expert": EXPERT, "expert_rows_per_step": EXPERTS, "benchmarks": {"in-distribution": benchmark}}
     file = write_smollm2(project, SIZES | {"execution": EXECUTION | execution}, **few)
     words = project / "config/benchmarks/words-in-distribution.yaml"
-    text = words.read_text(encoding="utf-8")
-    assert "max_gen_toks: 128 " in text
-    words.write_text(text.replace("max_gen_toks: 128 ", f"max_gen_toks: {TOKENS} "), encoding="utf-8")
+    replace(words, "max_gen_toks: 128 ", f"max_gen_toks: {TOKENS} ")
     return file
 
 
@@ -98,12 +91,11 @@ def test_the_served_model_writes_right_traces_in_its_own_words(place: Path) -> N
 
 def test_chord_learns_from_those_traces_and_from_rollouts_of_vllm_whose_weights_are_proved(place: Path) -> None:
     (place / "run.json").write_text(load(place, study="small").run("chord-phi", 1).model_dump_json())
-    inputs = {"start": "base", "prompts": "problems/train.jsonl", "traces": "expert.jsonl"}
-    inputs |= {"solved": "problems/expert.jsonl", "run": "run.json", "validation": "problems/validation.jsonl"}
-    outputs = {"model": "model", "metrics": "metrics.jsonl", "timing": "timing.jsonl", "state": "training"}
-    flags = {**inputs, **outputs, "manifest": "train.manifest.json"}
-    told = run("train", *(part for flag, name in flags.items() for part in (f"--{flag}", place / name)))
-    assert told.returncode == 0, told.stderr
+    files = {"start": "base", "prompts": "problems/train.jsonl", "traces": "expert.jsonl", "run": "run.json"}
+    files |= {"solved": "problems/expert.jsonl", "validation": "problems/validation.jsonl", "model": "model"}
+    files |= {"metrics": "metrics.jsonl", "timing": "timing.jsonl", "state": "training"}
+    files |= {"manifest": "train.manifest.json"}
+    does("train", **{flag: place / name for flag, name in files.items()})
     lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     assert len(steps) == STEPS
@@ -123,22 +115,15 @@ def test_scores_are_as_likely_as_those_of_transformers(place: Path) -> None:
     for name, execution in (("vllm", VLLM), ("transformers", {})):
         folder = place / name
         file = study(folder, **execution)
-        problems = place / "benchmarks" / "in-distribution.jsonl"
-        answers, of = folder / "answers.jsonl", ("--study", file, "--benchmark", "in-distribution")
-        told = run(
-            *("generate", *of, "--problems", problems, "--model", place / "base", "--answers", answers),
-            *("--manifest", folder / "answers.manifest.json", "--seed", 1, "--threads", 1),
-        )
-        assert told.returncode == 0, told.stderr
-        given = read_lines(answers, Answer)
+        benchmark = {"study": file, "benchmark": "in-distribution", "answers": folder / "answers.jsonl"}
+        benchmark |= {"problems": place / "benchmarks/in-distribution.jsonl"}
+        told = {"manifest": folder / "answers.manifest.json", "seed": 1, "threads": 1}
+        does("generate", **benchmark, model=place / "base", **told)
+        given = read_lines(folder / "answers.jsonl", Answer)
         assert len(given) == PROBLEMS * SAMPLES
         lengths[name] = [one.response_tokens for one in given]
         ended[name] = [one.finish == "stop" for one in given]
-        told = run(
-            *("score", *of, "--answers", answers, "--problems", problems),
-            *("--scores", folder / "scores.json", "--manifest", folder / "scores.manifest.json"),
-        )
-        assert told.returncode == 0, told.stderr
+        does("score", **benchmark, scores=folder / "scores.json", manifest=folder / "scores.manifest.json")
         scores = json.loads((folder / "scores.json").read_text())
         right[name] = [outcome == "right" for of in scores["problems"] for outcome in of["outcomes"]]
     assert len(right["vllm"]) == PROBLEMS * SAMPLES

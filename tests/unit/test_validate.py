@@ -2,17 +2,15 @@
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chord.records import Problem, ValidationAnswer, write_lines
-from tests import warm
-from tests.unit.small_study import of_study
+from tests.projects import ROOT
+from tests.unit.small_study import run
 
-ROOT = Path(__file__).resolve().parents[2]
 PROBLEMS = [Problem(f"p{n}", "sum", f"{n}+1", str(n + 1), {}) for n in range(3)]
 
 
@@ -30,9 +28,7 @@ def validate(folder: Path, written: list[ValidationAnswer]) -> subprocess.Comple
     flags = {"study": ROOT / "config/studies/demo.yaml", "answers": folder / "validation.jsonl"}
     flags |= {"problems": folder / "problems.jsonl", "validation": folder / "out/validation.json"}
     flags |= {"manifest": folder / "out/validation.manifest.json"}
-    words = [word for name, path in flags.items() for word in (f"--{name}", str(path))]
-    command = [sys.executable, "-m", "chord", "validate", *of_study(words)]
-    return warm.run(command, cwd=ROOT)
+    return run("validate", *(word for name, path in flags.items() for word in (f"--{name}", path)))
 
 
 def test_each_step_has_its_accuracy_its_outcomes_and_its_length(tmp_path: Path) -> None:
@@ -71,8 +67,3 @@ def test_answers_that_are_not_whole_are_refused_and_nothing_is_written(said: str
     assert told.stderr.startswith(f"chord validate: {tmp_path / 'validation.jsonl'}: {said}")
     assert told.stderr.count("\n") == 1
     assert not (tmp_path / "out" / "validation.json").exists()
-
-
-def test_validating_never_loads_torch() -> None:
-    code = "import sys, chord.evaluation.validate; sys.exit('torch' in sys.modules or 'lm_eval' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -17,32 +17,27 @@ from chord.steps import how_answered
 from tests.tiny_model import tiny_model
 from tests.unit.small_study import prepare, run, write_study
 
-NAMES = ("in-distribution", "harder")
-PROBLEMS = 24
-SIZES: dict[str, Any] = {
-    f"benchmarks__{name}__problems": {"task": "sum-2", "size": PROBLEMS // 2 if name == "harder" else PROBLEMS}
-    for name in NAMES
-}
-CHANGES = SIZES | {"grading": {"grader": "last-number", "reward": "binary"}}
+NAME = "in-distribution"
+CHANGES: dict[str, Any] = {f"benchmarks__{NAME}__problems": {"task": "sum-2", "size": 24}}
+CHANGES |= {"grading": {"grader": "last-number", "reward": "binary"}}
 VLLM: dict[str, Any] = {"execution__answers": "vllm", "execution__answers_options": {"max_model_len": 128}}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with problems of two benchmarks, and a model of random weights."""
+    """A project with problems of a benchmark, and a model of random weights."""
     folder = tmp_path_factory.mktemp("answers")
-    done = prepare(write_study(folder, **CHANGES), folder / "data", *(f"benchmark:{name}" for name in NAMES))
+    done = prepare(write_study(folder, **CHANGES), folder / "data", f"benchmark:{NAME}")
     assert done.returncode == 0, done.stderr
     tiny_model(folder / "model")
     return folder
 
 
-def generate(place: Path, out: Path, name: str, *more: str, **changes: Any) -> Any:
-    study = write_study(out / "project", **CHANGES | changes)
-    answers = out / name / "answers.jsonl"
-    files = ("--problems", place / "data" / "benchmarks" / f"{name}.jsonl", "--model", place / "model")
-    told = ("--answers", answers, "--manifest", answers.with_suffix(".manifest.json"), "--seed", 1)
-    return run("generate", "--study", study, "--benchmark", name, *files, *told, *more)
+def generate(place: Path, out: Path, **changes: Any) -> Any:
+    study, answers = write_study(out / "project", **CHANGES | changes), out / "answers.jsonl"
+    files = ("--problems", place / f"data/benchmarks/{NAME}.jsonl", "--model", place / "model", "--answers", answers)
+    told = ("--manifest", answers.with_suffix(".manifest.json"), "--seed", 1)
+    return run("generate", "--study", study, "--benchmark", NAME, *files, *told)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +51,9 @@ def generate(place: Path, out: Path, name: str, *more: str, **changes: Any) -> A
 def test_what_this_vllm_or_device_lacks_is_refused_by_name(key, value, said, place, tmp_path):
     if key == "batch_invariant" and pytest.importorskip("torch").cuda.is_available():
         pytest.skip("a CUDA device is here, which may have it")
-    told = generate(place, tmp_path, "harder", **VLLM | {f"execution__answers_{key}": value})
+    told = generate(place, tmp_path, **VLLM | {f"execution__answers_{key}": value})
     assert told.returncode == 2 and f"studies/demo.yaml: execution.answers_{key}{said}" in told.stderr
-    assert not (tmp_path / "harder" / "answers.jsonl").exists()
+    assert not (tmp_path / "answers.jsonl").exists()
 
 
 def test_options_without_vllm_are_refused_and_the_default_stands_in_no_slice(tmp_path):
@@ -91,31 +86,22 @@ def test_configured_end_tokens_are_those_of_the_settings_or_of_the_config_withou
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_vllm_answers_every_sample_under_its_seed_and_ahead_too(place, tmp_path):
-    sibling = tmp_path / "vllm" / "harder" / "answers.jsonl"
-    ahead = f"harder={place / 'data' / 'benchmarks' / 'harder.jsonl'}={sibling}"
-    done = generate(place, tmp_path / "vllm", "in-distribution", "--ahead", ahead, **VLLM)
+def test_vllm_answers_every_sample_under_its_seed(place, tmp_path):
+    done = generate(place, tmp_path, **VLLM)
     assert done.returncode == 0, done.stderr
-    study = load(tmp_path / "vllm" / "project", study="demo").study
-    benchmark = read_benchmark(tmp_path / "vllm" / "project", study, "in-distribution")
-    problems = [one.id for one in read_problems(place / "data" / "benchmarks" / "in-distribution.jsonl")]
-    answers = read_lines(tmp_path / "vllm" / "in-distribution" / "answers.jsonl", Answer)
+    study = load(tmp_path / "project", study="demo").study
+    benchmark = read_benchmark(tmp_path / "project", study, NAME)
+    problems = [one.id for one in read_problems(place / f"data/benchmarks/{NAME}.jsonl")]
+    answers = read_lines(tmp_path / "answers.jsonl", Answer)
     places = [(problem, sample) for problem in sorted(problems) for sample in range(benchmark.samples_per_problem)]
     assert [(one.problem, one.sample) for one in answers] == places
     for one in answers:
-        assert one.seed == derive(1, "evaluate", "in-distribution", one.problem, one.sample)
+        assert one.seed == derive(1, "evaluate", NAME, one.problem, one.sample)
         assert 0 < one.response_tokens <= benchmark.max_response_tokens and "<end>" not in one.text
         assert one.finish == "stop" or one.response_tokens == benchmark.max_response_tokens
     assert {one.finish for one in answers} == {"stop", "length"}
 
-    engine: Any = read_manifest(tmp_path / "vllm" / "in-distribution" / "answers.manifest.json").extra["engine"]
+    engine: Any = read_manifest(tmp_path / "answers.manifest.json").extra["engine"]
     assert (engine["name"], engine["batch_invariant"]) == ("vllm", False)
     assert engine["version"].startswith("0.32") and engine["settings"]["max_model_len"] == 128
     assert engine["dtype"] == engine["settings"]["dtype"] == study.execution.compute_dtype
-
-    took = generate(place, tmp_path / "vllm", "harder", **VLLM)
-    assert took.returncode == 0, took.stderr
-    extra: Any = read_manifest(sibling.with_suffix(".manifest.json")).extra
-    assert extra["made_ahead_by"]["engine"]["name"] == "vllm"
-    harder = read_benchmark(tmp_path / "vllm" / "project", study, "harder")
-    assert len(read_lines(sibling, Answer)) == PROBLEMS // 2 * harder.samples_per_problem

@@ -55,7 +55,7 @@ def bad(told: dict[str, Any]) -> list[tuple[str, str]]:
 # --- outputs that are no longer what their job made --------------------------------------------
 
 ALTERED: dict[str, list[Falsify]] = {  # ways to falsify each output
-    "table1.json": [t.cell(mean=88.8), t.cell(se=0.1), t.cell(n_problems=800), t.cell(paper=1.0)],
+    "table1.json": [t.cell(mean=88.8)],
     "table1.md": [t.text("table1.md", "GRPO", "GRP0")],
     "table1.html": [t.text("table1.html", "GRPO", "GRP0")],
     "figure9.json": [t.text("figure9.json", "0.0", "0.1")],
@@ -63,15 +63,12 @@ ALTERED: dict[str, list[Falsify]] = {  # ways to falsify each output
     "figure9.png": [lambda r: t.flip_in_place(r / "figure9.png")],
     "report.html": [t.text("report.html", "CHORD", "Chord")],
     SCORES: [
-        t.values(SCORES, mean=0.9),
         lambda r: t.other_outcome(r / SCORES),  # and all sums of it
         lambda r: t.linked_to(r / SCORES, r / OTHER_SCORES),
         lambda r: t.to_folder(r / SCORES),
     ],
     ANSWERS: [
         t.answer(text="=7"),
-        t.answer(finish="length"),
-        t.lines(ANSWERS, lambda all: all[::-1]),
         lambda r: (r / ANSWERS).write_text(""),
     ],
     METRICS: [lambda r: t.another_step(r / METRICS)],
@@ -79,24 +76,13 @@ ALTERED: dict[str, list[Falsify]] = {  # ways to falsify each output
     MODEL: [
         lambda r: t.flip_in_place(r / WEIGHTS),
         lambda r: (r / MODEL / "more.txt").write_text(""),
-        lambda r: (r / MODEL / "generation_config.json").unlink(),
-        lambda r: (r / WEIGHTS).write_bytes(b""),
         lambda r: t.linked_to(r / MODEL, r / OTHER_MODEL),
         lambda r: t.flip_in_place(t.to_link(r / WEIGHTS)),
         lambda r: shutil.rmtree(t.to_link(r / MODEL)),  # a link to nothing
         lambda r: (r / MODEL / "up").symlink_to(".."),  # a link back
     ],
-    RECIPE: [
-        t.values(RECIPE, seed=7),
-        t.values(RECIPE, recipe__mu__value=0.5),
-        lambda r: (r / RECIPE).write_text("no recipe"),
-    ],
-    TRACES: [
-        t.lines(TRACES, lambda all: [all[0].replace("=", "=1"), *all[1:]]),
-        t.lines(TRACES, lambda all: [*all, all[0]]),
-        t.lines(TRACES, lambda all: all[:-1]),
-        t.lines(TRACES, lambda all: all[::-1]),
-    ],
+    RECIPE: [t.values(RECIPE, recipe__mu__value=0.5), lambda r: (r / RECIPE).write_text("no recipe")],
+    TRACES: [t.lines(TRACES, lambda all: all[::-1])],
     PROBLEMS: [t.lines(PROBLEMS, lambda all: all[1:])],
     BENCHMARK: [t.text(BENCHMARK, "~", "~a")],
 }
@@ -140,14 +126,9 @@ TAMPERS: dict[str, tuple[str, str, Falsify]] = {
     "a forged figure, recorded as made": ("figure9.json", "altered", t.remade("figure9.json", t.better_point)),
     # what is gone
     "a model that is gone": (MODEL, "missing", lambda r: shutil.rmtree(r / MODEL)),
-    "scores that are gone": (SCORES, "missing", lambda r: (r / SCORES).unlink()),
     # the ledger
     "the ledger deleted": (LEDGER, "missing", lambda r: (r / LEDGER).unlink()),
     "a line edited": (LEDGER, "altered", t.text(LEDGER, '"host": "', '"host": "x')),
-    "a line removed": (LEDGER, "altered", t.lines(LEDGER, lambda all: all[:6] + all[7:])),
-    "a line added": (LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], all[5], *all[6:]])),
-    "two lines exchanged": (LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], all[7], all[6], *all[8:]])),
-    "text among its lines": (LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], "by hand\n", *all[6:]])),
     "its last line removed": ("report.manifest.json", "altered", t.lines(LEDGER, lambda all: all[:-1])),
     "a line edited, the chain made anew": ("*.manifest.json", "altered", t.edited_and_rechained),
     "an attempt removed, the chain made anew": ("*.manifest.json", "altered", t.removed_and_rechained),
@@ -158,9 +139,7 @@ TAMPERS: dict[str, tuple[str, str, Falsify]] = {
     ),
     # Every manifest of the run is another one; which of them is named first does not matter.
     "the whole run of another seed": (f"{GRPO}/*.manifest.json", "altered", t.copied_run),
-    "an input in a manifest": (TRAINED, "altered", t.values(TRAINED, inputs__run__sha256=NOBODY)),
     "a seed in a manifest": (TRAINED, "altered", t.values(TRAINED, seeds__run=9)),
-    "code in a manifest": (TRAINED, "altered", t.values(TRAINED, code__digest=NOBODY)),
     "an answer and its manifest": (f"{CELL}/answers.manifest.json", "altered", t.output_and_manifest),
     "a manifest that is none": (
         "table1.json", "untracked", lambda r: (r / "table1.manifest.json").write_text("{")

@@ -3,11 +3,9 @@
 import json
 import re
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -15,8 +13,7 @@ from chord.audit import audit, inquiry
 from chord.config.project import load
 from chord.errors import UserError
 from chord.provenance import ledger, lineage
-from chord.provenance.manifest import JobSpec, Manifest
-from tests.faults.tampers import CELL, GRPO, SCORES, edit_json, flip_in_place
+from tests.faults.tampers import CELL, GRPO, SCORES, edit_json, flip_in_place, remade
 from tests.projects import git, run
 
 pytestmark = pytest.mark.usefixtures("rules_read_once")
@@ -172,27 +169,12 @@ def test_exit_codes_are_those_of_the_help(mini_copy: Path) -> None:
 # --- remarks -----------------------------------------------------------------------------------
 
 
-def remade(results: Path, **changes: Any) -> None:
-    """The table's manifest written again by an honest attempt, with other surroundings."""
-    path = results / "table1.manifest.json"
-    was = json.loads(path.read_text())
-    inputs = {name: results / one["path"] for name, one in was["inputs"].items()}
-    outputs = {name: results / one["path"] for name, one in was["outputs"].items()}
-    asked = {"extra": was["extra"]} | changes
-    spec = JobSpec("chord tabulate", "report", asked.pop("decided_by", was["decided_by"]), was["code"]["uses"])
-    with (
-        mock.patch.object(sys, "argv", ["-m", *was["command"][4:]]),
-        Manifest.recording(path, spec, inputs=inputs, outputs=outputs, **asked),
-    ):
-        pass
-
-
 def test_a_dirty_tree_is_a_remark_and_breaks_the_chain_only_where_one_is_strict(
     mini_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = {"commit": "c" * 40, "dirty": True, "diff_sha256": "d" * 64, "untracked": 0, "why": None}
     monkeypatch.setattr("chord.provenance.environment.git_state", lambda root: state)
-    remade(mini_copy / "results/demo")
+    remade("table1.json", lambda table: None)(mini_copy / "results/demo")
     found = as_json(capsys, mini_copy / "results/demo/table1.json")
     assert [(one["status"], one["path"]) for one in found["findings"]] == [("dirty tree", "results/demo/table1.json")]
     assert told(capsys, mini_copy / "results/demo/table1.json")[0] == 0
@@ -207,7 +189,7 @@ def test_a_package_other_than_pinned_is_a_remark(
     real = json.loads((mini_copy / "results/demo/table1.manifest.json").read_text())["installed"]["packages"]
     monkeypatch.setattr("chord.provenance.environment.key_packages", lambda: real | {"numpy": "0.0.1"})
     monkeypatch.setattr("chord.provenance.environment.git_state", lambda root: clean())
-    remade(mini_copy / "results/demo")
+    remade("table1.json", lambda table: None)(mini_copy / "results/demo")
     found = as_json(capsys, mini_copy / "results/demo/table1.json")
     assert [one["status"] for one in found["findings"]] == ["unpinned"]
     assert "numpy 0.0.1 (pinned " in found["findings"][0]["found"]

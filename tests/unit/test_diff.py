@@ -49,16 +49,9 @@ def test_two_seeds_differ_first_in_the_seed_then_in_the_first_step(
     assert all(one["where"].startswith(f"step {first}.") for one in step)
     weights = [one["where"] for one in found if one["what"] == "output"]
     assert weights[:2] == ["model", f"model, {first_difference(runs[0] / 'model', runs[1] / 'model')[0]}"]  # type: ignore[index]
-
-
-def test_two_arms_differ_first_in_the_recipe_key_by_key(mini_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = mini_study / "results/demo"
-    _, found = differences(capsys, results / GRPO, results / SFT)
-    config = {one["where"]: (one["old"], one["new"]) for one in found if one["what"] == "config"}
-    assert config["recipe.mu.value"] == ("0.0", "1.0")
-    assert config["arm"] == ("grpo", "sft-light")
-    data = {one["where"]: one["new"] for one in found if one["what"] == "data"}
-    assert data["prompts"] == "nothing"
+    assert diff.main([str(run) for run in runs]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "first: seed run: 1 -> 2" and "step:" in lines
 
 
 def change_definition(manifest: dict[str, Any], name: str) -> None:
@@ -70,15 +63,18 @@ def change_definition(manifest: dict[str, Any], name: str) -> None:
     code["digest"] = "0" * 64
 
 
-def test_two_arms_of_one_checkout_differ_in_arm_and_mu_and_not_in_code(
+def test_two_arms_of_one_checkout_differ_first_in_the_recipe_key_by_key_and_not_in_code(
     mini_study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = mini_study / "results/demo"
     manifests = [json.loads((results / run / "train.manifest.json").read_text()) for run in (GRPO, SFT)]
     assert manifests[0]["code"]["definitions"] != manifests[1]["code"]["definitions"], "they reach different ones"
     _, found = differences(capsys, results / GRPO, results / SFT)
-    assert [one["where"] for one in found][:2] == ["arm", "recipe.mu.value"]
-    assert "code" not in {one["what"] for one in found}
+    told = {(one["what"], one["where"]): (one["old"], one["new"]) for one in found}
+    first = {("config", "arm"): ("grpo", "sft-light"), ("config", "recipe.mu.value"): ("0.0", "1.0")}
+    assert dict(list(told.items())[:2]) == first
+    assert told["data", "prompts"][1] == "nothing"
+    assert "code" not in {what for what, _ in told}
 
 
 @pytest.mark.parametrize("name", ["chord.training.gradient.accumulate_gradient", "chord.objective.harmonise"])
@@ -133,22 +129,20 @@ def test_the_first_record_of_other_data_is_named(
     assert [one["where"] for one in found] == ["prompts", "prompts, line 4.answer"]
 
 
-@pytest.mark.parametrize("line_break", ["\x85", "\u2028", "\u2029", "\x0b", "\x1e", "\r"])
 def test_a_record_with_any_line_break_in_its_text_is_one_line(
-    mini_study: Path, mini_copy: Path, capsys: pytest.CaptureFixture[str], line_break: str
+    mini_study: Path, mini_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folders = (mini_copy.parent / "one", mini_copy.parent / "other")
-    for folder, answer in zip(folders, ("1", "2"), strict=True):
-        shutil.copytree(mini_study / "results/demo/data", folder / "results/demo/data")
-        problems = folder / "results/demo/data/problems/train.jsonl"
+    manifests = []
+    for name, answer in (("one", "1"), ("other", "2")):
+        folder = mini_copy.parent / name / "results/demo/data"
+        shutil.copytree(mini_study / "results/demo/data", folder)
+        problems = folder / "problems/train.jsonl"
         lines = [json.loads(line) for line in problems.read_text().split("\n")[:-1]]
-        lines[0]["prompt"] = f"one{line_break}two"
+        lines[0]["prompt"] = "a\x85b\u2028c\u2029d\x0be\x1ef\rg"
         lines[1]["answer"] = answer
         problems.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-        edit_json(
-            problems.with_suffix(".manifest.json"), lambda m, a=answer: m["outputs"]["problems"].update(sha256=a * 64)
-        )
-    manifests = [folder / "results/demo/data/problems/train.manifest.json" for folder in folders]
+        manifests.append(problems.with_suffix(".manifest.json"))
+        edit_json(manifests[-1], lambda m, a=answer: m["outputs"]["problems"].update(sha256=a * 64))
     _, found = differences(capsys, *manifests)
     assert [one["where"] for one in found] == ["problems", "problems, line 2.answer"]
 
@@ -159,14 +153,6 @@ def test_answers_of_two_models_differ_first_in_the_model(mini_study: Path, capsy
     _, found = differences(capsys, *manifests)
     assert found[0]["where"] == "model"
     assert found[-1]["where"].startswith("answers, line ")
-
-
-def test_the_first_difference_is_said_first(mini_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = [str(mini_study / f"results/demo/runs/grpo/seed-{seed}") for seed in (1, 2)]
-    assert diff.main(runs) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "first: seed run: 1 -> 2"
-    assert "step:" in lines
 
 
 def test_a_folder_without_one_manifest_is_misuse(mini_study: Path) -> None:

@@ -20,10 +20,9 @@ from chord.provenance import lineage
 from chord.provenance.manifest import JobSpec, Manifest
 from tests.faults import tampers as t
 from tests.faults.tampers import ANSWERS, CELL, GRPO, LEDGER, SCORES, SFT, Falsify
-from tests.projects import ROOT, git
+from tests.projects import ROOT, git, printed
 
 pytestmark = pytest.mark.usefixtures("rules_read_once")
-Audit = Callable[..., tuple[int, dict[str, Any]]]
 MODEL, WEIGHTS, RECIPE = f"{GRPO}/model", f"{GRPO}/model/model.safetensors", f"{GRPO}/run.json"
 METRICS, TIMING, TRAINED = f"{GRPO}/metrics.jsonl", f"{GRPO}/timing.jsonl", f"{GRPO}/train.manifest.json"
 TRACES, PROBLEMS = "data/traces/expert.jsonl", "data/problems/train.jsonl"
@@ -34,16 +33,10 @@ NOBODY = "0" * 64
 COMMON, EVALUATE = (f"../../workflow/rules/{name}.smk" for name in ("common", "evaluate"))
 
 
-@pytest.fixture
-def audited(capsys: pytest.CaptureFixture[str]) -> Audit:
+def audited(*arguments: object) -> tuple[int, dict[str, Any]]:
     """Exit code and JSON of an audit."""
-
-    def run(*arguments: object) -> tuple[int, dict[str, Any]]:
-        capsys.readouterr()
-        code = audit.main([*map(str, arguments), "--json"])
-        return code, json.loads(capsys.readouterr().out)
-
-    return run
+    code, text = printed(audit.main, *arguments, "--json")
+    return code, json.loads(text)
 
 
 def bad(told: dict[str, Any]) -> list[tuple[str, str]]:
@@ -89,7 +82,7 @@ ALTERED: dict[str, list[Falsify]] = {  # ways to falsify each output
 
 
 @pytest.mark.parametrize("turn", range(max(map(len, ALTERED.values()))))
-def test_each_of_many_altered_outputs_is_named_and_nothing_else_is(mini_copy: Path, audited: Audit, turn: int) -> None:
+def test_each_of_many_altered_outputs_is_named_and_nothing_else_is(mini_copy: Path, turn: int) -> None:
     """One audit for the first way to falsify each output, one for the second, and so on."""
     altered = {file: ways[turn] for file, ways in ALTERED.items() if turn < len(ways)}
     for falsify in altered.values():
@@ -101,7 +94,7 @@ def test_each_of_many_altered_outputs_is_named_and_nothing_else_is(mini_copy: Pa
 
 @pytest.mark.parametrize("pair", [(ANSWERS, OTHER_ANSWERS), (MODEL, OTHER_MODEL)], ids=["answers", "models"])
 def test_both_of_two_exchanged_files_are_named_with_the_place_of_their_bytes(
-    mini_copy: Path, audited: Audit, pair: tuple[str, str]
+    mini_copy: Path, pair: tuple[str, str]
 ) -> None:
     results = mini_copy / "results/demo"
     t.exchange(results / pair[0], results / pair[1])
@@ -192,7 +185,7 @@ TAMPERS: dict[str, tuple[str, str, Falsify]] = {
 
 
 @pytest.mark.parametrize("name", TAMPERS)
-def test_what_is_falsified_is_found_at_the_right_link(mini_copy: Path, audited: Audit, name: str) -> None:
+def test_what_is_falsified_is_found_at_the_right_link(mini_copy: Path, name: str) -> None:
     link, expected, falsify = TAMPERS[name]
     falsify(mini_copy / "results/demo")
     code, told = audited(mini_copy / "results/demo")
@@ -202,7 +195,7 @@ def test_what_is_falsified_is_found_at_the_right_link(mini_copy: Path, audited: 
     assert fnmatch(path, link), bad(told)
 
 
-def test_one_flipped_bit_in_500_megabytes_is_found_and_the_file_read_once(tmp_path: Path, audited: Audit) -> None:
+def test_one_flipped_bit_in_500_megabytes_is_found_and_the_file_read_once(tmp_path: Path) -> None:
     model, size = tmp_path / "results/big/model", 500_000_000
     model.mkdir(parents=True)
     path = model.parent / "train.manifest.json"
@@ -305,7 +298,7 @@ def linked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids=lambda changes: "-".join(change.__name__ for change in changes) or "untouched",
 )
 def test_what_is_not_false_alarms_nobody(
-    mini_copy: Path, audited: Audit, monkeypatch: pytest.MonkeyPatch, changes: tuple[Change, ...]
+    mini_copy: Path, monkeypatch: pytest.MonkeyPatch, changes: tuple[Change, ...]
 ) -> None:
     for change in changes:
         change(mini_copy, monkeypatch)
@@ -316,7 +309,7 @@ def test_what_is_not_false_alarms_nobody(
         assert {link["status"] for link in told["links"]} == {"verified"}
 
 
-def test_a_run_that_was_repeated_alarms_nobody(mini_copy: Path, audited: Audit) -> None:
+def test_a_run_that_was_repeated_alarms_nobody(mini_copy: Path) -> None:
     t.remade("report.html", lambda page: None)(mini_copy / "results/demo")
     assert audited(mini_copy / "results/demo")[0] == 0
 
@@ -341,7 +334,6 @@ def without_snakemake_installed(project: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("change", [without_workflow, with_a_broken_rule, without_snakemake_installed])
 def test_where_the_rules_cannot_say_their_commands_an_audit_says_that_it_compared_none(
     mini_copy: Path,
-    audited: Audit,
     monkeypatch: pytest.MonkeyPatch,
     rules_read_once: dict[object, object],
     change: Callable[[Path, pytest.MonkeyPatch], str],

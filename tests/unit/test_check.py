@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from chord.provenance.changes import Today, differences
 from chord.provenance.check import Check, Finding, Status, summary, survey
 from chord.provenance.lineage import Hasher, read_lineage
 from chord.provenance.manifest import JobSpec, Manifest
+from tests.faults.tampers import edit_json
 
 VERB = "chord.reach"  # a module with no imports stands for a verb
 FIRST, SECOND = "data/one.manifest.json", "model.manifest.json"
@@ -55,23 +57,20 @@ def test_a_changed_setting_is_told_with_its_old_and_new_value(study: Path) -> No
     assert told == {FIRST: ["settings size: 3 -> 4", "settings names.1: b -> c", "settings more: nothing -> true"]}
 
 
-def test_changed_code_is_told_by_its_definition(study: Path) -> None:
-    manifest = json.loads((study / FIRST).read_text())
-    words = manifest["code"]["definitions"]["chord.reach"].split()
-    words[words.index("PlugPoint") + 1] = "0" * 8
-    manifest["code"]["definitions"]["chord.reach"] = " ".join(words)
-    manifest["code"]["digest"] = "0" * 64
-    (study / FIRST).write_text(json.dumps(manifest))
-    (told,) = stale(study)[FIRST]
-    assert told.startswith("code chord.reach.PlugPoint: 00000000 -> ")
+@pytest.mark.parametrize("where", ["chord.reach.PlugPoint", "which definition uses which"])
+def test_changed_code_is_told_by_its_definition_or_by_how_definitions_hang_together(study: Path, where: str) -> None:
+    module, _, name = where.rpartition(".")
 
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["code"]["digest"] = "0" * 64
+        if module:
+            words = manifest["code"]["definitions"][module].split()
+            words[words.index(name) + 1] = "0" * 8
+            manifest["code"]["definitions"][module] = " ".join(words)
 
-def test_a_definition_that_uses_another_one_is_told_where_all_have_the_content_that_they_had(study: Path) -> None:
-    manifest = json.loads((study / FIRST).read_text())
-    manifest["code"]["digest"] = "0" * 64
-    (study / FIRST).write_text(json.dumps(manifest))
+    edit_json(study / FIRST, change)
     (told,) = stale(study)[FIRST]
-    assert told.startswith("code which definition uses which: 00000000 -> ")
+    assert told.startswith(f"code {where}: 00000000 -> ")
 
 
 def test_a_changed_pin_is_told_with_both_versions(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -296,19 +296,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_union_has_a_package_of_several_files_once(folder: Path) -> None:
-    union = install.union(folder, "cpu")
-    steps = [*STEPS, "audit", "workflow"]
-    assert union["run"] == {"shared": "shared==1.0", **{f"only-{step}": f"only-{step}==2.0" for step in steps}}
-    assert {part: union[part] for part in lock.ADDED} == {
-        part: {f"only-{part}": f"only-{part}==2.0"} for part in lock.ADDED
-    }
-    cuda = install.union(folder, "cuda")
-    assert cuda["run"] == union["run"] | {"only-torch-cuda": "only-torch-cuda==2.0"}
-    assert cuda["engines"] == {"only-engines-cuda": "only-engines-cuda==2.0"}
-    assert cuda["test"] == union["test"]
-
-
 @pytest.mark.parametrize(
     ("step", "text", "said"),
     [

@@ -245,21 +245,17 @@ def test_every_file_of_the_study_is_named_with_its_true_hash_but_state_that_pass
     assert named <= there
 
 
-def test_with_verify_files_inside_of_folders_have_hashes_too(study):
-    name = "runs/sft-light/seed-1/model/parts/model.safetensors"
-    assert "sha256" not in exported(study)[name]
-    assert exported(study, "--verify")[name]["sha256"] == hashlib.sha256(b"weights").hexdigest()
-
-
-def test_an_output_that_was_changed_is_no_longer_exported(study):
-    metrics = study / "runs" / "sft-light" / "seed-1" / "metrics.jsonl"
+def test_bytes_are_read_again_with_verify_alone_and_an_output_of_another_size_is_never_exported(study):
+    run = "runs/sft-light/seed-1"
+    weights, metrics = f"{run}/model/parts/model.safetensors", study / run / "metrics.jsonl"
+    assert "sha256" not in exported(study)[weights]
+    assert exported(study, "--verify")[weights]["sha256"] == hashlib.sha256(b"weights").hexdigest()
     metrics.write_text("[]\n")
     exported(study)
-    with pytest.raises(UserError, match=r"metrics.jsonl: found other bytes, expected the 3 that its manifest"):
-        exported(study, "--verify")
-    metrics.write_text("{} \n")
-    with pytest.raises(UserError, match=r"metrics.jsonl: found 4 bytes, expected the 3 that its manifest"):
-        exported(study)
+    for content, found, flags in (("[]\n", "other bytes", ["--verify"]), ("{} \n", "4 bytes", [])):
+        metrics.write_text(content)
+        with pytest.raises(UserError, match=f"metrics.jsonl: found {found}, expected the 3 that its manifest"):
+            exported(study, *flags)
 
 
 def test_an_input_that_has_been_replaced_is_told_by_its_own_hash_and_not_as_the_file_of_today(study):

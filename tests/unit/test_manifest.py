@@ -339,38 +339,35 @@ def test_neither_a_project_around_ours_nor_a_git_hook_changes_which_project_is_m
 def test_driver_cuda_and_nccl_are_recorded_where_they_are_and_absent_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def found(**packages: str) -> dict[str, str]:
+        monkeypatch.setattr(environment, "installed", lambda: packages)
+        return environment.accelerator(tmp_path)
+
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(environment, "installed", lambda: {"numpy": "2.3.5"})
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    assert environment.accelerator(tmp_path) == {}
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text(
-        '#!/bin/sh\n[ "$*" = "--query-gpu=driver_version --format=csv,noheader" ] && echo 570.1.2; echo 570.1.2\n'
-    )
-    smi.chmod(0o755)
-    assert environment.accelerator(tmp_path) == {"nvidia_driver": "570.1.2"}
-    smi.write_text("#!/bin/sh\necho NVIDIA-SMI has failed; exit 9\n")
-    assert environment.accelerator(tmp_path) == {}
-    kernel = tmp_path / "proc/driver/nvidia/version"
+    assert found(numpy="2.3.5") == {}
+    smi, kernel = tmp_path / "nvidia-smi", tmp_path / "proc/driver/nvidia/version"
+    asked = '[ "$*" = "--query-gpu=driver_version --format=csv,noheader" ]'
+    for script, version in ((f"{asked} && echo 570.1.2; echo 570.1.2", "570.1.2"), ("echo has failed; exit 9", None)):
+        smi.write_text(f"#!/bin/sh\n{script}\n")
+        smi.chmod(0o755)
+        assert found().get("nvidia_driver") == version
     kernel.parent.mkdir(parents=True)
     for line, version in (
         ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024", "535.183.01"),
         ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build  (a@b)", "580.82.07"),
     ):
         kernel.write_text(f"{line}\nGCC version:  gcc version 13.3.0 (Ubuntu)\n")
-        assert environment.accelerator(tmp_path) == {"nvidia_driver": version}
-    monkeypatch.setattr(
-        environment, "installed", lambda: {"nvidia-nccl-cu13": "2.29.7", "nvidia-cuda-runtime": "13.0.96"}
-    )
+        assert found() == {"nvidia_driver": version}
+    packages = {"nvidia-nccl-cu13": "2.29.7", "nvidia-cuda-runtime": "13.0.96"}
     packaged = {"nvidia_driver": "580.82.07", "cuda": "13.0.96", "nccl": "2.29.7"}
-    assert environment.accelerator(tmp_path) == packaged
-    loaded = SimpleNamespace(
-        version=SimpleNamespace(cuda="13.1"), cuda=SimpleNamespace(nccl=SimpleNamespace(version=lambda: (2, 30, 1)))
-    )
+    assert found(**packages) == packaged
+    nccl = SimpleNamespace(version=lambda: (2, 30, 1))
+    loaded = SimpleNamespace(version=SimpleNamespace(cuda="13.1"), cuda=SimpleNamespace(nccl=nccl))
     monkeypatch.setitem(sys.modules, "torch", loaded)
-    assert environment.accelerator(tmp_path) == packaged | {"cuda": "13.1", "nccl": "2.30.1"}
+    assert found(**packages) == packaged | {"cuda": "13.1", "nccl": "2.30.1"}
     loaded.version.cuda = None
-    assert environment.accelerator(tmp_path) == packaged
+    assert found(**packages) == packaged
 
 
 @pytest.mark.parametrize("variable", ["APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"])

@@ -138,14 +138,9 @@ TAMPERS: dict[str, tuple[str, str, Falsify]] = {
         "table1.json", "untracked", lambda r: (r / "table1.manifest.json").write_text("{")
     ),
     "a manifest deleted": (f"{GRPO}/*", "untracked", lambda r: (r / TRAINED).unlink()),
-    "the table's manifest deleted": (
-        "table1.json", "untracked", lambda r: (r / "table1.manifest.json").unlink()
-    ),
     "a run that is a link to another": (f"{GRPO}/*", "untracked", lambda r: t.linked_to(r / GRPO, r / OTHER_RUN)),
     # what was true once
-    "metrics made again, the figure not": ("figure9.json", "stale", t.remade(METRICS, t.another_step)),
     "a score made again, the table not": ("table1.json", "stale", t.remade(SCORES, t.other_outcome)),
-    "an old score put back": (SCORES, "altered", t.put_back(t.remade(SCORES, t.other_outcome), SCORES)),
     "an old score and its manifest put back": (
         f"{CELL}/scores.manifest.json", "altered",
         t.put_back(t.remade(SCORES, t.other_outcome), SCORES, f"{CELL}/scores.manifest.json"),
@@ -156,22 +151,10 @@ TAMPERS: dict[str, tuple[str, str, Falsify]] = {
     "other code of the statistics": (
         "table1.json", "stale", t.text("../../chord/findings/statistics.py", "ddof=1", "ddof=0")
     ),
-    "another number of the paper in config/": (
-        "table1.json", "stale", t.text("../../config/experiments/table1.yaml", "43.8", "43.9")
-    ),
     "another pin of the report": ("*", "stale", t.other_pin),
     # what a rule says otherwise
     "another seed in a rule": (
         "runs/*/answers.jsonl", "stale", t.text(EVALUATE, "--seed {wildcards.seed}", "--seed 7")
-    ),
-    "a file that trainings read": (
-        "runs/*/model", "stale",
-        t.text(
-            COMMON,
-            "listed_paths(paths) for name, paths in",
-            "listed_paths(paths.replace('/validation.', '/train.')"
-            " if name == 'validation' and 'arm' in wildcards.keys() else paths) for name, paths in",
-        ),
     ),
     "the recipe that a rule writes": (
         "runs/*/run.json", "stale",

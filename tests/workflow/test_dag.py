@@ -7,7 +7,6 @@ import json
 import re
 from pathlib import Path
 
-from chord.config.project import Run, load
 from tests.workflow.expected import CLAIMS, FIGURES, NUMBERS, TABLE, scored
 from tests.workflow.tree import planned, snakemake
 
@@ -77,14 +76,6 @@ def test_training_reads_only_what_its_recipe_can_touch(built: Path) -> None:
     assert read["sft-best+rl"]["--start"] == f"{runs}/sft-best/seed-1/model"
     assert read["base"]["--traces"] == f"{data}/traces/base.jsonl"
     assert not {"--start", "--prompts"} & read["base"].keys()
-
-
-def test_run_json_says_all_that_training_is_told_and_no_label(built: Path) -> None:
-    project = load(built)
-    path = built / "results/demo/runs/chord-phi/seed-1/run.json"
-    assert Run.read(path) == project.run("chord-phi", 1)
-    assert "CHORD" not in path.read_text()
-    assert Run.read(built / "results/demo/models/base/run.json").recipe.init == "random"
 
 
 def test_the_report_is_one_file_with_every_table_and_figure(built: Path, tmp_path: Path) -> None:

@@ -106,28 +106,31 @@ def test_a_hasher_reads_each_byte_once_and_tells_what_it_read(study: Path) -> No
     assert sum(told) == hasher.bytes_read == now.bytes == 3_000_005
 
 
-@pytest.mark.parametrize("act", ["edited", "replaced", "led elsewhere"])
+@pytest.mark.parametrize("act", ["edited", "replaced", "file led elsewhere", "folder led elsewhere"])
 def test_a_quick_hasher_believes_what_it_kept_until_what_a_link_leads_to_changes(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
     monkeypatch.setattr(lineages, "SETTLED_NS", -(10**18))  # not even what was written just now is read again
-    link, disk, other = study / "model", tmp_path / "disk", tmp_path / "other"
-    link.rename(disk)
-    link.symlink_to(disk)
+    model, disk, file, other = study / "model", tmp_path / "disk", tmp_path / "file", tmp_path / "other"
+    other.mkdir()
+    (model / "weights").rename(file)
+    model.rename(disk)
+    for link, target in ((disk / "weights", file), (model, disk)):
+        link.symlink_to(target)
     first = Hasher(study, quick=True)
-    before = first.now(link)
+    before = first.now(model)
     first.keep()
     again = Hasher(study, quick=True)
-    assert (again.now(link), again.bytes_read) == (before, 0)
-    shutil.copytree(disk, other)
-    changed = (disk if act == "edited" else other) / "weights"
-    changed.write_text(changed.read_text()[::-1])  # as long as before
+    assert (again.now(model), again.bytes_read) == (before, 0)
+    changed = file if act == "edited" else other / "weights"
+    changed.write_text(file.read_text()[::-1])  # as long as before
     if act == "replaced":
-        changed.replace(disk / "weights")
-    elif act == "led elsewhere":
+        changed.replace(file)
+    elif act != "edited":
+        link, target = (disk / "weights", changed) if act.startswith("file") else (model, other)
         link.unlink()
-        link.symlink_to(other)
-    assert Hasher(study, quick=True).now(link).sha256 not in (None, before.sha256)
+        link.symlink_to(target)
+    assert Hasher(study, quick=True).now(model).sha256 not in (None, before.sha256)
 
 
 def test_what_cannot_be_read_has_no_hash_and_a_reason(study: Path) -> None:

@@ -438,19 +438,14 @@ def reorder(tree: Path) -> None:
     (tree / "chord/objective.py").write_text(text[:one] + text[two:end] + text[one:two] + text[end:], encoding="utf-8")
 
 
-WEIGHT = """
-@TOKEN_WEIGHTS.entry("square")
-class WeightSquare(TokenWeight):
-    '''p squared.'''
-
-    weight: Literal["square"]
-
-    def of(self, tokens: ExpertTokens) -> Tensor:
-        '''It.'''
-        return tokens.logp.detach().exp() ** 2
+OBJECTIVE, GRADERS = "chord/objective.py", "chord/grading/graders.py"
 
 
-"""
+def new_entry(file: str, point: str, before: str) -> Edit:
+    """One more entry of a plug point."""
+    return edit((file, before, f'@{point}.entry("new")\ndef new(x):\n    return x\n\n\n{before}'))
+
+
 NOTHING: dict[str, Edit] = {
     "a renamed module": rename_a_module,
     "a moved function": move_a_function,
@@ -458,9 +453,12 @@ NOTHING: dict[str, Edit] = {
     "two modules merged": merge_two_modules,
     "another order": reorder,
     "an uncalled function": edit(
-        ("chord/objective.py", "# --- losses", "def square(p: float) -> float:\n    return p * p\n\n\n# --- losses")
+        (OBJECTIVE, "# --- losses", "def square(p: float) -> float:\n    return p * p\n\n\n# --- losses")
     ),
-    "a new weight": edit(("chord/objective.py", "# --- advantages", f"{WEIGHT}# --- advantages")),
+    "a new weight": new_entry(OBJECTIVE, "TOKEN_WEIGHTS", "# --- advantages"),
+    "a new schedule": new_entry(OBJECTIVE, "MU_SCHEDULES", "# --- how much each"),
+    "a new reward": new_entry(GRADERS, "REWARDS", "def reward("),
+    "a new grader": new_entry(GRADERS, "GRADERS", "class Grader:"),
     "another import style": edit(
         ("chord/training/rollouts.py", "from chord.settings import derive\n", "from chord import settings as seeds\n"),
         ("chord/training/rollouts.py", "derive(seed", "seeds.derive(seed"),
@@ -468,13 +466,11 @@ NOTHING: dict[str, Edit] = {
         ("chord/training/rollouts.py", "import numpy as np", "import numpy"),
         ("chord/training/rollouts.py", "np.random.Generator(np.random", "numpy.random.Generator(numpy.random"),
     ),
-    "an annotation": edit(
-        ("chord/objective.py", "def shaped_imitation(logp: Tensor, ", 'def shaped_imitation(logp: "object", ')
-    ),
-    "a docstring": edit(("chord/objective.py", '"""phi of each token."""', '"""phi."""')),
-    "a comment": edit(("chord/objective.py", "        return p * (1 - p)\n", "        return p * (1 - p)  # eq. 5\n")),
-    "the description of a field": edit(("chord/objective.py", "mu, from 0 to 1", "mu, a share")),
-    "words of an error": edit(("chord/objective.py", "found rewards of shape", "found rewards shaped")),
+    "an annotation": edit((OBJECTIVE, "def shaped_imitation(logp: Tensor, ", 'def shaped_imitation(logp: "object", ')),
+    "a docstring": edit((OBJECTIVE, '"""phi of each token."""', '"""phi."""')),
+    "a comment": edit((OBJECTIVE, "        return p * (1 - p)\n", "        return p * (1 - p)  # eq. 5\n")),
+    "the description of a field": edit((OBJECTIVE, "mu, from 0 to 1", "mu, a share")),
+    "words of an error": edit((OBJECTIVE, "found rewards of shape", "found rewards shaped")),
     "what keeps records": edit(("chord/provenance/manifest.py", "[:500]", "[:600]")),
 }
 
@@ -514,7 +510,6 @@ def jobs_of(*verbs: str) -> set[str]:
     return {key for key, one in EXPECTED.items() if one.verb.removeprefix("chord ").replace("-", "_") in verbs}
 
 
-OBJECTIVE = "chord/objective.py"
 EXACTLY: dict[str, tuple[Edit, set[str]]] = {
     "the default of a field": (
         edit((OBJECTIVE, "default=0, description", "default=1, description")),
@@ -529,15 +524,15 @@ EXACTLY: dict[str, tuple[Edit, set[str]]] = {
         trained(),
     ),
     "a constant of a reward": (
-        edit(("chord/grading/graders.py", "Outcome.UNPARSABLE: -0.1,", "Outcome.UNPARSABLE: -0.2,")),
+        edit((GRADERS, "Outcome.UNPARSABLE: -0.1,", "Outcome.UNPARSABLE: -0.2,")),
         trained(reward="paper-math"),
     ),
     "a decorator": (
-        edit(("chord/grading/graders.py", "def marked_text(text", "@cache\ndef marked_text(text")),
+        edit((GRADERS, "def marked_text(text", "@cache\ndef marked_text(text")),
         trained(grader="marked-text") | jobs_of("score", "validate"),
     ),
     "a helper two calls deep": (
-        edit(("chord/grading/graders.py", '("Cc", "Cf", "Cs", "Co", "Cn")', '("Cc", "Cf", "Cs", "Co")')),
+        edit((GRADERS, '("Cc", "Cf", "Cs", "Co", "Cn")', '("Cc", "Cf", "Cs", "Co")')),
         trained(grader="marked-text") | jobs_of("score", "validate"),
     ),
     "the body of an entry": (edit((OBJECTIVE, "if total > 0 else", "if total > 0.0 else")), trained(method="sasr")),

@@ -110,26 +110,18 @@ def test_a_model_a_manifest_a_folder_and_raw_settings_can_be_asked_about(mini_st
 
 def test_misuse_is_told_with_what_was_found_and_expected(mini_study: Path, tmp_path: Path) -> None:
     results = mini_study / "results/demo"
+    table, no_cell = results / "table1.json", "is no arm and benchmark of the table, expected"
     for arguments, message in (
         ([tmp_path], "found no folder results/STUDY above it"),
         ([mini_study / "results/none"], "found no such folder, expected the results of a study"),
         ([results / "nothing.json"], "found nothing there, expected a result; build it"),
         ([results / "logs"], "found nothing that a manifest describes"),
         ([results / "figure9.json", "--cell", "grpo/harder"], "found no manifest of a table"),
-        (
-            [results / "table1.json", "--cell", "grpo/harder"],
-            "'grpo/harder' is no arm and benchmark of the table, expected one of: grpo/in-distribution, grpo/other",
-        ),
-        (
-            [results / "table1.json", "--cell", "gpro/in-distribution"],
-            "expected `grpo/in-distribution` (nearest) or one of: ",
-        ),
-        (
-            [results / "table1.json", "--cell", "grpo/in-distribution/hard"],
-            "'grpo/in-distribution/hard' is no arm and benchmark of the table, expected `grpo/in-distribution` (",
-        ),
-        ([results / "tabel1.json"], f"did you mean {results / 'table1.json'}?"),
-        ([results / "tabel1.json", "--cell", "grpo/harder"], f"did you mean {results / 'table1.json'}?"),
+        ([table, "--cell", "grpo/harder"], f"'grpo/harder' {no_cell} one of: grpo/in-distribution, grpo/other"),
+        ([table, "--cell", "gpro/in-distribution"], "expected `grpo/in-distribution` (nearest) or one of: "),
+        ([table, "--cell", "grpo/in-distribution/hard"], f"hard' {no_cell} `grpo/in-distribution` ("),
+        ([results / "tabel1.json"], f"did you mean {table}?"),
+        ([results / "tabel1.json", "--cell", "grpo/harder"], f"did you mean {table}?"),
         ([mini_study / "results/dmeo"], f"did you mean {results}?"),
         ([results / "runs/gpro/seed-1/model"], f"did you mean {results / 'runs/grpo/seed-1/model'}?"),
     ):

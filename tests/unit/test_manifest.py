@@ -19,6 +19,7 @@ from chord.provenance.digest import code_digest, job_code
 from chord.provenance.environment import scrubbed
 from chord.provenance.files import tree_hash
 from chord.provenance.manifest import JobSpec, Manifest, command_of, locate, read_manifest
+from tests.projects import copied, git
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -259,19 +260,13 @@ with Manifest.recording(study / "b.json", JobSpec("chord.records"), inputs={}, o
 
 @pytest.fixture
 def project(tmp_path):
-    """A checkout with a copy of the package, a remote with a password in it, and one commit."""
-    root = tmp_path / "project"
-    shutil.copytree(PROJECT / "chord", root / "chord", ignore=shutil.ignore_patterns("__pycache__"))
-    (root / ".gitignore").write_text("results/\n__pycache__/\n")
+    """A checkout of the project, with a remote that has a password in it, and one commit."""
+    root = copied(tmp_path / "project")
     git(root, "init", "-q")
     git(root, "remote", "add", "origin", "https://user:remotepassword@example.org/project.git")
     git(root, "add", ".")
-    git(root, "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-q", "-m", "first")
+    git(root, "commit", "-q", "-m", "first")
     return root
-
-
-def git(root: Path, *arguments: str) -> bytes:
-    return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True).stdout
 
 
 def run_in(root: Path, code: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -306,7 +301,7 @@ def state(root: Path, **variables: str) -> dict:
 
 
 def test_git_state_says_commit_and_whether_and_how_the_tree_differs(project):
-    commit = git(project, "rev-parse", "HEAD").decode().strip()
+    commit = git(project, "rev-parse", "HEAD").strip()
     clean = state(project)
     assert clean == {"commit": commit, "dirty": False, "diff_sha256": None, "untracked": 0, "why": None}
     (project / "chord" / "new.py").write_text("x = 1\n")
@@ -314,7 +309,7 @@ def test_git_state_says_commit_and_whether_and_how_the_tree_differs(project):
     with (project / "chord" / "records.py").open("a") as file:
         file.write("x = 1\n")
     git(project, "add", "chord/records.py")
-    difference = hashlib.sha256(git(project, "diff", "HEAD", "--binary")).hexdigest()
+    difference = hashlib.sha256(git(project, "diff", "HEAD", "--binary").encode()).hexdigest()
     assert state(project) == {**clean, "dirty": True, "diff_sha256": difference, "untracked": 1}
 
 
@@ -329,7 +324,7 @@ def test_git_state_says_why_there_is_no_commit(project, tmp_path):
 
 def test_neither_a_project_around_ours_nor_a_git_hook_changes_which_project_is_meant(project, tmp_path):
     git(tmp_path, "init", "-q", "other")
-    commit = git(project, "rev-parse", "HEAD").decode().strip()
+    commit = git(project, "rev-parse", "HEAD").strip()
     assert state(project, GIT_DIR=str(tmp_path / "other" / ".git"))["commit"] == commit
     shutil.move(project / ".git", tmp_path / ".git")
     git(tmp_path, "rm", "-r", "-q", "--cached", ".")

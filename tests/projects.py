@@ -60,6 +60,13 @@ def run(
     return warm.run(command, cwd=folder, env=own, timeout=500, together=True, jobs=True)
 
 
+def started(code: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """A new Python at work on this code, in the project; its three streams are pipes."""
+    command, env = [sys.executable, "-c", code, *map(str, arguments)], os.environ | environment
+    pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, **pipes)
+
+
 def printed(main: Callable[[list[str]], int], *arguments: object) -> tuple[int, str]:
     """The exit code of a verb in this process, and what it prints."""
     with redirect_stdout(StringIO()) as out:

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,7 @@ import pytest
 
 from chord.errors import UserError
 from chord.provenance.ledger import Break, append, check, entries, ledger_for, read
-
-PROJECT = Path(__file__).resolve().parents[2]
+from tests.projects import started
 
 
 @pytest.fixture
@@ -27,9 +25,8 @@ def ledger(tmp_path: Path) -> Path:
 
 
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
-    code = f"import os, signal, sys\nfrom pathlib import Path\nfrom chord.provenance import ledger\n{code}"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    head = "import os, signal, sys\nfrom pathlib import Path\nfrom chord.provenance import ledger\n"
+    return started(head + code, *arguments)
 
 
 def hashes(ledger: Path) -> list[str]:

@@ -19,7 +19,7 @@ from chord.provenance.digest import code_digest, job_code
 from chord.provenance.environment import scrubbed
 from chord.provenance.files import tree_hash
 from chord.provenance.manifest import JobSpec, Manifest, command_of, locate, read_manifest
-from tests.projects import copied, git
+from tests.projects import copied, git, started
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -186,7 +186,7 @@ def main():
 run_verb("chord.records", main)
 """
     path = study / "a.manifest.json"
-    with subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=PROJECT, stdout=subprocess.PIPE) as process:
+    with started(code, path) as process:
         process.stdout.readline()
         process.send_signal(number)
     assert process.returncode == (128 + number if number == signal.SIGTERM else -number)

@@ -5,7 +5,10 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import reduce
+from io import StringIO
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,20 @@ def run(
     command = [sys.executable, "-m", *program.split(), *map(str, arguments)]
     own = clean_environment() | own | environment
     return warm.run(command, cwd=folder, env=own, timeout=500, together=True, jobs=True)
+
+
+def started(code: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """A new Python at work on this code, in the project; its three streams are pipes."""
+    command, env = [sys.executable, "-c", code, *map(str, arguments)], os.environ | environment
+    pipes: Any = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, **pipes)
+
+
+def printed(main: Callable[[list[str]], int], *arguments: object) -> tuple[int, str]:
+    """The exit code of a verb in this process, and what it prints."""
+    with redirect_stdout(StringIO()) as out:
+        code = main([*map(str, arguments)])
+    return code, out.getvalue()
 
 
 def set_values(content: Any, **changes: Any) -> Any:

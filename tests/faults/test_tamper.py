@@ -20,10 +20,9 @@ from chord.provenance import lineage
 from chord.provenance.manifest import JobSpec, Manifest
 from tests.faults import tampers as t
 from tests.faults.tampers import ANSWERS, CELL, GRPO, LEDGER, SCORES, SFT, Falsify
-from tests.projects import ROOT, git
+from tests.projects import ROOT, git, printed
 
 pytestmark = pytest.mark.usefixtures("rules_read_once")
-Audit = Callable[..., tuple[int, dict[str, Any]]]
 MODEL, WEIGHTS, RECIPE = f"{GRPO}/model", f"{GRPO}/model/model.safetensors", f"{GRPO}/run.json"
 METRICS, TIMING, TRAINED = f"{GRPO}/metrics.jsonl", f"{GRPO}/timing.jsonl", f"{GRPO}/train.manifest.json"
 TRACES, PROBLEMS = "data/traces/expert.jsonl", "data/problems/train.jsonl"
@@ -34,16 +33,10 @@ NOBODY = "0" * 64
 COMMON, EVALUATE = (f"../../workflow/rules/{name}.smk" for name in ("common", "evaluate"))
 
 
-@pytest.fixture
-def audited(capsys: pytest.CaptureFixture[str]) -> Audit:
+def audited(*arguments: object) -> tuple[int, dict[str, Any]]:
     """Exit code and JSON of an audit."""
-
-    def run(*arguments: object) -> tuple[int, dict[str, Any]]:
-        capsys.readouterr()
-        code = audit.main([*map(str, arguments), "--json"])
-        return code, json.loads(capsys.readouterr().out)
-
-    return run
+    code, text = printed(audit.main, *arguments, "--json")
+    return code, json.loads(text)
 
 
 def bad(told: dict[str, Any]) -> list[tuple[str, str]]:
@@ -55,7 +48,7 @@ def bad(told: dict[str, Any]) -> list[tuple[str, str]]:
 # --- outputs that are no longer what their job made --------------------------------------------
 
 ALTERED: dict[str, list[Falsify]] = {  # ways to falsify each output
-    "table1.json": [t.cell(mean=88.8), t.cell(se=0.1), t.cell(n_problems=800), t.cell(paper=1.0)],
+    "table1.json": [t.cell(mean=88.8)],
     "table1.md": [t.text("table1.md", "GRPO", "GRP0")],
     "table1.html": [t.text("table1.html", "GRPO", "GRP0")],
     "figure9.json": [t.text("figure9.json", "0.0", "0.1")],
@@ -63,15 +56,12 @@ ALTERED: dict[str, list[Falsify]] = {  # ways to falsify each output
     "figure9.png": [lambda r: t.flip_in_place(r / "figure9.png")],
     "report.html": [t.text("report.html", "CHORD", "Chord")],
     SCORES: [
-        t.values(SCORES, mean=0.9),
         lambda r: t.other_outcome(r / SCORES),  # and all sums of it
         lambda r: t.linked_to(r / SCORES, r / OTHER_SCORES),
         lambda r: t.to_folder(r / SCORES),
     ],
     ANSWERS: [
         t.answer(text="=7"),
-        t.answer(finish="length"),
-        t.lines(ANSWERS, lambda all: all[::-1]),
         lambda r: (r / ANSWERS).write_text(""),
     ],
     METRICS: [lambda r: t.another_step(r / METRICS)],
@@ -79,31 +69,20 @@ ALTERED: dict[str, list[Falsify]] = {  # ways to falsify each output
     MODEL: [
         lambda r: t.flip_in_place(r / WEIGHTS),
         lambda r: (r / MODEL / "more.txt").write_text(""),
-        lambda r: (r / MODEL / "generation_config.json").unlink(),
-        lambda r: (r / WEIGHTS).write_bytes(b""),
         lambda r: t.linked_to(r / MODEL, r / OTHER_MODEL),
         lambda r: t.flip_in_place(t.to_link(r / WEIGHTS)),
         lambda r: shutil.rmtree(t.to_link(r / MODEL)),  # a link to nothing
         lambda r: (r / MODEL / "up").symlink_to(".."),  # a link back
     ],
-    RECIPE: [
-        t.values(RECIPE, seed=7),
-        t.values(RECIPE, recipe__mu__value=0.5),
-        lambda r: (r / RECIPE).write_text("no recipe"),
-    ],
-    TRACES: [
-        t.lines(TRACES, lambda all: [all[0].replace("=", "=1"), *all[1:]]),
-        t.lines(TRACES, lambda all: [*all, all[0]]),
-        t.lines(TRACES, lambda all: all[:-1]),
-        t.lines(TRACES, lambda all: all[::-1]),
-    ],
+    RECIPE: [t.values(RECIPE, recipe__mu__value=0.5), lambda r: (r / RECIPE).write_text("no recipe")],
+    TRACES: [t.lines(TRACES, lambda all: all[::-1])],
     PROBLEMS: [t.lines(PROBLEMS, lambda all: all[1:])],
     BENCHMARK: [t.text(BENCHMARK, "~", "~a")],
 }
 
 
 @pytest.mark.parametrize("turn", range(max(map(len, ALTERED.values()))))
-def test_each_of_many_altered_outputs_is_named_and_nothing_else_is(mini_copy: Path, audited: Audit, turn: int) -> None:
+def test_each_of_many_altered_outputs_is_named_and_nothing_else_is(mini_copy: Path, turn: int) -> None:
     """One audit for the first way to falsify each output, one for the second, and so on."""
     altered = {file: ways[turn] for file, ways in ALTERED.items() if turn < len(ways)}
     for falsify in altered.values():
@@ -115,7 +94,7 @@ def test_each_of_many_altered_outputs_is_named_and_nothing_else_is(mini_copy: Pa
 
 @pytest.mark.parametrize("pair", [(ANSWERS, OTHER_ANSWERS), (MODEL, OTHER_MODEL)], ids=["answers", "models"])
 def test_both_of_two_exchanged_files_are_named_with_the_place_of_their_bytes(
-    mini_copy: Path, audited: Audit, pair: tuple[str, str]
+    mini_copy: Path, pair: tuple[str, str]
 ) -> None:
     results = mini_copy / "results/demo"
     t.exchange(results / pair[0], results / pair[1])
@@ -140,14 +119,9 @@ TAMPERS: dict[str, tuple[str, str, Falsify]] = {
     "a forged figure, recorded as made": ("figure9.json", "altered", t.remade("figure9.json", t.better_point)),
     # what is gone
     "a model that is gone": (MODEL, "missing", lambda r: shutil.rmtree(r / MODEL)),
-    "scores that are gone": (SCORES, "missing", lambda r: (r / SCORES).unlink()),
     # the ledger
     "the ledger deleted": (LEDGER, "missing", lambda r: (r / LEDGER).unlink()),
     "a line edited": (LEDGER, "altered", t.text(LEDGER, '"host": "', '"host": "x')),
-    "a line removed": (LEDGER, "altered", t.lines(LEDGER, lambda all: all[:6] + all[7:])),
-    "a line added": (LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], all[5], *all[6:]])),
-    "two lines exchanged": (LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], all[7], all[6], *all[8:]])),
-    "text among its lines": (LEDGER, "altered", t.lines(LEDGER, lambda all: [*all[:6], "by hand\n", *all[6:]])),
     "its last line removed": ("report.manifest.json", "altered", t.lines(LEDGER, lambda all: all[:-1])),
     "a line edited, the chain made anew": ("*.manifest.json", "altered", t.edited_and_rechained),
     "an attempt removed, the chain made anew": ("*.manifest.json", "altered", t.removed_and_rechained),
@@ -158,22 +132,15 @@ TAMPERS: dict[str, tuple[str, str, Falsify]] = {
     ),
     # Every manifest of the run is another one; which of them is named first does not matter.
     "the whole run of another seed": (f"{GRPO}/*.manifest.json", "altered", t.copied_run),
-    "an input in a manifest": (TRAINED, "altered", t.values(TRAINED, inputs__run__sha256=NOBODY)),
     "a seed in a manifest": (TRAINED, "altered", t.values(TRAINED, seeds__run=9)),
-    "code in a manifest": (TRAINED, "altered", t.values(TRAINED, code__digest=NOBODY)),
     "an answer and its manifest": (f"{CELL}/answers.manifest.json", "altered", t.output_and_manifest),
     "a manifest that is none": (
         "table1.json", "untracked", lambda r: (r / "table1.manifest.json").write_text("{")
     ),
     "a manifest deleted": (f"{GRPO}/*", "untracked", lambda r: (r / TRAINED).unlink()),
-    "the table's manifest deleted": (
-        "table1.json", "untracked", lambda r: (r / "table1.manifest.json").unlink()
-    ),
     "a run that is a link to another": (f"{GRPO}/*", "untracked", lambda r: t.linked_to(r / GRPO, r / OTHER_RUN)),
     # what was true once
-    "metrics made again, the figure not": ("figure9.json", "stale", t.remade(METRICS, t.another_step)),
     "a score made again, the table not": ("table1.json", "stale", t.remade(SCORES, t.other_outcome)),
-    "an old score put back": (SCORES, "altered", t.put_back(t.remade(SCORES, t.other_outcome), SCORES)),
     "an old score and its manifest put back": (
         f"{CELL}/scores.manifest.json", "altered",
         t.put_back(t.remade(SCORES, t.other_outcome), SCORES, f"{CELL}/scores.manifest.json"),
@@ -184,22 +151,10 @@ TAMPERS: dict[str, tuple[str, str, Falsify]] = {
     "other code of the statistics": (
         "table1.json", "stale", t.text("../../chord/findings/statistics.py", "ddof=1", "ddof=0")
     ),
-    "another number of the paper in config/": (
-        "table1.json", "stale", t.text("../../config/experiments/table1.yaml", "43.8", "43.9")
-    ),
     "another pin of the report": ("*", "stale", t.other_pin),
     # what a rule says otherwise
     "another seed in a rule": (
         "runs/*/answers.jsonl", "stale", t.text(EVALUATE, "--seed {wildcards.seed}", "--seed 7")
-    ),
-    "a file that trainings read": (
-        "runs/*/model", "stale",
-        t.text(
-            COMMON,
-            "listed_paths(paths) for name, paths in",
-            "listed_paths(paths.replace('/validation.', '/train.')"
-            " if name == 'validation' and 'arm' in wildcards.keys() else paths) for name, paths in",
-        ),
     ),
     "the recipe that a rule writes": (
         "runs/*/run.json", "stale",
@@ -213,7 +168,7 @@ TAMPERS: dict[str, tuple[str, str, Falsify]] = {
 
 
 @pytest.mark.parametrize("name", TAMPERS)
-def test_what_is_falsified_is_found_at_the_right_link(mini_copy: Path, audited: Audit, name: str) -> None:
+def test_what_is_falsified_is_found_at_the_right_link(mini_copy: Path, name: str) -> None:
     link, expected, falsify = TAMPERS[name]
     falsify(mini_copy / "results/demo")
     code, told = audited(mini_copy / "results/demo")
@@ -223,7 +178,7 @@ def test_what_is_falsified_is_found_at_the_right_link(mini_copy: Path, audited: 
     assert fnmatch(path, link), bad(told)
 
 
-def test_one_flipped_bit_in_500_megabytes_is_found_and_the_file_read_once(tmp_path: Path, audited: Audit) -> None:
+def test_one_flipped_bit_in_500_megabytes_is_found_and_the_file_read_once(tmp_path: Path) -> None:
     model, size = tmp_path / "results/big/model", 500_000_000
     model.mkdir(parents=True)
     path = model.parent / "train.manifest.json"
@@ -326,7 +281,7 @@ def linked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids=lambda changes: "-".join(change.__name__ for change in changes) or "untouched",
 )
 def test_what_is_not_false_alarms_nobody(
-    mini_copy: Path, audited: Audit, monkeypatch: pytest.MonkeyPatch, changes: tuple[Change, ...]
+    mini_copy: Path, monkeypatch: pytest.MonkeyPatch, changes: tuple[Change, ...]
 ) -> None:
     for change in changes:
         change(mini_copy, monkeypatch)
@@ -337,7 +292,7 @@ def test_what_is_not_false_alarms_nobody(
         assert {link["status"] for link in told["links"]} == {"verified"}
 
 
-def test_a_run_that_was_repeated_alarms_nobody(mini_copy: Path, audited: Audit) -> None:
+def test_a_run_that_was_repeated_alarms_nobody(mini_copy: Path) -> None:
     t.remade("report.html", lambda page: None)(mini_copy / "results/demo")
     assert audited(mini_copy / "results/demo")[0] == 0
 
@@ -362,7 +317,6 @@ def without_snakemake_installed(project: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("change", [without_workflow, with_a_broken_rule, without_snakemake_installed])
 def test_where_the_rules_cannot_say_their_commands_an_audit_says_that_it_compared_none(
     mini_copy: Path,
-    audited: Audit,
     monkeypatch: pytest.MonkeyPatch,
     rules_read_once: dict[object, object],
     change: Callable[[Path, pytest.MonkeyPatch], str],

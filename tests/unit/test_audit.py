@@ -3,11 +3,9 @@
 import json
 import re
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -15,22 +13,18 @@ from chord.audit import audit, inquiry
 from chord.config.project import load
 from chord.errors import UserError
 from chord.provenance import ledger, lineage
-from chord.provenance.manifest import JobSpec, Manifest
-from tests.faults.tampers import CELL, GRPO, SCORES, edit_json, flip_in_place
-from tests.projects import git, run
+from tests.faults.tampers import CELL, GRPO, SCORES, edit_json, flip_in_place, remade
+from tests.projects import git, printed, run
 
 pytestmark = pytest.mark.usefixtures("rules_read_once")
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    """Exit code and what was printed."""
-    capsys.readouterr()
-    code = audit.main(list(map(str, arguments)))
-    return code, capsys.readouterr().out
+def told(*arguments: object) -> tuple[int, str]:
+    return printed(audit.main, *arguments)
 
 
-def as_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
-    return json.loads(told(capsys, *arguments, "--json")[1])
+def as_json(*arguments: object) -> dict[str, Any]:
+    return json.loads(told(*arguments, "--json")[1])
 
 
 def paths(found: dict[str, Any]) -> set[str]:
@@ -40,10 +34,10 @@ def paths(found: dict[str, Any]) -> set[str]:
 # --- one number --------------------------------------------------------------------------------
 
 
-def test_a_cell_is_followed_to_its_seeds_data_and_recipes_and_no_further(
-    mini_study: Path, capsys: pytest.CaptureFixture[str]
+def test_a_cell_is_followed_to_its_seeds_data_and_recipes_no_further_and_each_link_tells_how_it_was_made(
+    mini_study: Path,
 ) -> None:
-    found = as_json(capsys, mini_study / "results/demo/table1.json", "--cell", "grpo/in-distribution")
+    found = as_json(mini_study / "results/demo/table1.json", "--cell", "grpo/in-distribution")
     own = [f"runs/grpo/seed-{seed}" for seed in (1, 2)]
     assert paths(found) >= {
         *(f"{run}/{file}" for run in own for file in ("model", "run.json", "eval/in-distribution/scores.json")),
@@ -52,12 +46,6 @@ def test_a_cell_is_followed_to_its_seeds_data_and_recipes_and_no_further(
     }
     assert not any("other-skill" in path or "sft-light" in path for path in paths(found))
     assert found["holds"]
-
-
-def test_every_link_of_a_cell_tells_code_commit_environment_and_seed(
-    mini_study: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = as_json(capsys, mini_study / "results/demo/table1.json", "--cell", "grpo/in-distribution")
     jobs = [link["made_by"] for link in found["links"] if link["made_by"]]
     assert {job["verb"] for job in jobs} >= {f"chord {verb}" for verb in ("prepare", "train", "generate", "score")}
     assert {job["git"]["commit"] for job in jobs} == {git(mini_study, "rev-parse", "HEAD").strip()}
@@ -65,35 +53,29 @@ def test_every_link_of_a_cell_tells_code_commit_environment_and_seed(
     assert {job["seeds"].get("run") for job in jobs if job["verb"] == "chord train"} >= {1, 2}
 
 
-def test_a_cell_is_shown_as_it_stands_and_as_its_scores_give_it(
-    mini_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_cell_is_shown_as_it_stands_and_as_its_scores_give_it(mini_copy: Path) -> None:
     table = mini_copy / "results/demo/table1.json"
     cell = json.loads(table.read_text())["rows"][2]["cells"]["in-distribution"]
-    code, text = told(capsys, table, "--cell", "grpo/in-distribution")
+    code, text = told(table, "--cell", "grpo/in-distribution")
     assert code == 0
     assert text.count(f"{cell['mean']:.1f} ± {cell['se']:.1f} percent, n = 2 × 8 × 4") == 2
     edit_json(table, lambda data: data["rows"][2]["cells"]["in-distribution"].update(mean=88.8))
-    code, text = told(capsys, table, "--cell", "grpo/in-distribution")
+    code, text = told(table, "--cell", "grpo/in-distribution")
     assert code == 1
     assert "stands there:    88.8 ±" in text
     assert f"its scores give: {cell['mean']:.1f} ±" in text
 
 
-def test_a_broken_link_behind_another_number_does_not_break_this_one(
-    mini_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_broken_link_behind_another_number_does_not_break_this_one(mini_copy: Path) -> None:
     results = mini_copy / "results/demo"
     flip_in_place(results / GRPO / "model/model.safetensors")
-    assert told(capsys, results / "table1.json", "--cell", "sft-light/in-distribution")[0] == 0
-    assert told(capsys, results / "table1.json", "--cell", "grpo/other-skill")[0] == 1
-    assert told(capsys, results / "table1.json")[0] == 1
+    assert told(results / "table1.json", "--cell", "sft-light/in-distribution")[0] == 0
+    assert told(results / "table1.json", "--cell", "grpo/other-skill")[0] == 1
+    assert told(results / "table1.json")[0] == 1
 
 
-def test_the_tree_goes_from_the_number_down_and_tells_shared_parts_once(
-    mini_study: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, text = told(capsys, mini_study / "results/demo/table1.json", "--cell", "grpo/in-distribution")
+def test_the_tree_goes_from_the_number_down_and_tells_shared_parts_once(mini_study: Path) -> None:
+    _, text = told(mini_study / "results/demo/table1.json", "--cell", "grpo/in-distribution")
     lines = text.splitlines()
     names = ["results/demo/table1.json", f"results/demo/{SCORES}", f"results/demo/{CELL}/answers.jsonl"]
     names += [f"results/demo/{GRPO}/model", f"results/demo/{GRPO}/run.json"]
@@ -108,48 +90,38 @@ def test_the_tree_goes_from_the_number_down_and_tells_shared_parts_once(
 
 
 def test_without_a_target_the_study_of_the_configuration_is_audited(
-    mini_study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    mini_study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(mini_study)
-    code, text = told(capsys)
+    code, text = told()
     assert code == 0
     assert text.startswith("results/demo, every link of it:")
     assert "links hold." in text.splitlines()[-2]
 
 
-def test_a_model_a_manifest_a_folder_and_raw_settings_can_be_asked_about(
-    mini_study: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_a_manifest_a_folder_and_raw_settings_can_be_asked_about(mini_study: Path) -> None:
     results = mini_study / "results/demo"
     for target in (f"{GRPO}/model", f"{GRPO}/train.manifest.json", GRPO, f"{GRPO}/run.json", "figure9.svg"):
-        found = as_json(capsys, results / target)
+        found = as_json(results / target)
         assert found["holds"], target
-    assert "runs/grpo/seed-1/eval/other-skill/scores.json" in paths(as_json(capsys, results / GRPO))
-    assert paths(as_json(capsys, results / f"{GRPO}/run.json")) == {f"{GRPO}/run.json"}
+    assert "runs/grpo/seed-1/eval/other-skill/scores.json" in paths(as_json(results / GRPO))
+    assert paths(as_json(results / f"{GRPO}/run.json")) == {f"{GRPO}/run.json"}
 
 
 def test_misuse_is_told_with_what_was_found_and_expected(mini_study: Path, tmp_path: Path) -> None:
     results = mini_study / "results/demo"
+    table, no_cell = results / "table1.json", "is no arm and benchmark of the table, expected"
     for arguments, message in (
         ([tmp_path], "found no folder results/STUDY above it"),
         ([mini_study / "results/none"], "found no such folder, expected the results of a study"),
         ([results / "nothing.json"], "found nothing there, expected a result; build it"),
         ([results / "logs"], "found nothing that a manifest describes"),
         ([results / "figure9.json", "--cell", "grpo/harder"], "found no manifest of a table"),
-        (
-            [results / "table1.json", "--cell", "grpo/harder"],
-            "'grpo/harder' is no arm and benchmark of the table, expected one of: grpo/in-distribution, grpo/other",
-        ),
-        (
-            [results / "table1.json", "--cell", "gpro/in-distribution"],
-            "expected `grpo/in-distribution` (nearest) or one of: ",
-        ),
-        (
-            [results / "table1.json", "--cell", "grpo/in-distribution/hard"],
-            "'grpo/in-distribution/hard' is no arm and benchmark of the table, expected `grpo/in-distribution` (",
-        ),
-        ([results / "tabel1.json"], f"did you mean {results / 'table1.json'}?"),
-        ([results / "tabel1.json", "--cell", "grpo/harder"], f"did you mean {results / 'table1.json'}?"),
+        ([table, "--cell", "grpo/harder"], f"'grpo/harder' {no_cell} one of: grpo/in-distribution, grpo/other"),
+        ([table, "--cell", "gpro/in-distribution"], "expected `grpo/in-distribution` (nearest) or one of: "),
+        ([table, "--cell", "grpo/in-distribution/hard"], f"hard' {no_cell} `grpo/in-distribution` ("),
+        ([results / "tabel1.json"], f"did you mean {table}?"),
+        ([results / "tabel1.json", "--cell", "grpo/harder"], f"did you mean {table}?"),
         ([mini_study / "results/dmeo"], f"did you mean {results}?"),
         ([results / "runs/gpro/seed-1/model"], f"did you mean {results / 'runs/grpo/seed-1/model'}?"),
     ):
@@ -172,61 +144,40 @@ def test_exit_codes_are_those_of_the_help(mini_copy: Path) -> None:
 # --- remarks -----------------------------------------------------------------------------------
 
 
-def remade(results: Path, **changes: Any) -> None:
-    """The table's manifest written again by an honest attempt, with other surroundings."""
-    path = results / "table1.manifest.json"
-    was = json.loads(path.read_text())
-    inputs = {name: results / one["path"] for name, one in was["inputs"].items()}
-    outputs = {name: results / one["path"] for name, one in was["outputs"].items()}
-    asked = {"extra": was["extra"]} | changes
-    spec = JobSpec("chord tabulate", "report", asked.pop("decided_by", was["decided_by"]), was["code"]["uses"])
-    with (
-        mock.patch.object(sys, "argv", ["-m", *was["command"][4:]]),
-        Manifest.recording(path, spec, inputs=inputs, outputs=outputs, **asked),
-    ):
-        pass
+STATE = {"commit": "c" * 40, "dirty": False, "diff_sha256": None, "untracked": 0, "why": None}
 
 
 def test_a_dirty_tree_is_a_remark_and_breaks_the_chain_only_where_one_is_strict(
-    mini_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    mini_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state = {"commit": "c" * 40, "dirty": True, "diff_sha256": "d" * 64, "untracked": 0, "why": None}
-    monkeypatch.setattr("chord.provenance.environment.git_state", lambda root: state)
-    remade(mini_copy / "results/demo")
-    found = as_json(capsys, mini_copy / "results/demo/table1.json")
+    monkeypatch.setattr("chord.provenance.environment.git_state", lambda root: STATE | {"dirty": True})
+    remade("table1.json", lambda table: None)(mini_copy / "results/demo")
+    found = as_json(mini_copy / "results/demo/table1.json")
     assert [(one["status"], one["path"]) for one in found["findings"]] == [("dirty tree", "results/demo/table1.json")]
-    assert told(capsys, mini_copy / "results/demo/table1.json")[0] == 0
-    code, text = told(capsys, mini_copy / "results/demo/table1.json", "--strict")
+    assert told(mini_copy / "results/demo/table1.json")[0] == 0
+    code, text = told(mini_copy / "results/demo/table1.json", "--strict")
     assert code == 1
     assert "made from commit cccccccccccc with uncommitted changes" in text
 
 
-def test_a_package_other_than_pinned_is_a_remark(
-    mini_copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_other_than_pinned_is_a_remark(mini_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = json.loads((mini_copy / "results/demo/table1.manifest.json").read_text())["installed"]["packages"]
     monkeypatch.setattr("chord.provenance.environment.key_packages", lambda: real | {"numpy": "0.0.1"})
-    monkeypatch.setattr("chord.provenance.environment.git_state", lambda root: clean())
-    remade(mini_copy / "results/demo")
-    found = as_json(capsys, mini_copy / "results/demo/table1.json")
+    monkeypatch.setattr("chord.provenance.environment.git_state", lambda root: STATE)
+    remade("table1.json", lambda table: None)(mini_copy / "results/demo")
+    found = as_json(mini_copy / "results/demo/table1.json")
     assert [one["status"] for one in found["findings"]] == ["unpinned"]
     assert "numpy 0.0.1 (pinned " in found["findings"][0]["found"]
 
 
-def clean() -> dict[str, Any]:
-    return {"commit": "c" * 40, "dirty": False, "diff_sha256": None, "untracked": 0, "why": None}
-
-
-def test_results_without_their_configuration_are_hashed_and_said_not_to_be_judged(
-    mini_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_results_without_their_configuration_are_hashed_and_said_not_to_be_judged(mini_copy: Path) -> None:
     shutil.rmtree(mini_copy / "config")
-    code, text = told(capsys, mini_copy / "results/demo")
+    code, text = told(mini_copy / "results/demo")
     assert code == 0
     assert "not judged: whether anything is stale" in text
-    assert told(capsys, mini_copy / "results/demo", "--strict")[0] == 1
+    assert told(mini_copy / "results/demo", "--strict")[0] == 1
     edit_json(mini_copy / "results/demo" / SCORES, lambda scores: scores.update(mean=0.9))
-    assert told(capsys, mini_copy / "results/demo")[0] == 1
+    assert told(mini_copy / "results/demo")[0] == 1
 
 
 # --- numbers made again ------------------------------------------------------------------------
@@ -252,48 +203,27 @@ def test_a_number_that_does_not_follow_is_told_beside_the_one_that_does(mini_cop
     assert (found.where, found.old) == ("grpo-above-original.verdict", "holds")
 
 
-def test_quick_believes_what_it_kept_and_nothing_else_does(mini_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quick_believes_what_it_kept_and_nothing_else_does(mini_copy: Path) -> None:
     results = mini_copy / "results/demo"
     time.sleep(lineage.SETTLED_NS / 1e9 + 0.1)  # of files that are younger nothing is kept
-    whole = as_json(capsys, results)["bytes_hashed"]
-    assert as_json(capsys, results, "--quick")["bytes_hashed"] == whole > 0
-    assert as_json(capsys, results, "--quick")["bytes_hashed"] == 0
-    assert as_json(capsys, results)["bytes_hashed"] == whole
+    whole = as_json(results)["bytes_hashed"]
+    assert as_json(results, "--quick")["bytes_hashed"] == whole > 0
+    assert as_json(results, "--quick")["bytes_hashed"] == 0
+    assert as_json(results)["bytes_hashed"] == whole
     flip_in_place(results / GRPO / "model/model.safetensors")
-    assert not as_json(capsys, results, "--quick")["holds"]
+    assert not as_json(results, "--quick")["holds"]
 
 
-def test_every_command_can_be_read_where_only_ascii_can_be_shown(mini_study: Path) -> None:
-    runs = [f"results/demo/runs/{arm}/seed-1" for arm in ("grpo", "sft-light")]
-    for module, arguments in (
-        ("chord audit", ["results/demo/table1.json", "--cell", "grpo/in-distribution"]),
-        ("chord audit", ["results/demo/table1.json", "--json"]),
-        ("chord diff", runs),
-        ("chord watch", ["--once"]),
-        ("chord tabulate", ["--show", "results/demo/table1.json"]),
-        ("chord why", ["table1"]),
-        ("chord audit", ["--help"]),
-    ):
-        done = run(mini_study, module, *arguments, PYTHONIOENCODING="ascii")
-        assert done.stdout.isascii() and "Traceback" not in done.stdout, (module, done.stdout)
-        assert done.returncode in (0, 1), (module, done.stdout)
-
-
-def remarks(capsys: pytest.CaptureFixture[str], results: Path) -> dict[str, str]:
+def remarks(results: Path) -> dict[str, str]:
     """What is said of files that no job made, by their places; everything else must hold."""
-    found = as_json(capsys, results)
+    found = as_json(results)
     assert found["holds"], found["findings"]
     return {one["path"]: one["found"] for one in found["findings"] if one["status"] == "of no job"}
 
 
-def test_a_whole_study_has_no_file_that_no_job_made(mini_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert remarks(capsys, mini_study / "results/demo") == {}
-
-
-def test_made_up_files_are_remarked_and_one_with_the_name_of_an_artefact_as_such(
-    mini_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_made_up_files_are_remarked_and_one_with_the_name_of_an_artefact_as_such(mini_copy: Path) -> None:
     results = mini_copy / "results/demo"
+    assert remarks(results) == {}
     made_up = "found a file that no finished job made, expected none"
     cases = {
         "table2.md": made_up,
@@ -307,34 +237,28 @@ def test_made_up_files_are_remarked_and_one_with_the_name_of_an_artefact_as_such
     for name in cases:
         (results / name).parent.mkdir(parents=True, exist_ok=True)
         (results / name).write_text("99.9")
-    assert remarks(capsys, results) == {f"results/demo/{name}": found for name, found in cases.items()}
-    code, text = told(capsys, results)
+    assert remarks(results) == {f"results/demo/{name}": found for name, found in cases.items()}
+    code, text = told(results)
     assert code == 0 and "of no job  results/demo/table1.txt" in text and f"remarks: {len(cases)}." in text
-    assert told(capsys, results / "table1.json")[1].count("of no job") == 0
-    assert told(capsys, results, "--strict")[0] == 1
+    assert told(results / "table1.json")[1].count("of no job") == 0
+    assert told(results, "--strict")[0] == 1
 
 
-@pytest.mark.parametrize(
-    "text", ["all is well\n", "no end of line", "\n", '{"event": "end"}\n[]\n', '{"mean": 99.9}'], ids=repr
-)
-def test_text_after_the_last_attempt_of_the_ledger_is_remarked(
-    mini_copy: Path, capsys: pytest.CaptureFixture[str], text: str
-) -> None:
+@pytest.mark.parametrize("text", ["no end of line", "\n", '{"event": "end"}\n[]\n'], ids=repr)
+def test_text_after_the_last_attempt_of_the_ledger_is_remarked(mini_copy: Path, text: str) -> None:
     path = mini_copy / "results/demo/provenance/ledger.jsonl"
     lines = path.read_text().count("\n")
     with path.open("a") as file:
         file.write(text)
-    found = remarks(capsys, mini_copy / "results/demo")
+    found = remarks(mini_copy / "results/demo")
     assert list(found) == ["results/demo/provenance/ledger.jsonl"]
     assert found["results/demo/provenance/ledger.jsonl"].startswith(f"found no attempt in line {lines + 1}")
 
 
-def test_a_line_that_fits_the_chain_and_tells_of_no_attempt_is_remarked(
-    mini_copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_line_that_fits_the_chain_and_tells_of_no_attempt_is_remarked(mini_copy: Path) -> None:
     path = mini_copy / "results/demo/provenance/ledger.jsonl"
     number = path.read_text().count("\n")
     ledger.append(path, "note", {"text": "all is well"})
     ledger.append(path, "end", {"attempt": "nobody", "outcome": "ok"})
-    found = remarks(capsys, mini_copy / "results/demo")
+    found = remarks(mini_copy / "results/demo")
     assert f"in line {number + 1}, {number + 2}: " in found["results/demo/provenance/ledger.jsonl"]

@@ -50,11 +50,12 @@ def test_without_a_verb_all_are_listed_and_none_is_loaded(folder: Path, argument
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_verb_has_a_module_that_says_what_it_takes(verb: str, monkeypatch, capsys) -> None:
+def test_a_verb_says_what_it_takes_and_its_options_are_found_without_running_it(verb: str, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", [f"chord {verb}", "--help"])
     with pytest.raises(SystemExit) as end:
         importlib.import_module(VERBS[verb].module).main()
     assert (end.value.code, capsys.readouterr().out.startswith(f"usage: chord {verb} ")) == (0, True)
+    assert "--help" in parser_of(verb).format_help()
 
 
 @pytest.mark.parametrize(
@@ -174,11 +175,6 @@ def test_completing_a_verb_loads_none(folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, env=os.environ | asked, capture_output=True, text=True)
     assert (done.returncode, (folder / "out").read_text().split()) == (0, ["export"]), done.stderr
     assert "argcomplete" in done.stderr and not re.search(r"\| +(torch|snakemake|numpy)\b", done.stderr)
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_the_options_of_every_verb_are_found_without_running_it(verb: str) -> None:
-    assert "--help" in parser_of(verb).format_help()
 
 
 SAID = """

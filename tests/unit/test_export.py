@@ -245,21 +245,17 @@ def test_every_file_of_the_study_is_named_with_its_true_hash_but_state_that_pass
     assert named <= there
 
 
-def test_with_verify_files_inside_of_folders_have_hashes_too(study):
-    name = "runs/sft-light/seed-1/model/parts/model.safetensors"
-    assert "sha256" not in exported(study)[name]
-    assert exported(study, "--verify")[name]["sha256"] == hashlib.sha256(b"weights").hexdigest()
-
-
-def test_an_output_that_was_changed_is_no_longer_exported(study):
-    metrics = study / "runs" / "sft-light" / "seed-1" / "metrics.jsonl"
+def test_bytes_are_read_again_with_verify_alone_and_an_output_of_another_size_is_never_exported(study):
+    run = "runs/sft-light/seed-1"
+    weights, metrics = f"{run}/model/parts/model.safetensors", study / run / "metrics.jsonl"
+    assert "sha256" not in exported(study)[weights]
+    assert exported(study, "--verify")[weights]["sha256"] == hashlib.sha256(b"weights").hexdigest()
     metrics.write_text("[]\n")
     exported(study)
-    with pytest.raises(UserError, match=r"metrics.jsonl: found other bytes, expected the 3 that its manifest"):
-        exported(study, "--verify")
-    metrics.write_text("{} \n")
-    with pytest.raises(UserError, match=r"metrics.jsonl: found 4 bytes, expected the 3 that its manifest"):
-        exported(study)
+    for content, found, flags in (("[]\n", "other bytes", ["--verify"]), ("{} \n", "4 bytes", [])):
+        metrics.write_text(content)
+        with pytest.raises(UserError, match=f"metrics.jsonl: found {found}, expected the 3 that its manifest"):
+            exported(study, *flags)
 
 
 def test_an_input_that_has_been_replaced_is_told_by_its_own_hash_and_not_as_the_file_of_today(study):
@@ -335,23 +331,8 @@ def test_the_last_attempt_decides_whether_the_run_of_the_workflow_failed(study):
     assert run["error"] == "last attempt without a result at: runs/sft-light/seed-1/train.manifest.json"
 
 
-def test_an_attempt_is_told_under_the_rule_that_started_it():
-    learned, graded_later = ("model", "metrics", "timing", "tensorboard"), ("validation-answers", "candidates")
-    for verb, manifest, flags, rule in (
-        ("chord train", "models/base/train.manifest.json", ("model", "metrics", "timing"), "train_base"),
-        ("chord train", "runs/grpo/seed-1/train.manifest.json", (*learned, "threads"), "train"),
-        (
-            "chord train",
-            "runs/sft/seed-1/train.manifest.json",
-            (*learned, *graded_later),
-            "train_sft",
-        ),
-        ("chord report", "report.manifest.json", ("html",), "report"),
-        ("chord tabulate", "table1.manifest.json", (), "tabulate"),
-    ):
-        found = step_of(verb, manifest, flags)
-        assert found is not None and found.rule == rule
-    assert step_of("chord train", "elsewhere/by-hand.manifest.json", learned) is None
+def test_an_attempt_that_no_rule_makes_has_no_step():
+    assert step_of("chord train", "elsewhere/by-hand.manifest.json", ("model", "metrics")) is None
     assert step_of("chord tabulate", "runs/x/report.manifest.json", ()) is None
 
 

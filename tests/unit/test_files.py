@@ -5,7 +5,6 @@ import hashlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import tracemalloc
@@ -24,14 +23,14 @@ from chord.provenance.files import (
     tree_hash,
     write_atomically,
 )
+from tests.projects import started
 
-PROJECT = Path(__file__).resolve().parents[2]
 
-
-def python(code: str, *arguments: object, **options) -> subprocess.CompletedProcess[str]:
+def python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs `code` in a process of its own."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, **options)
+    with started(code, *arguments) as process:
+        said = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(code, process.returncode, *said)
 
 
 def names(folder: Path) -> list[str]:
@@ -202,14 +201,11 @@ def test_an_error_of_ours_keeps_its_traceback():
 
 
 def test_a_reader_that_goes_away_ends_a_verb_quietly():
-    body = "[print('x' * 1000) for _ in range(100_000)]"
-    verb = subprocess.Popen(
-        [sys.executable, "-c", VERB.format(body=body)], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    verb.stdout.read(10)
-    verb.stdout.close()
-    assert verb.stderr.read() == b""
-    assert verb.wait(timeout=30) == 128 + signal.SIGPIPE
+    with started(VERB.format(body="[print('x' * 1000) for _ in range(100_000)]")) as verb:
+        verb.stdout.read(10)
+        verb.stdout.close()
+        assert verb.stderr.read() == ""
+        assert verb.wait(timeout=30) == 128 + signal.SIGPIPE
 
 
 def test_a_verb_that_is_told_to_end_clears_up_what_it_was_writing(tmp_path):
@@ -219,14 +215,11 @@ def test_a_verb_that_is_told_to_end_clears_up_what_it_was_writing(tmp_path):
         print('ready', flush=True)
         time.sleep(60)
 """
-    verb = subprocess.Popen(
-        [sys.executable, "-c", VERB.format(body=body), str(tmp_path / "model")], cwd=PROJECT, stdout=subprocess.PIPE
-    )
-    verb.stdout.readline()
-    assert len(names(tmp_path)) == 1
-    verb.terminate()
-    assert verb.wait(timeout=30) == 128 + signal.SIGTERM
-    verb.stdout.close()
+    with started(VERB.format(body=body), tmp_path / "model") as verb:
+        verb.stdout.readline()
+        assert len(names(tmp_path)) == 1
+        verb.terminate()
+        assert verb.wait(timeout=30) == 128 + signal.SIGTERM
     assert names(tmp_path) == []
 
 

@@ -2,14 +2,12 @@
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from chord.cluster.snakemake import asked
-from chord.config.project import Run, load
-from chord.config.sets import trained_starts
+from chord.config.project import Project, Run, load
 from chord.config.study import Zero
 from chord.provenance.changes import text_of, verb_of
 from chord.provenance.digest import At, contents, job_code, package_of
@@ -101,42 +99,34 @@ def test_every_function_that_a_training_runs_is_in_its_digest(tmp_path: Path) ->
         assert sorted({*lacking} - marked) == [], name
 
 
-def reached(verb: str, uses: Mapping[str, tuple[str, ...]]) -> set[str]:
-    """The modules that have a part in the code of a job."""
-    return set(job_code(verb, uses).definitions)
+def project_with(**execution: object) -> Project:
+    """The demo, its jobs executed otherwise."""
+    changed = PROJECT.study.execution.model_copy(update=execution)
+    return PROJECT.model_copy(update={"study": PROJECT.study.model_copy(update={"execution": changed})})
+
+
+def trained(project: Project) -> set[str]:
+    """The modules that decide an arm of the project."""
+    return set(job_code("chord train", of_training(project.run("chord-phi", 1)).uses).definitions)
 
 
 def test_the_code_around_deepspeed_decides_only_what_is_trained_with_it() -> None:
-    execution = PROJECT.study.execution
-    divided = execution.model_copy(update={"zero": Zero(stage=2)})
-    changed = PROJECT.model_copy(update={"study": PROJECT.study.model_copy(update={"execution": divided})})
-    without, within = (reached("chord train", of_training(one.run("chord-phi", 1)).uses) for one in (PROJECT, changed))
-    assert within - without == {"chord.training.sharded"}
-    now = Dag(changed, ROOT).specs
+    divided = project_with(zero=Zero(stage=2))
+    assert trained(divided) - trained(PROJECT) == {"chord.training.sharded"}
+    now = Dag(divided, ROOT).specs
     for name, before in Dag(PROJECT, ROOT).specs.items():
         after = now[name]
         assert (after.uses != before.uses) is (after.verb == "chord train"), name
 
 
-def trained_by(sampler: str) -> tuple[set[str], str]:
-    """The modules that decide an arm of the demo with this sampler, and what its run.json says of execution."""
-    execution = PROJECT.study.execution.model_copy(update={"sampler": sampler})
-    project = PROJECT.model_copy(update={"study": PROJECT.study.model_copy(update={"execution": execution})})
-    run = project.run("chord-phi", 1)
-    return reached("chord train", of_training(run).uses), run.execution.model_dump_json()
-
-
 def test_a_training_depends_on_the_code_of_its_own_sampler_alone() -> None:
     """And the one of the demo is told nothing of samplers, so that its run.json is that of before there were two."""
-    ours, told = trained_by("transformers")
-    vllms, told_of_vllm = trained_by("vllm")
-    assert 'sampler"' not in told and "vllm" not in told
-    assert '"sampler":"vllm"' in told_of_vllm
-    theirs = ("chord.training.weight_sync", "chord.sampling.vllm_sampler")
-    assert not ours & {*theirs, "chord.sampling.vllm_server"}
-    assert "chord.training.transformers_sampler" in ours
-    assert "chord.training.transformers_sampler" not in vllms
-    assert {*theirs} <= vllms
+    ours, vllms = (project_with(sampler=name) for name in ("transformers", "vllm"))
+    told, told_of_vllm = (one.run("chord-phi", 1).execution.model_dump_json() for one in (ours, vllms))
+    assert 'sampler"' not in told and "vllm" not in told and '"sampler":"vllm"' in told_of_vllm
+    theirs = {"chord.training.weight_sync", "chord.sampling.vllm_sampler"}
+    assert theirs <= trained(vllms) and not trained(ours) & {*theirs, "chord.sampling.vllm_server"}
+    assert "chord.training.transformers_sampler" in trained(ours) - trained(vllms)
 
 
 def test_a_training_that_only_imitates_depends_on_no_grader_reward_or_advantage() -> None:
@@ -173,16 +163,3 @@ def test_an_arm_that_is_chosen_on_the_first_benchmark_is_decided_by_which_that_i
         assert ours[f"{name}.manifest.json"].decided_by != other[f"{name}.manifest.json"].decided_by
     cells = "runs/grpo/seed-1/eval/harder/scores.manifest.json", "runs/sft-best/seed-1/choose.manifest.json"
     assert [ours[one] for one in cells] == [other[one] for one in cells]
-
-
-def test_every_job_of_the_study_has_one_entry_with_its_own_slice() -> None:
-    found = Dag(PROJECT, ROOT).specs
-    seeds, benchmarks = len(PROJECT.seeds), len(PROJECT.study.benchmarks)
-    arms = [name for name in PROJECT.trainable if PROJECT.arms[name].recipe]
-    trainings = len(arms) * seeds + len(trained_starts(PROJECT.study))
-    assert sum(one.verb == "chord train" for one in found.values()) == trainings
-    assert sum(one.verb == "chord generate" for one in found.values()) == len(PROJECT.trainable) * seeds * benchmarks
-    assert len(Dag(PROJECT).run_texts) == trainings
-    answers = found["runs/grpo/seed-1/eval/harder/answers.manifest.json"].decided_by
-    assert (answers["benchmark"], answers["seed"]) == ("harder", 1)
-    assert "cpu_threads" not in json.dumps(answers)

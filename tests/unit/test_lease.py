@@ -5,8 +5,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,8 +13,8 @@ import pytest
 from chord.errors import UserError
 from chord.provenance import files as leases
 from chord.provenance.files import Lease
+from tests.projects import started
 
-PROJECT = Path(__file__).resolve().parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -25,18 +23,6 @@ lease = Lease.acquire(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.readline()
 """
-
-
-def start(code: str, *arguments: object, **variables: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=PROJECT,
-        env={**os.environ, **variables},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def forge(folder: Path, silent_for: float = 0.0, **fields: object) -> None:
@@ -48,7 +34,7 @@ def forge(folder: Path, silent_for: float = 0.0, **fields: object) -> None:
 
 
 def test_the_second_owner_is_refused_and_told_who_is_the_first(tmp_path):
-    with start(HOLD, tmp_path, SLURM_JOB_ID="4711") as first:
+    with started(HOLD, tmp_path, SLURM_JOB_ID="4711") as first:
         first.stdout.readline()
         with pytest.raises(UserError) as refused:
             Lease.acquire(tmp_path)
@@ -68,7 +54,7 @@ def test_a_process_cannot_take_a_folder_twice_but_can_take_it_again(tmp_path):
 
 @pytest.mark.parametrize("buried", [True, False])
 def test_an_owner_that_was_killed_is_followed_at_once(tmp_path, buried):
-    with start(HOLD, tmp_path) as first:
+    with started(HOLD, tmp_path) as first:
         first.stdout.readline()
         os.kill(first.pid, signal.SIGKILL)
         if buried:
@@ -125,7 +111,7 @@ for line in sys.stdin:
     except UserError as error:
         print("refused" if "found it in use by process" in str(error) else error, flush=True)
 """
-    racers = [start(code) for _ in range(8)]
+    racers = [started(code) for _ in range(8)]
     for racer in racers:
         racer.stdout.readline()
     for round_number in range(10):
@@ -143,7 +129,7 @@ for line in sys.stdin:
 
 @pytest.mark.parametrize("end", ["", "raise SystemExit(3)", "raise ValueError", "lease.release()"])
 def test_a_process_that_ends_gives_its_folder_back(tmp_path, end):
-    with start(HOLD + end, tmp_path) as first:
+    with started(HOLD + end, tmp_path) as first:
         first.stdout.readline()
         first.stdin.close()
         first.wait(timeout=30)
@@ -162,7 +148,7 @@ with Lease.acquire(Path(sys.argv[1])) as lease:
     lease.check()
     print("still held")
 """
-    with start(code, tmp_path) as process:
+    with started(code, tmp_path) as process:
         said, errors = process.communicate(timeout=30)
     assert (said, errors) == ("still held\n", "")
     assert not (tmp_path / "lease.json").exists()
@@ -194,13 +180,13 @@ def test_an_owner_elsewhere_that_falls_silent_is_waited_for_and_followed(tmp_pat
 def test_an_owner_elsewhere_that_shows_that_it_lives_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "POLL_SECONDS", 0.05)
     forge(tmp_path, silent_for=60, host="elsewhere")
-    with start(HOLD.replace("Path(sys.argv[1])", "Path(sys.argv[1]), wait_if_unseen=True"), tmp_path) as waiter:
+    with started(HOLD.replace("Path(sys.argv[1])", "Path(sys.argv[1]), wait_if_unseen=True"), tmp_path) as waiter:
         time.sleep(2)
         assert waiter.poll() is None, "it may be dead: nobody has heard of it for a minute"
         os.utime(tmp_path / "lease.json")
         assert waiter.wait(timeout=30) == 1
         assert "found it in use by process" in waiter.stderr.read()
-    with start(HOLD, tmp_path / "here") as first, pytest.raises(UserError, match="in use by process"):
+    with started(HOLD, tmp_path / "here") as first, pytest.raises(UserError, match="in use by process"):
         first.stdout.readline()
         Lease.acquire(tmp_path / "here", wait_if_unseen=True)
 

@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from chord.provenance.digest import code_digest, job_code
 from chord.provenance.environment import scrubbed
 from chord.provenance.files import tree_hash
 from chord.provenance.manifest import JobSpec, Manifest, command_of, locate, read_manifest
+from tests.projects import copied, git, started
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -186,7 +186,7 @@ def main():
 run_verb("chord.records", main)
 """
     path = study / "a.manifest.json"
-    with subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=PROJECT, stdout=subprocess.PIPE) as process:
+    with started(code, path) as process:
         process.stdout.readline()
         process.send_signal(number)
     assert process.returncode == (128 + number if number == signal.SIGTERM else -number)
@@ -234,30 +234,6 @@ def test_outside_of_a_study_there_is_a_manifest_and_no_ledger(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-# --- reading -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        (r"(?s).*", "", "Invalid JSON"),
-        (r"(?s)(.{200}).*", r"\1", "Invalid JSON"),
-        (r"(?s).*", "{}", "format: Field required"),
-        (r"(?s).*", "[1]", "Input should be an object"),
-        ("chord-manifest-3", "other-3", "format: Input should be 'chord-manifest-3'"),
-        ('"seeds"', '"seed"', "seed"),
-        ('"bytes": 3', '"bytes": "3"', "inputs.train.bytes: Input should be a valid integer"),
-    ],
-    ids=["empty", "cut", "foreign", "list", "version", "key", "type"],
-)
-def test_a_damaged_or_foreign_manifest_is_refused_by_name(study, old, new, said):
-    path = record(study)
-    path.write_text(re.sub(old, new, path.read_text(), count=1))
-    with pytest.raises(UserError) as refused:
-        read_manifest(path)
-    assert str(path) in str(refused.value) and said in str(refused.value)
-
-
 def test_an_absent_manifest_or_a_folder_is_refused_by_name(tmp_path):
     for path, said in ((tmp_path / "absent.json", "found no such file"), (tmp_path, "found a folder")):
         with pytest.raises(UserError, match=said):
@@ -284,19 +260,13 @@ with Manifest.recording(study / "b.json", JobSpec("chord.records"), inputs={}, o
 
 @pytest.fixture
 def project(tmp_path):
-    """A checkout with a copy of the package, a remote with a password in it, and one commit."""
-    root = tmp_path / "project"
-    shutil.copytree(PROJECT / "chord", root / "chord", ignore=shutil.ignore_patterns("__pycache__"))
-    (root / ".gitignore").write_text("results/\n__pycache__/\n")
+    """A checkout of the project, with a remote that has a password in it, and one commit."""
+    root = copied(tmp_path / "project")
     git(root, "init", "-q")
     git(root, "remote", "add", "origin", "https://user:remotepassword@example.org/project.git")
     git(root, "add", ".")
-    git(root, "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "-q", "-m", "first")
+    git(root, "commit", "-q", "-m", "first")
     return root
-
-
-def git(root: Path, *arguments: str) -> bytes:
-    return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True).stdout
 
 
 def run_in(root: Path, code: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -331,7 +301,7 @@ def state(root: Path, **variables: str) -> dict:
 
 
 def test_git_state_says_commit_and_whether_and_how_the_tree_differs(project):
-    commit = git(project, "rev-parse", "HEAD").decode().strip()
+    commit = git(project, "rev-parse", "HEAD").strip()
     clean = state(project)
     assert clean == {"commit": commit, "dirty": False, "diff_sha256": None, "untracked": 0, "why": None}
     (project / "chord" / "new.py").write_text("x = 1\n")
@@ -339,7 +309,7 @@ def test_git_state_says_commit_and_whether_and_how_the_tree_differs(project):
     with (project / "chord" / "records.py").open("a") as file:
         file.write("x = 1\n")
     git(project, "add", "chord/records.py")
-    difference = hashlib.sha256(git(project, "diff", "HEAD", "--binary")).hexdigest()
+    difference = hashlib.sha256(git(project, "diff", "HEAD", "--binary").encode()).hexdigest()
     assert state(project) == {**clean, "dirty": True, "diff_sha256": difference, "untracked": 1}
 
 
@@ -354,53 +324,45 @@ def test_git_state_says_why_there_is_no_commit(project, tmp_path):
 
 def test_neither_a_project_around_ours_nor_a_git_hook_changes_which_project_is_meant(project, tmp_path):
     git(tmp_path, "init", "-q", "other")
-    commit = git(project, "rev-parse", "HEAD").decode().strip()
+    commit = git(project, "rev-parse", "HEAD").strip()
     assert state(project, GIT_DIR=str(tmp_path / "other" / ".git"))["commit"] == commit
     shutil.move(project / ".git", tmp_path / ".git")
     git(tmp_path, "rm", "-r", "-q", "--cached", ".")
     assert state(project)["commit"] is None
 
 
-def test_provenance_loads_no_torch():
-    code = "import chord.provenance.manifest, sys; print('torch' in sys.modules)"
-    assert run_in(PROJECT, code).stdout == "False\n"
-
-
 def test_driver_cuda_and_nccl_are_recorded_where_they_are_and_absent_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def found(**packages: str) -> dict[str, str]:
+        monkeypatch.setattr(environment, "installed", lambda: packages)
+        return environment.accelerator(tmp_path)
+
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(environment, "installed", lambda: {"numpy": "2.3.5"})
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    assert environment.accelerator(tmp_path) == {}
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text(
-        '#!/bin/sh\n[ "$*" = "--query-gpu=driver_version --format=csv,noheader" ] && echo 570.1.2; echo 570.1.2\n'
-    )
-    smi.chmod(0o755)
-    assert environment.accelerator(tmp_path) == {"nvidia_driver": "570.1.2"}
-    smi.write_text("#!/bin/sh\necho NVIDIA-SMI has failed; exit 9\n")
-    assert environment.accelerator(tmp_path) == {}
-    kernel = tmp_path / "proc/driver/nvidia/version"
+    assert found(numpy="2.3.5") == {}
+    smi, kernel = tmp_path / "nvidia-smi", tmp_path / "proc/driver/nvidia/version"
+    asked = '[ "$*" = "--query-gpu=driver_version --format=csv,noheader" ]'
+    for script, version in ((f"{asked} && echo 570.1.2; echo 570.1.2", "570.1.2"), ("echo has failed; exit 9", None)):
+        smi.write_text(f"#!/bin/sh\n{script}\n")
+        smi.chmod(0o755)
+        assert found().get("nvidia_driver") == version
     kernel.parent.mkdir(parents=True)
     for line, version in (
         ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024", "535.183.01"),
         ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build  (a@b)", "580.82.07"),
     ):
         kernel.write_text(f"{line}\nGCC version:  gcc version 13.3.0 (Ubuntu)\n")
-        assert environment.accelerator(tmp_path) == {"nvidia_driver": version}
-    monkeypatch.setattr(
-        environment, "installed", lambda: {"nvidia-nccl-cu13": "2.29.7", "nvidia-cuda-runtime": "13.0.96"}
-    )
+        assert found() == {"nvidia_driver": version}
+    packages = {"nvidia-nccl-cu13": "2.29.7", "nvidia-cuda-runtime": "13.0.96"}
     packaged = {"nvidia_driver": "580.82.07", "cuda": "13.0.96", "nccl": "2.29.7"}
-    assert environment.accelerator(tmp_path) == packaged
-    loaded = SimpleNamespace(
-        version=SimpleNamespace(cuda="13.1"), cuda=SimpleNamespace(nccl=SimpleNamespace(version=lambda: (2, 30, 1)))
-    )
+    assert found(**packages) == packaged
+    nccl = SimpleNamespace(version=lambda: (2, 30, 1))
+    loaded = SimpleNamespace(version=SimpleNamespace(cuda="13.1"), cuda=SimpleNamespace(nccl=nccl))
     monkeypatch.setitem(sys.modules, "torch", loaded)
-    assert environment.accelerator(tmp_path) == packaged | {"cuda": "13.1", "nccl": "2.30.1"}
+    assert found(**packages) == packaged | {"cuda": "13.1", "nccl": "2.30.1"}
     loaded.version.cuda = None
-    assert environment.accelerator(tmp_path) == packaged
+    assert found(**packages) == packaged
 
 
 @pytest.mark.parametrize("variable", ["APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"])

@@ -5,12 +5,9 @@ What an edit makes again is in test_edits.py.
 
 import json
 import re
-import shutil
 from pathlib import Path
 
-from chord.config.project import Run, load
-from chord.provenance.files import tree_hash
-from tests.workflow.expected import BENCHMARKS, CLAIMS, FIGURES, NUMBERS, TABLE, evaluated, scored
+from tests.workflow.expected import CLAIMS, FIGURES, NUMBERS, TABLE, scored
 from tests.workflow.tree import planned, snakemake
 
 
@@ -36,14 +33,6 @@ def test_a_deleted_score_is_made_again_with_the_table_and_the_page(tree: Path) -
     assert first == "Scoring harder of chord-phi, seed 1"
     assert sorted(both) == ["Judging what the paper claims", "Tabulating table1"]
     assert (page, end) == ("Writing the page of study demo", "All that config/config.yaml names is in results/")
-
-
-def test_deleted_answers_of_any_benchmark_are_made_again_alone(tree: Path) -> None:
-    expected = NUMBERS
-    for arm, benchmark in zip(("grpo", "original", "sft-best"), BENCHMARKS, strict=True):
-        (tree / f"results/demo/runs/{arm}/seed-1/eval/{benchmark}/answers.jsonl").unlink()
-        expected = expected | evaluated({arm}, benchmark)
-    assert planned(tree) == expected
 
 
 def test_values_given_on_the_command_line_hold_for_that_command(tree: Path) -> None:
@@ -87,21 +76,6 @@ def test_training_reads_only_what_its_recipe_can_touch(built: Path) -> None:
     assert read["sft-best+rl"]["--start"] == f"{runs}/sft-best/seed-1/model"
     assert read["base"]["--traces"] == f"{data}/traces/base.jsonl"
     assert not {"--start", "--prompts"} & read["base"].keys()
-
-
-def test_run_json_says_all_that_training_is_told_and_no_label(built: Path) -> None:
-    project = load(built)
-    path = built / "results/demo/runs/chord-phi/seed-1/run.json"
-    assert Run.read(path) == project.run("chord-phi", 1)
-    assert "CHORD" not in path.read_text()
-    assert Run.read(built / "results/demo/models/base/run.json").recipe.init == "random"
-
-
-def test_the_mark_that_snakemake_leaves_in_a_model_does_not_change_its_hash(built: Path, tmp_path: Path) -> None:
-    model = built / "results/demo/runs/grpo/seed-1/model"
-    assert (model / ".snakemake_timestamp").exists()
-    shutil.copytree(model, tmp_path / "model", ignore=shutil.ignore_patterns(".snakemake_timestamp"))
-    assert tree_hash(model) == tree_hash(tmp_path / "model")
 
 
 def test_the_report_is_one_file_with_every_table_and_figure(built: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -73,6 +73,17 @@ def last_words(text: str) -> str:
 # --- inside Snakemake, while it reads the rules ---
 
 
+def listed_paths(paths: str | Iterable[str]) -> list[str]:
+    """One path or several, as a list."""
+    return [paths] if isinstance(paths, str) else list(paths)
+
+
+def flags_of(files: Any) -> str:
+    """`--name FILE ...` for each name of a job's inputs or outputs; one without files is left out."""
+    listed = {name: shlex.join(listed_paths(paths)) for name, paths in files.items() if name != "because"}
+    return " ".join(f"--{name} {words}" for name, words in listed.items() if words)
+
+
 @contextmanager
 def refusals_end(workflow: Any) -> Generator[None]:
     """A UserError ends Snakemake with its words alone; nothing is left on disk."""
@@ -122,6 +133,26 @@ class RulesBeingRead:
             return []
 
         return told
+
+    def files_of(self, artefact: str) -> list[str]:
+        """Files of a table, figure or the claims, and the missing ones behind it, which Snakemake would leave alone."""
+        own = [f"{self.results}/{path}" for path in self.dag.artefact(artefact).outputs.values()]
+        if not all(map(os.path.exists, own)):
+            return own
+        return own + [
+            file for path in self.dag.behind(artefact) if not os.path.exists(file := f"{self.results}/{path}")
+        ]
+
+    def asked_for(self, artefact: str) -> list[str] | Callable[..., list[str]]:
+        """What `snakemake ARTEFACT` wants: its files or, where the study does not build it, an end that says why."""
+        from snakemake.exceptions import WorkflowError
+
+        project = self.dag.project
+
+        def refused(wildcards: Any) -> list[str]:
+            raise WorkflowError(f"{artefact} is not built in study {project.study.name}: {project.why_not(artefact)}.")
+
+        return self.files_of(artefact) if artefact in (*self.dag.built, "claims") else refused
 
     def look_over(self) -> None:
         """Find, and say, what of results/ the present code, settings, rules, pins and files would not make again."""

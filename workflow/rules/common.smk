@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from chord.cluster.sizing import Requests
-from chord.cluster.snakemake import RulesBeingRead, refusals_end
+from chord.cluster.snakemake import RulesBeingRead, flags_of, listed_paths, refusals_end
 from chord.config.project import load
 from chord.config.sets import started_from
 from chord.provenance.cli import settle_output
@@ -21,7 +21,7 @@ with refusals_end(workflow):
 
 dag = Dag(project)
 rules_read = RulesBeingRead(workflow, dag)
-because = rules_read.because
+because, files_of, asked_for = rules_read.because, rules_read.files_of, rules_read.asked_for
 RESULTS = f"results/{project.study.name}"
 
 
@@ -36,8 +36,8 @@ def reads(rule):
     """What a job of the rule reads, by flag."""
 
     def told(wildcards):
-        listed = {name: listed_paths(paths) for name, paths in dag.job(rule, wildcards).reads.items()}
-        return {name: [f"{RESULTS}/{path}" for path in paths] for name, paths in listed.items()}
+        found = dag.job(rule, wildcards).reads
+        return {name: [f"{RESULTS}/{path}" for path in listed_paths(paths)] for name, paths in found.items()}
 
     return told
 
@@ -60,24 +60,14 @@ def only(rule):
     return {name: "|".join(map(re.escape, found)) or "-" for name, found in values.items()}
 
 
-def listed_paths(paths):
-    return [paths] if isinstance(paths, str) else list(paths)
-
-
-def as_flags(files):
-    """`--name FILE ...` for each; one without files is left out."""
-    listed = {name: shlex.join(listed_paths(paths)) for name, paths in files if name != "because"}
-    return " ".join(f"--{name} {words}" for name, words in listed.items() if words)
-
-
 def flags_in(wildcards, input):
     """What a job reads, as flags."""
-    return as_flags(input.items())
+    return flags_of(input)
 
 
 def flags_out(wildcards, output):
     """What a job writes, as flags."""
-    return as_flags(output.items())
+    return flags_of(output)
 
 
 # --- what else rules tell their jobs -----------------------------------------------------------
@@ -131,23 +121,3 @@ def turn(first):
         return first - list(project.study.benchmarks).index(wildcards.benchmark)
 
     return told
-
-
-# --- targets -----------------------------------------------------------------------------------
-
-
-def files_of(artefact):
-    """Files of a table, figure or the claims; and those far below that are gone: Snakemake misses a file only in use."""
-    own = [f"{RESULTS}/{path}" for path in dag.artefact(artefact).outputs.values()]
-    if not all(map(os.path.exists, own)):
-        return own
-    return own + [file for path in dag.behind(artefact) if not os.path.exists(file := f"{RESULTS}/{path}")]
-
-
-def asked_for(artefact):
-    """What `snakemake ARTEFACT` wants: its files or, where the study does not build it, an end that says why."""
-
-    def refused(wildcards):
-        raise WorkflowError(f"{artefact} is not built in study {project.study.name}: {project.why_not(artefact)}.")
-
-    return files_of(artefact) if artefact in (*dag.built, "claims") else refused

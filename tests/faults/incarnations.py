@@ -34,7 +34,7 @@ PLACES = {
     "writing metrics": (Logs, "write"),
     "syncing metrics": (Logs, "sync"),
     "kept weights": (checkpoint, "keep_weights"),
-    "writing a checkpoint": (checkpoint, "save_file"),
+    "writing a checkpoint": (checkpoint.safetensors.torch, "save_file"),
     "hashing a checkpoint": (checkpoint, "file_sha256"),
     "dropping old checkpoints": (checkpoint.shutil, "rmtree"),
     "outputs": (Training, "write_outputs"),

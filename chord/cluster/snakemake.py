@@ -79,7 +79,7 @@ def listed_paths(paths: str | Iterable[str]) -> list[str]:
 
 
 def flags_of(files: Any) -> str:
-    """`--name FILE ...` for each name of a job's inputs or outputs; one without files is left out."""
+    """The inputs or outputs of a job as flags, `--name FILE ...`; a name without files gives none."""
     listed = {name: shlex.join(listed_paths(paths)) for name, paths in files.items() if name != "because"}
     return " ".join(f"--{name} {words}" for name, words in listed.items() if words)
 
@@ -116,7 +116,7 @@ class RulesBeingRead:
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         # `.venv/bin/snakemake` starts jobs with its own Python, activated or not. Conda and containers bring theirs.
         if not self.workflow.deployment_settings.deployment_method:
-            cast(Any, shell).prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
+            shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
 
     @property
     def results(self) -> Path:
@@ -304,7 +304,7 @@ def main() -> int:
 
     cast(Any, dryrun.Executor).run_job = catch
     try:
-        cast(Any, cli).main([*arguments, "--dry-run", "--forceall", "--nolock", "--cores", MANY, "--quiet", "all"])
+        cli.main([*arguments, "--dry-run", "--forceall", "--nolock", "--cores", MANY, "--quiet", "all"])
     except SystemExit as end:
         if isinstance(end.code, str):  # what the Snakefile says of a configuration that cannot be run
             print(end.code, file=sys.stderr)

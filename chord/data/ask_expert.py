@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from chord.config.sets import expert_of
 from chord.config.study import ExpertServed, Study
@@ -35,6 +35,9 @@ from chord.records import (
 )
 from chord.sampling import vllm_server as vllm
 from chord.settings import derive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOO_LONG = "too long for the policy"
 CUT = "cut at the token limit"
@@ -125,7 +128,7 @@ class Asking:
     study: Study
     expert: ExpertServed
     traces: str
-    tokenizer: Any  # PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     end_ids: Sequence[int]
     alike: Mapping[str, Any]
 

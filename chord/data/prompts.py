@@ -123,7 +123,9 @@ def _closing(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, 
     return int(token)
 
 
-def _rendered(tokenizer: Any, messages: Sequence[dict[str, str]], date: str | None, **more: Any) -> str:
+def _rendered(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[dict[str, str]], date: str | None, **more: Any
+) -> str:
     """What the template makes of the messages, told `date`, and no clock."""
     from jinja2 import TemplateError as JinjaError
     from jinja2 import UndefinedError
@@ -152,11 +154,11 @@ def _rendered(tokenizer: Any, messages: Sequence[dict[str, str]], date: str | No
         raise _refusal(tokenizer, f"a chat template that cannot be rendered ({found}), {expected}") from None
 
 
-def _refusal(tokenizer: Any, found: str, remedy: str = "name another model") -> TemplateError:
+def _refusal(tokenizer: "PreTrainedTokenizerBase", found: str, remedy: str = "name another model") -> TemplateError:
     return TemplateError(f"{tokenizer.name_or_path}: found {found}; {remedy}")
 
 
-def _encoded(tokenizer: Any, text: str, split_special_tokens: bool) -> list[int]:
+def _encoded(tokenizer: "PreTrainedTokenizerBase", text: str, split_special_tokens: bool) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=split_special_tokens)
 
 

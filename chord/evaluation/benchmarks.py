@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from chord.config.benchmarks import read_task
 from chord.config.study import AnswerForm, Study
@@ -119,7 +119,7 @@ def documents(lines: Any) -> "Dataset":
     """lm-eval's documents, one for each JSON line, with every text as it was written."""
     import datasets
 
-    return cast(Any, datasets).Dataset.from_list([json.loads(line) for line in lines["text"]])
+    return datasets.Dataset.from_list([json.loads(line) for line in lines["text"]])
 
 
 class Response(str):

@@ -9,7 +9,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -192,7 +192,7 @@ def draw(data: dict[str, Any]) -> tuple[bytes, bytes]:
     """The figure as SVG and PNG, byte for byte the same for the same points."""
     import matplotlib
 
-    with cast(Any, matplotlib).rc_context({**RC, "svg.hashsalt": f"{data['study']} {data['artefact']}"}):
+    with matplotlib.rc_context({**RC, "svg.hashsalt": f"{data['study']} {data['artefact']}"}):
         figure = compose(data)
         svg, png = io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Title": data["title"]})

@@ -345,13 +345,13 @@ def group_advantages(rewards: Tensor, epsilon: float) -> Tensor:
 def with_expert_traces(rewards: Tensor, expert_rewards: Tensor | None, _epsilon: float) -> tuple[Tensor, Tensor]:
     """LUFFY (arXiv:2504.14945): one expert trace joins the group of its own prompt.
 
-    Both are centered and scaled by the rollouts alone; a deviation of 0 becomes 1 (ElliottYan/LUFFY at 01f4ae0).
+    Both are centered by the mean of the rollouts alone and not scaled: the released run sets `grpo_use_std=False`
+    (ElliottYan/LUFFY at 01f4ae0). A group with equal rewards has advantages of exactly 0, but for its trace.
     """
     assert expert_rewards is not None, "LUFFY's groups have an expert trace each"
     mean = rewards.mean(dim=1)
-    spread = rewards.std(dim=1, correction=1)
-    spread = spread.masked_fill((rewards == rewards[:, :1]).all(dim=1), 1.0)
-    return (rewards - mean[:, None]) / spread[:, None], (expert_rewards - mean) / spread
+    equal = (rewards == rewards[:, :1]).all(dim=1, keepdim=True)
+    return (rewards - mean[:, None]).masked_fill(equal, 0.0), expert_rewards - mean
 
 
 # --- losses -------------------------------------------------------------------------------------

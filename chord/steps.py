@@ -52,7 +52,10 @@ def of_problems(study: Study, problems: str, lock: Lock | None = None) -> JobSpe
         sets.source_of(study, problems),
         problems.startswith(BENCHMARK),
     )
-    decided: dict[str, Any] = {"set": problems, "seed": study.data.seed}
+    decided: dict[str, Any] = {
+        "set": sets.any_seed(sets.of_right_seed(study, problems)),
+        "seed": sets.seed_of(study, problems),
+    }
     if source == "generator":
         decided |= {
             "sizes": wanted,
@@ -83,12 +86,12 @@ def of_problems(study: Study, problems: str, lock: Lock | None = None) -> JobSpe
 @decides_nothing(RECORDED)
 def of_traces(study: Study, traces: str, lock: Lock | None = None) -> JobSpec:
     """Decides a file of traces beside its problems: `expert`, `aligned` or `base`. Rewards do not."""
-    sets.checked(traces, sets.trace_sets(study), study)
+    sets.of_right_seed(study, sets.checked(traces, sets.trace_sets(study), study))
     of_hub = sets.is_published(study, traces)
     dataset = study.tasks[sets.split_of(study, sets.answered(study, traces)).task].dataset if of_hub else ""
     decided = {
         **({"seed": study.data.seed, "dataset": _dataset(study, dataset, lock)} if of_hub else {}),
-        "traces": traces,
+        "traces": sets.any_seed(traces),
         **_writer(study, traces),
         "grader": study.grading.grader,
         "mark": study.grading.mark,
@@ -149,12 +152,15 @@ def _writer(study: Study, traces: str) -> dict[str, Any]:
     """Who writes traces. Of a served expert how machines are used does not count; the seed decides what it says."""
     if sets.purpose(traces) == "base":
         corpus = sets.corpus_of(study, traces)
-        parts = zip(corpus.parts, sets.part_sizes(corpus), strict=True)
-        return {"seed": study.data.seed, "parts": [[part.task, part.style, size] for part, size in parts]}
+        parts = [
+            [part.task, part.style, size, *([part.slips] if part.slips else [])]
+            for part, size in zip(corpus.parts, sets.part_sizes(corpus), strict=True)
+        ]
+        return {"seed": sets.seed_of(study, traces), "parts": parts}
     expert = sets.expert_of(study, traces)
     if expert.source != "served":
         return {"expert": _plain(expert)}
-    return {"expert": {**_plain(expert, exclude=HOW_SERVED), "seed": study.data.seed, **_dated(study)}}
+    return {"expert": {**_plain(expert, exclude=HOW_SERVED), "seed": sets.seed_of(study, traces), **_dated(study)}}
 
 
 def _characters(study: Study) -> str | None:
@@ -372,7 +378,7 @@ class Step:
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """Matches the paths of its manifests."""
-        return re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(self.place + ENDING)))
+        return re.compile(re.sub(r"\\{\w+\\}", "[^/]+(?:/seed-[0-9]+)?", re.escape(self.place + ENDING)))
 
     @cached_property
     def files(self) -> dict[str, str]:
@@ -473,9 +479,10 @@ class Dag:
         return {key: self.run_text(job.wildcards) for key, job in self.jobs.items() if not job.step.verb}
 
     def run(self, wildcards: Wildcards) -> Run:
-        """All that a training is told. A start model is the same for every seed of the study."""
+        """All that a training is told. A start model that all trainings share has the seed of the data."""
         if "start" in wildcards:
-            return self.project.run(wildcards["start"], self.project.study.data.seed)
+            start, _, seed = wildcards["start"].partition("/seed-")
+            return self.project.run(start, int(seed or self.project.study.data.seed))
         return self.project.run(wildcards["arm"], int(wildcards["seed"]))
 
     def run_text(self, wildcards: Wildcards) -> str:
@@ -547,9 +554,11 @@ PROBLEMS, TRACES, BENCHMARKS = (f"data/{kind}/{{}}.jsonl".format for kind in ("p
 
 
 def model_of(project: Project, arm: str, seed: str) -> str:
-    """Where the model of an arm is; start models, and arms that are the same as one, have one for all seeds."""
+    """Where the model of an arm is; or a start model, and of an arm that is the same as one."""
     start = project.arms[arm].same_as if arm in project.arms else arm
-    return f"models/{start}/model" if start else f"runs/{arm}/seed-{seed}/model"
+    return (
+        f"models/{sets.start_of_seed(project.study, start, seed)}/model" if start else f"runs/{arm}/seed-{seed}/model"
+    )
 
 
 def _beside_set(job: Job) -> Reads:
@@ -591,10 +600,11 @@ def _learned_by_arm(job: Job) -> Reads:
     assert recipe is not None, f"{job['arm']} is not trained"
     start = model_of(job.project, recipe.init, job["seed"])
     reads = {"run": f"{BY}/run.json".format(**job.wildcards), "start": start}
-    reads |= {"prompts": PROBLEMS("train")} if recipe.needs_rollouts else {}
-    reads |= {"traces": TRACES(recipe.traces)} if recipe.needs_experts else {}
+    prompts, traces = (sets.of_seed(job.study, name, job["seed"]) for name in ("train", recipe.traces))
+    reads |= {"prompts": PROBLEMS(prompts)} if recipe.needs_rollouts else {}
+    reads |= {"traces": TRACES(traces)} if recipe.needs_experts else {}
     if recipe.needs_rollouts and recipe.needs_experts:
-        reads["solved"] = PROBLEMS(sets.answered(job.study, recipe.traces))
+        reads["solved"] = PROBLEMS(sets.answered(job.study, traces))
     return reads | {"validation": PROBLEMS("validation")}
 
 
@@ -612,8 +622,13 @@ def _tabulated(job: Job) -> Reads:
     project, artefact = job.project, job.project.artefacts[job["table"]]
     cells = product(artefact.arms, project.seeds, benchmarks_of(job.study, artefact))
     scores = [f"{BY.format(arm=arm, seed=seed)}/eval/{benchmark}/scores.json" for arm, seed, benchmark in cells]
-    scores += ["data/traces/expert.json"] if artefact.kind == "lengths" else []
+    scores += expert_counts(project) if artefact.kind == "lengths" else []
     return {"scores": scores + [BENCHMARKS(benchmark) for benchmark in divisions(job.study, artefact)]}
+
+
+def expert_counts(project: Project) -> list[str]:
+    """Where the lengths of the expert's traces stand, relative to results/STUDY."""
+    return [f"data/traces/{name}.json" for name in sets.for_seeds(project.study, ["expert"], project.seeds)]
 
 
 def _drawn(job: Job) -> Reads:
@@ -644,13 +659,17 @@ def _artefacts(project: Project, tables: bool) -> list[str]:
     return [name for name in built if isinstance(project.artefacts[name], Tabled) is tables]
 
 
+def _by_seed(project: Project, names: Iterable[str]) -> list[str]:
+    return sets.for_seeds(project.study, names, project.seeds)
+
+
 # By wildcard, what it may be in a study.
 VALUES: Mapping[str, Callable[[Project], Iterable[str]]] = {
-    "set": lambda project: [name for name in sets.problem_sets(project.study) if BENCHMARK not in name],
+    "set": lambda project: _by_seed(project, [n for n in sets.problem_sets(project.study) if BENCHMARK not in n]),
     "benchmark": lambda project: project.study.benchmarks,
-    "traces": lambda project: sets.trace_sets(project.study),
+    "traces": lambda project: _by_seed(project, sets.trace_sets(project.study)),
     "model": lambda project: [*sets.models_from(project.study, "package"), *sets.models_from(project.study, "hub")],
-    "start": lambda project: sets.trained_starts(project.study),
+    "start": lambda project: _by_seed(project, sets.trained_starts(project.study)),
     "arm": lambda project: project.trainable,
     "seed": lambda project: map(str, project.seeds),
     "table": lambda project: _artefacts(project, tables=True),

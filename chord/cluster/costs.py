@@ -156,17 +156,18 @@ class Bench:
     def training(self, arm: str, recipe: Recipe, rows: int) -> Cost:
         """One training; `rows` are the expert rows of a step."""
         study, steps = self.study, steps_of(self.study, recipe, rows)
-        rollouts = study.rollouts.prompts_per_step * study.rollouts.per_prompt if recipe.needs_rollouts else 0
+        group = recipe.rollouts_of(study.rollouts.per_prompt)
+        rollouts = study.rollouts.prompts_per_step * group if recipe.needs_rollouts else 0
         sampling, imitating = recipe.mu.shares()
         answer = self.lengths.of(arm)
         learned = sampling * rollouts * answer + imitating * rows * self.lengths.expert
         step = self.learning(sampling * rollouts, answer)
         step += self.learning(imitating * rows, self.lengths.expert + self.lengths.prompt)
         step += sampling * self.decoding(rollouts, answer) if rollouts else 0.0
-        validations = 1 + math.ceil(steps / study.validation.every_steps)
-        problems = study.validation.problems * study.validation.samples_per_problem
-        seconds = self.machine.start_seconds + steps * step + validations * self.decoding(problems, answer)
-        sampled = steps * sampling * rollouts * answer + validations * problems * answer
+        asked = [study.validation.problems * samples for samples in study.validation.planned(steps).values()]
+        validating = sum(self.decoding(answers, answer) for answers in asked)
+        seconds = self.machine.start_seconds + steps * step + validating
+        sampled = steps * sampling * rollouts * answer + sum(asked) * answer
         return Cost(seconds, self.devices, steps * learned, sampled)
 
     def answering(self, answers: int, length: float) -> Cost:

@@ -15,7 +15,16 @@ from chord.cluster import costs
 from chord.cluster.costs import BYTES, GB, Bench, Cost, cache_bytes, dimensions, parameters, saved_gb, steps_of
 from chord.config.project import Project
 from chord.config.reading import validated
-from chord.config.sets import answered, asked_expert, corpus_of_start, expert_of, split_of, start_models, start_of
+from chord.config.sets import (
+    answered,
+    any_seed,
+    asked_expert,
+    corpus_of_start,
+    expert_of,
+    split_of,
+    start_models,
+    start_of,
+)
 from chord.config.study import Dimensions, Execution, ExpertServed, Lengths, Machine, Model, Planning, Study
 from chord.errors import UserError
 from chord.evaluation.benchmarks import read_benchmark
@@ -196,7 +205,7 @@ class Estimates:
         if recipe is None:
             return 0
         steps = steps_of(study, recipe, study.expert_rows_per_step) if recipe.keep == "every" else 1
-        return -(-steps // study.validation.every_steps)
+        return len(study.validation.planned(steps)) - 1
 
 
 # --- what a job asks of a node ---
@@ -401,7 +410,7 @@ class Requests:
     def _planned(self, rule: str, name: str) -> Callable[..., Any]:
         def value(wildcards: Any, attempt: int) -> Any:
             of = next(found for key in ("arm", "start", "traces") if (found := wildcards.get(key)))
-            return self._resources(Work(rule, of, wildcards.get("benchmark", "")), attempt)[name]
+            return self._resources(Work(rule, any_seed(of), wildcards.get("benchmark", "")), attempt)[name]
 
         return value
 

@@ -154,6 +154,13 @@ def _sources(study: Study) -> Iterator[str]:
     if len(set(sources.values())) > 1:
         yield f"data has tasks of sources {sources}, expected one source: else sets could share a prompt"
         return
+    if study.data.by_seed:
+        wanted = "expected problems of generators alone: they do not run out"
+        outside = [key for key, one in study.benchmarks.items() if study.tasks[one.problems.task].source != "generator"]
+        if sources["expert"] != "generator":
+            yield f"data.by_seed is true and the problems are of source {sources['expert']}, {wanted}"
+        if outside:
+            yield f"data.by_seed is true and benchmark {outside[0]} is not of a generator, {wanted}"
     fitting = {"scripted": "generator", "published": "hub"}.get(study.expert.source)
     if fitting and fitting != sources["expert"]:
         found = f"{study.expert.source} and the problems are of source {sources['expert']}"

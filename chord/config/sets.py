@@ -1,11 +1,12 @@
 """What a study is made of: its sets of problems and traces, its models, repositories of a hub; what can be built of it.
 
 A set of problems is named `train`, `validation`, `expert`, `base` or `benchmark:NAME`; the other sets of experts and
-corpora `expert-NAME` and `base-NAME`.
+corpora `expert-NAME` and `base-NAME`. Where each training seed draws its own (`data.by_seed`), the name of a set, and
+of a model that is trained on one, ends in `/seed-N`: `expert/seed-3`.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import filter as matching
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,11 +18,12 @@ from chord.config.reading import read_json, validated
 from chord.config.study import Arm, BaseCorpus, Expert, Model, Split, Study
 from chord.errors import ConfigError, expected
 from chord.reach import decides_nothing
-from chord.settings import Frozen, Name
+from chord.settings import Frozen, Name, derive
 
 # --- problems and traces -------------------------------------------------------------------------
 
 BENCHMARK = "benchmark:"
+LEARNED = ("train", "aligned", "expert", "base")  # the purposes of sets that a seed may draw anew: validation is common
 LARGER = "expert-"  # other expert sets: with the study's own at their head, and drawn after every other set
 SPLITS = ("train", "validation", "expert")
 # The share of all hashes of prompts, in this order, whose prompts a purpose may ask; see chord.data.problems.
@@ -29,13 +31,13 @@ SIXTEENTHS = {"benchmark": 2, "validation": 2, "train": 4, "expert": 2, "base": 
 
 
 def problem_sets(study: Study) -> list[str]:
-    """The names of the study's sets of problems."""
+    """The names of the study's sets of problems, of any seed."""
     experts = [f"{LARGER}{name}" for name, other in study.other_experts.items() if other.problems]
     return [*SPLITS, *experts, *_corpora(study), *(f"{BENCHMARK}{name}" for name in study.benchmarks)]
 
 
 def trace_sets(study: Study) -> list[str]:
-    """The names of the study's sets of traces."""
+    """The names of the study's sets of traces, of any seed."""
     experts = ["expert", *(["aligned"] if study.data.aligned_traces else [])]
     return [*experts, *(f"{LARGER}{name}" for name in study.other_experts), *_corpora(study)]
 
@@ -47,18 +49,54 @@ def _corpora(study: Study) -> list[str]:
 
 def checked(name: str, known: list[str], study: Study) -> str:
     """`name`. Raises ConfigError if the study has no such set."""
-    if name not in known:
+    if any_seed(name) not in known:
         raise ConfigError(f"config/studies/{study.name}.yaml: found no set '{name}' in it, {expected(name, known)}")
+    return name
+
+
+def of_right_seed(study: Study, name: str) -> str:
+    """`name`. Raises ConfigError if it has a seed where all seeds have one set, or has none where each has its own."""
+    if (name != any_seed(name)) != is_by_seed(study, name):
+        wanted = any_seed(name) + ("/seed-N" if is_by_seed(study, name) else "")
+        raise ConfigError(f"config/studies/{study.name}.yaml: found no set '{name}' in it, expected '{wanted}'")
     return name
 
 
 def purpose(problems: str) -> str:
     """What a set is for, which decides whose prompts it may ask: sets of one purpose share theirs."""
-    return problems.partition(":")[0].partition("-")[0]
+    return any_seed(problems).partition(":")[0].partition("-")[0]
+
+
+def any_seed(name: str) -> str:
+    """The name of a set or a start model without its seed."""
+    return name.partition("/")[0]
+
+
+def is_by_seed(study: Study, name: str) -> bool:
+    """Whether each training seed has a set of this name of its own."""
+    return study.data.by_seed and purpose(name) in LEARNED
+
+
+def of_seed(study: Study, name: str, seed: int | str) -> str:
+    """The set of this name that a training with this seed reads."""
+    return f"{any_seed(name)}/seed-{seed}" if is_by_seed(study, name) else name
+
+
+def for_seeds(study: Study, names: Iterable[str], seeds: Iterable[int]) -> list[str]:
+    """The sets of these names that trainings with these seeds read."""
+    every = [*seeds]
+    return [*dict.fromkeys(of_seed(study, name, seed) for name in names for seed in every)]
+
+
+def seed_of(study: Study, name: str) -> int:
+    """What decides the draws of a set: the seed of the study's data, and with it the set's own."""
+    _, own, seed = name.partition("/seed-")
+    return derive(study.data.seed, "training seed", int(seed)) if own else study.data.seed
 
 
 def corpus_of(study: Study, name: str) -> BaseCorpus:
     """What the start models that learn from the corpus `name` learn, and how."""
+    name = any_seed(name)
     corpus = study.base_corpus if name == "base" else study.other_models[name.removeprefix("base-")].base_corpus
     assert corpus is not None, f"{name} is no corpus of the study"
     return corpus
@@ -66,6 +104,7 @@ def corpus_of(study: Study, name: str) -> BaseCorpus:
 
 def expert_of(study: Study, traces: str) -> Expert:
     """Who writes a set of traces that is no corpus."""
+    traces = any_seed(traces)
     other = study.other_experts.get(traces.removeprefix(LARGER)) if traces.startswith(LARGER) else None
     return (other and other.expert) or study.expert
 
@@ -82,9 +121,9 @@ def is_served(study: Study, traces: str) -> bool:
 
 def answered(study: Study, traces: str) -> str:
     """The set of problems that a set of traces answers: `aligned` answers the training problems."""
-    if traces == "aligned":
-        return "train"
-    return traces if traces in problem_sets(study) else "expert"
+    name, of_one, seed = traces.partition("/")
+    problems = "train" if name == "aligned" else name if name in problem_sets(study) else "expert"
+    return problems + of_one + seed
 
 
 def sizes(study: Study, problems: str) -> dict[str, int]:
@@ -98,6 +137,7 @@ def sizes(study: Study, problems: str) -> dict[str, int]:
 
 def split_of(study: Study, problems: str) -> Split:
     """Task and size of a set that is drawn from one task: any but corpora."""
+    problems = any_seed(problems)
     if problems.startswith(LARGER):
         own = study.data.expert
         larger = study.other_experts[problems.removeprefix(LARGER)].problems
@@ -180,20 +220,27 @@ def trained_starts(study: Study) -> list[str]:
     return [name for name, model in start_models(study).items() if model.source == "random"]
 
 
+def start_of_seed(study: Study, start: str, seed: int | str) -> str:
+    """The start model of this name from which a training with this seed starts."""
+    return of_seed(study, start, seed) if start in trained_starts(study) else start
+
+
 def corpus_name(study: Study, start: str) -> str:
-    """The set of traces that a start model learns from: its own corpus, or the study's."""
-    other = study.other_models.get(start.removeprefix("base-"))
-    return start if other and other.base_corpus else "base"
+    """The set of traces that a start model learns from: its own corpus, or the study's; of the same seed."""
+    name, of_one, seed = start.partition("/")
+    other = study.other_models.get(name.removeprefix("base-"))
+    return (name if other and other.base_corpus else "base") + of_one + seed
 
 
 def corpus_of_start(study: Study, start: str) -> BaseCorpus:
     """What a start model that the study trains learns, and how."""
-    assert start in trained_starts(study), "only a random model is trained by the DAG"
+    assert any_seed(start) in trained_starts(study), "only a random model is trained by the DAG"
     return corpus_of(study, corpus_name(study, start))
 
 
 def asked_expert(study: Study, traces: str) -> str:
     """The folder in models/ of the model that is asked for these traces: `expert`, or `expert-NAME`."""
+    traces = any_seed(traces)
     other = study.other_experts.get(traces.removeprefix(LARGER))
     return traces if purpose(traces) == "expert" and other and other.expert else "expert"
 

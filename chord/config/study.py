@@ -112,6 +112,10 @@ class Recipe(Frozen):
         """Whether any step can read expert traces."""
         return self.method == "luffy" or self.mixes_experts
 
+    def rollouts_of(self, per_prompt: int) -> int:
+        """How many of a group of this size the policy writes: in LUFFY's the expert's trace is one of them."""
+        return per_prompt - 1 if self.method == "luffy" else per_prompt
+
     @property
     def mixes_experts(self) -> bool:
         """Whether any step can draw rows of its own from the expert traces."""
@@ -456,6 +460,11 @@ class CorpusPart(Frozen):
     task: Name = Field(description="a name in `tasks`")
     style: Literal["terse", "worked", "checked"] = Field(description="how they are answered (ours)")
     share: Share = Field(description="of the texts; shares add up to 1 (ours)")
+    slips: Annotated[float, Field(ge=0, le=1)] = quiet(0.0, "share of steps with a wrong result; not of `terse` (ours)")
+
+    def _wrong(self) -> Iterator[str]:
+        if self.slips and self.style == "terse":
+            yield f"found slips {self.slips:g} with style terse, expected a style with steps"
 
 
 class BaseCorpus(Frozen):
@@ -504,6 +513,9 @@ class Data(Frozen):
     validation: Split = Field(description="of an eighth of a task's prompts; makes anew that set")
     expert: Split = Field(description="for traces: of an eighth of a task's prompts (5k); makes anew that set")
     aligned_traces: bool = Field(description="whether the expert answers the training problems too")
+    by_seed: bool = default(
+        False, "whether a training seed is a whole replication: its own sets to learn from, its own `random` models"
+    )
     overlap: Literal["refused", "allowed"] = quiet("refused", "with benchmarks (ours)")
 
 
@@ -537,7 +549,9 @@ class Groups(Frozen):
     """The rollouts of one step: so many prompts, each answered by a group that is compared with itself."""
 
     prompts_per_step: Count = Field(description="prompts in each update (A.1: 32)")
-    per_prompt: Count = Field(description="rollouts that are compared, at least 2 for RL (A.1: 8)")
+    per_prompt: Count = Field(
+        description="a group that is compared, at least 2 for RL; LUFFY's has a trace in it (A.1: 8)"
+    )
 
 
 class Rollouts(Sampling, Groups):
@@ -566,12 +580,31 @@ class PolicyLoss(Frozen):
     importance_cap: Positive | None = default(None, "of the ratio of learner to sampler; none if left out (ours)")
 
 
+class Thorough(Frozen):
+    """Validations that count: the first and the last one, and those after `steps`, say where a curve turns."""
+
+    steps: tuple[Steps, ...] = Field(description="after which steps, beside the first and the last validation (ours)")
+    samples_per_problem: Count = Field(description="answers to each problem (ours)")
+
+
 class Validation(Frozen):
     """Sampling on the validation set during training; it picks checkpoints, never the benchmarks."""
 
     every_steps: Steps = Field(description="steps between two validations (not said)")
     problems: Count = Field(description="the first so many of the validation set (not said)")
     samples_per_problem: Count = Field(description="answers to each of them (not said)")
+    thorough: Thorough | None = quiet(None, "validations with more answers to each problem, for curves that are judged")
+
+    def samples_at(self, step: int, steps: int) -> int:
+        """Answers to each problem after `step` of the `steps` steps of a training; 0 where it is not validated."""
+        if self.thorough and step in (0, steps, *self.thorough.steps):
+            return self.thorough.samples_per_problem
+        return self.samples_per_problem if step % self.every_steps == 0 or step == steps else 0
+
+    def planned(self, steps: int) -> dict[int, int]:
+        """Answers to each problem, by the step of a training of `steps` steps after which it is validated."""
+        every = ((step, self.samples_at(step, steps)) for step in range(steps + 1))
+        return {step: samples for step, samples in every if samples}
 
 
 class Arithmetic(Frozen):

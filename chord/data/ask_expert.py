@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from chord.config.sets import expert_of
+from chord.config.sets import expert_of, seed_of
 from chord.config.study import ExpertServed, Study
 from chord.data.demonstrate import OUTSIDE, Work, Written, lengths
 from chord.data.prompts import as_recorded, end_ids, load_tokenizer, prompt_ids
@@ -60,7 +60,7 @@ def served(work: Work) -> Written:
         recorded={"served": told, **asking.recorded(problems[0].prompt)},
     )
     for problem in problems:
-        best = kept(judged[problem.id], expert.keep, study.data.seed)
+        best = kept(judged[problem.id], expert.keep, seed_of(study, work.name))
         if best is None:
             written.rejected[why_none(judged[problem.id])] += 1
             continue

@@ -21,7 +21,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chord.config.project import add_study, project_of
-from chord.config.sets import Lock, asked_expert, corpus_of, expert_of, part_sizes, purpose, task_sizes, wanted_dataset
+from chord.config.sets import (
+    Lock,
+    any_seed,
+    asked_expert,
+    corpus_of,
+    expert_of,
+    part_sizes,
+    purpose,
+    seed_of,
+    task_sizes,
+    wanted_dataset,
+)
 from chord.config.study import BaseCorpus, CorpusPart, Grading, Study
 from chord.errors import ConfigError, UserError
 from chord.provenance.cli import Number
@@ -35,6 +46,7 @@ from chord.steps import of_traces
 BASE_WRITER = "base corpus writer"
 OUTSIDE = "a character outside the alphabet"
 END_TOKEN = 1
+SLIP = 5  # how far a wrong result of a step is from the right one, at most
 SCRIPTED_REMEDY = "expert.style, rollouts.max_response_tokens or the task"
 SERVED_REMEDY = "expert.samples_per_problem, expert.max_response_tokens, expert.prompt, or the expert"
 
@@ -89,15 +101,15 @@ def main() -> None:
             decided,
             inputs={flag: path for flag, path in read.items() if path},
             outputs={"traces": args.traces, "counts": args.counts},
-            seeds={"data": study.data.seed} if is_drawn else {},
+            seeds={"data": seed_of(study, name)} if is_drawn else {},
         )
     with recording as record:
         tokens, measured = measured_in(study, args.tokenizer)
         written = WRITERS[kind](Work(name, problems, study, project.lock, args, tokens))
-        if not written.traces or (name == "aligned" and written.rejected):
+        if not written.traces or (any_seed(name) == "aligned" and written.rejected):
             raise UserError(
                 f"{args.problems}: found {written.rejected.total()} of {len(problems)} problems without a right {name}"
-                f" trace ({dict(written.rejected)}), expected {'one each' if name == 'aligned' else 'some'};"
+                f" trace ({dict(written.rejected)}), expected {'one each' if any_seed(name) == 'aligned' else 'some'};"
                 f" change {SERVED_REMEDY if kind == 'served' else SCRIPTED_REMEDY}"
             )
         if record:
@@ -202,20 +214,22 @@ def write(name: str, study: Study, problems: list[Problem], tokens: Callable[[st
     """
     if purpose(name) == "base":
         parts = divided(corpus_of(study, name), problems)
-        wanted = [(parts[at][1], parts[at][0].style) for at in shuffled(len(parts), study.data.seed)]
-        writer = BASE_WRITER
+        seed, writer = seed_of(study, name), BASE_WRITER
+        wanted = [
+            (parts[at][1], parts[at][0].style, Slips.of(parts[at][0], seed, at)) for at in shuffled(len(parts), seed)
+        ]
     else:
         expert = expert_of(study, name)
         assert expert.source == "scripted"
-        wanted, writer = [(problem, expert.style) for problem in problems], expert.name
+        wanted, writer = [(problem, expert.style, None) for problem in problems], expert.name
     written, seen = Written(), Counter[str]()
-    for problem, style in wanted:
+    for problem, style, slips in wanted:
         try:
-            solution = solve(problem, style, study.grading)
+            solution = solve(problem, style, study.grading, slips)
         except ConfigError as error:
             raise ConfigError(f"config/studies/{study.name}.yaml: {error}") from None
         size = tokens(solution.response)
-        fault = fault_of(study, problem, solution, size)
+        fault = misfit(study, solution.response, size) if slips else fault_of(study, problem, solution, size)
         own = f"{problem.id}.{style}"
         seen[own] += fault is None
         again = f".{seen[own]}" if seen[own] > 1 else ""
@@ -245,6 +259,29 @@ def divided(corpus: BaseCorpus, problems: Sequence[Problem]) -> list[tuple[Corpu
 def shuffled(count: int, seed: int) -> list[int]:
     """The numbers below `count` in an order decided by `seed` alone, the same in every version of Python."""
     return sorted(range(count), key=lambda index: derive(seed, "base corpus order", index))
+
+
+class Slips(NamedTuple):
+    """Wrong results in the worked sums of one text: each step's with probability `share`, by a draw of its own.
+
+    A wrong result is drawn evenly from those within `SLIP` of the right one. The text goes on from it, so that its
+    digit and its carry stand in the answer.
+    """
+
+    share: float
+    seed: int
+
+    @classmethod
+    def of(cls, part: CorpusPart, seed: int, place: int) -> "Slips | None":
+        """Those of the text at this place of a corpus; None where the part has none."""
+        return cls(part.slips, derive(seed, "slips", place)) if part.slips else None
+
+    def result(self, total: int, step: int) -> int:
+        """What the text says at this step in the place of `total`, a sum of two digits and a carry."""
+        if derive(self.seed, "slips here", step) >= self.share * 2**64:
+            return total
+        wrong = [other for other in range(max(0, total - SLIP), min(19, total + SLIP) + 1) if other != total]
+        return wrong[derive(self.seed, "slips to", step) % len(wrong)]
 
 
 # --- the scripted expert -------------------------------------------------------------------------
@@ -281,7 +318,7 @@ def fault_of(study: Study, problem: Problem, solution: Solution, tokens: int) ->
     return None if ends_well else Outcome.UNPARSABLE.value
 
 
-def solve(problem: Problem, style: str, grading: Grading) -> Solution:
+def solve(problem: Problem, style: str, grading: Grading, slips: Slips | None = None) -> Solution:
     """The expert's own answer and its response, which ends in the `final_form` of that answer.
 
     Sums and differences are worked out here from their terms, words are reversed here; for other tasks the answer is
@@ -291,7 +328,7 @@ def solve(problem: Problem, style: str, grading: Grading) -> Solution:
     is_chain = CHAIN.fullmatch(expression)
     if is_chain:
         terms = re.findall(r"[+-]?[0-9]+", expression)
-        before, answer = _in_words(terms, style) if in_words else _in_digits(terms, style)
+        before, answer = _in_words(terms, style) if in_words else _in_digits(terms, style, slips)
     else:
         before = None if style != "terse" else "The answer is" if in_words else ""
         reverse = problem.source.get("dataset") == "spell_backward"
@@ -317,20 +354,21 @@ def final_form(answer: str, grading: Grading) -> str:
             raise ConfigError(f"found expert.source scripted with grader {other}, expected {wanted}")
 
 
-def _in_digits(terms: list[str], style: str) -> tuple[str | None, str]:
+def _in_digits(terms: list[str], style: str, slips: Slips | None = None) -> tuple[str | None, str]:
     """What stands before the mark, and the answer; None where the style needs steps and the terms are no sum."""
     if any(term.startswith("-") for term in terms):
         return ("" if style == "terse" else None), str(sum(map(int, terms)))
     numbers = [term.removeprefix("+") for term in terms]
     width = max(map(len, numbers))
     steps, written, carry = list[str](), "", 0
-    for digits in zip(*(number.zfill(width)[::-1] for number in numbers), strict=True):
+    for step, digits in enumerate(zip(*(number.zfill(width)[::-1] for number in numbers), strict=True)):
         total = sum(map(int, digits)) + carry
+        total = slips.result(total, step) if slips else total
         steps.append(f"{''.join(digits)}{carry}:{total}")
         written, carry = str(total % 10) + written, total // 10
     worked = ",".join(steps)
     before = {"terse": "", "worked": f">{worked}", "checked": f">{worked};{worked}"}.get(style)
-    return before, (str(carry) if carry else "") + written
+    return before, str(int(f"{carry}{written}"))
 
 
 def _in_words(terms: list[str], style: str) -> tuple[str, str]:

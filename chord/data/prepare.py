@@ -20,7 +20,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from chord.config.project import Project, add_study, project_of
-from chord.config.sets import BENCHMARK, beside_benchmark, problem_sets, purpose, source_of, split_of
+from chord.config.sets import BENCHMARK, beside_benchmark, problem_sets, purpose, seed_of, source_of, split_of
 from chord.config.study import Study
 from chord.data.hub_rows import WORDS, shared
 from chord.data.problems import SPARE, Draw, draw, owner, problem_id
@@ -49,7 +49,7 @@ def main() -> None:
             decided,
             inputs=inputs,
             outputs={"problems": args.problems, "counts": args.counts},
-            seeds={"data": study.data.seed},
+            seeds={"data": seed_of(study, args.set)},
         )
     with recording as record:
         drawn = SOURCES[source_of(study, args.set)](project, args)

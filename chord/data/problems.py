@@ -20,7 +20,7 @@ from itertools import count
 from string import Formatter
 from typing import Any
 
-from chord.config.sets import BENCHMARK, SIXTEENTHS, place, purpose, sizes
+from chord.config.sets import BENCHMARK, SIXTEENTHS, any_seed, place, purpose, seed_of, sizes
 from chord.config.study import Study, Task
 from chord.errors import ConfigError
 from chord.records import Problem
@@ -103,7 +103,7 @@ def _drawn(study: Study, problems: str, task: str, size: int, all_dropped: Count
     file, key = f"config/studies/{study.name}.yaml", _key(problems, task)
     mine = (purpose(problems), place(study, problems))
     kept, seen, dropped, in_a_row = list[Problem](), set[str](), Counter[str](), 0
-    of_task = candidates(task, study.tasks[task], derive(study.data.seed, "problems", key, task), file)
+    of_task = candidates(task, study.tasks[task], derive(seed_of(study, problems), "problems", key, task), file)
     while len(kept) < size:
         problem = next(of_task)
         reason = _unfit(study, problem)
@@ -132,7 +132,7 @@ def _drawn(study: Study, problems: str, task: str, size: int, all_dropped: Count
 def _key(problems: str, task: str) -> str:
     """Where a set stands in the study's file. It decides the seed too, so a larger expert set begins as the first."""
     if purpose(problems) == "base":
-        other = problems.removeprefix("base").lstrip("-")
+        other = any_seed(problems).removeprefix("base").lstrip("-")
         return f"{f'other_models.{other}.' if other else ''}base_corpus.parts ({task})"
     if problems.startswith(BENCHMARK):
         return f"benchmarks.{problems.removeprefix(BENCHMARK)}.problems"

@@ -9,7 +9,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Iterable
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def by_step(file: Path, problems: Iterable[str]) -> dict[int, list[ValidationAnswer]]:
-    """The answers in the file, by step. Raises RecordError unless each step answers the same known problems alike."""
+    """The answers in the file, by step. Raises RecordError unless each has all samples of the same known problems."""
     known, answers = set(problems), read_lines(file, ValidationAnswer)
     steps: dict[int, list[ValidationAnswer]] = {}
     for step, group in groupby(answers, key=lambda answer: answer.step):
@@ -54,13 +54,13 @@ def by_step(file: Path, problems: Iterable[str]) -> dict[int, list[ValidationAns
             f"{file}: found answers to '{strangers[0]}' ({len(strangers)} such problems), expected problems out of"
             " the validation set; train again"
         )
-    first = min(steps)
-    asked = [(answer.problem, answer.sample) for answer in steps[first]]
+    asked = list(dict.fromkeys(answer.problem for answer in steps[min(steps)]))
     for step, group in steps.items():
-        if [(answer.problem, answer.sample) for answer in group] != asked or len(set(asked)) != len(asked):
+        samples = range(1 + max(answer.sample for answer in group))
+        if [(answer.problem, answer.sample) for answer in group] != [*product(asked, samples)]:
             raise RecordError(
-                f"{file}: found {len(group)} answers after step {step} that do not match the {len(asked)} after step"
-                f" {first}, expected each sample of each problem once; train again"
+                f"{file}: found {len(group)} answers after step {step}, expected each sample of each of the"
+                f" {len(asked)} problems of step {min(steps)} once; train again"
             )
     return steps
 

@@ -241,12 +241,15 @@ def _natural(name: str) -> tuple[int, str]:
     return (int(number[0]) if number else 0, name)
 
 
-def expert_length(counts: Path) -> dict[str, Any]:
-    """How long the expert's traces are, out of the counts that `chord demonstrate` wrote."""
+def expert_length(counts: Sequence[Path]) -> dict[str, Any]:
+    """How long the expert's traces are, out of the counts that `chord demonstrate` wrote: one file, or one a seed."""
     needed = ("writer", "kept", "response_tokens", "length_measured_in")
-    found = read_json(counts, "counts that chord demonstrate wrote", "build it with snakemake", needed)
-    told = {"label": found["writer"], "mean": found["response_tokens"]["mean"], "traces": found["kept"]}
-    return told | {"measured_in": found["length_measured_in"]}
+    said = ("counts that chord demonstrate wrote", "build it with snakemake", needed)
+    found = [read_json(path, *said) for path in counts]
+    traces = sum(one["kept"] for one in found)
+    mean = sum(one["kept"] * one["response_tokens"]["mean"] for one in found) / traces
+    told = {"label": found[0]["writer"], "mean": mean, "traces": traces}
+    return told | {"measured_in": found[0]["length_measured_in"]}
 
 
 # --- trainings: what ran, where and for how long -------------------------------------------------

@@ -15,7 +15,7 @@ from chord.findings import reading, rendering, verbs
 from chord.findings.reading import Scored, read_alike, read_json, scores_path
 from chord.findings.statistics import two_way
 from chord.records import Answer, Problem, read_lines
-from chord.steps import of_artefact
+from chord.steps import expert_counts, of_artefact
 
 FILES = ("json", "markdown", "html")
 
@@ -54,16 +54,12 @@ def _inputs(project: Project, table: Tabled, results: Path) -> dict[str, Path]:
     cells = [(arm, seed, name) for arm in table.arms for seed in project.seeds for name in benchmarks]
     scores = {f"{arm}/seed-{seed}/{name}": scores_path(results, arm, seed, name) for arm, seed, name in cells}
     if isinstance(table, Lengths):
-        return scores | {"expert": _expert_counts(results)}
+        return scores | {Path(path).stem: results / path for path in expert_counts(project)}
     return scores | {name: _problems_path(results, name) for name in divisions(project.study, table)}
 
 
 def _problems_path(results: Path, benchmark: str) -> Path:
     return results / "data" / "benchmarks" / f"{benchmark}.jsonl"
-
-
-def _expert_counts(results: Path) -> Path:
-    return results / "data" / "traces" / "expert.json"
 
 
 # --- cells ---------------------------------------------------------------------------------------
@@ -122,7 +118,8 @@ def as_data(project: Project, name: str, table: Tabled, results: Path, versions:
     if divided:
         data["categories"] = categories
     if isinstance(table, Lengths):
-        data["expert"] = reading.expert_length(_expert_counts(results)) | {"paper": table.expert}
+        counts = [results / path for path in expert_counts(project)]
+        data["expert"] = reading.expert_length(counts) | {"paper": table.expert}
     return data
 
 

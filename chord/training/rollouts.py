@@ -69,10 +69,10 @@ class Feed:
         response = tuple(response_ids(self.tokenizer, trace.response))
         return Sequence(f"expert trace {trace.id}", self.prompt(trace.prompt), response, True, advantage)
 
-    def validate(self, step: int) -> list[ValidationAnswer]:
-        """Answers to the validation problems at the training temperature, those of all ranks, by problem and sample."""
+    def validate(self, step: int, steps: int) -> list[ValidationAnswer]:
+        """Answers to the validation problems after `step` of `steps` steps, by all ranks; by problem and sample."""
         asked = list(self.validation[: self.run.validation.problems])
-        count, mine = self.run.validation.samples_per_problem, self.share(asked)
+        count, mine = self.run.validation.samples_at(step, steps), self.share(asked)
         answers = [
             ValidationAnswer(step, mine[at // count].id, at % count, self.text(one), one.finish, len(one.ids))
             for at, one in enumerate(self.sample(mine, count, ("validation", step)))
@@ -129,7 +129,7 @@ class Practice:
         """Samples, grades and compares the rollouts of `step`; each rank has every size-th prompt."""
         run, feed = self.feed.run, self.feed
         assert run.rollouts is not None, "a recipe with rollouts has their number"
-        size, count = run.rollouts.prompts_per_step, run.rollouts.per_prompt
+        size, count = run.rollouts.prompts_per_step, run.recipe.rollouts_of(run.rollouts.per_prompt)
         rows = rows_at(step * size, size, len(self.prompts), run.seed, "prompts")
         mine = [self.prompts[row] for row in feed.share(rows)]
         samples = feed.sample(mine, count, ("rollout", step))

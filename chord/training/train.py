@@ -237,7 +237,7 @@ def _finish(training: Training, bar: Any, clock: Clock) -> None:
     record = progress.pending | _sync_sampler(training)
     if training.sync is not None:
         clock.lap("hand over")
-    due = progress.step % training.run.validation.every_steps == 0 or progress.step == training.steps
+    due = training.run.validation.samples_at(progress.step, training.steps) > 0
     record["validation"] = _validate(training) if due else None
     clock.lap("validate")
     if training.logs is not None:
@@ -258,7 +258,7 @@ def _validate(training: Training) -> dict[str, Any]:
     """Validation of the present weights: graded where there is a grader, else written down to be graded later."""
     progress, keep = training.progress, training.run.recipe.keep
     training.engine.hand_over()
-    answers = training.feed.validate(progress.step)
+    answers = training.feed.validate(progress.step, training.steps)
     lengths = {"response_tokens": sum(answer.response_tokens for answer in answers) / len(answers)}
     if training.practice is None:
         if training.logs is not None:

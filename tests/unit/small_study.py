@@ -43,6 +43,7 @@ def write_study(project: Path, **changes: object) -> Path:
         data__train={"task": "sum-3", "size": 40},
         data__expert={"task": "sum-3", "size": 20},
         data__aligned_traces=True,
+        data__by_seed=False,
         base_corpus__size=2000,
         base_corpus__parts=PARTS,
         expert__style="checked",

@@ -90,7 +90,9 @@ def test_weights_are_those_of_their_rows(metrics):
 
 
 def test_luffys_groups_hold_one_expert_trace_for_each_prompt(metrics):
+    assert {sum(line["outcomes"].values()) for line in metrics["grpo"]} == {4 * 4}  # prompts, rollouts of each
     for line in metrics["luffy"]:
+        assert sum(line["outcomes"].values()) == 4 * 3  # the trace is the fourth of its group
         assert line["mu"] == 0 and line["rollout_tokens"] > 0
         assert line["expert_tokens"] >= 4 * 3  # four prompts, each with a trace of "=", a digit and the end
 

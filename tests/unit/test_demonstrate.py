@@ -13,7 +13,7 @@ import pytest
 
 from chord.config.project import load
 from chord.config.study import Grading
-from chord.data.demonstrate import Solution, fault_of, solve
+from chord.data.demonstrate import Slips, Solution, fault_of, solve
 from chord.errors import ConfigError
 from chord.grading.graders import grade
 from chord.provenance.manifest import read_manifest
@@ -217,6 +217,44 @@ def test_a_chat_model_is_shown_sums_in_words(expression: str, style: str, respon
     boxed = response.removesuffix(answer) + f"\\boxed{{{answer}}}"
     assert solve(sum_of(expression), style, BOXED) == (answer, boxed)
     assert grade(boxed, "stop", answer, BOXED) is Outcome.RIGHT
+
+
+def test_a_text_goes_on_from_its_slips_and_ends_in_what_they_add_up_to() -> None:
+    draw, slipped, steps = random.Random(9), 0, 0
+    for seed in range(400):
+        left, right = draw.randrange(100, 1000), draw.randrange(100, 1000)
+        said = solve(sum_of(f"{left}+{right}"), "worked", MARKED, Slips(0.3, seed)).response
+        body, _, answer = said.removeprefix(">").partition("=")
+        carry, digits = 0, ""
+        for column, step in zip((-1, -2, -3), body.split(","), strict=True):
+            terms, _, total = step.partition(":")
+            assert terms == f"{str(left)[column]}{str(right)[column]}{carry}"
+            right_one = sum(map(int, terms))
+            assert abs(int(total) - right_one) <= 5 and 0 <= int(total) <= 19
+            slipped, steps, carry = slipped + (int(total) != right_one), steps + 1, int(total) // 10
+            digits = str(int(total) % 10) + digits
+        assert answer == str(int(f"{carry}{digits}"))
+    assert 0.26 < slipped / steps < 0.34  # three standard deviations of 1,200 draws at 0.3
+    again = [solve(sum_of("123+456"), "checked", MARKED, Slips(0.9, 5)) for _ in range(2)]
+    assert again[0] == again[1]
+    first, _, second = again[0].response[1:].partition("=")[0].partition(";")
+    assert first == second  # it is the same steps again that are written
+
+
+def test_a_corpus_may_hold_slips_and_the_expert_never_does(tmp_path: Path) -> None:
+    part = PARTS[1] | {"share": 1.0, "slips": 0.5}
+    study = write_study(tmp_path, base_corpus__parts=[part])
+    prepare(study, tmp_path / "data", "base")
+    demonstrate(study, tmp_path / "data" / "problems", tmp_path / "data", "base")
+    written, problems = records(tmp_path, "base")
+    wrong = [
+        one for one in written if grade(one.response, "stop", problems[one.problem].answer, MARKED) != Outcome.RIGHT
+    ]
+    assert 0.3 < len(wrong) / len(written) < 0.95
+    counts = json.loads((tmp_path / "data/traces/base.json").read_text())
+    assert counts["rejected"] == {}
+    with pytest.raises(ConfigError, match=r"found slips 0\.5 with style terse, expected a style with steps"):
+        load(write_study(tmp_path, base_corpus__parts=[part | {"style": "terse"}]).parents[2])
 
 
 def test_every_sentence_is_true_and_the_last_number_is_the_answer() -> None:

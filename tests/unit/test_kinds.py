@@ -94,14 +94,19 @@ def counts_of_the_expert(results: Path) -> Path:
 
 def test_the_length_of_the_expert_is_told_with_the_papers(tmp_path: Path) -> None:
     counts = counts_of_the_expert(tmp_path)
-    found = reading.expert_length(counts) | {"paper": {"math": 6132.0, "tool use": "not published"}}
+    found = reading.expert_length([counts]) | {"paper": {"math": 6132.0, "tool use": "not published"}}
     assert rendering.notes({"rows": [], "expert": found}) == [
         "Expert (scripted expert): 57.2 a trace, mean over 256 traces, in letters; the paper's: math 6132.0,"
         " tool use not published."
     ]
+    (tmp_path / "other.json").write_text(
+        json.dumps(json.loads(counts.read_text()) | {"kept": 768, "response_tokens": {"mean": 17.2}})
+    )
+    both = reading.expert_length([counts, tmp_path / "other.json"])  # of two training seeds
+    assert (both["mean"], both["traces"]) == (pytest.approx((256 * 57.2 + 768 * 17.2) / 1024, abs=0.1), 1024)
     counts.write_text("{}")
     with pytest.raises(UserError, match="found no kept, length_measured_in, response_tokens, writer"):
-        reading.expert_length(counts)
+        reading.expert_length([counts])
 
 
 # --- categories --------------------------------------------------------------------------------

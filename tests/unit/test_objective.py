@@ -164,8 +164,10 @@ def test_luffys_shaped_ratio_pushes_hardest_where_p_is_gamma():
 def test_luffys_expert_is_compared_with_the_rollouts_alone():
     rewards = torch.stack([double(1, 0, 0, 0), double(0, 0, 0, 0)])
     own, expert = objective.with_expert_traces(rewards, double(1, 1), 1e-6)
-    assert own.tolist() == [[1.5, -0.5, -0.5, -0.5], [0.0, 0.0, 0.0, 0.0]]
-    assert expert.tolist() == [1.5, 1.0]  # (1 - 1/4)/(1/2); a deviation of 0 counts as 1
+    assert own.tolist() == [[0.75, -0.25, -0.25, -0.25], [0.0, 0.0, 0.0, 0.0]]
+    assert expert.tolist() == [0.75, 1.0]  # 1 - 1/4, undivided; 1 - 0
+    thirds, _ = objective.with_expert_traces(double(0.1, 0.1, 0.1)[None], double(1.0), 1e-6)
+    assert thirds.tolist() == [[0.0, 0.0, 0.0]]
 
 
 @given(st.floats(0, 100), st.floats(0, 100), st.floats(0.01, 10))

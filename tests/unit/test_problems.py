@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chord.config.project import load
-from chord.config.sets import part_sizes, problem_sets, task_sizes
+from chord.config.sets import of_seed, part_sizes, problem_sets, task_sizes
 from chord.config.study import Benchmark, Split, Study, Task
 from chord.data.demonstrate import divided, shuffled
 from chord.data.problems import ELSEWHERE, OTHER_SHAPE, OUTSIDE, TOO_LONG, Draw, draw, owner, problem_id
@@ -18,6 +18,7 @@ from chord.records import Problem, write_lines
 from chord.steps import of_problems, of_traces
 from tests.unit.small_study import write_study
 
+SHARED = ("validation",)  # by all training seeds, beside benchmarks
 BENCHMARK = Benchmark(label="", problems=Split(task="sum-2", size=30), file="harder.yaml")
 
 
@@ -75,6 +76,24 @@ def test_equal_seeds_draw_equal_problems_and_another_seed_draws_others(demo: Stu
     other = changed(demo, data=demo.data.model_copy(update={"seed": demo.data.seed + 1}))
     shared = {p.prompt for p in first.problems} & {p.prompt for p in training(other, "sum-3", 50).problems}
     assert len(shared) < 5  # 50 of 202,500 sums drawn twice
+
+
+def test_with_data_by_seed_each_seed_draws_what_it_learns_from_and_all_share_what_they_are_asked(demo: Study) -> None:
+    study = changed(demo, data=demo.data.model_copy(update={"by_seed": True}))
+    for name in ("train", "expert", "base"):
+        first, again, second = (draw(study, of_seed(study, name, seed)) for seed in (1, 1, 2))
+        assert first == again != second
+        assert len(first.problems) == len(second.problems) == len(draw(demo, name).problems)
+        assert {owner(problem.prompt)[0] for problem in second.problems} == {name}
+    common = [*SHARED, *(name for name in problem_sets(study) if name.startswith("benchmark:"))]
+    assert [of_seed(study, name, 2) for name in common] == common
+    assert of_problems(study, "expert/seed-1") != of_problems(study, "expert/seed-2")
+    assert of_problems(study, "validation") == of_problems(demo, "validation")
+    for wrong, said in (("expert", "expected 'expert/seed-N'"), ("validation/seed-1", "expected 'validation'")):
+        with pytest.raises(ConfigError, match=f"found no set '{wrong}' in it, {said}"):
+            of_problems(study, wrong)
+    with pytest.raises(ConfigError, match="found no set 'expert/seed-1' in it, expected 'expert'"):
+        of_traces(demo, "expert/seed-1")
 
 
 def test_the_first_problems_of_a_set_do_not_depend_on_its_size(demo: Study) -> None:

@@ -49,12 +49,22 @@ def test_each_step_has_its_accuracy_its_outcomes_and_its_length(tmp_path: Path) 
     assert manifest["step"] == "evaluate"
 
 
+def test_a_step_may_have_more_samples_of_each_problem_than_another(tmp_path: Path) -> None:
+    once, twice = answers(0, "=1", "=9"), answers(10, "=1", "=9")
+    twice = [replace(one, sample=sample) for one in twice for sample in (0, 1)]
+    told = validate(tmp_path, once + twice)
+    assert told.returncode == 0, told.stderr
+    steps = json.loads((tmp_path / "out/validation.json").read_text())["steps"]
+    assert [(step["accuracy"], step["outcomes"]["right"]) for step in steps] == [(0.5, 1), (0.5, 2)]
+
+
 GOOD = answers(0, "=1", "=2") + answers(10, "=1", "=2")
 BAD = {
     "found answers to 'other'": [replace(one, problem="other") for one in GOOD],
     "found 1 answers after step 10": GOOD[:-1],
-    "found 2 answers after step 10 that do not match": [*GOOD[:3], replace(GOOD[3], problem="p2")],
-    "found 2 answers after step 0 that do not match": [GOOD[0], GOOD[0]],
+    "found 2 answers after step 10, expected each sample": [*GOOD[:3], replace(GOOD[3], problem="p2")],
+    "found 2 answers after step 0, expected each sample": [GOOD[0], GOOD[0]],
+    "found 3 answers after step 10, expected each sample": [*GOOD, replace(GOOD[3], sample=1)],
     "found step 0 after 10": GOOD + answers(0, "=1", "=2"),
     "found an empty file": [],
 }

@@ -247,8 +247,20 @@ def _studied(root: Path, name: str, raw_arms: Mapping[str, Raw], problems: Probl
         for key, one in resolved.items():
             with _collected(problems):
                 arms[key] = reading.validated(TypeAdapter(Arm), one, ARMS, key, budgets)
+        problems += _searched(file, study.learning_rates if study else {}, arms)
         return _Studied(name, study, arms, budgets) if study else None
     return None
+
+
+def _searched(file: str, rates: Mapping[str, float], arms: dict[str, Arm]) -> Iterator[str]:
+    """Gives arms the learning rates that a study found for them; says which of these have no recipe to put it in."""
+    trained = [name for name, arm in arms.items() if arm.recipe]
+    for name, rate in rates.items():
+        if recipe := arms[name].recipe if name in arms else None:
+            recipe = recipe.model_copy(update={"learning_rate": rate})
+            arms[name] = arms[name].model_copy(update={"recipe": recipe})
+        else:
+            yield f"{file}: learning_rates names '{name}', {expected(name, trained)}"
 
 
 def _resolved(raw: Raw, budget: Mapping[str, Number], place: str, asked: dict[str, str]) -> Raw:

@@ -679,6 +679,9 @@ class Study(Frozen):
     policy_loss: PolicyLoss = Field(description="of RL (eq. 2)")
     validation: Validation = Field(description="which picks checkpoints (A.2)")
     benchmarks: dict[Name, Benchmark] = Field(min_length=1, description="columns of the tables, by name")
+    learning_rates: dict[Name, Positive] = quiet(
+        {}, "of arms for which a search found another than their recipe's (A.1)"
+    )
     budget: dict[str, Number] = Field(description="numbers that recipes ask for as `budget.KEY`")
     execution: Execution = Field(description="how the machine is used")
 

@@ -22,7 +22,7 @@ from chord.config.study import Zero
 from chord.errors import ConfigError
 from chord.objective import MuDecay
 from chord.settings import Raw
-from tests.projects import replace
+from tests.projects import edit_yaml, replace
 
 ROOT = Path(__file__).resolve().parents[2]
 CLAIMS, TOOLS, MATH = "claims.yaml", "studies/tools.yaml", "studies/math.yaml"
@@ -130,6 +130,13 @@ MISTAKES = {
         ("data:\n  seed: <n>", "data:\n  seed: 99999999999999999999", "data.seed is 99999999999999999999, expected le"),
         ("paper_column: AMC", "+C", "benchmarks.in-distribution.paper_column is 'AMCC', expected `AMC` (n"),
         ("deterministic: true", "+\n  answers: vllm\n  answers_options: {max_modle_len: 9}", "execution.answers_optio"),
+        ("name: demo\n", "+learning_rates: {grp: 0.1}\n", "learning_rates names 'grp', expected `grpo` (nearest)"),
+        (
+            "name: demo\n",
+            "+learning_rates: {sft-best: 0.1}\n",
+            "learning_rates names 'sft-best', expected `sft-best+rl`",
+        ),
+        ("name: demo\n", "+learning_rates: {grpo: 0}\n", "learning_rates.grpo is 0, expected"),
         ("deterministic: true", "+\n  sampler: vllm\n  vllm: {context_tokens: 50}", "execution.vllm.context_tokens is"),
     ],
     "config.yaml": [
@@ -283,6 +290,26 @@ def test_everything_is_all_that_the_study_builds(root: Path) -> None:
     for project in (demo, math):
         assert set(project.choice.artefacts) == {name for name in project.artefacts if not project.why_not(name)}
     assert "table6" in demo.choice.artefacts and "table6" not in math.choice.artefacts
+
+
+def test_a_study_gives_arms_the_learning_rates_that_a_search_found(root: Path) -> None:
+    before = load(root).arms
+    edit_yaml(root / "config/studies/demo.yaml", learning_rates={"grpo": 7e-4})
+    after = load(root).arms
+    assert {name for name in after if after[name] != before[name]} == {"grpo"}
+    assert after["grpo"].recipe == before["grpo"].recipe.model_copy(update={"learning_rate": 7e-4})
+    assert load(root).run("grpo", 1).recipe.learning_rate == 7e-4
+    assert load(root, "small").arms["grpo"].recipe.learning_rate != 7e-4
+
+
+def test_rl_after_sft_has_the_budget_of_a_mixture_in_the_table_of_equal_budgets(root: Path) -> None:
+    for study in ("demo", "math", "tools", "small"):
+        project = load(root, study)
+        first, then, mixture = (project.run(arm, 1) for arm in ("sft-matched", "sft-matched+rl", "chord-phi"))
+        assert then.recipe.init == "sft-matched" and not then.recipe.mixes_experts
+        rows, seen = first.expert_rows_per_step, mixture.expert_rows_per_step
+        assert rows and seen and rows * first.recipe.steps == seen * mixture.recipe.steps
+        assert (then.rollouts, then.recipe.steps) == (mixture.rollouts, mixture.recipe.steps)
 
 
 def test_values_given_for_one_command_replace_those_of_the_file() -> None:

@@ -240,7 +240,7 @@ class Side:
 
 @contextmanager
 def started(name: str, python: Path, folder: Path, threads: int) -> Iterator[Side]:
-    """A side's process, without a word to any hub; it ends with the block."""
+    """A side's process, told that it is offline; it ends with the block."""
     environ = {key: value for key, value in os.environ.items() if key not in MISLEADING}
     environ |= {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     log = folder / f"{name}.log"
@@ -272,8 +272,14 @@ def measure(pythons: Mapping[str, Path], folder: Path, threads: int, rounds: int
     with ExitStack() as stack:
         sides = [stack.enter_context(started(name, python, folder, threads)) for name, python in pythons.items()]
         begun = [side.answer() for side in sides]
-        steps = [[side.step() for side in sides] for _ in range(warm_up + rounds)]
-    check_same([side.name for side in sides], [one["threads"] for one in begun], threads, steps[0])
+        steps: list[list[dict[str, Any]]] = []
+        for number in range(warm_up + rounds):
+            steps.append([side.step() for side in sides])
+            if number == 0:
+                check_same(list(pythons), [one["threads"] for one in begun], threads, steps[0])
+            seconds = (f"{name} {step['seconds']:.2f} s" for name, step in zip(pythons, steps[-1], strict=True))
+            kind = "warm-up" if number < warm_up else "round"
+            print(f"{kind}: {', '.join(seconds)}", file=sys.stderr, flush=True)
     return [
         Measured(
             side.name,

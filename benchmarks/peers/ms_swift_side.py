@@ -72,7 +72,6 @@ options = {
     "template": "as-the-model",
     "tuner_type": "full",
     "torch_dtype": "float32",
-    "use_hf": "true",  # which can be told to stay offline
     "dataset": written("prompts", [[said("user", one["prompt"])] for one in turns.rows("prompts")] * 100),
     "dataset_shuffle": "false",
     "train_dataloader_shuffle": "false",

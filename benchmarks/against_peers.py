@@ -188,13 +188,14 @@ def prepare(setting: Setting, project: Project, folder: Path) -> dict[str, Any]:
 
 
 def run_of_ours(run: Run, job: Mapping[str, Any]) -> Run:
-    """The study's run with the sizes of the job; it is validated once, before its first step."""
+    """The study's run in float32 with the sizes of the job; it is validated once, before its first step."""
     changed = run.model_dump() | {
         "rollouts": {"prompts_per_step": job["prompts"], "per_prompt": job["per_prompt"]},
         "expert_rows_per_step": job["experts"],
     }
     changed["sampling"] |= {"max_response_tokens": job["response_tokens"]}
     changed["recipe"] |= {"steps": STEPS}
+    changed["execution"] |= {"compute_dtype": "float32"}  # as the peers
     changed["validation"] |= {"every_steps": STEPS, "problems": 1, "samples_per_problem": 1}
     return Run.model_validate(changed)
 

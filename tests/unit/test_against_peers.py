@@ -116,6 +116,13 @@ def test_ours_trains_as_chord_train_does_on_the_rows_that_all_sides_read(tmp_pat
     assert len({step["reward"] for step in steps}) == 3 and all(step["grad_norm"] > 0 for step in steps)
 
 
+@pytest.mark.parametrize("study", ["demo", "small"])
+def test_ours_computes_in_float32_whatever_the_study_says(study: str) -> None:
+    job = {"prompts": 2, "per_prompt": 2, "experts": 2, "response_tokens": 8}
+    run = against_peers.run_of_ours(load(ROOT, study=study).run(against_peers.ARM, seed=1), job)
+    assert run.execution.compute_dtype == "float32" and run.sampling.max_response_tokens == 8
+
+
 def test_sides_ask_the_job_for_nothing_that_it_does_not_say(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(against_peers, "blank_model", lambda *_, **__: torch.nn.Module())
     monkeypatch.setattr(torch.nn.Module, "save_pretrained", lambda *_: None, raising=False)

@@ -310,11 +310,11 @@ def _table(table: Mapping[str, Any]) -> dict[str, Any]:
 def _judged(claim: Mapping[str, Any]) -> dict[str, Any]:
     """A claim with its difference, p and n in words."""
     p, smallest = claim["p_corrected"], claim["smallest"]
-    sizes = ("n_seeds", "seeds"), ("n_problems", "problems"), ("seeds_needed", "seeds to decide")
+    sizes = ("n_seeds", "seeds"), ("n_problems", "problems")
     return {
         **claim,
         "difference": rendering.difference(claim),
-        "smallest": NONE if smallest is None else f"{smallest:.3g} {claim['unit']}",
+        "smallest": "" if smallest is None else f"{smallest:.3g} {claim['unit']}",
         "p": NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
         "n": ", ".join(f"{claim[key]} {name}" for key, name in sizes if claim[key]) or NONE,
     }

@@ -322,7 +322,8 @@ def turned(rule: Turn, smallest: Smallest, curve: Curve, label: str) -> Judged |
         told += f" and ends {_signed(back, scale)[1:]} {side} its start"
     unit = unit_of(rule.metric)
     found = f"{label}, {rule.metric}: {points}; {told}, in {unit}"
-    summary = f"the {_named(rule.metric)} of {label} {told}{f', in {unit}' if unit != _named(rule.metric) else ''}"
+    name = re.sub(r", (.*)$", r" (\1)", label)
+    summary = f"the {_named(rule.metric)} of {name} {told}{f', in {unit}' if unit != _named(rule.metric) else ''}"
     return Judged(parts, rule.metric, found, summary)
 
 

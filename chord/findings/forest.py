@@ -10,7 +10,7 @@ from chord.findings.rendering import FAILS, HOLDS, NEGLIGIBLE, NOT_RUN, UNDECIDE
 TITLE = "Claims: what was found, in units of the smallest effect of interest"
 CAPTION = (
     "Each effect with its 95 % interval, in units of its claim's smallest effect of interest; to the right is what the"
-    " paper claims. Intervals are not corrected for their number; verdicts are. Effects inside the gray band are smaller"
+    " paper claims. Intervals are not corrected for their number; verdicts are. Effects inside the gray band are less"
     " than the smallest of interest; claims that something is near (≈) hold there. An arrow: the interval goes on."
 )
 GRAY, PALE = "#6b6b66", "#ecebe4"

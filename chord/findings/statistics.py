@@ -21,6 +21,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
 Array = NDArray[np.float64]
 
@@ -177,28 +178,8 @@ def seeds_needed(
 
 
 def student_quantile(p: float, freedom: int) -> float:
-    """Where Student's distribution with a whole number of degrees of freedom reaches `p`, 0.5 or more."""
-    low, high = 0.0, 1.0
-    while _student(high, freedom) < p:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _student(middle, freedom) < p else (low, middle)
-    return (low + high) / 2
-
-
-def _student(t: float, freedom: int) -> float:
-    """P(T <= t) for t >= 0, as a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4); normal above 2000."""
-    if freedom > 2000:
-        return NormalDist().cdf(t)
-    angle = math.atan2(t, math.sqrt(freedom))
-    square, odd = math.cos(angle) ** 2, freedom % 2
-    term = total = (math.cos(angle) if odd else 1.0) if freedom > 1 else 0.0
-    for k in range(2 + odd, freedom - 1, 2):
-        term *= square * (k - 1) / k
-        total += term
-    within = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
-    return (1 + within) / 2
+    """Where Student's distribution with so many degrees of freedom reaches `p`."""
+    return float(stdtrit(freedom, p))
 
 
 # --- curves ------------------------------------------------------------------------------------

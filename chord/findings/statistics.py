@@ -21,7 +21,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from scipy.special import stdtr, stdtrit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
 Array = NDArray[np.float64]
 
@@ -157,8 +157,6 @@ def seeds_needed(
     with P - 1. None where the variance of seeds is unknown, where no number of seeds would do because there are too few
     problems, or where it is above 1000.
     """
-    from scipy.special import stdtr, stdtrit  # takes a fifth of a second to import, which Snakemake need not
-
     if estimate.n_seeds < 2:
         return None
     seeds = np.arange(2, MOST_SEEDS + 1)

@@ -43,10 +43,10 @@ MISTAKES = {
         ("compare: turn", "compare: turned", 'rule.compare is "turned", expected `turn` (nearest)'),
         ("  reward: {size", "  rewards: {size", ": smallest_effects has no 'reward', expected one for each measure"),
         ("  BFCL: {size", "  BFLC: {size", ": smallest_effects names 'BFLC', expected `BFCL` (nearest)"),
-        ("size: 5,", "size: 0,", ": smallest_effects.right.size is 0, expected above 0"),
+        ("size: 5,", "size: 0,", ": smallest_effects.right.size is 0, expected more than 0"),
         (
             "falls, and then rises above",
-            "falls on {benchmark} and rises above",
+            "falls on {benchmark}, and rises above",
             "sentence has {benchmark}, but its rule",
         ),
         ("part: [0, 0.3]", "part: [0.3, 0]", "rule: part is [0.3, 0.0], expected where it begins and where it ends"),

@@ -10,7 +10,7 @@ import pytest
 from chord.config.paper import Claims, PaperClaim, Smallest
 from chord.config.project import judged_files, load, needs
 from chord.errors import UserError
-from chord.findings import claims, rendering
+from chord.findings import claims, forest, rendering
 from chord.findings.claims import turned
 from chord.findings.figures import Curve
 from chord.findings.statistics import LEVEL
@@ -390,6 +390,43 @@ def test_the_verb_writes_every_claim_once_in_the_shape_that_pages_read(tmp_path,
     assert capsys.readouterr().out.strip() == PROJECT.claims.digest
     with pytest.raises(UserError, match=r"found no --study, --results, --json"):
         claims.main([])
+
+
+def forest_of(*effects, verdict="holds", primary=False):
+    """A claims.json whose claims have these effects (low, mean, high), in units of their smallest effect."""
+    claim = {"sentence": "CHORD ends above all.", "side": "above", "difference": 1.0, "se": 0.5, "unit": "points"}
+    told = [claim | {"verdict": verdict, "primary": primary, "in_smallest": effect} for effect in effects]
+    return {"study": "demo", "claims": told}
+
+
+def test_the_forest_plot_shows_each_claim_that_was_run_and_where_an_interval_goes_on(tmp_path):
+    data = forest_of([0.5, 1, 2], [-9, 3, 9], [7, 8, 9])
+    data["claims"] += forest_of([-1, 0, 1], verdict="undecided", primary=True)["claims"]
+    data["claims"] += forest_of(None, verdict="not run")["claims"]
+    ax, right = forest.compose(data).axes
+    rows = [label.get_text() for label in ax.get_yticklabels()]
+    assert rows == ["Primary claims", "CHORD ends above all", "Other claims", *["CHORD ends above all"] * 3]
+    assert [label.get_text() for label in right.get_yticklabels()][3] == "+1.0 ± 0.5 points\nholds"
+    drawn = {}
+    for line in ax.lines[1:]:
+        drawn.setdefault(float(line.get_ydata()[0]), []).append(
+            (line.get_marker(), [float(x) for x in line.get_xdata()])
+        )
+    assert drawn[1] == [("None", [-1, 1]), ("o", [0])]
+    assert drawn[3] == [("None", [0.5, 2]), ("o", [1])]
+    assert drawn[4] == [("None", [-6, 6]), ("<", [-6]), (">", [6]), ("o", [3])]
+    assert drawn[5] == [(">", [6])]  # all of it is beyond the axis
+    assert forest.draw(data) == forest.draw(data)
+    assert "No claim was run" in forest.compose(forest_of(None)).axes[0].get_yticklabels()[0].get_text()
+
+
+def test_more_seeds_decide_what_they_were_found_to_be_needed_for():
+    needed = {"holds": None, "undecided": 30, "not run": None}
+    told = [{"sentence": f"{one}.", "verdict": one, "seeds_needed": seeds} for one, seeds in needed.items()]
+    told.append({"sentence": "Never.", "verdict": "undecided", "seeds_needed": None})
+    rows = rendering.by_seeds({"seeds": list(range(12)), "claims": told})
+    assert rows[:3] == [("12 (now)", "1 of 3", ""), ("20", "1 of 3", "–"), ("40", "2 of 3", "undecided")]
+    assert rows[-1] == ("no number", "1", "Never")
 
 
 def test_every_claim_with_a_rule_is_judged_where_a_study_builds_all_that_it_can() -> None:

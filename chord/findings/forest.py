@@ -55,7 +55,7 @@ def _draw(ax: Any, rows: Sequence[str | Mapping[str, Any]]) -> None:
     for side, words in ((ax, labels), (right, sizes)):
         side.set_ylim(ax.get_ylim())
         side.set_yticks(range(len(rows)), words, fontsize=6.3, linespacing=1.05)
-        side.tick_params(axis="y", length=0)
+        side.tick_params(axis="y", length=0, pad=6)
         for spine in ("left", "right", "top"):
             side.spines[spine].set_visible(False)
     for row, left_label, right_label in zip(rows, ax.get_yticklabels(), right.get_yticklabels(), strict=True):

@@ -23,7 +23,7 @@ FLAGS = {
     "score": (("answers", "problems"), ("scores",)),
     "tabulate": ((), ("json", "markdown", "html")),
     "plot": ((), ("json", "svg", "png")),
-    "judge": ((), ("json", "markdown", "html")),
+    "judge": ((), ("json", "markdown", "html", "svg", "png")),
     "report": ((), ("html",)),
 }
 

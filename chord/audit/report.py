@@ -246,6 +246,7 @@ def document(shown: Shown) -> str:
         rule=rendering.rule(claims) if claims else "",
         summaries=rendering.summaries(claims) if claims else [],
         forest=_forest(shown.forest) if shown.forest else {},
+        sizes=(rendering.SIZES_HEADS, rendering.sizes(claims) if claims else []),
         seeds_needed=(rendering.SEEDS_TITLE, rendering.SEEDS_HEADS, rendering.by_seeds(claims) if claims else []),
         claims=[_judged(claim) for claim in rendering.ordered(claims["claims"])] if claims else [],
         figures=[_figure(shown.artefacts[name], svg, name in judged) for name, svg in shown.drawings.items()],

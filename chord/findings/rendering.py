@@ -91,7 +91,7 @@ TITLE = "What the paper claims, and what is found here"
 
 def read_claims(path: Path) -> dict[str, Any]:
     """The verdicts in a file that `chord judge` wrote."""
-    needed = ("study", "rules_dated", "rules_as_dated", "claims", "level")
+    needed = ("study", "seeds", "rules_dated", "rules_as_dated", "claims", "level", "smallest_effects")
     return read_json(path, "verdicts that chord judge wrote", "build it: snakemake claims", needed)
 
 
@@ -130,6 +130,17 @@ def by_seeds(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         before = seeds
     never = [plain_sentence(claim) for need, claim in needed if not need]
     return [*rows, ("no number", str(len(never)), "; ".join(never))] if never else rows
+
+
+SIZES_HEADS = ("of", "smallest effect of interest", "why this size")
+
+
+def sizes(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The smallest effect of each measure, or beside a column of the paper, with its reason."""
+    return [
+        (name, f"{100 * one['size']:g} %" if one["relative"] else f"{one['size']:g}", one["reason"])
+        for name, one in data["smallest_effects"].items()
+    ]
 
 
 def rule(data: Mapping[str, Any]) -> str:

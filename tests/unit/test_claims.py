@@ -373,6 +373,7 @@ def test_the_verb_writes_every_claim_once_in_the_shape_that_pages_read(tmp_path,
     claims.main([*given, f"--root={ROOT}", *files])
     found = json.loads((results / "claims.json").read_text())
     assert (found["study"], found["rules_dated"]) == ("demo", PROJECT.claims.dated)
+    assert found["smallest_effects"]["right"]["size"] == 5
     assert found["correction"] == {"primary": "bonferroni", "others": "benjamini-hochberg"}
     assert [claim["id"] for claim in found["claims"]] == [claim.id for claim in PROJECT.claims.claims]
     keys = {"id", "sentence", "evidence", "verdict", "reason", "found", "difference", "se", "interval", "p", "smallest",

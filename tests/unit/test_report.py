@@ -131,6 +131,7 @@ def test_the_page_shows_every_chosen_artefact_and_verdict(text, made):
         assert claim["sentence"] in text and claim["reason"] in text
         assert not claim["primary"] or claim["summary"] in text
     assert "What more seeds would decide" in text and forest.CAPTION in text
+    assert all(one.reason in text for one in PROJECT.claims.smallest_effects.values())
     assert "Its words give no threshold to compute, so there is no verdict." not in text
 
 

@@ -187,6 +187,7 @@ def test_showing_names_the_pictures_that_exist_and_the_verdicts_beside_the_table
     other = {"sentence": "It works on tools.", "verdict": "not run", "found": "", "reason": "no tools"}
     other |= {"primary": False, "summary": "", "seeds_needed": None}
     told = {"study": "demo", "rules_dated": "2026-11-24", "rules_as_dated": True, "level": 0.05, "seeds": [1, 2]}
+    told |= {"smallest_effects": {}}
     told["claims"] = [other, claim]
     (results / "claims.json").write_text(json.dumps(told))
     text = shown(results, monkeypatch, capsys)

@@ -128,6 +128,8 @@ def by_seeds(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         words = f"{seeds:,} (now)" if seeds == now else f"{seeds:,}"
         rows.append((words, f"{decided} of {len(run)}", "" if seeds == now else "; ".join(added) or NONE))
         before = seeds
+        if decided == len(run):
+            break
     never = [plain_sentence(claim) for need, claim in needed if not need]
     return [*rows, ("no number", str(len(never)), "; ".join(never))] if never else rows
 

@@ -303,6 +303,7 @@ def of_claims(project: Project, root: Path = Path(".")) -> JobSpec:
         "columns": {name: one.benchmarks for name, one in chosen.items() if isinstance(one, Table)},
         "metrics": {name: sorted({panel.metric for panel in found}) for name, found in panels.items()},
         "seeds": list(project.seeds),
+        "expert_rows": project.study.expert_rows_per_step,
         "web": _web(root, "claims.html"),
     }
     return JobSpec("chord judge", "report", decided)
@@ -646,7 +647,7 @@ def _shown_on_page(job: Job) -> Reads:
     drawn = [name for name in chosen if not isinstance(job.project.artefacts[name], Tabled)]
     behind = job.dag.below(job.dag.artefact(name).key for name in chosen)
     return {
-        "parts": [*(f"{name}.json" for name in ("claims", *chosen)), *(f"{name}.svg" for name in drawn)],
+        "parts": [*(f"{name}.json" for name in ("claims", *chosen)), *(f"{name}.svg" for name in ("claims", *drawn))],
         "behind": sorted({path for one in behind.values() for path in one.outputs.values()}),
     }
 
@@ -751,7 +752,8 @@ _ALL = (
         _drawn, lambda job: of_artefact(job.project, job["figure"], job.dag.root),
     ),
     Step(
-        "judge", "chord judge", "claims", {name: f"claims.{ending}" for name, ending in TOLD.items()},
+        "judge", "chord judge", "claims",
+        {name: f"claims.{ending}" for name, ending in {**TOLD, "svg": "svg", "png": "png"}.items()},
         lambda job: {"results": judged_files(job.project)}, lambda job: of_claims(job.project, job.dag.root),
     ),
     Step(

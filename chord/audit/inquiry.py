@@ -366,7 +366,7 @@ def complaint(check: Callable[[], list[Change] | None]) -> str | None:
 
 
 def _by_id(found: list[dict[str, Any]]) -> dict[str, Any]:
-    kept = ("verdict", "difference", "se", "interval", "margin", "p", "p_corrected", "seeds_needed")
+    kept = ("verdict", "difference", "se", "interval", "smallest", "in_smallest", "p", "p_corrected", "seeds_needed")
     return {claim["id"]: {name: claim[name] for name in kept} for claim in found}
 
 

@@ -22,7 +22,7 @@ from chord.config.paper import Tabled, benchmarks_of
 from chord.config.project import Ours, Project, load, ours
 from chord.config.study import Arithmetic, Arm, Recipe
 from chord.errors import UserError
-from chord.findings import reading, rendering, table
+from chord.findings import forest, reading, rendering, table
 from chord.findings.reading import Training, read_json
 from chord.findings.rendering import NONE, ORDER
 from chord.provenance.check import Status
@@ -44,6 +44,7 @@ class Shown:
     artefacts: dict[str, dict[str, Any]]
     drawings: dict[str, str]
     claims: dict[str, Any] | None
+    forest: str | None
     trainings: dict[str, list[Training]]
     jobs: list[Manifest]
     chain: dict[str, Any]
@@ -77,6 +78,7 @@ def read(root: Path, project: Project, results: Path) -> tuple[Shown, list[Job]]
     artefacts = {name: _artefact(results / f"{name}.json") for name in project.choice.artefacts}
     drawings = {name: _drawing(results / f"{name}.svg") for name, data in artefacts.items() if "rows" not in data}
     claims = rendering.read_claims(results / "claims.json") if (results / "claims.json").exists() else None
+    forest_plot = _drawing(results / "claims.svg") if claims else None
     trainings = _trainings(project, results)
     judged = inquiry.project_of(results.absolute()) is not None
     names = [f"{name}.json" for name in artefacts] + (["claims.json"] if claims else [])
@@ -90,6 +92,7 @@ def read(root: Path, project: Project, results: Path) -> tuple[Shown, list[Job]]
         artefacts=artefacts,
         drawings=drawings,
         claims=claims,
+        forest=forest_plot,
         trainings=trainings,
         jobs=[job.manifest for job in makers.values()],
         chain=links_data(proof, large, judged),
@@ -151,7 +154,7 @@ def _inputs(shown: Shown, makers: Sequence[Job], results: Path) -> dict[str, Pat
     """The files that the page is made of and that exist, by their places in the study."""
     files = [results / f"{name}.json" for name in shown.artefacts]
     files += [results / f"{name}.svg" for name in shown.drawings]
-    files += [results / "claims.json"] if shown.claims else []
+    files += [results / name for name in ("claims.json", "claims.svg")] if shown.claims else []
     for runs in shown.trainings.values():
         files += [one.folder / name for one in runs for name in ("train.manifest.json", "timing.jsonl")]
     for cell, seeds in shown.answers["cells"].items():
@@ -241,6 +244,10 @@ def document(shown: Shown) -> str:
         tables=[_table(data) for data in shown.artefacts.values() if "rows" in data],
         behind={*shown.chain["cells"], *shown.answers["cells"]},
         rule=rendering.rule(claims) if claims else "",
+        summaries=rendering.summaries(claims) if claims else [],
+        forest=_forest(shown.forest) if shown.forest else {},
+        sizes=(rendering.SIZES_HEADS, rendering.sizes(claims) if claims else []),
+        seeds_needed=(rendering.SEEDS_TITLE, rendering.SEEDS_HEADS, rendering.by_seeds(claims) if claims else []),
         claims=[_judged(claim) for claim in rendering.ordered(claims["claims"])] if claims else [],
         figures=[_figure(shown.artefacts[name], svg, name in judged) for name, svg in shown.drawings.items()],
         ran=_ran(shown.trainings),
@@ -303,12 +310,12 @@ def _table(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _judged(claim: Mapping[str, Any]) -> dict[str, Any]:
     """A claim with its difference, p and n in words."""
-    difference, se, p = claim["difference"], claim["se"], claim["p_corrected"]
-    error = "" if se is None else f" ± {se:.3g}"
-    sizes = ("n_seeds", "seeds"), ("n_problems", "problems"), ("seeds_needed", "seeds to decide")
+    p, smallest = claim["p_corrected"], claim["smallest"]
+    sizes = ("n_seeds", "seeds"), ("n_problems", "problems")
     return {
         **claim,
-        "difference": NONE if difference is None else f"{difference:+.3g}{error} {claim['unit'] or ''}".strip(),
+        "difference": rendering.difference(claim),
+        "smallest": "" if smallest is None else f"{smallest:.3g} {claim['unit']}",
         "p": NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
         "n": ", ".join(f"{claim[key]} {name}" for key, name in sizes if claim[key]) or NONE,
     }
@@ -319,11 +326,17 @@ def _judged(claim: Mapping[str, Any]) -> dict[str, Any]:
 
 def _figure(data: dict[str, Any], svg: str, judged: bool) -> dict[str, Any]:
     """A figure drawn in place and its caption; ids begin with the figure's name, so that two do not mix theirs."""
-    name = data["artefact"]
+    return {**data, "svg": _inlined(svg, data["artefact"]), "caption": _figure_caption(data, judged)}
+
+
+def _forest(svg: str) -> dict[str, str]:
+    return {"title": forest.TITLE, "svg": _inlined(svg, "claims"), "caption": forest.CAPTION}
+
+
+def _inlined(svg: str, name: str) -> str:
     body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\g<1>{name}-", body)
-    return {**data, "svg": body.strip(), "caption": _figure_caption(data, judged)}
+    return re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\g<1>{name}-", body).strip()
 
 
 def _figure_caption(figure: dict[str, Any], judged: bool) -> str:

@@ -427,12 +427,15 @@ def of_artefact(
 
 def of_claims(claims: paper.Claims, arms: Mapping[str, Arm], studies: Sequence[str]) -> Iterator[str]:
     """Arms, studies and columns of claims that do not exist."""
+    measures = [*paper.METRICS, "right", *COLUMNS]
+    yield from each_of("config/claims.yaml: smallest_effects", claims.smallest_effects, measures)
     for claim in claims.claims:
         where, rule = f"config/claims.yaml: {claim.id}", claim.rule
         if not isinstance(rule, paper.Elsewhere):
             yield from _one_of(f"{where}.rule.arm", rule.arm, arms)
         yield from each_of(f"{where}.rule.against", rule.against if isinstance(rule, paper.Against) else (), arms)
-        yield from each_of(f"{where}.rule.columns", rule.columns if isinstance(rule, paper.Cells) else (), COLUMNS)
+        columns = rule.columns if isinstance(rule, paper.Cells | paper.ExpertLength) else ()
+        yield from each_of(f"{where}.rule.columns", columns, COLUMNS)
         yield from each_of(f"{where}.studies", claim.studies or (), studies)
 
 

@@ -5,12 +5,12 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import date
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
 from chord.errors import expected
-from chord.settings import Count, Fraction, Frozen, Name, Names, NotNegative, Positive, Seed, Text, default
+from chord.settings import Count, Fraction, Frozen, Name, Names, Positive, Seed, Text, default
 
 if TYPE_CHECKING:
     from chord.config.study import Study
@@ -213,37 +213,49 @@ class Evidence(Frozen):
 
     place: Text = Field(description="where the paper makes the claim")
     says: Text = Field(description="its numbers or words")
+    difference: float | None = default(None, "of its numbers, arm minus other, where they are of what is compared")
 
 
 class Against(Frozen):
-    """One arm against others: `arm` - `times` x other is above `margin`, below -`margin`, or between the two (near).
+    """One arm against others: `arm` - `times` x other is above 0, below 0, or near it: within the smallest effect.
 
     Of several others each must be so: the claim holds if it is above all of them, and fails if it is below one.
     """
 
     arm: Name = Field(description="the arm that the claim is about")
     against: Names = Field(description="the others; it must be so for each")
-    direction: Literal["above", "below", "near"] = Field(description="which side; `near`: within the margin")
+    direction: Literal["above", "below", "near"] = Field(description="which side; `near`: within the smallest effect")
     times: Positive = default(1.0, "factor on the others, for claims about ratios")
-    margin: NotNegative = default(0.0, "how far, in points or the metric's unit (ours if not 0)")
 
     def _wrong(self) -> Iterator[str]:
         if self.arm in self.against or len(set(self.against)) < len(self.against):
             yield f"found {self.arm} against {', '.join(self.against)}, expected other arms, each once"
-        if self.direction == "near" and self.margin == 0:
-            yield "found `direction: near` without a margin, expected how near: nothing is nearer than 0"
 
 
 class Cells(Against):
-    """Scores on the benchmark beside the first of `columns` that the study has; margins of `right` are points."""
+    """Scores on the benchmark beside the first of `columns` that the study has."""
 
     compare: Literal["cells"]
     columns: tuple[str, ...] = Field(min_length=1, description="of the paper: the first that the study has")
     measure: Literal["right", "response_tokens"] = default("right", "right answers, or tokens")
 
 
+class ExpertLength(Frozen):
+    """Tokens of an arm's answers against those of the expert traces that it was trained on."""
+
+    compare: Literal["expert-length"]
+    arm: Name = Field(description="the arm that the claim is about")
+    direction: Literal["above", "below", "near"] = Field(description="which side; `near`: within the smallest effect")
+    columns: tuple[str, ...] = Field(min_length=1, description="of the paper: the first that the study has")
+
+    @property
+    def measure(self) -> Literal["response_tokens"]:
+        """What is compared."""
+        return "response_tokens"
+
+
 class Curves(Against):
-    """The mean of a metric over a part of training, [0.9, 1] being its last tenth."""
+    """The mean of a metric over a part of training, [0.9, 1] being its last tenth, or its last point if it has none."""
 
     compare: Literal["curves"]
     metric: Metric = Field(description="key of metrics.jsonl")
@@ -256,24 +268,23 @@ class Curves(Against):
 
 
 class Turn(Frozen):
-    """A metric of one arm goes one way and then back, by more than `margin` each."""
+    """A metric of one arm goes one way and then back: past its turning point, or past where it started."""
 
     compare: Literal["turn"]
     metric: Metric = Field(description="key of metrics.jsonl")
     arm: Name = Field(description="the arm that the claim is about")
     shape: Literal["falls-then-rises", "rises-then-falls"] = Field(description="its two ways")
+    end: Literal["past-turn", "past-start"] = default("past-turn", "what the second way must pass by the end")
     smooth_steps: Count = default(1, "points of a centered moving mean; 1 is none (ours)")
-    margin: NotNegative = default(0.0, "how far at least, in the metric's unit (ours if not 0)")
 
 
 class Rise(Frozen):
-    """A metric of one arm, as the means of so many equal `parts` of training, never falls by `margin` or more."""
+    """A metric of one arm, as the means of so many equal `parts` of training, never falls by the smallest effect."""
 
     compare: Literal["rise"]
     metric: Metric = Field(description="key of metrics.jsonl")
     arm: Name = Field(description="the arm that the claim is about")
     parts: int = Field(ge=2, description="equal parts of training whose means are compared (ours)")
-    margin: Positive = Field(description="how large a fall is too large, in the metric's unit (ours)")
 
 
 class Elsewhere(Frozen):
@@ -283,16 +294,17 @@ class Elsewhere(Frozen):
     needs: Text = Field(description="what it would take")
 
 
-Rule = Annotated[Cells | Curves | Turn | Rise | Elsewhere, Field(discriminator="compare")]
+Rule = Annotated[Cells | ExpertLength | Curves | Turn | Rise | Elsewhere, Field(discriminator="compare")]
 
 
 class PaperClaim(Frozen):
     """One claim of the paper."""
 
     id: Name = Field(description="of the claim, each once")
-    sentence: Text = Field(description="the claim in words")
+    sentence: Text = Field(description="the claim in words; `{benchmark}` becomes the study's name of what is judged")
     paper: Evidence = Field(description="where the paper makes it")
     rule: Rule = Field(description="what judges it")
+    primary: bool = default(False, "one of the few that are corrected among themselves, for any wrong verdict (ours)")
     studies: Names | None = default(None, "those that it is about; all if left out")
 
     @property
@@ -302,6 +314,26 @@ class PaperClaim(Frozen):
         if isinstance(rule, Elsewhere):
             return ()
         return (rule.arm, *(rule.against if isinstance(rule, Against) else ()))
+
+    @property
+    def measure(self) -> str | None:
+        """The measure or metric that it compares; None where no study can."""
+        rule = self.rule
+        if isinstance(rule, Elsewhere):
+            return None
+        return rule.measure if isinstance(rule, Cells | ExpertLength) else rule.metric
+
+    def _wrong(self) -> Iterator[str]:
+        if "{benchmark}" in self.sentence and not isinstance(self.rule, Cells | ExpertLength):
+            yield "sentence has {benchmark}, but its rule compares nothing on a benchmark"
+
+
+class Smallest(Frozen):
+    """The smallest effect that would matter, of one measure or beside one column of the paper's Table 1."""
+
+    size: Positive = Field(description="in points or the metric's unit; with `relative`, a share (ours)")
+    relative: bool = default(False, "a share of what the arm is compared with")
+    reason: Text = Field(description="why this size")
 
 
 def _day(text: str) -> str:
@@ -317,18 +349,31 @@ class Claims(Frozen):
 
     dated: Annotated[str, AfterValidator(_day), Field(description="day when rules were fixed, as 2025-08-15 (ours)")]
     digest: str = Field(description="of the rules on that day, as `chord judge --digest` prints")
+    smallest_effects: dict[str, Smallest] = Field(
+        description="by measure or metric, or by column of the paper's Table 1, which comes first"
+    )
     claims: tuple[PaperClaim, ...] = Field(description="one entry a claim")
 
     def _wrong(self) -> Iterator[str]:
         ids = [claim.id for claim in self.claims]
         if twice := [name for name in dict.fromkeys(ids) if ids.count(name) > 1]:
             yield f"found the id '{twice[0]}' {ids.count(twice[0])} times, expected once"
+        for name in dict.fromkeys(claim.measure for claim in self.claims):
+            if name and name not in self.smallest_effects:
+                yield f"smallest_effects has no '{name}', expected one for each measure that a claim compares"
+
+    def smallest(self, measure: str, column: str | None) -> Smallest:
+        """The smallest effect of interest of the measure, on the benchmark beside this column if it is of scores."""
+        own = self.smallest_effects.get(column or "") if measure == "right" else None
+        return own or self.smallest_effects[measure]
 
     @property
     def rules_digest(self) -> str:
-        """What decides verdicts, as a hash: ids, rules and studies; sentences and the paper's words do not count."""
-        rules = [claim.model_dump(mode="json", include={"id", "rule", "studies"}) for claim in self.claims]
-        return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
+        """What decides verdicts, as a hash: ids, rules, studies, which are primary, sizes of effects; no words do."""
+        decides = {"id", "rule", "studies", "primary"}
+        rules: list[Any] = [claim.model_dump(mode="json", include=decides) for claim in self.claims]
+        sizes = {name: [one.size, one.relative] for name, one in self.smallest_effects.items()}
+        return hashlib.sha256(json.dumps([rules, sizes], sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def as_dated(self) -> bool:

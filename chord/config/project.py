@@ -485,7 +485,7 @@ def needs(project: Project, claim: paper.PaperClaim) -> Needs:
     if claim.studies and study.name not in claim.studies:
         return Needs(arms, lacking=f"the claim is about {_listed(claim.studies, 'study', 'studies')}")
     chosen = {name: project.artefacts[name] for name in project.choice.artefacts}
-    if isinstance(rule, paper.Cells):
+    if isinstance(rule, paper.Cells | paper.ExpertLength):
         return _of_scores(study, rule, arms, {key: one for key, one in chosen.items() if isinstance(one, paper.Table)})
     built = {arm for one in chosen.values() for arm in one.arms}
     if missing := tuple(arm for arm in arms if arm not in built):
@@ -497,7 +497,12 @@ def needs(project: Project, claim: paper.PaperClaim) -> Needs:
     return Needs(arms, artefact=next(fitting, None))
 
 
-def _of_scores(study: Study, rule: paper.Cells, arms: tuple[str, ...], tables: Mapping[str, paper.Table]) -> Needs:
+def _of_scores(
+    study: Study,
+    rule: paper.Cells | paper.ExpertLength,
+    arms: tuple[str, ...],
+    tables: Mapping[str, paper.Table],
+) -> Needs:
     fitting = [key for column in rule.columns for key, one in study.benchmarks.items() if one.paper_column == column]
     if not fitting:
         return Needs(arms, lacking=f"study {study.name} has no benchmark beside {' or '.join(rule.columns)}")
@@ -521,6 +526,7 @@ def judged_files(project: Project) -> list[str]:
         for arm in one.arms if not one.lacking else ():
             later = project.arms[arm].only_imitates or project.arms[arm].choose
             kinds = ("scores",) if one.benchmark else ("metrics", *(("validation",) if later else ()))
+            kinds += ("metrics",) if isinstance(claim.rule, paper.ExpertLength) else ()
             for seed in project.seeds:
                 places = (paper.WHERE[kind].format(arm=arm, seed=seed, benchmark=one.benchmark) for kind in kinds)
                 found |= dict.fromkeys(places)

@@ -7,7 +7,7 @@ has its own dashes and markers too. An arm looks the same in every figure.
 import io
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,13 +190,18 @@ RC: dict[Any, Any] = {
 
 def draw(data: dict[str, Any]) -> tuple[bytes, bytes]:
     """The figure as SVG and PNG, byte for byte the same for the same points."""
+    return saved(lambda: compose(data), f"{data['study']} {data['artefact']}", data["title"])
+
+
+def saved(make: Callable[[], Any], salt: str, title: str) -> tuple[bytes, bytes]:
+    """What `make` composes in the style of all figures, as SVG and PNG; `salt` goes into the ids of the SVG."""
     import matplotlib
 
-    with matplotlib.rc_context({**RC, "svg.hashsalt": f"{data['study']} {data['artefact']}"}):
-        figure = compose(data)
+    with matplotlib.rc_context({**RC, "svg.hashsalt": salt}):
+        figure = make()
         svg, png = io.BytesIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Title": data["title"]})
-        figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None, "Title": data["title"]})
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
+        figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None, "Title": title})
     return svg.getvalue(), png.getvalue()
 
 

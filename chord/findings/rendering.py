@@ -1,5 +1,6 @@
 """Tables and verdicts as Markdown, as HTML and on a terminal. Goes by the JSON of artefacts; computes no result."""
 
+import math
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -83,14 +84,14 @@ def notes(table: Mapping[str, Any]) -> list[str]:
 
 # --- verdicts ------------------------------------------------------------------------------------
 
-HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "fails", "undecided", "not run"
-ORDER = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
+HOLDS, FAILS, NEGLIGIBLE, UNDECIDED, NOT_RUN = "holds", "fails", "negligible", "undecided", "not run"
+ORDER = (HOLDS, FAILS, NEGLIGIBLE, UNDECIDED, NOT_RUN)
 TITLE = "What the paper claims, and what is found here"
 
 
 def read_claims(path: Path) -> dict[str, Any]:
     """The verdicts in a file that `chord judge` wrote."""
-    needed = ("study", "rules_dated", "rules_as_dated", "claims", "level")
+    needed = ("study", "seeds", "rules_dated", "rules_as_dated", "claims", "level", "smallest_effects")
     return read_json(path, "verdicts that chord judge wrote", "build it: snakemake claims", needed)
 
 
@@ -101,22 +102,78 @@ def counted(claims: Sequence[Mapping[str, Any]]) -> str:
 
 
 def ordered(claims: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that were decided first, those that were not run last, else as in config/claims.yaml."""
-    return sorted(claims, key=lambda claim: ORDER.index(claim["verdict"]))
+    """Primary claims first, then those that were decided, those that were not run last, else as in config/."""
+    return sorted(claims, key=lambda claim: (not claim["primary"], ORDER.index(claim["verdict"])))
+
+
+def summaries(data: Mapping[str, Any]) -> list[str]:
+    """A sentence for each primary claim: what was found, what the paper has, the verdict."""
+    return [claim["summary"] or f"{claim['sentence']} Not run." for claim in data["claims"] if claim["primary"]]
+
+
+SEEDS_TITLE = "What more seeds would decide"
+SEEDS_HEADS = ("seeds", "decided", "these too, four times in five, if what was found is true")
+MORE_SEEDS = (20, 40, 80, 160, 1000)
+
+
+def by_seeds(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """With how many seeds how many of the claims would be decided, and which ones more, if what was found is true."""
+    run, now = [claim for claim in data["claims"] if claim["verdict"] != NOT_RUN], len(data["seeds"])
+    needed = [(now if claim["verdict"] != UNDECIDED else claim["seeds_needed"], claim) for claim in run]
+    rows: list[tuple[str, str, str]] = []
+    before = 0
+    for seeds in (now, *(more for more in MORE_SEEDS if more > now)):
+        added = [plain_sentence(claim) for need, claim in needed if need and before < need <= seeds]
+        decided = sum(bool(need) and need <= seeds for need, _ in needed)
+        words = f"{seeds:,} (now)" if seeds == now else f"{seeds:,}"
+        rows.append((words, f"{decided} of {len(run)}", "" if seeds == now else "; ".join(added) or NONE))
+        before = seeds
+        if decided == len(run):
+            break
+    never = [plain_sentence(claim) for need, claim in needed if not need]
+    return [*rows, ("no number", str(len(never)), "; ".join(never))] if never else rows
+
+
+SIZES_HEADS = ("of", "smallest effect of interest", "why this size")
+
+
+def sizes(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The smallest effect of each measure, or beside a column of the paper, with its reason."""
+    return [
+        (name, f"{100 * one['size']:g} %" if one["relative"] else f"{one['size']:g}", one["reason"])
+        for name, one in data["smallest_effects"].items()
+    ]
 
 
 def rule(data: Mapping[str, Any]) -> str:
     """How verdicts are made."""
+    percent = f"{100 * data['level']:g} %"
     told = (
         f"The paper's claims, tried on the runs of this study by rules that were fixed on {data['rules_dated']}."
-        " A claim holds, or fails, if the difference that it speaks of is beyond its margin with"
-        f" p ≤ {data['level']:g} after Holm's correction for the number of claims that were run; else it is undecided."
-        " Differences are paired by seed and, where they are scores, by problem; ± is one standard error, for new seeds"
-        " and new problems together. With few seeds only large and steady differences are decided."
+        " A claim holds, or fails, if the difference that it speaks of is decidedly on its side, or on the other;"
+        " it is negligible if there is decidedly no effect as large as the smallest of interest; else it is undecided."
+        f" Any wrong verdict on a primary claim has a chance of {percent} at most (Bonferroni); of the verdicts on the"
+        f" others {percent} at most are wrong on average (Benjamini-Hochberg). Differences are paired by seed, scores"
+        " by problem too; ± is one standard error, for new seeds and new problems together."
     )
     if not data["rules_as_dated"]:
         told += " The rules are no longer those of that date: config/claims.yaml was changed without a new date."
     return told
+
+
+def plain_sentence(claim: Mapping[str, Any]) -> str:
+    """The sentence without its full stop, and without the paper's name of the benchmark."""
+    return re.sub(r" \(the paper: [^)]*\)", "", claim["sentence"]).removesuffix(".")
+
+
+def difference(claim: Mapping[str, Any]) -> str:
+    """The difference with its standard error and unit; a dash for a claim that was not run."""
+    if claim["difference"] is None:
+        return NONE
+    se = claim["se"]
+    digits = 1 if claim["unit"] == "points" else 3 if not se else max(0, 1 - math.floor(math.log10(se)))
+    error = "" if se is None else f" ± {se:.{digits}f}"
+    return f"{claim['difference']:+.{digits}f}{error} {claim['unit']}"
 
 
 def said(claim: Mapping[str, Any]) -> str:
@@ -147,11 +204,13 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 
 def verdicts_markdown(data: Mapping[str, Any], study_title: str) -> str:
-    """All claims with verdicts, as a list."""
-    lines = [f"# {TITLE}", "", f"{as_markdown(study_title)}. {counted(data['claims'])}.", "", rule(data), ""]
+    """The primary claims in sentences, then all claims with verdicts as a list, and what more seeds would decide."""
+    lines = [f"# {TITLE}", "", f"{as_markdown(study_title)}. {counted(data['claims'])}.", ""]
+    lines += [*(f"- {as_markdown(sentence)}" for sentence in summaries(data)), "", rule(data), ""]
     for claim in ordered(data["claims"]):
         words = as_markdown(f"{claim['sentence']} ({said(claim)}) Paper: {claim['evidence']}")
         lines.append(f"- **{claim['verdict']}**: {words}")
+    lines += ["", f"## {SEEDS_TITLE}", "", _line(SEEDS_HEADS), "| ---: | ---: | --- |", *map(_line, by_seeds(data))]
     return "\n".join(lines) + "\n"
 
 
@@ -190,8 +249,16 @@ def table_page(table: Mapping[str, Any]) -> str:
 def verdicts_page(data: Mapping[str, Any], study_title: str) -> str:
     """All claims with verdicts, as a page of its own."""
     claims = [{**claim, "said": said(claim)} for claim in ordered(data["claims"])]
-    counts = counted(claims)
-    return rendered("claims.html", title=TITLE, study=study_title, counts=counts, rule=rule(data), claims=claims)
+    return rendered(
+        "claims.html",
+        title=TITLE,
+        study=study_title,
+        counts=counted(claims),
+        summaries=summaries(data),
+        rule=rule(data),
+        claims=claims,
+        seeds=(SEEDS_TITLE, SEEDS_HEADS, by_seeds(data)),
+    )
 
 
 def shown(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +272,7 @@ def shown(table: Mapping[str, Any]) -> dict[str, Any]:
 
 # --- terminal ------------------------------------------------------------------------------------
 
-STYLES = {HOLDS: "green", FAILS: "red", UNDECIDED: "yellow"}
+STYLES = {HOLDS: "green", FAILS: "red", NEGLIGIBLE: "blue", UNDECIDED: "yellow"}
 NARROW_LABEL = 11
 Said = Callable[[str], str]  # words as the terminal can show them
 
@@ -237,7 +304,7 @@ def show(table: Mapping[str, Any], claims: Mapping[str, Any] | None, files: Mapp
 
 
 def show_verdicts(data: Mapping[str, Any]) -> None:
-    """Print how many claims have which verdict, and each that was run."""
+    """Print how many claims have which verdict, each that was run, what more seeds would decide, the primary claims."""
     console, text = _terminal()
     console.print()
     console.print(Text(text(f"{TITLE} (rules of {data['rules_dated']})"), "bold"))
@@ -250,6 +317,11 @@ def show_verdicts(data: Mapping[str, Any]) -> None:
             found = Text(text(claim["sentence"])).append(text(f" ({said(claim)})"), "dim")
             grid.add_row(Text(claim["verdict"], STYLES[claim["verdict"]]), found)
     console.print(grid)
+    decided = "; ".join(f"{seeds}: {count}" for seeds, count, _ in by_seeds(data))
+    console.print(Text(text(f"\n{SEEDS_TITLE}, by number of seeds: {decided}")))
+    console.print(Text("\nPrimary claims", "bold"))
+    for sentence in summaries(data):
+        console.print(Text(text(f"- {sentence}")))
 
 
 def _fitting(table: Mapping[str, Any], console: Console, said: Said) -> list[Any]:

@@ -1,7 +1,9 @@
 """Means with standard errors, intervals and tests. Knows arrays of outcomes; knows no files, arms or benchmarks.
 
-S seeds, P problems. Both are samples of something larger: another training run, another problem of the same kind. The
-two are crossed: every seed answers every problem, and one outcome is the mean of all samples of its seed and problem.
+S seeds, P problems. Both are samples of something larger: another replication, another problem of the same kind. A
+replication is all that a study draws anew for a seed: the trainings at least, and the base model and the expert set
+where the study gives each seed its own. The two are crossed: every seed answers the same problems, and one outcome is
+the mean of all samples of its seed and problem.
 
 How far a mean may be from the truth is resampled, with a fixed seed. Problems are drawn again with replacement, each as
 a whole with all its seeds and samples (a bootstrap by clusters); its deviations are widened by sqrt(P / (P - 1)) and by
@@ -14,11 +16,12 @@ tests/unit/test_statistics.py has the coverage of these intervals.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
 Array = NDArray[np.float64]
 
@@ -56,16 +59,20 @@ class Estimate:
         return float(low), float(high)
 
     def p_not_above(self, bar: float) -> float:
-        """Twice the share of draws that are not above `bar`: small where the truth is above it; 1 if unknown."""
-        return self._doubled(self.draws <= bar)
+        """The share of draws that are not above `bar`, one-sided: small where the truth is above it; 1 if unknown."""
+        return self._share(self.draws <= bar)
 
     def p_not_below(self, bar: float) -> float:
-        """Twice the share of draws that are not below `bar`: small where the truth is below it; 1 if unknown."""
-        return self._doubled(self.draws >= bar)
+        """The share of draws that are not below `bar`, one-sided: small where the truth is below it; 1 if unknown."""
+        return self._share(self.draws >= bar)
 
-    def _doubled(self, against: NDArray[np.bool_]) -> float:
+    def _share(self, against: NDArray[np.bool_]) -> float:
         """Never 0: no number of draws shows that something is impossible."""
-        return min(1.0, 2 * (1 + int(against.sum())) / (1 + len(against))) if len(against) else 1.0
+        return (1 + int(against.sum())) / (1 + len(against)) if len(against) else 1.0
+
+    def moved(self, by: float) -> "Estimate":
+        """The same with every outcome larger by so much."""
+        return replace(self, mean=self.mean + by, draws=self.draws + by)
 
 
 def two_way(outcomes: Array, resamples: int = RESAMPLES) -> Estimate:
@@ -134,68 +141,43 @@ def _resampled(of_problem: Array, variance: float, resamples: int) -> Array:
     return (drawn @ values) / problems * wider * math.sqrt(variance / (own / problems))
 
 
-# --- several claims, and how many seeds would decide one -------------------------------------
+# --- how many seeds would decide ----------------------------------------------------------------
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """Each p-value corrected for their number (Holm 1979): those at most `LEVEL` err together that often at most.
+def seeds_needed(
+    estimate: Estimate, level: float, beyond: float | None = None, within: tuple[float, float] | None = None
+) -> int | None:
+    """The fewest seeds of which four in five studies decide, if what was found and its errors are true.
 
-    The smallest counts as often as there are values, the next one time less, and so on; none below one before it.
+    `beyond`: how far the mean is beyond a bar, which a two-sided test at `level` is to show. `within`: how far it is
+    inside two bounds, which two one-sided tests at `level` are to show together. Either is enough; None is not asked.
+
+    V = A / n + B: A is the variance that each seed adds, B that of the problems, which seeds do not take away. Chances
+    are those of Student's distribution, with the degrees of freedom of Satterthwaite (1946) for A / n with n - 1 and B
+    with P - 1. None where the variance of seeds is unknown, where no number of seeds would do because there are too few
+    problems, or where it is above 1000.
     """
-    corrected, highest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = highest
-    return corrected
-
-
-def seeds_needed(estimate: Estimate, effect: float, level: float) -> int | None:
-    """The fewest seeds of which four in five studies decide, if `effect` (distance from the bar) and errors are true.
-
-    The least n with |effect| >= (t(1 - level/2) + t(0.8)) · sqrt(V), V = A / n + B: A is the variance that each seed
-    adds, B that of the problems, which seeds do not take away. t are Student's quantiles, with the degrees of freedom
-    of Satterthwaite (1946) for A / n with n - 1 and B with P - 1. None where the variance of seeds is unknown, where no
-    number of seeds would do because there are too few problems, or where it is above 1000.
-    """
-    if estimate.n_seeds < 2 or effect == 0:
+    if estimate.n_seeds < 2:
         return None
-    by_seed = (estimate.se**2 - estimate.shared) * estimate.n_seeds
+    seeds = np.arange(2, MOST_SEEDS + 1)
+    by_seed = (estimate.se**2 - estimate.shared) * estimate.n_seeds / seeds
     of_problems = (estimate.n_problems or 2) - 1
-    for seeds in range(2, MOST_SEEDS + 1):
-        part = by_seed / seeds
-        variance = part + estimate.shared
-        if variance == 0:
-            return seeds
-        freedom = variance**2 / (part**2 / (seeds - 1) + estimate.shared**2 / of_problems)
-        quantiles = (student_quantile(p, max(1, int(freedom))) for p in (1 - level / 2, POWER))
-        if abs(effect) >= sum(quantiles) * math.sqrt(variance):
-            return seeds
-    return None
+    variance = np.maximum(by_seed + estimate.shared, np.finfo(float).tiny)
+    weight = by_seed**2 / (seeds - 1) + estimate.shared**2 / of_problems
+    freedom = np.where(weight > 0, variance**2 / np.maximum(weight, np.finfo(float).tiny), seeds - 1.0)
+    error, chance = np.sqrt(variance), np.zeros(len(seeds))
+    if beyond is not None and beyond > 0:
+        chance = stdtr(freedom, beyond / error - stdtrit(freedom, 1 - level / 2))
+    if within is not None and min(within) > 0:
+        inside = [stdtr(freedom, room / error - stdtrit(freedom, 1 - level)) for room in within]
+        chance = np.maximum(chance, sum(inside) - 1)
+    enough = np.flatnonzero(chance >= POWER)
+    return int(seeds[enough[0]]) if len(enough) else None
 
 
 def student_quantile(p: float, freedom: int) -> float:
-    """Where Student's distribution with a whole number of degrees of freedom reaches `p`, 0.5 or more."""
-    low, high = 0.0, 1.0
-    while _student(high, freedom) < p:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _student(middle, freedom) < p else (low, middle)
-    return (low + high) / 2
-
-
-def _student(t: float, freedom: int) -> float:
-    """P(T <= t) for t >= 0, as a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4); normal above 2000."""
-    if freedom > 2000:
-        return NormalDist().cdf(t)
-    angle = math.atan2(t, math.sqrt(freedom))
-    square, odd = math.cos(angle) ** 2, freedom % 2
-    term = total = (math.cos(angle) if odd else 1.0) if freedom > 1 else 0.0
-    for k in range(2 + odd, freedom - 1, 2):
-        term *= square * (k - 1) / k
-        total += term
-    within = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
-    return (1 + within) / 2
+    """Where Student's distribution with so many degrees of freedom reaches `p`."""
+    return float(stdtrit(freedom, p))
 
 
 # --- curves ------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def _line(arm, step, steps, sft, shift, draw) -> dict:
         "reward": right - 0.05 if rollouts else None,
         "response_tokens": length + draw.normal(0, 0.5) if rollouts else None,
         "policy_entropy": entropy + draw.normal(0, 0.01) if rollouts else None,
-        "expert_epochs": 0.125 * step if arm != "grpo" else 0.0,
+        "expert_tokens": 640 if sft and not before else 0, "expert_epochs": 0.125 * step if arm != "grpo" else 0.0,
         "validation": None if step % 10 else {"accuracy": round(right * 128) / 128, "response_tokens": length},
     }  # fmt: skip
 

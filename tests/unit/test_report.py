@@ -14,7 +14,7 @@ from docutils.core import publish_parts
 from chord.audit import report
 from chord.config.project import load
 from chord.errors import UserError
-from chord.findings import claims, figures, rendering, table
+from chord.findings import claims, figures, forest, rendering, table
 from chord.findings.figures import window
 from tests.unit.results_tree import write_history, write_metrics, write_scores
 
@@ -38,7 +38,8 @@ def made(tmp_path_factory):
         verb, endings = (table, ("json", "markdown", "html")) if name == "table1" else (figures, ("json", "svg", "png"))
         files = [part for ending in endings for part in (f"--{ending}", str(results / f"{name}.{ending}"))]
         verb.main(given(results, "--artefact", name, *files))
-    files = [part for name in ("json", "markdown", "html") for part in (f"--{name}", str(results / f"claims.{name}"))]
+    endings = ("json", "markdown", "html", "svg", "png")
+    files = [part for name in endings for part in (f"--{name}", str(results / f"claims.{name}"))]
     claims.main(given(results, "--artefacts", *CHOSEN, *files))
     return results
 
@@ -121,13 +122,16 @@ def test_a_name_that_a_template_is_not_given_raises():
 
 
 def test_the_page_shows_every_chosen_artefact_and_verdict(text, made):
-    assert text.count("<figure ") == 4  # figure 3 is a scheme without curves
+    assert text.count("<figure ") == 5  # figure 3 is a scheme without curves; the claims have a forest plot
     for name in CHOSEN:
         assert PROJECT.artefacts[name].title in text
     judged = json.loads((made / "claims.json").read_text())["claims"]
     assert {claim["verdict"] for claim in judged} >= {"holds", "undecided", "not run"}
     for claim in judged:
         assert claim["sentence"] in text and claim["reason"] in text
+        assert not claim["primary"] or claim["summary"] in text
+    assert "What more seeds would decide" in text and forest.CAPTION in text
+    assert all(one.reason in text for one in PROJECT.claims.smallest_effects.values())
     assert "Its words give no threshold to compute, so there is no verdict." not in text
 
 
@@ -167,6 +171,7 @@ DAMAGE = {
     "figure4.json": lambda path: path.write_text(path.read_text()[:100]),
     "figure4.svg": lambda path: path.write_text(path.read_text()[:1000]),
     "figure8.svg": lambda path: path.unlink(),
+    "claims.svg": lambda path: path.unlink(),
     "runs/grpo/seed-1/train.manifest.json": lambda path: path.write_text("{}"),
     "runs/grpo/seed-1/timing.jsonl": lambda path: path.write_text('{"step": 1'),
 }

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from chord.findings.statistics import holm, moving_mean, one_way, seeds_needed, student_quantile, two_way
+from chord.findings.statistics import moving_mean, one_way, seeds_needed, student_quantile, two_way
 from tests.draws import at_least, at_most, shifted
 
 pytestmark = pytest.mark.numbers
@@ -136,32 +136,23 @@ def test_one_value_a_seed_has_students_interval_and_p_and_p_is_never_zero():
     assert (found.n_seeds, found.n_problems) == (3, None)
     alone = one_way(np.array([1.0]))
     assert math.isnan(alone.se) and alone.interval is None and alone.p_not_above(0.0) == 1.0
-    # t = 2 / sqrt(1/3) = 3.464 with two degrees of freedom: P(|T| > t) = 0.0742.
-    assert math.isclose(found.p_not_above(0.0), 0.0742, rel_tol=0.1)
-    assert found.p_not_below(0.0) == 1.0
+    # t = 2 / sqrt(1/3) = 3.464 with two degrees of freedom: P(T > t) = 0.0371.
+    assert math.isclose(found.p_not_above(0.0), 0.0371, rel_tol=0.1)
+    assert math.isclose(found.p_not_below(0.0), 1 - 0.0371, rel_tol=0.01)
     assert math.isclose(found.p_not_below(4.0), found.p_not_above(0.0), rel_tol=0.2)
     assert 0 < two_way(np.full((3, 5), 0.5)).p_not_above(0.0) < 0.001
 
 
-# --- Student's distribution, several claims, seeds needed ---------------------------------------
+# --- Student's distribution, seeds needed --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("freedom", "p", "expected"),  # from printed tables of Student's distribution
     [(1, 0.975, 12.7062), (2, 0.975, 4.30265), (3, 0.975, 3.18245), (4, 0.975, 2.77645), (5, 0.995, 4.03214),
-     (10, 0.8, 0.87906), (30, 0.9975, 3.0298), (120, 0.975, 1.97993), (3000, 0.975, 1.95996)],
+     (10, 0.8, 0.87906), (30, 0.9975, 3.0298), (120, 0.975, 1.97993), (3000, 0.975, 1.96076)],
 )  # fmt: skip
 def test_students_quantiles_are_those_of_printed_tables(freedom, p, expected):
     assert math.isclose(student_quantile(p, freedom), expected, rel_tol=1e-4)
-
-
-def test_holm_multiplies_the_smallest_by_their_number_and_the_next_by_one_less():
-    # sorted 0.01, 0.02, 0.03, 0.5: times 4, 3, 2, 1 = 0.04, 0.06, 0.06, 0.5
-    assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
-    # 0.02 * 2 = 0.04; the second, 0.03 * 1, may not come before it; none is above 1
-    assert holm([0.02, 0.03]) == pytest.approx([0.04, 0.04])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_the_seeds_that_would_decide_are_worked_out_by_hand():
@@ -169,25 +160,36 @@ def test_the_seeds_that_would_decide_are_worked_out_by_hand():
     # are 1.97897 at 0.975 and 0.84424 at 0.8: 2.82321 * 2 / sqrt(127) = 0.50104, more than 0.5. With n = 128 it is
     # (1.97882 + 0.84422) * 2 / sqrt(128) = 0.49905, less.
     found = one_way(np.array([-1.0, 1.0, 3.0]))
-    assert seeds_needed(found, 0.5, 0.05) == 128
-    assert seeds_needed(found, -0.5, 0.05) == 128
-    assert seeds_needed(found, 0.5, 0.001) > 250  # stricter for more claims: 0.9995 instead of 0.975
+    assert seeds_needed(found, 0.05, beyond=0.5) == 128
+    assert seeds_needed(found, 0.05, beyond=-0.5) is None
+    assert seeds_needed(found, 0.001, beyond=0.5) > 250  # stricter for more claims: 0.9995 instead of 0.975
+
+
+def test_the_seeds_that_would_show_that_an_effect_is_small_count_both_bounds():
+    # In the middle of bounds 0.5 away each of the two tests may miss in one study of ten: Student's quantiles with 138
+    # degrees of freedom are 1.6560 at 0.95 and 1.2880 at 0.9, together 2.9440; 2.9440 * 2 / sqrt(139) = 0.49941.
+    found = one_way(np.array([-1.0, 1.0, 3.0]))
+    assert seeds_needed(found, 0.05, within=(0.5, 0.5)) == 139
+    # Far from one bound only the other counts: 1.6573 + 0.8446 = 2.5019; times 2 / sqrt(101) it is 0.4979.
+    assert seeds_needed(found, 0.05, within=(0.5, 5.0)) == 101
+    assert seeds_needed(found, 0.05, within=(-0.1, 5.0)) is None
+    assert seeds_needed(found, 0.05, beyond=0.5, within=(0.5, 5.0)) == 101
 
 
 def test_no_number_of_seeds_decides_what_the_problems_leave_open():
     rng = np.random.default_rng(shifted(4))
     outcomes = rng.normal(0, 1.0, (1, 20)) + rng.normal(0, 0.01, (3, 20))
-    assert seeds_needed(two_way(outcomes), 0.1, 0.05) is None
-    assert seeds_needed(two_way(outcomes), 3.0, 0.05) == 2
-    assert seeds_needed(two_way(outcomes[:1]), 3.0, 0.05) is None  # one seed: how much they differ is unknown
-    assert seeds_needed(two_way(outcomes), 0.0, 0.05) is None
+    assert seeds_needed(two_way(outcomes), 0.05, beyond=0.1) is None
+    assert seeds_needed(two_way(outcomes), 0.05, beyond=3.0) == 2
+    assert seeds_needed(two_way(outcomes[:1]), 0.05, beyond=3.0) is None  # one seed: how much they differ is unknown
+    assert seeds_needed(two_way(outcomes), 0.05, beyond=0.0) is None
 
 
 def test_four_in_five_studies_with_the_seeds_that_are_needed_decide():
     rng = np.random.default_rng(shifted(6))
     pilot = one_way(np.array([-1.0, 1.0, 0.0]))  # mean 0, variance 1
-    seeds = seeds_needed(pilot, 0.8, 0.05)
-    decided = [one_way(rng.normal(0.8, 1.0, seeds)).p_not_above(0.0) <= 0.05 for _ in range(400)]
+    seeds = seeds_needed(pilot, 0.05, beyond=0.8)
+    decided = [one_way(rng.normal(0.8, 1.0, seeds)).p_not_above(0.0) <= 0.025 for _ in range(400)]
     assert at_least(sum(decided), 400, 0.78) and at_most(sum(decided), 400, 0.84)
 
 

@@ -183,14 +183,18 @@ def test_showing_names_the_pictures_that_exist_and_the_verdicts_beside_the_table
     (results / "figure2.svg").write_text("<svg/>")
     assert "claims" not in shown(results, monkeypatch, capsys)
     claim = {"sentence": "SFT falls, then rises.", "verdict": "holds", "found": "by much", "reason": "p = 0.001"}
+    claim |= {"primary": True, "summary": "At this scale SFT falls by much.", "seeds_needed": None}
     other = {"sentence": "It works on tools.", "verdict": "not run", "found": "", "reason": "no tools"}
-    told = {"study": "demo", "rules_dated": "2026-11-24", "rules_as_dated": True, "level": 0.05}
+    other |= {"primary": False, "summary": "", "seeds_needed": None}
+    told = {"study": "demo", "rules_dated": "2026-11-24", "rules_as_dated": True, "level": 0.05, "seeds": [1, 2]}
+    told |= {"smallest_effects": {}}
     told["claims"] = [other, claim]
     (results / "claims.json").write_text(json.dumps(told))
     text = shown(results, monkeypatch, capsys)
     assert str(results / "figure2.svg") in text
     assert "report.html" not in text
-    assert "2 claims: 1 holds, 0 fails, 0 undecided, 1 not run" in text
+    assert "2 claims: 1 holds, 0 fails, 0 negligible, 0 undecided, 1 not run" in text
+    assert "At this scale SFT falls by much." in text and "2 (now): 1 of 1\n" in text
     assert "SFT falls, then rises. (by much; p = 0.001)" in text
     assert "It works on tools." not in text
     assert "without a new date" not in text
@@ -240,9 +244,11 @@ def test_words_stand_in_markdown_as_they_are(words):
     assert told[2:8] == [*heads, line, "50.0 ± 1.0 (1 × 2 × 3)", "–"]
     assert told[9:] == [f"{line}: {line}.", f"{line}: not built: {line}."]
     assert [token.type for token in tokens if token.type.endswith("_open")].count("td_open") == 3
-    claim = {"verdict": "holds", "sentence": words, "evidence": words, "found": words, "reason": words}
-    data = {"claims": [claim], "rules_dated": "2026-11-24", "rules_as_dated": True, "level": 0.05}
+    claim = {"verdict": "undecided", "sentence": words, "evidence": words, "found": words, "reason": words}
+    claim |= {"primary": True, "summary": words, "seeds_needed": 30}
+    data = {"claims": [claim], "rules_dated": "2026-11-24", "rules_as_dated": True, "level": 0.05, "seeds": [1, 2]}
     kinds = {"text", "text_special", "strong_open", "strong_close"}
     _, told = parsed(rendering.verdicts_markdown(data, words), kinds)
-    assert told[-1] == f"holds: {line} ({line}; {line}) Paper: {line}"
-    assert told[1].startswith(f"{line}. 1 claims: ")
+    assert f"undecided: {line} ({line}; {line}) Paper: {line}" in told
+    assert told[1].startswith(f"{line}. 1 claims: ") and told[2] == line
+    assert told[-3:] == ["40", "1 of 1", line]

@@ -19,7 +19,7 @@ FIGURES = [name for name in SHOWS if name != "table1"]
 BENCHMARKS = ("in-distribution", "harder", "other-skill")
 TABLE = {"table1.json", "table1.md", "table1.html"}
 PAGE = {"report.html"}
-CLAIMS = {"claims.json", "claims.md", "claims.html"}
+CLAIMS = {f"claims.{ending}" for ending in ("json", "md", "html", "svg", "png")}
 NUMBERS = TABLE | PAGE | CLAIMS  # whatever shows scores
 RULES = [one["rule"] for one in read("claims.yaml")["claims"]]
 JUDGED = {arm for rule in RULES if "arm" in rule for arm in (rule["arm"], *rule.get("against", ()))}

@@ -87,6 +87,7 @@ def test_the_report_is_one_file_with_every_table_and_figure(built: Path, tmp_pat
         "report.html",
         "table1.html",
         "claims.html",
+        "claims.svg",
         *(f"{name}.svg" for name in FIGURES),
     }
     assert "Shift, readapt" in page

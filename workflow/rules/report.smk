@@ -53,7 +53,11 @@ rule judge:
         unpack(reads("judge")),
         because=because("judge"),
     output:
-        **made("judge", html={"caption": "claims", "category": "Claims"}),
+        **made(
+            "judge",
+            html={"caption": "claims", "category": "Claims", "labels": {"claims": "verdicts"}},
+            svg={"caption": "claims", "category": "Claims", "labels": {"claims": "forest plot"}},
+        ),
     log:
         "results/{study}/logs/claims.log",
     conda:

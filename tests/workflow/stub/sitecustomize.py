@@ -23,7 +23,7 @@ FLAGS = {
     "score": (("answers", "problems"), ("scores",)),
     "tabulate": ((), ("json", "markdown", "html")),
     "plot": ((), ("json", "svg", "png")),
-    "judge": ((), ("json", "markdown", "html")),
+    "judge": ((), ("json", "markdown", "html", "svg", "png")),
     "report": ((), ("html",)),
 }
 
@@ -87,7 +87,7 @@ def more_inputs(verb, arguments, manifest, project):
         return {name: results / name for name in judged_files(project)}
     if verb == "report":
         files = [path for name in project.choice.artefacts for path in results.glob(f"{name}.*")]
-        files.append(results / "claims.json")
+        files += results.glob("claims.*")
         names = ("*.manifest.json", "timing.jsonl", "answers.jsonl", "scores.json")
         files += [path for name in names for path in results.glob(f"**/{name}") if path != manifest]
         return {str(path): path for path in files if path.suffix in (".json", ".svg", ".jsonl")}

@@ -82,7 +82,7 @@ def as_data(project: Project, results: Path, versions: Mapping[str, str] | None 
         "artefacts": list(project.choice.artefacts),
         "rules_dated": said.dated,
         "rules_as_dated": said.as_dated,
-        "correction": {"primary": "bonferroni", "others": "benjamini-hochberg"},
+        "correction": {"primary": "holm", "others": "benjamini-hochberg"},
         "level": LEVEL,
         "smallest_effects": {name: one.model_dump(mode="json") for name, one in said.smallest_effects.items()},
         "claims": found,

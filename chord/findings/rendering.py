@@ -152,7 +152,7 @@ def rule(data: Mapping[str, Any]) -> str:
         f"The paper's claims, tried on the runs of this study by rules that were fixed on {data['rules_dated']}."
         " A claim holds, or fails, if the difference that it speaks of is decidedly on its side, or on the other;"
         " it is negligible if there is decidedly no effect as large as the smallest of interest; else it is undecided."
-        f" Any wrong verdict on a primary claim has a chance of {percent} at most (Bonferroni); of the verdicts on the"
+        f" Any wrong verdict on a primary claim has a chance of {percent} at most (Holm); of the verdicts on the"
         f" others {percent} at most are wrong on average (Benjamini-Hochberg). Differences are paired by seed, scores"
         " by problem too; ± is one standard error, for new seeds and new problems together."
     )

@@ -16,10 +16,13 @@ wrong, a/2. An effect may be above 0 and smaller than X. Then `holds` is the ver
 
 Many claims. A claim counts once, with the least of its p, whichever verdict that is for.
 
-- Primary claims: each p times their number (Bonferroni). Then a wrong verdict on any of them is as rare as LEVEL,
-  whatever depends on what. Holm's later steps, which ask less once others are decided, are not valid here: a claim that
-  was rightly called negligible may still be wrongly said to hold. With four claims whose effects are 0, and estimates
-  five times as exact as X, they let 18 % of studies have a wrong verdict.
+- Primary claims: Holm (1979), with the count of Shaffer (1986), so that a wrong verdict on any of them is as rare as
+  LEVEL, whatever depends on what. A claim has two hypotheses that may be wrongly rejected, no effect and an effect as
+  large as X, of which one at most is true. So each p counts as often as there are claims with one left: a claim leaves
+  the count once both are rejected (the effect is decidedly not 0, and less than X). Holm's own count, by which a claim
+  leaves with its first verdict, is not valid here, as a claim that was rightly called negligible may still be wrongly
+  said to hold. With four claims whose effects are 0, and estimates five times as exact as X, it lets 18 % of studies
+  have a wrong verdict.
 - All others: Benjamini and Hochberg (1995), so that of their verdicts LEVEL are wrong on average. A claim is rejected
   by its least p, and a wrong verdict on it needs a p that is valid for what is true of it; so their proof holds with
   the number of all claims in place of that of true hypotheses, for claims that are independent or positively dependent.
@@ -159,6 +162,11 @@ class Judged:
         return min(self.p_holds, self.p_fails, self.p_negligible) if known else None
 
     @property
+    def p_both(self) -> float:
+        """Small where the effect is decidedly not 0, and decidedly less than X."""
+        return max(min(self.p_holds, self.p_fails), self.p_negligible)
+
+    @property
     def deciding(self) -> Part:
         """The part on which it hangs: that which fails, else that which is least certain to hold."""
         if self.p_fails < self.p_holds:
@@ -191,15 +199,24 @@ def decisions(judged: Sequence[Judged], primary: Sequence[bool]) -> list[Decisio
         of_group = [index for index, one in enumerate(primary) if one is group]
         known = {index: p for index in of_group if (p := judged[index].p) is not None}
         p_values, count = np.array(list(known.values())), len(known)
-        after: Array = p_values * count
-        if known and not group:
-            after = stats.false_discovery_control(p_values)
+        after = stats.false_discovery_control(p_values) if known else p_values
+        if group:
+            after = p_values * _holm([judged[index] for index in known])
         factors = dict(zip(known, after / p_values, strict=True))
         decided = int((after <= LEVEL).sum())
         level = LEVEL / max(count, 1) * (1 if group else min(count, decided + 1))
         for index in of_group:
             found[index] = _decision(judged[index], factors.get(index), count, level)
     return [found[index] for index in range(len(judged))]
+
+
+def _holm(claims: Sequence[Judged]) -> Array:
+    """How often the p of each claim counts: Holm's steps by Shaffer's rule, see the module."""
+    counts, left = np.full(len(claims), len(claims)), set(range(len(claims)))
+    while settled := {at for at in left if len(left) * claims[at].p_both <= LEVEL}:
+        left -= settled
+        counts[[*left]] = len(left)
+    return counts
 
 
 def _decision(one: Judged, factor: float | None, among: int, level: float) -> Decision:

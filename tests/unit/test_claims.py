@@ -374,7 +374,7 @@ def test_the_verb_writes_every_claim_once_in_the_shape_that_pages_read(tmp_path,
     found = json.loads((results / "claims.json").read_text())
     assert (found["study"], found["rules_dated"]) == ("demo", PROJECT.claims.dated)
     assert found["smallest_effects"]["right"]["size"] == 5
-    assert found["correction"] == {"primary": "bonferroni", "others": "benjamini-hochberg"}
+    assert found["correction"] == {"primary": "holm", "others": "benjamini-hochberg"}
     assert [claim["id"] for claim in found["claims"]] == [claim.id for claim in PROJECT.claims.claims]
     keys = {"id", "sentence", "evidence", "verdict", "reason", "found", "difference", "se", "interval", "p", "smallest",
             "in_smallest", "side", "summary", "primary", "p_corrected", "n_seeds", "n_problems", "seeds_needed", "unit",

@@ -94,6 +94,18 @@ def test_primary_claims_count_among_themselves_and_others_by_their_rank():
     assert [one.corrected for one in mixed] == pytest.approx(alone) and [one.among for one in mixed] == [1, 1]
 
 
+def test_a_primary_claim_leaves_the_count_once_it_is_not_nothing_and_not_large():
+    weak = on_seeds(*(0.12 + AROUND), smallest=0.001)
+    assert LEVEL / 2 < weak.p <= LEVEL
+    small, large = (on_seeds(*(0.1 + AROUND / 100), smallest=size) for size in (5.0, 0.01))
+    assert small.p_both < LEVEL / 2 < large.p_both  # both hold; the second may still be as large as its X
+    assert verdict(weak, small, primary=True) == [HOLDS, HOLDS]
+    assert verdict(weak, large, primary=True) == [UNDECIDED, HOLDS]
+    nothing = on_seeds(*(AROUND / 100), smallest=5.0)
+    assert verdict(weak, nothing, primary=True) == [UNDECIDED, NEGLIGIBLE]
+    assert verdict(weak, small, small, primary=True) == [HOLDS, HOLDS, HOLDS]
+
+
 def test_seeds_that_are_needed_count_the_verdict_that_is_nearest():
     # Values of variance 0.00625: to be above 0 by 0.02 takes many seeds, to be within 0.1 of it few.
     far, near = (on_seeds(*(0.02 + AROUND), smallest=size) for size in (5.0, 0.1))

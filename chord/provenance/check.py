@@ -277,13 +277,14 @@ def survey(study: Path, today: Today) -> dict[str, list[Finding]]:
     Files that are not there are no finding, but for outputs of a job whose manifest is. Changes nothing below results/.
     Raises UserError for a folder that is a link to nothing, as where a disk is not mounted.
     """
-    _refuse_links_to_nothing(study / key for key in (*today.run_texts, *today.specs))
+    _refuse_links_to_nothing({(study / key).parent for key in (*today.run_texts, *today.specs)})
     lineage = read_lineage(study, today.specs)
     read = lineage.project / READ
     hasher = Hasher(lineage.study, quick=True, kept=read / f"{study.name}.json")
     code = read / "code.json"
     check = Check(lineage, hasher, replace(today, kept=code), blames_readers=True)
-    stale = {key: [*check.recipe(lineage.study / key)] for key in dict.fromkeys([*today.run_texts, *today.told])}
+    recipes = [key for key in dict.fromkeys([*today.run_texts, *today.told]) if os.path.lexists(lineage.study / key)]
+    stale = {key: [*check.recipe(lineage.study / key)] for key in recipes}
     stale |= {lineage.place(path): [] for path in (*lineage.jobs, *lineage.unreadable)}
     for finding in check.unreadable():
         stale[lineage.place(lineage.project / finding.path)].append(finding)
@@ -297,8 +298,8 @@ def survey(study: Path, today: Today) -> dict[str, list[Finding]]:
     return {key: found for key, found in stale.items() if found}
 
 
-def _refuse_links_to_nothing(files: Iterable[Path]) -> None:
-    for folder in sorted({folder for file in files for folder in file.parents}):
+def _refuse_links_to_nothing(folders: Iterable[Path]) -> None:
+    for folder in sorted({one for folder in folders for one in (folder, *folder.parents)}):
         if folder.is_symlink() and not folder.exists():
             found = f"found a link to {os.readlink(folder)}, where there is nothing"
             raise UserError(f"{folder}: {found}, expected a folder; mount its disk, or remove the link")

@@ -450,6 +450,10 @@ class FoundWhenAsked(Mapping[str, Found]):
             found = self._known[key] = self._find(key)
         return found
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """As of any mapping; a KeyError that `find` raises is not taken for a missing key."""
+        return self[key] if key in self else default
+
     def __contains__(self, key: object) -> bool:
         return key in self._known
 

@@ -118,6 +118,7 @@ class RulesBeingRead:
         from snakemake.shell import shell
 
         _clocks_decide_nothing()
+        _look_for_jobs_when_one_ends()
         if self.workflow.is_main_process:  # by this `chord resume` finds what a killed Snakemake left running
             os.environ[SNAKEMAKE_IN] = os.path.realpath(".")
         else:  # Slurm tells a whole job that its time is nearly up; only the training may answer, which saves and ends
@@ -177,6 +178,7 @@ class RulesBeingRead:
         told = self._told(key for key in keys if asked_by or os.path.exists(f"{self.results}/{key}"))
         if asked_by:
             Path(asked_by).write_text(json.dumps(told), encoding="utf-8")
+            return
         try:
             self.stale.update(survey(self.results, Today(self.dag.specs, self.dag.run_texts, told)))
         except UserError as error:
@@ -203,8 +205,8 @@ class RulesBeingRead:
             if rule and rule.is_producer(path):
                 job: Any = Job(rule, graph, rule.get_wildcards(path))
                 job._resources = nothing
-                if job.shellcmd:
-                    found[key] = Told(job.shellcmd, tuple(map(str, job.input)))
+                if shell := job.shellcmd:
+                    found[key] = Told(shell, tuple(map(str, job.input)))
         return found
 
     def refuse_other_targets(self) -> None:
@@ -225,6 +227,23 @@ class RulesBeingRead:
             if reason := refusal(self.dag.project, target, is_made, every_file):
                 with refusals_end(self.workflow):
                     raise UserError(reason)
+
+
+def _look_for_jobs_when_one_ends() -> None:
+    """Turns off that Snakemake looks for jobs to start each second, again and again after the end of every job.
+
+    Such a look serves its limit of jobs a second alone, and finds none while all cores are taken; but there are as many
+    looks a second as jobs have ended, and after some hundred they take a core.
+    """
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    scheduler, look_again = cast(Any, JobScheduler), JobScheduler._schedule_reevalutation  # pyright: ignore[reportPrivateUsage]
+
+    def look_again_where_limited(self: Any, delay: int) -> None:
+        if not (self.job_rate_limiter and self.job_rate_limiter.get_free_jobs()):
+            look_again(self, delay)
+
+    scheduler._schedule_reevalutation = look_again_where_limited
 
 
 def _clocks_decide_nothing() -> None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,9 +108,8 @@ class Check:
     def _other_inputs(self, job: Job) -> Iterator[Change]:
         """Inputs that are there and are not what the job read."""
         for path, content in self.changed_inputs(job).items():
-            now, maker = self.now(path), self.lineage.makers.get(path)
-            is_whole = maker is not None and maker.outputs[path].sha256 == now.sha256
-            if (self.blames_readers or is_whole or path in self.lineage.jobs) and not now.is_missing:
+            now = self.now(path)
+            if (self.blames_readers or self.is_whole(path) or path in self.lineage.jobs) and not now.is_missing:
                 is_now = now.sha256[:12] if now.sha256 else str(now.problem)
                 yield Change("input", content.path, content.sha256[:12], is_now)
 
@@ -135,12 +135,19 @@ class Check:
         lineage, places = self.lineage, [path]
         places += [path.parent] if path.parent != lineage.study else []
         named = tuple(f"/{lineage.place(place)}" for place in places)
-        for start in reversed(self.attempts.starts.values() if self.attempts else ()):
-            manifest = lineage.study / str(start.get("manifest"))
-            is_good = manifest in lineage.jobs and not self.manifest_fault(lineage.jobs[manifest])
-            if not is_good and any(str(word).endswith(named) for word in start.get("command", ())):
+        for manifest, words in self._supposed:
+            if any(word.endswith(named) for word in words):
                 return manifest
         return None
+
+    @cached_property
+    def _supposed(self) -> list[tuple[Path, list[str]]]:
+        """By the ledger, manifests that are gone or not their own, the newest first, with the words of their commands."""
+        starts = [*reversed(self.attempts.starts.values())] if self.attempts else []
+        jobs = {self.lineage.place(path): job for path, job in self.lineage.jobs.items()}
+        good = {place for place, job in jobs.items() if not self.manifest_fault(job)}
+        found = [(str(start.get("manifest")), start.get("command", ())) for start in starts]
+        return [(self.lineage.study / name, [*map(str, words)]) for name, words in found if name not in good]
 
     def unreadable(self) -> Iterator[Finding]:
         """Manifests that are none."""
@@ -153,6 +160,11 @@ class Check:
             yield Finding(Status.STALE if is_old else Status.ALTERED, shown, found, remedy)
 
     # --- files -----------------------------------------------------------------------------------
+
+    def is_whole(self, path: Path) -> bool:
+        """Whether a job made it, and it holds what the job recorded."""
+        maker = self.lineage.makers.get(path)
+        return self.now(path).sha256 == (maker.outputs[path].sha256 if maker else "")
 
     def file(self, path: Path) -> Iterator[Finding]:
         """What is wrong with one file."""

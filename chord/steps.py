@@ -452,7 +452,9 @@ class FoundWhenAsked(Mapping[str, Found]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """As of any mapping; a KeyError that `find` raises is not taken for a missing key."""
-        return self[key] if key in self else default
+        if key not in self._known:
+            return default
+        return self[key]
 
     def __contains__(self, key: object) -> bool:
         return key in self._known

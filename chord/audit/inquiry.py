@@ -166,7 +166,9 @@ def answered(
     lineage, project = question.lineage, question.project
     scope = {*question.files, *lineage.jobs, *lineage.unreadable}
     check = Check(lineage, hasher, None, read_attempts(lineage.study / LEDGER), scope)
-    numbers = {path: [*recomputed(check, project, path, question.cell)] for path in question.files if check.is_whole(path)}
+    numbers = {
+        path: [*recomputed(check, project, path, question.cell)] for path in question.files if check.is_whole(path)
+    }
     told = None
     if project:
         dag, root = Dag(project, lineage.project), lineage.project if (lineage.project / "chord").is_dir() else PROJECT

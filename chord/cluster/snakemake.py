@@ -118,7 +118,7 @@ class RulesBeingRead:
         from snakemake.shell import shell
 
         _clocks_decide_nothing()
-        _look_for_jobs_when_one_ends()
+        look_for_jobs_when_one_ends()
         if self.workflow.is_main_process:  # by this `chord resume` finds what a killed Snakemake left running
             os.environ[SNAKEMAKE_IN] = os.path.realpath(".")
         else:  # Slurm tells a whole job that its time is nearly up; only the training may answer, which saves and ends
@@ -229,7 +229,7 @@ class RulesBeingRead:
                     raise UserError(reason)
 
 
-def _look_for_jobs_when_one_ends() -> None:
+def look_for_jobs_when_one_ends() -> None:
     """Turns off that Snakemake looks for jobs to start each second, again and again after the end of every job.
 
     Such a look serves its limit of jobs a second alone, and finds none while all cores are taken; but there are as many

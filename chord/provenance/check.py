@@ -142,7 +142,7 @@ class Check:
 
     @cached_property
     def _supposed(self) -> list[tuple[Path, list[str]]]:
-        """By the ledger, manifests that are gone or not their own, the newest first, with the words of their commands."""
+        """By the ledger, manifests that are gone or not their own, the newest first, with their commands."""
         starts = [*reversed(self.attempts.starts.values())] if self.attempts else []
         jobs = {self.lineage.place(path): job for path, job in self.lineage.jobs.items()}
         good = {place for place, job in jobs.items() if not self.manifest_fault(job)}
@@ -311,7 +311,7 @@ def survey(study: Path, today: Today) -> dict[str, list[Finding]]:
 
 
 def _refuse_links_to_nothing(folders: Iterable[Path]) -> None:
-    for folder in sorted({one for folder in folders for one in (folder, *folder.parents)}):
+    for folder in sorted({above for one in folders for above in (one, *one.parents)}):
         if folder.is_symlink() and not folder.exists():
             found = f"found a link to {os.readlink(folder)}, where there is nothing"
             raise UserError(f"{folder}: {found}, expected a folder; mount its disk, or remove the link")

@@ -7,13 +7,13 @@ again, and no less. Labels and the paper's numbers decide tables, figures and th
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 from posixpath import dirname, join
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
@@ -352,6 +352,7 @@ def files_with_ours(project: Project) -> list[str]:
 
 Wildcards: TypeAlias = Mapping[str, str]
 Reads: TypeAlias = Mapping[str, str | list[str]]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -388,10 +389,8 @@ class Step:
         return found | ({"manifest": self.place + ENDING} if self.verb else {})
 
     def jobs(self, dag: "Dag") -> "list[Job]":
-        """The jobs of this kind that the study has."""
-        values = product(*(VALUES[name](dag.project) for name in self.wildcards))
-        jobs = (Job(dag, self, dict(zip(self.wildcards, some, strict=True))) for some in values)
-        return [job for job in jobs if self.wanted(job)]
+        """The jobs of this kind that the study has, as `dag` knows them."""
+        return dag.by_rule[self.rule]
 
 
 @dataclass(frozen=True)
@@ -420,17 +419,17 @@ class Job:
         """The arm that it works for."""
         return self.project.arms[self["arm"]]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Its manifest, or the run.json that it writes: the path by which it is known."""
-        return [*self.outputs.values()][-1]
+        return [*self.step.files.values()][-1].format(**self.wildcards)
 
-    @property
+    @cached_property
     def outputs(self) -> dict[str, str]:
         """What it writes, by flag, relative to results/STUDY."""
         return {name: path.format(**self.wildcards) for name, path in self.step.files.items()}
 
-    @property
+    @cached_property
     def reads(self) -> Reads:
         """What it reads, by flag, relative to results/STUDY."""
         reads = self.step.reads
@@ -438,11 +437,40 @@ class Job:
             return reads(self)
         return {name: path.format(**self.wildcards) for name, path in reads.items()}
 
-    @property
+    @cached_property
     def spec(self) -> JobSpec:
         """What decides it."""
         assert self.step.spec is not None, f"{self.key} has no verb"
         return self.step.spec(self)
+
+
+class FoundWhenAsked(Mapping[str, Found]):
+    """A value for each of some keys, found when it is first asked for."""
+
+    def __init__(self, keys: Iterable[str], find: Callable[[str], Found]) -> None:
+        self._known: dict[str, Found | None] = dict.fromkeys(keys)
+        self._find = find
+
+    def __getitem__(self, key: str) -> Found:
+        found = self._known[key]
+        if found is None:
+            found = self._known[key] = self._find(key)
+        return found
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As of any mapping; a KeyError that `find` raises is not taken for a missing key."""
+        if key not in self._known:
+            return default
+        return self[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 @dataclass(frozen=True)
@@ -460,24 +488,36 @@ class Dag:
         return {name: read_task(folder / file, f"config/benchmarks/{file}")[0] for name, file in files.items()}
 
     @cached_property
+    def by_rule(self) -> dict[str, list[Job]]:
+        """The jobs of each kind that the study has."""
+        found: dict[str, list[Job]] = {}
+        for rule, step in STEPS.items():
+            values = product(*(VALUES[name](self.project) for name in step.wildcards))
+            jobs = (Job(self, step, dict(zip(step.wildcards, some, strict=True))) for some in values)
+            found[rule] = [job for job in jobs if step.wanted(job)]
+        return found
+
+    @cached_property
     def jobs(self) -> dict[str, Job]:
         """Every job that the rules can run for the study, by its key."""
-        return {job.key: job for step in STEPS.values() for job in step.jobs(self)}
+        return {job.key: job for jobs in self.by_rule.values() for job in jobs}
 
     def job(self, rule: str, wildcards: Wildcards) -> Job:
         """The job of a rule with these wildcards; others are ignored."""
         step = STEPS[rule]
-        return Job(self, step, {name: wildcards[name] for name in step.wildcards})
+        job = Job(self, step, {name: wildcards[name] for name in step.wildcards})
+        return self.jobs.get(job.key, job)
 
     @cached_property
-    def specs(self) -> dict[str, JobSpec]:
+    def specs(self) -> Mapping[str, JobSpec]:
         """What decides each job today, by its manifest."""
-        return {key: job.spec for key, job in self.jobs.items() if job.step.verb}
+        return FoundWhenAsked([key for key, job in self.jobs.items() if job.step.verb], lambda key: self.jobs[key].spec)
 
     @cached_property
-    def run_texts(self) -> dict[str, str]:
+    def run_texts(self) -> Mapping[str, str]:
         """What each run.json says today, by its path."""
-        return {key: self.run_text(job.wildcards) for key, job in self.jobs.items() if not job.step.verb}
+        keys = [key for key, job in self.jobs.items() if not job.step.verb]
+        return FoundWhenAsked(keys, lambda key: self.run_text(self.jobs[key].wildcards))
 
     def run(self, wildcards: Wildcards) -> Run:
         """All that a training is told. A start model that all trainings share has the seed of the data."""

@@ -18,6 +18,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     total = sum(map(size_bytes, [*question.files, *question.lineage.jobs]))
     with tqdm(total=total, unit="B", unit_scale=True, desc="hashing", disable=None, leave=False) as bar:
         hasher.read = bar.update
-        proof = answered(question, hasher, _told(question))
+        with ThreadPoolExecutor(1) as pool:  # Snakemake reads the rules in a process of its own
+            proof = answered(question, hasher, pool.submit(_told, question).result)
     if given.quick:
         hasher.keep()
     broken = any(finding.status.is_bad or given.strict for finding in proof.findings)

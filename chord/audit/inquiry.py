@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from chord.findings import claims, figures, table
 from chord.findings.reading import read_json, read_scores, scores_path
 from chord.provenance.changes import Change, Today, Told, differences
 from chord.provenance.check import Check, Finding, Status
-from chord.provenance.digest import PROJECT
+from chord.provenance.digest import PROJECT, job_code
 from chord.provenance.files import size_bytes
 from chord.provenance.ledger import LEDGER, read_attempts
 from chord.provenance.lineage import Hasher, Job, Lineage, Now, read_lineage, study_of
@@ -154,18 +155,29 @@ def about(
 # --- the answer ----------------------------------------------------------------------------------
 
 
-def answered(question: Question, hasher: Hasher, told: Mapping[str, Told] | UserError | None = None) -> Proof:
+def answered(
+    question: Question, hasher: Hasher, ask: Callable[[], Mapping[str, Told] | UserError | None] = lambda: None
+) -> Proof:
     """Every link behind the targets, judged; for the whole study also what no target stands on.
 
-    `told`: what the rules of the project say to each job, or why that is not known.
+    `ask` gives what the rules of the project say to each job, or why that is not known. It is asked when all is read,
+    and all numbers and digests are found.
     """
     lineage, project = question.lineage, question.project
-    today = None
+    scope = {*question.files, *lineage.jobs, *lineage.unreadable}
+    check = Check(lineage, hasher, None, read_attempts(lineage.study / LEDGER), scope)
+    numbers = {
+        path: [*recomputed(check, project, path, question.cell)] for path in question.files if check.is_whole(path)
+    }
+    told = None
     if project:
         dag, root = Dag(project, lineage.project), lineage.project if (lineage.project / "chord").is_dir() else PROJECT
-        today = Today(dag.specs, dag.run_texts, told if isinstance(told, Mapping) else {}, root)
-    scope = {*question.files, *lineage.jobs, *lineage.unreadable}
-    check = Check(lineage, hasher, today, read_attempts(lineage.study / LEDGER), scope)
+        for key in map(lineage.place, lineage.jobs):
+            if spec := dag.specs.get(key):
+                with suppress(UserError):  # told of the job
+                    job_code(spec.verb, spec.uses, root)
+        told = ask()
+        check.today = Today(dag.specs, dag.run_texts, told if isinstance(told, Mapping) else {}, root)
     findings = [*check.ledger()]
     judged: dict[Path, list[Finding]] = {}
     links: list[Link] = []
@@ -180,7 +192,7 @@ def answered(question: Question, hasher: Hasher, told: Mapping[str, Told] | User
         maker = lineage.makers.get(path)
         supposed = None if maker or not path.is_relative_to(lineage.study) else check.supposed_manifest(path)
         findings += judge(maker or lineage.jobs.get(path) or lineage.jobs.get(supposed or path))
-        of_file = [*check.file(path)] or [*recomputed(check, project, path, question.cell)]
+        of_file = [*check.file(path)] or numbers.get(path, [])
         findings += of_file
         said = [finding.status for finding in (*of_file, *(judged[maker.path] if maker else ()))]
         worst = next((status for status in said if status.is_bad), next(iter(said), Status.VERIFIED))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -78,6 +79,12 @@ def listed_paths(paths: str | Iterable[str]) -> list[str]:
     return [paths] if isinstance(paths, str) else list(paths)
 
 
+def with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose signature is found now: Snakemake asks for it many times for each job."""
+    cast(Any, function).__signature__ = signature(function)
+    return function
+
+
 def flags_of(files: Any) -> str:
     """The inputs or outputs of a job as flags, `--name FILE ...`; a name without files gives none."""
     listed = {name: shlex.join(listed_paths(paths)) for name, paths in files.items() if name != "because"}
@@ -104,12 +111,14 @@ class RulesBeingRead:
     workflow: Any
     dag: Dag
     stale: dict[str, list[Finding]] = field(default_factory=dict[str, list[Finding]])  # filled when all rules are known
+    _there: dict[str, bool] = field(default_factory=dict[str, bool])  # files that were looked for
 
     def __post_init__(self) -> None:
         """Settle clocks, signals and the environment of jobs."""
         from snakemake.shell import shell
 
         _clocks_decide_nothing()
+        look_for_jobs_when_one_ends()
         if self.workflow.is_main_process:  # by this `chord resume` finds what a killed Snakemake left running
             os.environ[SNAKEMAKE_IN] = os.path.realpath(".")
         else:  # Slurm tells a whole job that its time is nearly up; only the training may answer, which saves and ends
@@ -127,21 +136,26 @@ class RulesBeingRead:
         """Among the inputs of a rule, no file: where its manifest is stale, Snakemake is told to run the job again."""
 
         def told(wildcards: Any) -> list[str]:
-            key = self.dag.job(rule, wildcards).key
-            if key in self.stale:
+            if self.stale and (key := self.dag.job(rule, wildcards).key) in self.stale:
                 self.workflow.dag.forcefiles.add(f"{self.results}/{key}")
             return []
 
-        return told
+        return with_signature(told)
 
     def files_of(self, artefact: str) -> list[str]:
         """Files of a table, figure or the claims, and the missing ones behind it, which Snakemake would leave alone."""
         own = [f"{self.results}/{path}" for path in self.dag.artefact(artefact).outputs.values()]
-        if not all(map(os.path.exists, own)):
+        if not all(map(self._is_there, own)):
             return own
-        return own + [
-            file for path in self.dag.behind(artefact) if not os.path.exists(file := f"{self.results}/{path}")
-        ]
+        results = str(self.results)
+        behind = (f"{results}/{path}" for path in self.dag.behind(artefact))
+        return own + [file for file in behind if not self._is_there(file)]
+
+    def _is_there(self, file: str) -> bool:
+        """Whether the file was there when it was first asked for: rules are read before any job runs."""
+        if file not in self._there:
+            self._there[file] = os.path.exists(file)
+        return self._there[file]
 
     def asked_for(self, artefact: str) -> list[str] | Callable[..., list[str]]:
         """What `snakemake ARTEFACT` wants: its files or, where the study does not build it, an end that says why."""
@@ -161,9 +175,10 @@ class RulesBeingRead:
         from snakemake.exceptions import WorkflowError
 
         keys, asked_by = [*self.dag.specs, *self.dag.run_texts], os.environ.get(TELL)
-        told = self._told(key for key in keys if asked_by or (self.results / key).exists())
+        told = self._told(key for key in keys if asked_by or os.path.exists(f"{self.results}/{key}"))
         if asked_by:
             Path(asked_by).write_text(json.dumps(told), encoding="utf-8")
+            return
         try:
             self.stale.update(survey(self.results, Today(self.dag.specs, self.dag.run_texts, told)))
         except UserError as error:
@@ -183,15 +198,15 @@ class RulesBeingRead:
         # Snakemake works some of it out later, from files.
         graph: Any = SimpleNamespace(workflow=self.workflow, jobid=job_id)
         nothing = ResourceList(fromdict={"_cores": 1, "_nodes": 1})
+        rules = {rule.name: rule for rule in self.workflow.rules}
         found: dict[str, Told] = {}
         for key in keys:
-            path = f"{self.results}/{key}"
-            for rule in self.workflow.rules:
-                if any(output.match(path) for output in rule.output):
-                    job: Any = Job(rule, graph, rule.get_wildcards(path))
-                    job._resources = nothing
-                    if job.shellcmd:
-                        found[key] = Told(job.shellcmd, tuple(map(str, job.input)))
+            path, rule = f"{self.results}/{key}", rules.get(self.dag.jobs[key].step.rule)
+            if rule and rule.is_producer(path):
+                job: Any = Job(rule, graph, rule.get_wildcards(path))
+                job._resources = nothing
+                if shell := job.shellcmd:
+                    found[key] = Told(shell, tuple(map(str, job.input)))
         return found
 
     def refuse_other_targets(self) -> None:
@@ -212,6 +227,23 @@ class RulesBeingRead:
             if reason := refusal(self.dag.project, target, is_made, every_file):
                 with refusals_end(self.workflow):
                     raise UserError(reason)
+
+
+def look_for_jobs_when_one_ends() -> None:
+    """Turns off that Snakemake looks for jobs to start each second, again and again after the end of every job.
+
+    Such a look serves its limit of jobs a second alone, and finds none while all cores are taken; but there are as many
+    looks a second as jobs have ended, and after some hundred they take a core.
+    """
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    scheduler, look_again = cast(Any, JobScheduler), JobScheduler._schedule_reevalutation  # pyright: ignore[reportPrivateUsage]
+
+    def look_again_where_limited(self: Any, delay: int) -> None:
+        if not (self.job_rate_limiter and self.job_rate_limiter.get_free_jobs()):
+            look_again(self, delay)
+
+    scheduler._schedule_reevalutation = look_again_where_limited
 
 
 def _clocks_decide_nothing() -> None:

@@ -54,6 +54,7 @@ class Today:
     told: Mapping[str, Told] = field(default_factory=dict[str, Told])
     root: Path = PROJECT
     kept: Path | None = None
+    _pins: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
 
     def text(self, key: str) -> str | None:
         """What a run.json should hold: what its rule prints where that is known."""
@@ -63,20 +64,21 @@ class Today:
     def changes(self, key: str, manifest: Manifest, results: str) -> list[Change]:
         """What of code, settings, pins and command is not as the manifest recorded it; `results`: see `Told`."""
         spec, told = self.specs.get(key), self.told.get(key)
-        found = list(spec_changes(manifest, spec, self.root, self.kept)) if spec else []
-        return found + (list(command_changes(manifest, told, results)) if told else [])
+        found = [*self._spec_changes(manifest, spec)] if spec else []
+        return found + ([*command_changes(manifest, told, results)] if told else [])
 
-
-def spec_changes(manifest: Manifest, spec: JobSpec, root: Path, kept: Path | None = None) -> Iterator[Change]:
-    """What of code, settings and pins is not as the manifest recorded it."""
-    if (manifest.verb, manifest.step) != (spec.verb, spec.step):
-        yield Change("manifest", "verb", f"{manifest.verb} ({manifest.step})", f"{spec.verb} ({spec.step})")
-        return
-    yield from _code_changes(manifest.code, job_code(spec.verb, spec.uses, root, kept))
-    yield from differences("settings", manifest.decided_by, as_plain(spec.decided_by))
-    pinned = env.pinned(root, spec.step)
-    files = " or ".join(f"envs/{part}.txt" for part in spec.step.split("+"))
-    yield from differences(f"pin in {files} of", manifest.installed.pinned, pinned)
+    def _spec_changes(self, manifest: Manifest, spec: JobSpec) -> Iterator[Change]:
+        """What of code, settings and pins is not as the manifest recorded it."""
+        if (manifest.verb, manifest.step) != (spec.verb, spec.step):
+            yield Change("manifest", "verb", f"{manifest.verb} ({manifest.step})", f"{spec.verb} ({spec.step})")
+            return
+        yield from _code_changes(manifest.code, job_code(spec.verb, spec.uses, self.root, self.kept))
+        yield from differences("settings", manifest.decided_by, as_plain(spec.decided_by))
+        if spec.step not in self._pins:
+            self._pins[spec.step] = env.pinned(self.root, spec.step)
+        if manifest.installed.pinned != (pinned := self._pins[spec.step]):
+            files = " or ".join(f"envs/{part}.txt" for part in spec.step.split("+"))
+            yield from differences(f"pin in {files} of", manifest.installed.pinned, pinned)
 
 
 # --- plain data ----------------------------------------------------------------------------------
@@ -94,6 +96,8 @@ Plain: TypeAlias = Mapping[Any, Any] | list[Any] | str | float | _Absent | None
 
 def differences(what: str, old: Plain, new: Plain, where: str = "") -> list[Change]:
     """Every place where two pieces of plain data differ, as dotted keys."""
+    if old == new and repr(old) == repr(new):  # alone, `==` takes 1 for True
+        return []
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         parts = {key: (old.get(key, ABSENT), new.get(key, ABSENT)) for key in dict.fromkeys([*old, *new])}
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
@@ -143,6 +147,8 @@ HOW_NOT_WHAT = frozenset(
 )
 UNORDERED = frozenset({"--benchmarks", "--apart-from"})  # the same is asked of each of these files
 LAUNCHES = "chord launch"  # the verb comes after it
+QUOTED = "\0"  # stands for a quoted text
+_BLANKS = re.compile(r"[ \t\r\n]+")
 _SEPARATOR = re.compile(r"\|\|?|&&?|;")
 _REDIRECT = re.compile(r"(?:\d*|&)(?:>>?|<)(.*)", re.DOTALL)
 
@@ -171,9 +177,11 @@ def command_changes(manifest: Manifest, told: Told, results: str) -> Iterator[Ch
     if verb != manifest.verb:
         yield Change("command", "verb", manifest.verb, verb)
         return
-    reads = {_place(path, ".", results) for path in told.reads} | {one.path for one in manifest.inputs.values()}
     was = _flags(manifest.command[4:], manifest.folder, results)
+    if was == _flags(words, ".", results):
+        return
     now = _flags(env.scrubbed_command(words), ".", results)
+    reads = {_place(path, ".", results) for path in told.reads} | {one.path for one in manifest.inputs.values()}
     for flag in dict.fromkeys([*was, *now]):
         old, new = was.get(flag), now.get(flag)
         if not _same(flag, old, new):
@@ -197,7 +205,7 @@ def _said(values: tuple[str, ...] | None, some: list[str]) -> str:
 def _commands(shell: str) -> tuple[list[str], ...]:
     """The simple commands of a shell text, word by word, without redirects; callers must not change them."""
     commands: list[list[str]] = [[]]
-    waiting = iter(shlex.split(shell))
+    waiting = iter(words_of(shell))
     for word in waiting:
         if _SEPARATOR.fullmatch(word):
             commands.append([])
@@ -206,6 +214,15 @@ def _commands(shell: str) -> tuple[list[str], ...]:
         elif not redirect[1]:
             next(waiting, None)
     return tuple(commands)
+
+
+def words_of(shell: str) -> list[str]:
+    """What `shlex.split` gives, in a thirtieth of the time where nothing but `'` quotes, as in what rules tell jobs."""
+    outside, inside = shell.split("'")[::2], iter(shell.split("'")[1::2])
+    text = QUOTED.join(outside)
+    if shell.count("'") % 2 or text.count(QUOTED) >= len(outside) or any(one in text for one in '"\\'):
+        return shlex.split(shell)
+    return [re.sub(QUOTED, lambda _: next(inside), word) for word in _BLANKS.split(text) if word]
 
 
 def _flags(words: tuple[str, ...] | list[str], folder: str, results: str) -> dict[str, tuple[str, ...]]:

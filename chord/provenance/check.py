@@ -9,6 +9,7 @@ import os
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,9 +108,8 @@ class Check:
     def _other_inputs(self, job: Job) -> Iterator[Change]:
         """Inputs that are there and are not what the job read."""
         for path, content in self.changed_inputs(job).items():
-            now, maker = self.now(path), self.lineage.makers.get(path)
-            is_whole = maker is not None and maker.outputs[path].sha256 == now.sha256
-            if (self.blames_readers or is_whole or path in self.lineage.jobs) and not now.is_missing:
+            now = self.now(path)
+            if (self.blames_readers or self.is_whole(path) or path in self.lineage.jobs) and not now.is_missing:
                 is_now = now.sha256[:12] if now.sha256 else str(now.problem)
                 yield Change("input", content.path, content.sha256[:12], is_now)
 
@@ -135,12 +135,19 @@ class Check:
         lineage, places = self.lineage, [path]
         places += [path.parent] if path.parent != lineage.study else []
         named = tuple(f"/{lineage.place(place)}" for place in places)
-        for start in reversed(self.attempts.starts.values() if self.attempts else ()):
-            manifest = lineage.study / str(start.get("manifest"))
-            is_good = manifest in lineage.jobs and not self.manifest_fault(lineage.jobs[manifest])
-            if not is_good and any(str(word).endswith(named) for word in start.get("command", ())):
+        for manifest, words in self._supposed:
+            if any(word.endswith(named) for word in words):
                 return manifest
         return None
+
+    @cached_property
+    def _supposed(self) -> list[tuple[Path, list[str]]]:
+        """By the ledger, manifests that are gone or not their own, the newest first, with their commands."""
+        starts = [*reversed(self.attempts.starts.values())] if self.attempts else []
+        jobs = {self.lineage.place(path): job for path, job in self.lineage.jobs.items()}
+        good = {place for place, job in jobs.items() if not self.manifest_fault(job)}
+        found = [(str(start.get("manifest")), start.get("command", ())) for start in starts]
+        return [(self.lineage.study / name, [*map(str, words)]) for name, words in found if name not in good]
 
     def unreadable(self) -> Iterator[Finding]:
         """Manifests that are none."""
@@ -153,6 +160,11 @@ class Check:
             yield Finding(Status.STALE if is_old else Status.ALTERED, shown, found, remedy)
 
     # --- files -----------------------------------------------------------------------------------
+
+    def is_whole(self, path: Path) -> bool:
+        """Whether a job made it, and it holds what the job recorded."""
+        maker = self.lineage.makers.get(path)
+        return self.now(path).sha256 == (maker.outputs[path].sha256 if maker else "")
 
     def file(self, path: Path) -> Iterator[Finding]:
         """What is wrong with one file."""
@@ -277,13 +289,14 @@ def survey(study: Path, today: Today) -> dict[str, list[Finding]]:
     Files that are not there are no finding, but for outputs of a job whose manifest is. Changes nothing below results/.
     Raises UserError for a folder that is a link to nothing, as where a disk is not mounted.
     """
-    _refuse_links_to_nothing(study / key for key in (*today.run_texts, *today.specs))
+    _refuse_links_to_nothing({(study / key).parent for key in (*today.run_texts, *today.specs)})
     lineage = read_lineage(study, today.specs)
     read = lineage.project / READ
     hasher = Hasher(lineage.study, quick=True, kept=read / f"{study.name}.json")
     code = read / "code.json"
     check = Check(lineage, hasher, replace(today, kept=code), blames_readers=True)
-    stale = {key: [*check.recipe(lineage.study / key)] for key in dict.fromkeys([*today.run_texts, *today.told])}
+    recipes = [key for key in dict.fromkeys([*today.run_texts, *today.told]) if os.path.lexists(lineage.study / key)]
+    stale = {key: [*check.recipe(lineage.study / key)] for key in recipes}
     stale |= {lineage.place(path): [] for path in (*lineage.jobs, *lineage.unreadable)}
     for finding in check.unreadable():
         stale[lineage.place(lineage.project / finding.path)].append(finding)
@@ -297,8 +310,8 @@ def survey(study: Path, today: Today) -> dict[str, list[Finding]]:
     return {key: found for key, found in stale.items() if found}
 
 
-def _refuse_links_to_nothing(files: Iterable[Path]) -> None:
-    for folder in sorted({folder for file in files for folder in file.parents}):
+def _refuse_links_to_nothing(folders: Iterable[Path]) -> None:
+    for folder in sorted({above for one in folders for above in (one, *one.parents)}):
         if folder.is_symlink() and not folder.exists():
             found = f"found a link to {os.readlink(folder)}, where there is nothing"
             raise UserError(f"{folder}: {found}, expected a folder; mount its disk, or remove the link")

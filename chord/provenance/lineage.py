@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,13 +38,24 @@ class Job:
         return self._placed(self.manifest.outputs)
 
     def _placed(self, contents: Mapping[str, Content]) -> dict[Path, Content]:
-        roots = roots_of(self.path)
-        return {Path(os.path.abspath(roots.get(one.root, Path()) / one.path)): one for one in contents.values()}
+        roots = _roots_of(os.path.abspath(self.path.parent))
+        return {_path(os.path.join(roots.get(one.root, ""), one.path)): one for one in contents.values()}
 
     def is_at_home(self, study: Path) -> bool:
         """Whether the command names the manifest where it is now. A copy of a manifest never counts as the maker."""
         place = self.path.relative_to(study).as_posix()
         return any(word.endswith(place) for word in self.manifest.command)
+
+
+@cache
+def _roots_of(folder: str) -> dict[str, str]:
+    return {root: str(path) for root, path in roots_of(Path(folder, "any")).items()}
+
+
+@cache
+def _path(path: str) -> Path:
+    """One object for each path: many jobs read the same file, and a Path is slow to make and to hash."""
+    return Path(os.path.abspath(path))
 
 
 class Reading(NamedTuple):
@@ -207,9 +219,9 @@ class Hasher:
                 write_atomically(self.kept, json.dumps(self._known, sort_keys=True) + "\n")
 
     def _known_or_read(self, path: Path) -> str:
-        known = self._known.get(os.path.relpath(path, self.study))
-        if known and known[:4] == _stamp(path):
-            self.read(os.path.getsize(path))
+        known, stamp = self._known.get(self._place(path)), _stamp(path)
+        if known and known[:4] == stamp:
+            self.read(stamp[0])
             return str(known[4])
         return self._read(path)
 
@@ -222,18 +234,25 @@ class Hasher:
                 self.bytes_read += len(chunk)
                 self.read(len(chunk))
         if began - stamp[2] > SETTLED_NS:
-            self._known[os.path.relpath(path, self.study)] = [*stamp, digest.hexdigest()]
+            self._known[self._place(path)] = [*stamp, digest.hexdigest()]
             self._is_new = True
         return digest.hexdigest()
+
+    def _place(self, path: Path) -> str:
+        study = f"{self.study}{os.sep}"
+        return name.removeprefix(study) if (name := str(path)).startswith(study) else os.path.relpath(path, self.study)
 
 
 def _stamp(path: Path) -> list[int]:
     """Size, times and inode: other numbers after any write, whatever was put in the file's place."""
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
 def _now(path: Path, of_file: Callable[[Path], str]) -> Now:
+    with suppress(OSError):  # told below
+        if stat.S_ISREG((found := path.stat()).st_mode):
+            return Now(of_file(path), found.st_size, None)
     if not os.path.lexists(path):
         return Now(None, 0, None)
     try:

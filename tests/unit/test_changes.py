@@ -1,8 +1,12 @@
 """A command of a rule and the recorded one are compared by what they mean: flags, values, files; not by how it ran."""
 
-import pytest
+import shlex
 
-from chord.provenance.changes import Told, command_changes, text_of, verb_of
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chord.provenance.changes import Told, command_changes, text_of, verb_of, words_of
 from chord.provenance.manifest import Content, Manifest
 
 RESULTS = "results/demo"
@@ -90,3 +94,14 @@ def test_a_rule_without_a_verb_gives_a_text_or_nothing_to_compare() -> None:
     assert (text_of(told), verb_of(told.shell)) == ('{"seed": 1}', (None, []))
     assert list(command_changes(manifest(), told, RESULTS)) == []
     assert text_of(Told(RECORDED, ())) is None and text_of(Told("", ())) is None
+
+
+@given(st.text(alphabet="ab '\"\\\t\n\r>|;#\0\x0b\xa0", max_size=12))
+def test_a_command_is_split_as_a_shell_splits_it(shell: str) -> None:
+    try:
+        expected = shlex.split(shell)
+    except ValueError:
+        with pytest.raises(ValueError):
+            words_of(shell)
+    else:
+        assert words_of(shell) == expected

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from chord.cluster.sizing import Requests
-from chord.cluster.snakemake import RulesBeingRead, flags_of, listed_paths, refusals_end
+from chord.cluster.snakemake import RulesBeingRead, flags_of, listed_paths, refusals_end, with_signature
 from chord.config.project import load
 from chord.config.sets import started_from
 from chord.provenance.cli import settle_output
@@ -39,7 +39,7 @@ def reads(rule):
         found = dag.job(rule, wildcards).reads
         return {name: [f"{RESULTS}/{path}" for path in listed_paths(paths)] for name, paths in found.items()}
 
-    return told
+    return with_signature(told)
 
 
 def made(rule, **shown):
@@ -60,11 +60,13 @@ def only(rule):
     return {name: "|".join(map(re.escape, found)) or "-" for name, found in values.items()}
 
 
+@with_signature
 def flags_in(wildcards, input):
     """What a job reads, as flags."""
     return flags_of(input)
 
 
+@with_signature
 def flags_out(wildcards, output):
     """What a job writes, as flags."""
     return flags_of(output)
@@ -80,17 +82,20 @@ def environment(rule):
     return f"../../envs/{next(iter(steps), 'data')}.yaml"
 
 
+@with_signature
 def run_text(wildcards):
     """run.json: all that this training is told; labels and the paper's numbers are not in it."""
     return dag.run_text(dict(wildcards.items()))
 
 
+@with_signature
 def intervals(wildcards, output):
     """How often training saves. A function of `output`: Snakemake does not count that as part of what the job is."""
     steps, minutes = project.study.execution.checkpoint_every_steps, project.study.execution.checkpoint_every_minutes
     return f"--checkpoint-every-steps {steps} --checkpoint-every-minutes {minutes:g}"
 
 
+@with_signature
 def folders_of_models(wildcards, input):
     """The folder of each candidate's run; and their scores, where the arm is chosen on the test set."""
     scores = ["--scores", *input.scores] if "scores" in input.keys() else []
@@ -106,9 +111,10 @@ def ahead(rule):
         listed = ("=".join([name, *(f"{RESULTS}/{path}" for path in paths)]) for name, *paths in others)
         return " ".join(f"--ahead {files}" for files in listed)
 
-    return told
+    return with_signature(told)
 
 
+@with_signature
 def training_turn(wildcards):
     """Runs that other arms start from go first, so that the longest chain never waits."""
     return 80 if any(wildcards.arm in started_from(arm) for arm in project.arms.values()) else 70
@@ -120,4 +126,4 @@ def turn(first):
     def told(wildcards):
         return first - list(project.study.benchmarks).index(wildcards.benchmark)
 
-    return told
+    return with_signature(told)

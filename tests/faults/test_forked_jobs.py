@@ -234,7 +234,7 @@ def test_snakemake_makes_the_same_bytes_with_forked_jobs(mini_copy: Path) -> Non
     manifest = json.loads((results / "runs/grpo/seed-1/train.manifest.json").read_bytes())
     assert "chord.cluster.warm" in manifest["extra"].pop("parent")
     again = {path: path.read_bytes() for path in (results / "runs/grpo/seed-1").rglob("*") if path.is_file()}
-    timed = (".manifest.json", "timing.jsonl", ".benchmark.tsv", ".log")
+    timed = (".manifest.json", "timing.jsonl", ".log")
     kept = {path for path in before if not path.name.endswith(timed) and "tensorboard" not in path.parts}
     assert {path for path in again if not path.name.endswith(timed) and "tensorboard" not in path.parts} == kept
     assert all(again[path] == before[path] for path in kept)

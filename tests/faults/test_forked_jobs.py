@@ -57,7 +57,7 @@ class Owner:
 
     def command(self, *words: str) -> list[str]:
         """A job as Snakemake starts it."""
-        return ["bash", "-c", 'set -euo pipefail; python -m chord "$@"; exit $?', "job", *words]
+        return ["bash", "-c", 'set -euo pipefail; umask 037; python -m chord "$@"; exit $?', "job", *words]
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
         """A job that asks for a fork, in a process group of its own."""

@@ -31,6 +31,10 @@ rule everything:
         "Every table and figure of the study is in results/"
 
 
+onstart:
+    rules_read.fork_jobs()
+
+
 rule all:
     default_target: True
     input:

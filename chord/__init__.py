@@ -1,14 +1,13 @@
-"""A reproduction of CHORD. People and the rules of the workflow run `chord VERB ...`. Imports no verb."""
+"""A reproduction of CHORD. People and the rules of the workflow run `chord VERB ...`. Imports no verb and little."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from chord.reach import decides_nothing
 
 __version__ = "0.4.0"  # CHANGELOG.md and CITATION.cff name the same
 
 
-@dataclass(frozen=True)
-class Verb:
+class Verb(NamedTuple):
     """One verb: the module whose `main` it runs, a one-line summary, and who types it."""
 
     module: str

@@ -1,19 +1,16 @@
 """`chord VERB ...`, or `python -m chord VERB ...`: runs one verb and imports no other. Completes words in a shell."""
 
-import argparse
-import difflib
 import importlib  # not followed: the digest of a job begins at its verb
-import json
 import os
 import sys
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, NoReturn, cast
-
-import yaml
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from chord import VERBS, __version__
-from chord.provenance.cli import run_verb
+from chord.cluster.warm import run_forked
+
+if TYPE_CHECKING:
+    import argparse
 
 COMPLETION = 'eval "$(register-python-argcomplete chord)"'
 # Options and arguments that take the names of these files, without the suffix.
@@ -27,6 +24,7 @@ NAMES = {
 
 def main() -> int:
     """Run one verb. Without a verb prints the list of verbs; returns 2 for an unknown one."""
+    run_forked()  # before anything large is loaded
     if "_ARGCOMPLETE" in os.environ:
         complete()
     name, *arguments = sys.argv[1:] or ["--help"]
@@ -37,11 +35,15 @@ def main() -> int:
         print(f"chord {__version__}")
         return 0
     if name not in VERBS:
+        import difflib
+
         typed = [verb for verb in VERBS if VERBS[verb].is_typed]
         near = difflib.get_close_matches(name.removeprefix("chord."), VERBS, n=1)
         wanted = f"{f'`{near[0]}` (nearest) or ' if near else ''}one of: {', '.join(typed)}"
         print(f"chord: found command '{name}', expected {wanted}", file=sys.stderr)
         return 2
+    from chord.provenance.cli import run_verb
+
     sys.argv = [f"chord {name}", *arguments]
     run_verb(f"chord {name}", lambda: importlib.import_module(VERBS[name].module).main())
 
@@ -70,6 +72,8 @@ def _usage() -> str:
 
 def complete() -> NoReturn:
     """Answer the shell by argcomplete's protocol, and exit. Imports the verb whose options are asked for, if any."""
+    import argparse
+
     from argcomplete.finders import CompletionFinder
 
     line = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])]
@@ -91,8 +95,10 @@ class _ParserReady(Exception):
     """A verb is about to read its command line."""
 
 
-def parser_of(verb: str) -> argparse.ArgumentParser:
+def parser_of(verb: str) -> "argparse.ArgumentParser":
     """The parser of a verb. Parsing is the first thing that a `main` does; it is stopped there, so nothing runs."""
+    import argparse
+
     if verb == "resume":  # takes the command line of Snakemake
         return importlib.import_module("snakemake.cli").get_argument_parser()
 
@@ -110,8 +116,12 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     raise AssertionError(f"found no parser in chord {verb}")
 
 
-def _values(prefix: str, action: argparse.Action, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+def _values(prefix: str, action: "argparse.Action", parsed_args: "argparse.Namespace", **_: Any) -> list[str]:
     """What may be the value of an option or argument: names that the project has, else files."""
+    import json
+    from pathlib import Path
+
+    import yaml
     from argcomplete.completers import FilesCompleter
 
     if action.dest in NAMES and action.type is not Path:

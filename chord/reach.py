@@ -3,13 +3,12 @@
 `chord.provenance.digest` reads these marks in the source; the code itself runs as if they were not there.
 """
 
-import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar, Union, cast
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union, cast
 
-from pydantic import Field, GetCoreSchemaHandler
-from pydantic_core import CoreSchema
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
 
 T = TypeVar("T")
 Entry = TypeVar("Entry")
@@ -40,6 +39,8 @@ class PlugPoint(Generic[T]):
         """The alternative called `name`. Raises ValueError, with the nearest name, where there is none."""
         if name in self._entries:
             return self._entries[name]
+        import difflib
+
         near = difflib.get_close_matches(name, self._entries, n=1)
         hint = f"`{near[0]}` (nearest) or " if near else ""
         raise ValueError(f"found {self.what} '{name}', expected {hint}one of: {', '.join(self._entries)}")
@@ -50,15 +51,16 @@ class PlugPoint(Generic[T]):
         return tuple(self._entries)
 
 
-@dataclass(frozen=True)
 class OneOf:
     """In an annotation: a record of one of the kinds that a plug point has, told apart by what stands under `key`."""
 
-    point: PlugPoint[Any]
-    key: str
+    def __init__(self, point: PlugPoint[Any], key: str) -> None:
+        self.point, self.key = point, key
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: "GetCoreSchemaHandler") -> "CoreSchema":
         """The schema of a union of all kinds."""
+        from pydantic import Field
+
         kinds = tuple(self.point[name] for name in self.point.names)
         return handler.generate_schema(Annotated[Union[kinds], Field(discriminator=self.key)])  # noqa: UP007
 

@@ -16,6 +16,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from chord.cluster import snakemake
+from chord.cluster.warm import SWITCH
 from tests import warm
 from tests.draws import SHIFT
 
@@ -51,6 +52,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> InParts:
 
 
 def pytest_configure() -> None:
+    os.environ[SWITCH] = "no"  # jobs are forked by tests.warm; tests of the project's own forks turn them on
     gc.set_threshold(*warm.SELDOM)
     warm.begin()
 

@@ -26,7 +26,7 @@ from chord.steps import Dag
 # Folders and files beside results: what trainings save on the way, logs, the ledger, and what `chord export` adds.
 BESIDE = ("logs", "provenance", "state", "ranks", "crate")
 CRATE = ("ro-crate-metadata.json", "README.md")
-NO_RESULTS = (".log", ".benchmark.tsv", "run.json")
+NO_RESULTS = (".log", "run.json")
 
 
 @dataclass(frozen=True)

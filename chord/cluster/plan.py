@@ -8,7 +8,6 @@ Estimates from the model's shape, the budgets, and config/planning.yaml, which s
 """
 
 import argparse
-import csv
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -25,11 +24,12 @@ from chord.config.sets import start_models
 from chord.config.study import Planning
 from chord.errors import UserError
 from chord.provenance.cli import Number
+from chord.provenance.manifest import read_manifest
 from chord.records import split_lines
 
 # --- what a finished study took, by its own records, beside what was estimated for it ---
 
-BENCHMARKS = {"train_base": "train", "train_sft": "train", "train": "train", "generate": "generate"}
+MEASURED = ("train_base", "train_sft", "train", "generate")
 
 
 def compared(results: Path, jobs: list[dict[str, Any]], memory: dict[str, Any]) -> dict[str, Any]:
@@ -51,17 +51,16 @@ def compared(results: Path, jobs: list[dict[str, Any]], memory: dict[str, Any]) 
 
 
 def _record(results: Path, job: dict[str, Any]) -> tuple[float, float] | None:
-    """Seconds and the most memory (10^9 bytes) of a job, by Snakemake's benchmark file beside its outputs."""
-    below = results / Path(*Path(job["place"]).parts[2:]).parent  # after results/STUDY
-    file = below / f"{BENCHMARKS.get(job['rule'])}.benchmark.tsv"
-    if not file.is_file():
+    """Seconds and the most memory (10^9 bytes) of a job, by its manifest; with what another job did of it ahead."""
+    file = results / Path(*Path(job["place"]).parts[2:])  # after results/STUDY
+    if job["rule"] not in MEASURED or not file.is_file():
         return None
-    with file.open(encoding="utf-8", newline="") as table:
-        *_, row = csv.DictReader(table, delimiter="\t")
-    peak_mb = float(row["max_rss"])
-    if (timing := below / "timing.jsonl").is_file():  # of a GPU, where there is one
+    manifest = read_manifest(file)
+    ahead: Any = manifest.extra.get("made_ahead_by") or {}
+    peak_mb = manifest.peak_memory_mb or 0.0
+    if (timing := file.with_name("timing.jsonl")).is_file():  # of a GPU, where there is one
         peak_mb = max(json.loads(line)["peak_memory_mb"] for line in split_lines(timing.read_bytes().decode()))
-    return float(row["s"]), peak_mb / 1000
+    return manifest.seconds + ahead.get("seconds", 0.0), peak_mb / 1000
 
 
 def measured_lines(found: dict[str, Any]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
+from chord.cluster import warm
 from chord.cluster.sizing import site_of
 from chord.config.project import refusal
 from chord.errors import UserError
@@ -115,17 +116,27 @@ class RulesBeingRead:
 
     def __post_init__(self) -> None:
         """Settle clocks, signals and the environment of jobs."""
-        from snakemake.shell import shell
-
         _clocks_decide_nothing()
         look_for_jobs_when_one_ends()
         if self.workflow.is_main_process:  # by this `chord resume` finds what a killed Snakemake left running
             os.environ[SNAKEMAKE_IN] = os.path.realpath(".")
         else:  # Slurm tells a whole job that its time is nearly up; only the training may answer, which saves and ends
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        # `.venv/bin/snakemake` starts jobs with its own Python, activated or not. Conda and containers bring theirs.
-        if not self.workflow.deployment_settings.deployment_method:
-            shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
+        if self._runs_jobs_itself:
+            _begin_jobs_with()
+
+    @property
+    def _runs_jobs_itself(self) -> bool:
+        """Whether jobs have the Python of this process: conda and containers bring theirs."""
+        return not self.workflow.deployment_settings.deployment_method
+
+    def fork_jobs(self) -> None:
+        """From here on jobs are forked, where they run on this machine: see `chord.cluster.warm`."""
+        flow, execution = self.workflow, self.dag.project.study.execution
+        is_here = flow.is_main_process and flow.local_exec and not flow.touch and self._runs_jobs_itself
+        engines = {execution.sampler, execution.answers} - {"transformers"} or execution.zero.stage
+        if is_here and not engines and (name := warm.start()):
+            _begin_jobs_with(f"export {warm.FORKED_BY}={name}; ")  # this process does not have it, so sends it nowhere
 
     @property
     def results(self) -> Path:
@@ -244,6 +255,13 @@ def look_for_jobs_when_one_ends() -> None:
             look_again(self, delay)
 
     scheduler._schedule_reevalutation = look_again_where_limited
+
+
+def _begin_jobs_with(more: str = "") -> None:
+    """`.venv/bin/snakemake` starts jobs with its own Python, activated or not."""
+    from snakemake.shell import shell
+
+    shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; {more}")
 
 
 def _clocks_decide_nothing() -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
@@ -419,7 +420,13 @@ def add_study(parser: argparse.ArgumentParser) -> None:
 @decides_nothing("what config/ says reaches a job as values, which its manifest records")
 def project_of(args: argparse.Namespace) -> Project:
     """The project for the study that a verb was told; other studies are not read. Raises ConfigError."""
-    return load(args.root, args.study, others=False)
+    files = sorted(path for path in (args.root / "config").rglob("*.*") if path.is_file() and os.access(path, os.R_OK))
+    return _project_of(args.root, args.study, tuple((str(file), file.read_bytes()) for file in files))
+
+
+@lru_cache(maxsize=1)  # for the forks of a process that has read the same files: see chord.cluster.warm
+def _project_of(root: Path, study: str, contents: tuple[tuple[str, bytes], ...]) -> Project:
+    return load(root, study, others=False)
 
 
 # --- targets -------------------------------------------------------------------------------------

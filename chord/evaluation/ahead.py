@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,12 +134,14 @@ def _locked(place: Path, wait: bool) -> int | None:
 
 def _leave(wanted: Wanted, verb: str) -> None:
     """Make a result and leave it for its own job."""
+    began = time.monotonic()
     made = wanted.make()
+    seconds = round(time.monotonic() - began, 3)
     result, note = _places(wanted.final)
     note.unlink(missing_ok=True)
     write_atomically(result, made.content)
     me = this_process()
-    made_by = {"command": command_of(verb), "host": me.host, "pid": me.pid, **made.ran_on}
+    made_by = {"command": command_of(verb), "host": me.host, "pid": me.pid, "seconds": seconds, **made.ran_on}
     sha256 = hashlib.sha256(made.content.encode()).hexdigest()
     told = {"key": wanted.key, "sha256": sha256, "told": dict(made.told), "made_by": made_by}
     write_atomically(note, json.dumps(told, indent=1) + "\n")

@@ -7,6 +7,7 @@ study's ledger, also when it failed. The wall clock is in manifest and ledger an
 import json
 import os
 import platform
+import resource
 import sys
 import time
 import uuid
@@ -113,6 +114,8 @@ class Manifest(Part):
     started: str
     ended: str
     seconds: float
+    cpu_seconds: float | None = Field(None, description="of the process and of what it waited for, from its start")
+    peak_memory_mb: float | None = Field(None, description="the most that one of these held, 10^6 bytes")
     attempt: Attempt
     code: Code
     git: Git
@@ -179,6 +182,7 @@ class Manifest(Part):
                 started=started.isoformat(timespec="milliseconds"),
                 ended=datetime.now(UTC).isoformat(timespec="milliseconds"),
                 seconds=_seconds(clock),
+                **_used(),
             )
             text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
             write_atomically(path, text)
@@ -187,6 +191,15 @@ class Manifest(Part):
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
+
+
+def _used() -> dict[str, float]:
+    """Processor time and memory up to now; recorded, so that `chord plan` can be compared with it."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {
+        "cpu_seconds": round(sum(one.ru_utime + one.ru_stime for one in usages), 3),
+        "peak_memory_mb": max(one.ru_maxrss for one in usages) * 1024 / 1e6,
+    }
 
 
 @dataclass

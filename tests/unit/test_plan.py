@@ -18,6 +18,7 @@ from chord.cluster.snakemake import Planned
 from chord.config.project import Project, load
 from chord.config.study import Dimensions, Machine, Planning, Study, Vllm, Zero
 from chord.errors import UserError
+from chord.provenance.manifest import JobSpec, Manifest
 from tests import warm
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +147,13 @@ def test_twice_the_devices_take_half_the_time_of_what_is_bound_by_arithmetic() -
 def test_estimates_stand_beside_what_a_study_measured(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "chord-phi" / "seed-1"
     run.mkdir(parents=True)
-    (run / "train.benchmark.tsv").write_text("s\tmax_rss\n50.0\t900\n")
+    one, made = run / "train.manifest.json", run / "model"
+    made.write_text("made up")
+    with Manifest.recording(one, JobSpec("chord.config"), inputs={}, outputs={"model": made}):
+        pass
+    manifest = json.loads(one.read_text())
+    assert manifest["cpu_seconds"] > 0.1 and manifest["peak_memory_mb"] > 20
+    one.write_text(json.dumps(manifest | {"seconds": 45.0, "extra": {"made_ahead_by": {"seconds": 5.0}}}))
     (run / "timing.jsonl").write_text(json.dumps({"peak_memory_mb": 800.0}) + "\n")
     place = "results/demo/runs/chord-phi/seed-1/train.manifest.json"
     jobs = [{"rule": "train", "place": place, "seconds": 25.0}, {"rule": "score", "place": place, "seconds": 5.0}]

@@ -9,8 +9,6 @@ rule prepare:
         **made("prepare"),
     log:
         "results/{study}/data/problems/{set}.log",
-    benchmark:
-        "results/{study}/data/problems/{set}.benchmark.tsv"
     wildcard_constraints:
         **only("prepare"),
     priority: 100
@@ -35,8 +33,6 @@ use rule prepare as prepare_benchmark with:
         **made("prepare_benchmark"),
     log:
         "results/{study}/data/benchmarks/{benchmark}.log",
-    benchmark:
-        "results/{study}/data/benchmarks/{benchmark}.benchmark.tsv"
     wildcard_constraints:
         **only("prepare_benchmark"),
     params:
@@ -53,8 +49,6 @@ rule demonstrate:
         **made("demonstrate"),
     log:
         "results/{study}/data/traces/{traces}.log",
-    benchmark:
-        "results/{study}/data/traces/{traces}.benchmark.tsv"
     wildcard_constraints:
         **only("demonstrate"),
     priority: 100
@@ -79,8 +73,6 @@ rule ask_expert:
         **made("ask_expert"),
     log:
         "results/{study}/data/traces/{traces}.log",
-    benchmark:
-        "results/{study}/data/traces/{traces}.benchmark.tsv"
     wildcard_constraints:
         **only("ask_expert"),
     priority: 100

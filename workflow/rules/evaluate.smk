@@ -10,8 +10,6 @@ rule generate:
         **made("generate"),
     log:
         "results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/generate.log",
-    benchmark:
-        "results/{study}/runs/{arm}/seed-{seed}/eval/{benchmark}/generate.benchmark.tsv"
     wildcard_constraints:
         **only("generate"),
     priority: turn(10)  # all answers before the first scores

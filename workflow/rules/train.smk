@@ -81,8 +81,6 @@ rule train:
         **made("train"),
     log:
         "results/{study}/runs/{arm}/seed-{seed}/train.log",
-    benchmark:
-        "results/{study}/runs/{arm}/seed-{seed}/train.benchmark.tsv"
     wildcard_constraints:
         **only("train"),
     priority: training_turn
@@ -128,8 +126,6 @@ use rule train as train_base with:
         **made("train_base"),
     log:
         "results/{study}/models/{start}/train.log",
-    benchmark:
-        "results/{study}/models/{start}/train.benchmark.tsv"
     wildcard_constraints:
         **only("train_base"),
     priority: 100

@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, pad
+from torch.nn.functional import linear, pad, scaled_dot_product_attention
 from transformers import PreTrainedModel
 
 from chord.records import Request, Sampled, check_prompts
@@ -22,51 +22,45 @@ BLOCK = 256
 class KeyValueStore:
     """Keys and values of the rows being decoded, written in place.
 
-    R rows, H heads, K key-value heads, D head size, M the longest row.
+    R rows, K key-value heads, D head size, M columns. All prompts end in the same column, so that the next token of
+    every row goes into the same one; a row never sees the columns before its prompt.
     """
 
-    def __init__(self, model: PreTrainedModel, rows: int, longest: int, dtype: torch.dtype) -> None:
-        config = model.config
+    def __init__(self, model: PreTrainedModel, prompts: Tensor, max_tokens: int, dtype: torch.dtype) -> None:
+        """Room for `max_tokens` behind prompts of these lengths, (R,)."""
+        config, rows = model.config, len(prompts)
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, 2, rows, config.num_key_value_heads, longest, size)
+        self.width = int(prompts.max())  # columns in use
+        self.lengths = prompts  # (R,) tokens stored so far
+        columns = torch.arange(self.width + max_tokens, device=model.device)
+        shape = (config.num_hidden_layers, 2, rows, config.num_key_value_heads, len(columns), size)
         self.values = torch.zeros(shape, dtype=dtype, device=model.device)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=model.device)  # (R,) tokens stored so far
-        self.width = 0  # the longest row so far
-        self.ragged = False
+        begins = self.width - prompts
+        unseen = (columns < begins[:, None])[:, None, None]  # (R, 1, 1, M)
+        self.bias = torch.zeros(unseen.shape, dtype=dtype, device=model.device).masked_fill(unseen, float("-inf"))
+        self._row = torch.arange(rows, device=model.device).repeat_interleave(prompts)  # (T,) of each prompt token
+        ends = torch.cumsum(prompts, 0)
+        self._column = torch.arange(len(self._row), device=model.device) - (ends - self.width)[self._row]  # (T,)
 
-    def fill(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Stores whole prompts, (R, K, L, D) each."""
-        self.values[layer, 0, :, :, : keys.shape[2]] = keys
-        self.values[layer, 1, :, :, : values.shape[2]] = values
+    def fill(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Stores all prompts, (1, K, T, D) each."""
+        for part, tokens in enumerate((key, value)):
+            self.values[layer, part][self._row, :, self._column] = tokens[0].transpose(0, 1).to(self.values.dtype)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Stores and reads one new token a row: query (1, H, R, D), key and value (1, K, R, D) -> (1, R, H, D)."""
-        keys, values = self._write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
-        rows, heads, width, size = keys.shape
-        grouped = query[0].transpose(0, 1).reshape(rows, heads, -1, size)  # (R, K, H/K, D)
-        scores = torch.matmul(grouped, keys.transpose(2, 3)) * scaling  # (R, K, H/K, width)
-        if self.ragged:
-            unseen = torch.arange(width, device=scores.device) >= self.lengths[:, None]  # (R, width)
-            scores = scores.masked_fill(unseen[:, None, None], float("-inf"))
-        out = torch.matmul(scores.softmax(dim=-1), values)  # (R, K, H/K, D)
-        return out.reshape(1, rows, -1, size)
-
-    def _write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores one token a row, (R, K, D) each, and gives all keys and values so far, (R, K, width, D)."""
         store = self.values[layer]
-        if self.ragged:
-            rows = torch.arange(len(self.lengths), device=key.device)
-            store[0, rows, :, self.lengths - 1] = key.to(store.dtype)
-            store[1, rows, :, self.lengths - 1] = value.to(store.dtype)
-        else:
-            store[0, :, :, self.width - 1] = key
-            store[1, :, :, self.width - 1] = value
-        return store[0, :, :, : self.width], store[1, :, :, : self.width]
+        for part, token in enumerate((key, value)):
+            store[part, :, :, self.width - 1] = token[0].transpose(0, 1)
+        keys, values = store[:, :, :, : self.width]  # (R, K, width, D) each
+        grouped = query[0].transpose(0, 1).reshape(*keys.shape[:2], -1, keys.shape[3])  # (R, K, H/K, D)
+        bias = self.bias[..., : self.width]
+        out = scaled_dot_product_attention(grouped, keys, values, attn_mask=bias, scale=scaling)
+        return out.flatten(1, 2)[None]
 
     def keep(self, rows: Tensor) -> None:
         """Only these rows stay."""
-        self.values = self.values[:, :, rows]
-        self.lengths = self.lengths[rows]
+        self.values, self.bias, self.lengths = self.values[:, :, rows], self.bias[rows], self.lengths[rows]
 
 
 class TransformersSampler:
@@ -81,14 +75,15 @@ class TransformersSampler:
     ) -> None:
         self.model = model
         self.compute_dtype = compute_dtype or model.dtype
-        self.end_ids = torch.tensor(list(end_ids), device=model.device)
+        self.is_end = torch.zeros(output_head(model).out_features, dtype=torch.bool, device=model.device)
+        self.is_end[list(end_ids)] = True
         self.rows = rows
         self.context: int = model.config.max_position_embeddings
 
     def sample(self, requests: Sequence[Request], max_tokens: int, temperature: float) -> list[Sampled]:
         """One response for each request, in order. Raises PromptError for an empty or over-long prompt."""
         check_prompts(requests, max_tokens, self.context)
-        order = sorted(range(len(requests)), key=lambda index: (len(requests[index].prompt_ids), index))
+        order = sorted(range(len(requests)), key=lambda index: (-len(requests[index].prompt_ids), index))
         results: dict[int, Sampled] = {}
         with torch.no_grad(), computing_in(self.compute_dtype, self.model.device):
             for start in range(0, len(order), self.rows):
@@ -100,23 +95,22 @@ class TransformersSampler:
     def _sample_rows(self, requests: list[Request], max_tokens: int, temperature: float) -> list[Sampled]:
         """One batch of rows, from prefill to the last end token."""
         uniforms = [np.random.Generator(np.random.Philox(key=r.seed)).random(max_tokens) for r in requests]
-        draws = torch.from_numpy(np.stack(uniforms)).to(self.model.device)  # (R, max_tokens)
+        draws = torch.from_numpy(np.stack(uniforms, axis=1)).to(self.model.device)  # (max_tokens, R)
         store, hidden = self._prefill([r.prompt_ids for r in requests], max_tokens)
-        running = torch.arange(len(requests), device=self.model.device)  # rows still in the store
-        alive = torch.ones(len(requests), dtype=torch.bool, device=self.model.device)  # of those, not yet ended
-        tokens = torch.full((max_tokens, len(requests)), -1, device=self.model.device)
-        logps = torch.zeros((max_tokens, len(requests)), dtype=torch.float64, device=self.model.device)
+        rows = torch.arange(len(requests), device=self.model.device)  # those still in the store
+        running = torch.ones_like(rows, dtype=torch.bool)  # of those, not yet ended
+        tokens = torch.zeros_like(draws, dtype=torch.long)
+        logps = torch.zeros_like(draws)
         for step in range(max_tokens):
-            chosen, logp = self._draw(hidden, draws[running, step], temperature)
-            live = running[alive]
-            tokens[step, live], logps[step, live] = chosen[alive], logp[alive]
-            alive &= ~torch.isin(chosen, self.end_ids)
-            left = int(alive.sum())
+            chosen, logp = self._draw(hidden, draws[step], temperature)
+            tokens[step, rows], logps[step, rows] = chosen, logp  # what follows an end is cut off in `_collect`
+            running &= ~self.is_end[chosen]
+            left = int(running.sum())
             if left == 0 or step == max_tokens - 1:
                 break
-            if left <= SHRINK * len(alive):
-                store.keep(alive.nonzero()[:, 0])
-                running, chosen, alive = running[alive], chosen[alive], alive[alive]
+            if left <= SHRINK * len(running):
+                store.keep(running.nonzero()[:, 0])
+                draws, rows, chosen, running = draws[:, running], rows[running], chosen[running], running[running]
             hidden = self._decode(store, chosen)
         return self._collect(tokens, logps)
 
@@ -126,21 +120,19 @@ class TransformersSampler:
         place = {prompt: index for index, prompt in enumerate(distinct)}
         rows = torch.tensor([place[prompt] for prompt in prompts], device=self.model.device)
         lengths = tuple(len(prompt) for prompt in distinct)
-        store = KeyValueStore(self.model, len(distinct), max(lengths) + max_tokens, self.compute_dtype)
+        ends = torch.tensor(lengths, device=self.model.device)
+        store = KeyValueStore(self.model, ends, max_tokens, self.compute_dtype)
         ids = torch.tensor([[token for prompt in distinct for token in prompt]], device=self.model.device)
         positions = torch.tensor([[p for n in lengths for p in range(n)]], device=self.model.device)
         layout = Layout.of(lengths, self.model.device)
         out = read_packed(self.model, ids, positions, layout=layout, store=store)  # (T, C)
-        store.lengths = torch.tensor(lengths, device=self.model.device)
-        store.width, store.ragged = max(lengths), len(set(lengths)) > 1
-        last = torch.cumsum(store.lengths, 0) - 1
         store.keep(rows)
-        return store, out[last][rows]
+        return store, out[torch.cumsum(ends, 0) - 1][rows]
 
     def _decode(self, store: KeyValueStore, tokens: Tensor) -> Tensor:
         """One token more for each row of the store. (R,) -> (R, C)."""
-        positions = store.lengths.clone()
-        store.lengths = store.lengths + 1
+        positions = store.lengths
+        store.lengths = positions + 1
         store.width += 1
         return read_packed(self.model, tokens[None], positions[None], store=store)
 
@@ -155,14 +147,16 @@ class TransformersSampler:
         return chosen, logp.gather(1, chosen[:, None])[:, 0]
 
     def _collect(self, tokens: Tensor, logps: Tensor) -> list[Sampled]:
-        """Columns of two matrices (max_tokens, R), cut where they end."""
-        ends = cast("list[int]", self.end_ids.tolist())
+        """The columns of two matrices (max_tokens, R), up to the first end token."""
+        ends = self.is_end[tokens]  # (max_tokens, R)
+        stopped = cast("list[bool]", ends.any(0).tolist())
+        lengths = cast("list[int]", (ends.int().argmax(0) + 1).tolist())
         rows = cast("list[list[int]]", tokens.T.tolist())
         results: list[Sampled] = []
-        for row, logp in zip(rows, cast("list[list[float]]", logps.T.tolist()), strict=True):
-            length = row.index(-1) if -1 in row else len(row)
-            finish = "stop" if row[length - 1] in ends else "length"
-            results.append(Sampled(row[:length], logp[:length], finish))
+        for row, logp, stop, length in zip(
+            rows, cast("list[list[float]]", logps.T.tolist()), stopped, lengths, strict=True
+        ):
+            results.append(Sampled(row[:length], logp[:length], "stop") if stop else Sampled(row, logp, "length"))
         return results
 
 

@@ -25,7 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 if TYPE_CHECKING:
     from chord.training.gradient import Packed
-    from chord.training.transformers_sampler import KeyValueStore
+    from chord.training.transformers_sampler import KeyValues
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -197,7 +197,7 @@ def _attend(
     scaling: float,
     dropout: float = 0.0,
     layout: Layout | None = None,
-    store: "KeyValueStore | None" = None,
+    store: "KeyValues | None" = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query (1, H, T, D) -> output (1, T, H, D).

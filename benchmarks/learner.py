@@ -195,6 +195,7 @@ def deterministic(
     def switched(on: bool) -> int:
         before = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(on)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # as in `chord train`
         try:
             return step()
         finally:

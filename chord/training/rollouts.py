@@ -67,9 +67,9 @@ class Feed:
 
     def expert(self, trace: Trace, advantage: float = 0.0) -> Sequence:
         """One expert trace as a sequence that teaches; each response becomes tokens once."""
-        if trace.id not in self._responses:
-            self._responses[trace.id] = tuple(response_ids(self.tokenizer, trace.response))
-        response = self._responses[trace.id]
+        if trace.response not in self._responses:
+            self._responses[trace.response] = tuple(response_ids(self.tokenizer, trace.response))
+        response = self._responses[trace.response]
         return Sequence(f"expert trace {trace.id}", self.prompt(trace.prompt), response, True, advantage)
 
     def validate(self, step: int) -> list[ValidationAnswer]:

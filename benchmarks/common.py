@@ -26,7 +26,7 @@ from chord.training.gradient import Sequence
 from chord.training.policy import as_policy, blank_model, character_tokenizer, load_policy
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+TINY = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 2}
 TINY |= {"num_key_value_heads": 2}
 MODELS = ("demo", "smollm2", "tiny")
 
@@ -47,7 +47,7 @@ def device_here() -> torch.device:
 
 
 def model_of(name: str, device: torch.device) -> PreTrainedModel:
-    """The demo's model with random weights, SmolLM2-135M-Instruct out of its package, or one for trials; in float32."""
+    """The demo's model or one of 0.1 M parameters, with random weights, or SmolLM2 out of its package; in float32."""
     if name == "smollm2":
         with tempfile.TemporaryDirectory() as folder:
             _, weights = find(load(ROOT, study="small").study.model, "config/studies/small.yaml")

@@ -1,11 +1,12 @@
-"""How fast the samplers are: transformers' own generate(), this project's sampler in transformers, and vLLM.
+"""How fast the samplers are: a bare loop, transformers' own generate(), this project's sampler in transformers, vLLM.
 
     python -m benchmarks.samplers --model smollm2 --prompts 4 --per-prompt 8 --longest 48
 
 All sample the same number of responses to the same prompts of uneven lengths, at temperature 1 from the whole
-distribution, and end at the model's end token or at the limit. Speed is response tokens a second. generate() gives no
-log-probabilities here, the others do. vLLM is left out where it is not installed. Its memory is not told: it takes a
-share at its start.
+distribution, and end at the model's end token or at the limit. Speed is response tokens a second. `bare` is the least
+that decoding takes: the model over a static cache, a softmax, a draw, until all rows have ended. It and generate() give
+no log-probabilities and take no seed for each request; the others do. vLLM is left out where it is not installed. Its
+memory is not told: it takes a share at its start.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedModel, StaticCache
 
 from benchmarks.common import MODELS, alternate, device_here, model_of, show
 from chord.records import Request, Sampler
@@ -27,7 +29,7 @@ from chord.sampling.vllm_sampler import Engine, VllmSampler
 from chord.training.policy import DTYPES, computing_in
 from chord.training.transformers_sampler import TransformersSampler
 
-SAMPLERS = ("generate", "ours", "vllm")
+SAMPLERS = ("bare", "generate", "ours", "vllm")
 
 
 def main(words: List[str] | None = None) -> None:
@@ -37,7 +39,7 @@ def main(words: List[str] | None = None) -> None:
     device = device_here()
     model = model_of(args.model, device)
     asked = requests(model, args.prompts, args.per_prompt)
-    makers = {"generate": of_generate, "ours": of_ours, "vllm": of_vllm}
+    makers = {"bare": of_bare, "generate": of_generate, "ours": of_ours, "vllm": of_vllm}
     chosen = [name for name in args.samplers if name != "vllm" or importlib.util.find_spec("vllm")]
     variants = {name: makers[name](model, asked, args) for name in chosen}
     measured = alternate(variants, args.rounds, device)
@@ -73,15 +75,60 @@ def ends_of(model: PreTrainedModel) -> list[int]:
     return list(found) if isinstance(found, list) else [int(found)]
 
 
+def padded(asked: List[Request], ends: List[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The prompts padded on the left, and which tokens are real; R rows of the longest, (R, L) each."""
+    longest = max(len(one.prompt_ids) for one in asked)
+    padding = [longest - len(one.prompt_ids) for one in asked]
+    rows = [[ends[0]] * pad + list(one.prompt_ids) for pad, one in zip(padding, asked, strict=True)]
+    seen = [[0] * pad + [1] * (longest - pad) for pad in padding]
+    return torch.tensor(rows, device=device), torch.tensor(seen, device=device)
+
+
+def counted(answers: Tensor, ends: List[int]) -> int:
+    """How many tokens the rows have up to their end tokens, these included."""
+    ended = torch.isin(answers, torch.tensor(ends, device=answers.device)).cumsum(1) > 0
+    return int((~ended).sum() + ended.any(1).sum())
+
+
+def of_bare(model: PreTrainedModel, asked: List[Request], args: argparse.Namespace) -> Callable[[], int]:
+    """A loop over the model with a static cache: nothing but forward passes and draws."""
+    other = copy.deepcopy(model)
+    other.set_attn_implementation("sdpa")
+    ids, seen = padded(asked, ends_of(model), model.device)
+    rows, longest = ids.shape
+    width = longest + args.longest
+    places = torch.arange(width, device=model.device)
+    real = torch.cat([seen == 1, torch.ones(rows, args.longest, dtype=torch.bool, device=model.device)], dim=1)
+    mask = (real[:, None] & (places <= places[:, None]))[:, None]  # (R, 1, width, width): causal, padding unseen
+    mask |= places == places[:, None]  # padding sees itself: a softmax over nothing is nan
+    positions = (real.cumsum(1) - 1).clamp(min=0)
+    ends = torch.tensor(ends_of(model), device=model.device)
+
+    def run() -> int:
+        cache = StaticCache(config=other.config, max_cache_len=width)
+        told, answers, here = ids, list[Tensor](), slice(0, longest)
+        ended = torch.zeros(rows, dtype=torch.bool, device=model.device)
+        with torch.no_grad(), computing_in(DTYPES[args.dtype], model.device):
+            while len(answers) < args.longest and not bool(ended.all()):
+                out = other(
+                    told, attention_mask=mask[:, :, here], position_ids=positions[:, here], past_key_values=cache,
+                    use_cache=True, logits_to_keep=1,
+                )  # fmt: skip
+                told = torch.multinomial(out.logits[:, -1].float().softmax(-1), 1)
+                answers.append(told)
+                ended |= torch.isin(told[:, 0], ends)
+                here = slice(longest + len(answers) - 1, longest + len(answers))
+        return counted(torch.cat(answers, dim=1), ends_of(model))
+
+    return run
+
+
 def of_generate(model: PreTrainedModel, asked: List[Request], args: argparse.Namespace) -> Callable[[], int]:
     """generate() on prompts padded on the left, its rows those of the requests."""
     other = copy.deepcopy(model)
     other.set_attn_implementation("sdpa")
-    longest, ends = max(len(one.prompt_ids) for one in asked), ends_of(model)
-    padding = [longest - len(one.prompt_ids) for one in asked]
-    rows = [[ends[0]] * pad + list(one.prompt_ids) for pad, one in zip(padding, asked, strict=True)]
-    seen = [[0] * pad + [1] * (longest - pad) for pad in padding]
-    ids, mask = (torch.tensor(part, device=model.device) for part in (rows, seen))
+    ends = ends_of(model)
+    ids, mask = padded(asked, ends, model.device)
 
     def run() -> int:
         with torch.no_grad(), computing_in(DTYPES[args.dtype], model.device):
@@ -89,9 +136,7 @@ def of_generate(model: PreTrainedModel, asked: List[Request], args: argparse.Nam
                 ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
                 max_new_tokens=args.longest, eos_token_id=ends, pad_token_id=ends[0],
             )  # fmt: skip
-        answers = out[:, longest:]
-        ended = torch.isin(answers, torch.tensor(ends, device=answers.device)).cumsum(1) > 0
-        return int((~ended).sum() + ended.any(1).sum())  # an end token counts once
+        return counted(out[:, ids.shape[1] :], ends)
 
     return run
 

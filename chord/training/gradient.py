@@ -9,9 +9,10 @@ branches, one backward a micro-batch.
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -106,18 +107,23 @@ def pack(sequences: List[Sequence], device: torch.device, dtype: torch.dtype) ->
         source += range(first, first + len(sequence.response))
         start += len(sequence)
 
-    def tensor(values: List[Any], kind: torch.dtype | None = None) -> Tensor:
-        return torch.tensor(values, dtype=kind, device=device)
+    sizes = torch.tensor([len(s.response) for s in sequences])
+
+    def tensor(values: Iterable[Any], kind: torch.dtype | None = None) -> Tensor:
+        return torch.tensor([*values], dtype=kind, device=device)
+
+    def repeated(values: List[float], kind: torch.dtype) -> Tensor:
+        return torch.tensor(values, dtype=kind).repeat_interleave(sizes).to(device)
 
     return Packed(
-        ids=tensor([[t for s in sequences for t in (*s.prompt, *s.response)]]),
-        positions=tensor([[p for s in sequences for p in range(len(s))]]),
+        ids=tensor(chain.from_iterable((*s.prompt, *s.response) for s in sequences))[None],
+        positions=tensor(chain.from_iterable(range(len(s)) for s in sequences))[None],
         lengths=tuple(len(s) for s in sequences),
         source=tensor(source),
-        target=tensor([t for s in sequences for t in s.response]),
-        is_expert=tensor([s.is_expert for s in sequences for _ in s.response], torch.bool),
-        advantage=tensor([s.advantage for s in sequences for _ in s.response], dtype),
-        sampler_logp=tensor([p for s in sequences for p in s.sampler_logp or (0.0,) * len(s.response)], dtype),
+        target=tensor(chain.from_iterable(s.response for s in sequences)),
+        is_expert=repeated([s.is_expert for s in sequences], torch.bool),
+        advantage=repeated([s.advantage for s in sequences], dtype),
+        sampler_logp=tensor(chain.from_iterable(s.sampler_logp or (0.0,) * len(s.response) for s in sequences), dtype),
     )
 
 

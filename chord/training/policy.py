@@ -25,7 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 if TYPE_CHECKING:
     from chord.training.gradient import Packed
-    from chord.training.transformers_sampler import KeyValueStore
+    from chord.training.transformers_sampler import KeyValues
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -156,28 +156,36 @@ def _statistics(
 # --- attention over packed sequences -------------------------------------------------------------
 
 # S sequences, T tokens, L the longest sequence, H heads, D head size. All other layers of a model see exactly T tokens;
-# only attention is unfolded to (S, H, L, D). Right padding is safe under a causal mask: a real query never looks ahead.
+# only attention is unfolded, each block of sequences of like lengths to (S, H, L, D). Right padding is safe under a
+# causal mask: a real query never looks ahead.
 
 PACKED = "chord_packed"
+LIKE = 0.75  # the shortest sequence of a block, as a share of its longest
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each token of a packed row lies in the unfolded (S, L) grid, and back."""
+    """Where each token of a packed row lies in blocks of (S, L) places, laid one after another, and back."""
 
-    unfold: Tensor  # (S, L): token index, or T for padding
-    fold: Tensor  # (T,): index into the flattened grid
+    blocks: tuple[tuple[int, int], ...]  # S and L of each block
+    unfold: Tensor  # (sum of S L,): token index; any at all for padding
+    fold: Tensor  # (T,): index into the places of all blocks
 
     @classmethod
     def of(cls, lengths: tuple[int, ...], device: torch.device) -> "Layout":
-        """The layout of sequences with these lengths."""
-        sizes = torch.tensor(lengths, device=device)
-        longest = int(sizes.max())
-        starts = torch.cumsum(sizes, 0) - sizes
-        place = torch.arange(longest, device=device)
-        real = place < sizes[:, None]  # (S, L)
-        unfold = torch.where(real, starts[:, None] + place, int(sizes.sum()))
-        return cls(unfold=unfold, fold=real.flatten().nonzero().squeeze(1))
+        """The layout of sequences with these lengths; few blocks if they are sorted, longest first."""
+        blocks: list[list[int]] = []
+        for length in lengths:
+            if not blocks or not LIKE * blocks[-1][0] <= length <= blocks[-1][0]:
+                blocks.append([])
+            blocks[-1].append(length)
+        sizes = torch.tensor(lengths)
+        longest = torch.tensor([block[0] for block in blocks for _ in block])  # (S,) of the block
+        places, tokens = longest.cumsum(0) - longest, sizes.cumsum(0) - sizes  # (S,) where each begins
+        fold = torch.arange(sum(lengths)) + (places - tokens).repeat_interleave(sizes)
+        unfold = torch.zeros(int(longest.sum()), dtype=torch.long)
+        unfold[fold] = torch.arange(len(fold))
+        return cls(tuple((len(block), block[0]) for block in blocks), unfold.to(device), fold.to(device))
 
 
 def _attend(
@@ -189,7 +197,7 @@ def _attend(
     scaling: float,
     dropout: float = 0.0,
     layout: Layout | None = None,
-    store: "KeyValueStore | None" = None,
+    store: "KeyValues | None" = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query (1, H, T, D) -> output (1, T, H, D).
@@ -201,22 +209,18 @@ def _attend(
         if store is None:
             raise ValueError("packed attention was called without a layout; use chord.training.policy to run the model")
         return store.attend(layer, query, key, value, scaling), None
-    unfolded = [_unfold(part, layout) for part in (query, key, value)]  # (S, H or K, L, D)
     if store is not None:
-        store.fill(layer, unfolded[1], unfolded[2])
-    groups = unfolded[0].shape[1] // unfolded[1].shape[1]
-    if groups > 1:
-        unfolded[1:] = [part.repeat_interleave(groups, dim=1) for part in unfolded[1:]]
-    out = scaled_dot_product_attention(*unfolded, dropout_p=dropout, is_causal=True, scale=scaling)
-    flat = out.transpose(1, 2).flatten(0, 1)  # (S*L, H, D)
-    return flat[layout.fold][None], None
-
-
-def _unfold(part: Tensor, layout: Layout) -> Tensor:
-    """(1, H, T, D) -> (S, H, L, D); padding reads a row of zeros behind the last token."""
-    tokens = part[0].transpose(0, 1)  # (T, H, D)
-    padded = torch.cat([tokens, tokens.new_zeros(1, *tokens.shape[1:])])
-    return padded[layout.unfold].transpose(1, 2)
+        store.fill(layer, key, value)
+    sizes = [sequences * longest for sequences, longest in layout.blocks]
+    parts = [torch.split(part[0].transpose(0, 1)[layout.unfold], sizes) for part in (query, key, value)]
+    outputs: list[Tensor] = []
+    for shape, *unfolded in zip(layout.blocks, *parts, strict=True):
+        q, k, v = (part.view(*shape, *part.shape[1:]).transpose(1, 2) for part in unfolded)  # (S, H or K, L, D)
+        out = scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=k.shape[1] != q.shape[1]
+        )
+        outputs.append(out.transpose(1, 2).flatten(0, 1))  # (S L, H, D)
+    return torch.cat(outputs)[layout.fold][None], None
 
 
 # --- a model with random weights -----------------------------------------------------------------

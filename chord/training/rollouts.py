@@ -58,6 +58,7 @@ class Feed:
     traces: List[Trace]
     validation: List[Problem]
     _ids: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    _responses: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
 
     def experts(self, position: int, count: int) -> list[Sequence]:
         """This rank's share of the next `count` expert rows from `position` of the stream."""
@@ -65,8 +66,10 @@ class Feed:
         return [self.expert(self.traces[row]) for row in self.share(rows)]
 
     def expert(self, trace: Trace, advantage: float = 0.0) -> Sequence:
-        """One expert trace as a sequence that teaches."""
-        response = tuple(response_ids(self.tokenizer, trace.response))
+        """One expert trace as a sequence that teaches; each response becomes tokens once."""
+        if trace.response not in self._responses:
+            self._responses[trace.response] = tuple(response_ids(self.tokenizer, trace.response))
+        response = self._responses[trace.response]
         return Sequence(f"expert trace {trace.id}", self.prompt(trace.prompt), response, True, advantage)
 
     def validate(self, step: int, steps: int) -> list[ValidationAnswer]:

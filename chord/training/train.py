@@ -21,7 +21,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm import tqdm
@@ -53,6 +53,7 @@ def main() -> int:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else deterministic kernels refuse to run on CUDA
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(run.execution.deterministic)
+    cast(Any, torch.utils.deterministic).fill_uninitialized_memory = False  # nothing reads what it has not written
     disable_progress_bar()  # of transformers, for files read and written in no time; training has its own
     check_outputs(Task(args, run, World()))
     task = Task(args, run, join_world(alone_too=run.execution.zero.stage > 0))

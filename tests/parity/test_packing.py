@@ -1,6 +1,8 @@
 """Packing: attention never crosses sequences, the plan is a pure function, the forward is plain transformers'."""
 
+import math
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chord.training.gradient import Sequence, pack, plan
-from chord.training.policy import token_statistics
+from chord.training.policy import LIKE, Layout, token_statistics
 from tests.parity.reference import plain_copy, random_batch, small_model
 
 pytestmark = pytest.mark.numbers
@@ -24,6 +26,20 @@ def test_a_plan_holds_every_sequence_once_longest_first_within_its_budget(length
     assert [lengths[index] for index in flat] == sorted(lengths, reverse=True)
     assert all(len(batch) == 1 or sum(lengths[index] for index in batch) <= budget for batch in batches)
     assert plan(lengths, budget) == batches
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40))
+def test_sequences_of_like_lengths_are_unfolded_together_and_folded_back(lengths):
+    layout = Layout.of(tuple(lengths), torch.device("cpu"))
+    tokens = torch.arange(sum(lengths))
+    assert torch.equal(layout.unfold[layout.fold], tokens)
+    assert len(layout.unfold) == sum(count * longest for count, longest in layout.blocks) <= len(tokens) / LIKE
+    rooms = [longest for count, longest in layout.blocks for _ in range(count)]
+    begins = accumulate(rooms, initial=0)
+    places = [begin + at for begin, length in zip(begins, lengths, strict=False) for at in range(length)]
+    assert places == layout.fold.tolist()
+    in_order = Layout.of(tuple(sorted(lengths, reverse=True)), torch.device("cpu"))
+    assert len(in_order.blocks) <= 1 + math.log(50, 1 / LIKE)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

@@ -17,7 +17,7 @@ from chord.provenance.manifest import read_manifest
 from chord.records import PromptError, Request, Trace, ValidationAnswer, read_lines
 from chord.training.engine import World
 from chord.training.gradient import Sequence, pack
-from chord.training.policy import token_statistics
+from chord.training.policy import recompute_layers, token_statistics
 from chord.training.rollouts import Feed
 from chord.training.transformers_sampler import TransformersSampler, running_sum_of_blocks
 from tests import warm
@@ -193,6 +193,35 @@ def test_in_float64_what_is_drawn_depends_on_the_seed_alone_and_not_on_the_batch
     assert together != drawn(requests(first_seed=100))
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_a_traced_model_gives_every_bit_of_the_model_itself_and_sees_its_present_weights(kind):
+    """With other numbers of rows, other lengths and other weights than those with which it was traced."""
+    model = small_model(kind)
+    traced, plain = (TransformersSampler(model, [END], 64) for _ in range(2))
+    plain.traceable = False
+    assert traced.traceable
+    for scale, count in ((1.0, 2), (1.0, 15), (1.5, 40)):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(scale)
+        got = traced.sample(requests(count), 12, 1.0)
+        assert got == plain.sample(requests(count), 12, 1.0)
+        assert_plain_forward(traced, model, requests(count), got, tolerance=1e-10)
+    assert isinstance(traced._step, torch.jit.ScriptModule) and plain._step is plain._untraced
+
+
+def test_a_model_is_not_traced_where_numbers_choose_the_way_through_it():
+    """Experts, rotations that follow the longest position, weights cast by autocast, layers that are made again."""
+    model = small_model(dtype=torch.float32)
+    assert not TransformersSampler(model, [END], 64, torch.bfloat16).traceable
+    recompute_layers(model)
+    assert not TransformersSampler(model, [END], 64).traceable
+    for changed in ({"model_type": "mixtral"}, {"rope_parameters": {"rope_type": "dynamic"}}):
+        model = small_model()
+        vars(model.config).update(changed)
+        assert not TransformersSampler(model, [END], 64).traceable
+
+
 def packed(sampled):
     """What was sampled for `requests()`, as the learner reads it."""
     pairs = zip(requests(), sampled, strict=True)
@@ -208,7 +237,7 @@ def test_under_bfloat16_the_sampler_computes_as_the_learner_does_and_keeps_its_w
     model = small_model(dtype=torch.float32)
     sampler = TransformersSampler(model, [END], 64, torch.bfloat16)
     sampled = sampler.sample(requests(), 12, 1.0)
-    store, _ = sampler._prefill([(1, 2, 3)], 4)
+    store, *_ = sampler._prefill([(1, 2, 3)], 4)
     assert store.values.dtype == torch.bfloat16
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     batch = packed(sampled)

@@ -11,6 +11,7 @@ from benchmarks import common, learner, samplers
 SMALL = ["--model", "tiny", "--longest", "8", "--rounds", "2"]
 BATCH = [*SMALL, "--rollouts", "6", "--experts", "3"]
 VARIANTS = {
+    "bare": ["bare", "ours"],
     "packing": ["padded", "packed"],
     "recompute": ["kept", "computed again"],
     "deterministic": ["fastest", "deterministic"],
@@ -45,9 +46,9 @@ def test_each_comparison_of_steps_prints_speeds_and_ratios_to_its_first_variant(
 @pytest.mark.parametrize(
     "names",
     [
-        ("generate", "ours"),
+        ("bare", "generate", "ours"),
         pytest.param(
-            ("generate", "ours", "vllm"),
+            ("bare", "generate", "ours", "vllm"),
             marks=[pytest.mark.slow, pytest.mark.skipif(find_spec("vllm") is None, reason="no vLLM is installed")],
         ),
     ],

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from chord.config.paper import Lengths, Tabled, benchmarks_of, divisions
 from chord.config.project import Project, load
 from chord.errors import UserError
-from chord.findings import reading, rendering, verbs
+from chord.findings import agreement, reading, rendering, verbs
 from chord.findings.reading import Scored, read_alike, read_json, scores_path
 from chord.findings.statistics import two_way
 from chord.records import Answer, Problem, read_lines
@@ -24,10 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write or show the table named on the command line."""
     parser = verbs.parser_of("tabulate", __doc__, *FILES)
     parser.add_argument("--show", type=Path, metavar="FILE", help="print a table's JSON neatly, and write nothing")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="with --show: says whether another run's agrees")
     parser.add_argument("--artefact", help="a file of config/experiments, without .yaml")
     given = parser.parse_args(arguments)
     if given.show:
-        return show(given.show)
+        show(given.show)
+        return print("\n" + "\n".join(agreement.told(given.show, given.against))) if given.against else None
     verbs.refuse_lacking(given, "study", "artefact", "results", *FILES)
     project = load(given.root, given.study, tuple(given.seeds or ()))
     table: Tabled = verbs.chosen(project, given.artefact, Tabled, "table")

@@ -63,6 +63,7 @@ class Recipe(Frozen):
     epochs: Annotated[float, Field(gt=0, le=10000)] | None = default(None, "passes over the expert set (section 4.1)")
     # Its upper bound is in `unreasonable`.
     learning_rate: float = Field(gt=0, description="Adam's, at most 1 (searched in 1e-6, 5e-6, 1e-5)")
+    cooldown_steps: StepsOrNone = quiet(0, "steps at the end in which it falls to 0 (the paper: constant)")
     keep: Literal["best", "last", "every"] = default("best", "which weights (A.2: `best`)")
     reshape_gamma: Positive | None = default(None, "`luffy`: p/(p + gamma) for p of expert tokens (arXiv:2504.14945)")
 
@@ -84,6 +85,11 @@ class Recipe(Frozen):
         if (self.method == "sasr") != (self.mu.name == "gradient-norm"):
             found = f"found method {self.method} with schedule {self.mu.name}"
             yield f"{found}, expected both `method: sasr` and `schedule: gradient-norm` or neither"
+
+    def rate_at(self, step: int, steps: int, warmup_steps: int) -> float:
+        """The learning rate of a step, from 0, of `steps` steps: it rises in the first ones, and falls in the last."""
+        rising, falling = (step + 1) / max(1, warmup_steps), (steps - step) / max(1, self.cooldown_steps)
+        return self.learning_rate * min(1.0, rising, falling)
 
     def unreasonable(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """What no training of config/ may have: the keys that it is about, and what is said of them.

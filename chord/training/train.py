@@ -203,7 +203,7 @@ def _step(training: Training, clock: Clock) -> dict[str, Any]:
         progress.expert_position += run.expert_rows_per_step
     batch = [*(rollouts.sequences if rollouts else []), *experts]
     sums = accumulate_gradient(engine, batch, mu, run.recipe, run.policy_loss, run.execution, run.sampling.temperature)
-    rate = run.recipe.learning_rate * min(1.0, (progress.step + 1) / max(1, run.optimiser.warmup_steps))
+    rate = run.recipe.rate_at(progress.step, training.steps, run.optimiser.warmup_steps)
     norm = engine.update(rate, run.optimiser.max_grad_norm)
     if not math.isfinite(norm):
         raise NotFinite(f"the gradient norm is {norm}; sequences: {json.dumps([one.name for one in batch])}")

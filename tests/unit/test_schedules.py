@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chord.config.study import Recipe
 from chord.objective import MuAdaptive, MuDecay, Step
 
 LENGTHS = st.integers(0, 1000)
@@ -71,3 +72,20 @@ def test_the_adaptive_rule_is_the_papers_and_stays_a_share(reward, threshold):
     assert 0 <= mu <= 1
     if 0 <= threshold - reward <= 1:
         assert mu == threshold - reward
+
+
+def test_a_learning_rate_rises_at_first_and_falls_to_the_end_where_a_recipe_says_so():
+    recipe = Recipe.model_validate(
+        {
+            "init": "base",
+            "mu": {"schedule": "constant", "value": 1.0},
+            "steps": 10,
+            "learning_rate": 0.5,
+            "keep": "last",
+        }
+    )
+    assert {recipe.rate_at(step, 10, 0) for step in range(10)} == {0.5}
+    cooled = recipe.model_copy(update={"cooldown_steps": 4})
+    rates = [cooled.rate_at(step, 10, 2) for step in range(10)]
+    assert rates == [0.25, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.375, 0.25, 0.125]
+    assert "cooldown_steps" not in recipe.model_dump_json() and "cooldown_steps" in cooled.model_dump_json()

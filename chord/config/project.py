@@ -113,6 +113,10 @@ class Project(Frozen):
         if arm in start_models(study):
             corpus, model = corpus_of_start(study, arm), start_models(study)[arm]
             recipe, rows = corpus.recipe, corpus.rows_per_step
+            rare = {"every_steps": recipe.steps or study.validation.every_steps, "thorough": None}
+            study = study.model_copy(
+                update={"validation": study.validation.model_copy(update=rare)}
+            )  # at its ends alone
         else:
             found = self.arms[arm].recipe
             assert found is not None, f"{arm} is not trained"

@@ -6,6 +6,7 @@ seven letters and signs, not the end of the message. No template learns what day
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -77,6 +78,13 @@ def end_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     It must stand there whether or not another turn follows, else it belongs to what follows. Where the template ends a
     turn with none, it is the tokenizer's own end token. Raises TemplateError where there is none either.
     """
+    same: Any = tokenizer
+    return _end_id(same, f"{same.chat_template} {same.eos_token_id}")
+
+
+@lru_cache(maxsize=8)
+def _end_id(tokenizer: "PreTrainedTokenizerBase", _as_it_is: str) -> int:
+    """`end_id`, found once for a tokenizer while its template and its own end token stay."""
     user, assistant = {"role": "user", "content": "?"}, {"role": "assistant", "content": STAND_IN}
     closing = {_closing(tokenizer, [user, assistant, *more]) for more in ([], [user])}
     found = closing.pop() if len(closing) == 1 else None

@@ -357,7 +357,9 @@ def test_every_run_is_resolved_for_its_study_and_told_nothing_that_its_recipe_ca
         assert (run.expert_rows_per_step is not None) == recipe.mixes_experts, name
     assert (needs["grpo"], needs["sft-light"], needs["chord-phi"]) == ((True, False), (False, True), (True, True))
     if project.study.base_corpus:
-        assert project.run("base", 1).grading is None
+        start = project.run("base", 1)
+        assert start.grading is None
+        assert [*start.validation.planned(start.recipe.steps)] == [0, start.recipe.steps]  # nobody draws its curve
     mu = project.run("chord-mu", 3).recipe.mu
     assert isinstance(mu, MuDecay)
     assert (mu.decay_steps, mu.peak, mu.valley) == (project.study.budget["mu_decay_steps"], 0.9, 0.05)

@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from chord.config.project import load
+from chord.data import prompts
 from chord.data.prompts import end_ids, prompt_ids, prompt_text, response_ids
 from chord.errors import UserError
 from chord.training.policy import character_tokenizer
@@ -220,3 +221,15 @@ def test_a_systems_message_stands_where_the_template_puts_it_also_beside_special
         text = smollm2.decode(ids)
         assert text.startswith("<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\n" + prompt + "<|im_end|>")
         assert ids.count(smollm2.convert_tokens_to_ids("<|im_end|>")) == 2
+
+
+def test_the_end_of_a_turn_is_found_once_and_anew_for_another_template(monkeypatch) -> None:
+    tokenizer, rendered = character_tokenizer("ab"), []
+    real = prompts._rendered
+    monkeypatch.setattr(prompts, "_rendered", lambda *args, **more: rendered.append(1) or real(*args, **more))
+    first = [response_ids(tokenizer, "ab")[-1] for _ in range(3)]
+    once = len(rendered)
+    assert once == 2 and len({*first}) == 1  # the message alone, and with another turn behind it
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}<user>{% endfor %}"
+    assert response_ids(tokenizer, "ab")[-1] == tokenizer.convert_tokens_to_ids("<user>") != first[0]
+    assert len(rendered) == 2 * once

@@ -16,8 +16,6 @@ from chord.training import train
 from chord.training.checkpoint import Logs
 from chord.training.setup import SAMPLERS
 
-NO_TOKEN = -1
-
 
 def main() -> None:
     """Trains until the driver ends it."""
@@ -33,7 +31,7 @@ def main() -> None:
 
     Logs.write = write_and_wait
     REWARDS.entry(turns.job["reward"])(lambda _outcome, text: reward(text))
-    SAMPLERS.entry("transformers")(lambda task, model, tokenizer, _: sampler_of(task, model, tokenizer, [NO_TOKEN]))
+    SAMPLERS.entry("transformers")(lambda task, model, tokenizer, _: sampler_of(task, model, tokenizer, []))
     sys.argv = ["chord train", *turns.job["words"]]
     train.main()
 

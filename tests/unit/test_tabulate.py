@@ -126,7 +126,7 @@ def test_scores_that_cannot_be_used_are_refused_by_name_and_nothing_is_written(r
 
 @pytest.mark.parametrize(("artefact", "nearest"), [("figure2", ""), ("table99", "`table9` (nearest) or ")])
 def test_an_artefact_that_is_no_table_is_refused_with_the_tables_there_are(results, artefact, nearest):
-    said = f"'{artefact}' is no table, expected {nearest}one of: appendixd3, selection, table1, "
+    said = f"'{artefact}' is no table, expected {nearest}one of: appendixd3, matched, search, selection, table1, "
     with pytest.raises(UserError, match=re.escape(said)):
         tabulated(results, artefact)
 

@@ -47,7 +47,8 @@ def _welch(here: Mapping[str, Any], there: Mapping[str, Any]) -> float | None:
         return None
     if len({*ours}) == len({*theirs}) == 1:  # no variance, and other values
         return 0.0
-    return float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
+    welch: Any = stats.ttest_ind(ours, theirs, equal_var=False)
+    return float(welch.pvalue)
 
 
 def told(here: Path, there: Path) -> Iterator[str]:

@@ -5,7 +5,7 @@
 The same model, prompts, expert traces, lengths, reward, objective and threads on each side; no gradient checkpoints,
 float32. Each side is a process in an environment of its own and runs its own trainer, which waits for its turn between
 two steps; so the sides take turns, A B C A B C. A ratio is a side's seconds over ours in the same round: above 1 ours
-is faster. Nothing is told of sides whose first steps saw other numbers of tokens or found another loss.
+is faster. No ratio is printed for sides whose first steps had other token counts or another loss.
 
 The peers' pins are in benchmarks/peers/; their environments are made once, in the folder of --environments.
 """

@@ -1,4 +1,4 @@
-"""What a job of a local Snakemake costs before and after its own work: with a Python of its own, and forked.
+"""What a job of a local Snakemake costs before and after its own work: started alone, and forked.
 
     python -m benchmarks.start_up             # 5 rounds; prints a table
     python -m benchmarks.start_up 20
@@ -30,7 +30,7 @@ def main() -> None:
     name = start()
     assert name, "this machine forks no jobs"
     server = int(Path(f"/proc/self/task/{os.getpid()}/children").read_text())
-    print("| job | a Python of its own, CPU s | forked, CPU s | ratio | once for all, CPU s |")
+    print("| job | started alone, CPU s | forked, CPU s | ratio | once for all, CPU s |")
     print("|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory(prefix="chord-start-") as folder:
         for verb, *words in JOBS:

@@ -55,7 +55,7 @@ def said(role: str, content: str) -> dict[str, str]:
 
 ms_swift_loss, grpo_trainer.compute_chord_loss = grpo_trainer.compute_chord_loss, chord_loss
 callbacks_map["wait"], orms["pay"] = WaitForTurn, Pay
-# ms-swift trains with templates of its own form only; this one renders as the model's own.
+# ms-swift has its own template format; this template renders the same text as the model's.
 tokenizer = AutoTokenizer.from_pretrained(job["model"])
 asked = tokenizer.apply_chat_template([said("user", "{{QUERY}}")], add_generation_prompt=True, tokenize=False)
 register_template(TemplateMeta("as-the-model", prefix=[], prompt=[asked], chat_sep=None))

@@ -2,11 +2,13 @@
 
 import json
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from chord.config.project import load
+from chord.config.study import Validation
 from chord.objective import MuDecay, Step
 from chord.records import Problem, Trace, ValidationAnswer, read_lines, write_lines
 from tests import warm
@@ -79,6 +81,19 @@ def test_schedules_follow_their_rows(metrics):
     assert metrics["tune-both"][0]["mu"] == 0
     for line in metrics["adaptive-mu-0.5"]:
         assert line["mu"] == min(1.0, max(0.0, 0.5 - line["reward"]))
+
+
+def test_validations_that_count_have_more_samples_of_each_problem(tmp_path):
+    recipe = json.loads(RECIPES["sft-light"].model_dump_json()) | {"init": "random", "steps": 5, "epochs": None}
+    thorough = {"steps": [1], "samples_per_problem": 3}
+    schedule = {"every_steps": 2, "problems": 4, "samples_per_problem": 1, "thorough": thorough}
+    small_run(tmp_path, recipe=recipe, validation=schedule)
+    assert train(tmp_path).returncode == 0
+    answers = read_lines(tmp_path / "out/validation.jsonl", ValidationAnswer)
+    asked = Counter(answer.step for answer in answers)
+    assert asked == {0: 4 * 3, 1: 4 * 3, 2: 4, 4: 4, 5: 4 * 3}
+    planned = Validation.model_validate_json(json.dumps(schedule)).planned(5)
+    assert {step: 4 * samples for step, samples in planned.items()} == asked
 
 
 def test_weights_are_those_of_their_rows(metrics):

@@ -7,7 +7,7 @@ import pytest
 
 from chord.config.project import load
 from chord.steps import Dag
-from tests.projects import ROOT, copied, replace, run
+from tests.projects import ROOT, copied, edit_yaml, replace, run
 from tests.workflow.expected import ARMS, IN_TABLE, imitates_only, lineage, recipe
 from tests.workflow.tree import build, jobs, snakemake
 
@@ -36,6 +36,28 @@ def test_table1_is_planned_without_a_lock_file(project: Path, study: str, benchm
         "table1": 1,
     }
     assert jobs(project, study) == expected | {"total": sum(expected.values())}
+
+
+def test_with_data_by_seed_each_seed_has_its_own_sets_and_start_model_and_runs_read_those(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    edit_yaml(copied(folder) / "config/studies/demo.yaml", data__by_seed=True)
+    seeds = load(folder).seeds
+    found = jobs(folder, "demo")
+    assert found["train_base"] == found["describe_base"] == len(seeds)
+    assert found["prepare"] == 1 + 3 * len(seeds)  # validation; train, expert, base
+    assert found["demonstrate"] == 3 * len(seeds)  # expert, aligned, base
+    told = snakemake(folder, "--summary")
+    made = set(re.findall(r"^results/demo/(\S+\.manifest\.json)", told.stdout, flags=re.MULTILINE))
+    dag = Dag(load(folder))
+    assert made == {key for key, job in dag.planned.items() if job.step.verb}
+    for seed in seeds:
+        reads = dag.jobs[f"runs/chord-phi/seed-{seed}/train.manifest.json"].reads
+        assert reads["start"] == f"models/base/seed-{seed}/model"
+        assert (reads["prompts"], reads["traces"], reads["validation"]) == (
+            f"data/problems/train/seed-{seed}.jsonl",
+            f"data/traces/expert/seed-{seed}.jsonl",
+            "data/problems/validation.jsonl",
+        )
 
 
 OTHERS = {  # what each takes beside the data and the study's own model
